@@ -1,0 +1,1 @@
+//! The narrow doors to speed.

@@ -1,0 +1,45 @@
+//! Deep residual networks for CIFAR-10, every forward and backward pass written by hand.
+//!
+//! Reading order, following one image through the crate:
+//!
+//! 1. [`data`] turns bytes into a batch of images `x (N, H, W, 3)`;
+//! 2. [`layers`] holds one file per layer, forward directly above backward;
+//! 3. [`model`] composes layers into residual blocks and blocks into networks;
+//! 4. [`optim`] updates the parameters, [`train`] closes the loop;
+//! 5. [`verify`] shows that every gradient above is right.
+//!
+//! # Conventions
+//!
+//! Activations are channels-last inside the crate, [`Activation`] `(N, H, W, C)`; parameters have PyTorch's shapes
+//! (`weight (C_out, C_in/groups, kh, kw)`, `(out_features, in_features)`). A `d` prefix means ∂loss/∂: `dy` is the
+//! gradient of the loss with respect to `y`. Every layer is plain data with
+//! `forward(x, ..) -> (y, cache)` and `backward(dy, &cache) -> (dx, grads)`; both take `&self` and change nothing.
+//! The only two things that change a model are [`optim::Sgd::step`] and
+//! [`model::ResNet::update_running_statistics`].
+//!
+//! Every result is a function of its inputs alone: work is cut by data, never by thread count, and sums are combined
+//! in a fixed tree (see [`parallel`]), so one thread and eight give the same bits.
+#![forbid(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod data;
+pub mod error;
+pub mod kernels;
+pub mod layers;
+pub mod model;
+pub mod optim;
+pub mod parallel;
+pub mod parameters;
+pub mod rng;
+pub mod scalar;
+pub mod train;
+pub mod verify;
+
+#[cfg(feature = "formats")]
+pub mod formats;
+
+pub use error::{Error, Result};
+pub use layers::Activation;
+pub use parameters::{Gradients, Parameters};
+pub use scalar::Scalar;

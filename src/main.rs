@@ -1,0 +1,2 @@
+//! The command `resnet`.
+fn main() {}

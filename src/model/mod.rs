@@ -1,0 +1,1 @@
+//! Residual blocks and the networks built of them.

@@ -1,0 +1,82 @@
+//! Parallel loops and sums whose result does not depend on the number of threads.
+//!
+//! Floating-point addition is not associative: `(a + b) + c` and `a + (b + c)` round differently, so a sum whose
+//! grouping depends on which thread came first is a different number on every run. Two rules remove the dependence:
+//!
+//! 1. work is cut into *pieces* whose size follows from the data's shape alone;
+//! 2. piece results are combined by [`tree_sum`], a binary tree over the piece numbers that is the same for one thread
+//!    and for eight. `rayon::join` decides *who* computes a subtree, never *what* is added to what.
+//!
+//! The same tree is what lets N processes give the bits of one: a process that owns pieces `a..b` aligned to a subtree
+//! hands over that subtree's sum.
+
+/// Computes `leaf(i)` for every piece `0..pieces` and adds the results with `add(left, right)` in a fixed binary tree.
+///
+/// At most about `threads · log₂(pieces)` partial sums are alive at once. Returns `None` for no pieces.
+///
+/// ```
+/// use resnet_by_hand::parallel::tree_sum;
+/// // Four pieces: (0 + 1) + (2 + 3), whatever the number of threads.
+/// let shape = tree_sum(4, &|i| i.to_string(), &|a, b| *a = format!("({a}+{b})"));
+/// assert_eq!(shape.unwrap(), "((0+1)+(2+3))");
+/// ```
+pub fn tree_sum<A: Send>(
+    pieces: usize,
+    leaf: &(impl Fn(usize) -> A + Sync),
+    add: &(impl Fn(&mut A, A) + Sync),
+) -> Option<A> {
+    (pieces > 0).then(|| subtree_sum(0, pieces, leaf, add))
+}
+
+fn subtree_sum<A: Send>(
+    first: usize,
+    pieces: usize,
+    leaf: &(impl Fn(usize) -> A + Sync),
+    add: &(impl Fn(&mut A, A) + Sync),
+) -> A {
+    if pieces == 1 {
+        return leaf(first);
+    }
+    // The left subtree takes the largest power of two below `pieces`, so that appending pieces never regroups a
+    // complete subtree.
+    let left_pieces = pieces.next_power_of_two() / 2;
+    let (mut left, right) = rayon::join(
+        || subtree_sum(first, left_pieces, leaf, add),
+        || subtree_sum(first + left_pieces, pieces - left_pieces, leaf, add),
+    );
+    add(&mut left, right);
+    left
+}
+
+/// Adds `right` to `left` element by element: the usual `add` of [`tree_sum`].
+pub fn add_slices<T: crate::Scalar>(left: &mut [T], right: &[T]) {
+    assert_eq!(left.len(), right.len(), "add_slices: lengths differ");
+    for (l, &r) in left.iter_mut().zip(right) {
+        *l += r;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appending_pieces_keeps_complete_subtrees() {
+        let shape = |n| tree_sum(n, &|i| i.to_string(), &|a: &mut String, b| *a = format!("({a}{b})")).unwrap();
+        assert_eq!(shape(1), "0");
+        assert_eq!(shape(3), "((01)2)");
+        assert_eq!(shape(5), "(((01)(23))4)");
+        assert!(tree_sum(0, &|i| i, &|_, _| ()).is_none());
+    }
+
+    #[test]
+    fn the_sum_has_the_same_bits_for_every_thread_count() {
+        let terms: Vec<f32> = (0..1000u32).map(|i| ((i * 7919) % 1013) as f32 * 1e-3 + 1e-7).collect();
+        let sum = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| tree_sum(terms.len(), &|i| terms[i], &|a: &mut f32, b| *a += b)).unwrap().to_bits()
+        };
+        let one = sum(1);
+        assert!([2, 3, 8].into_iter().all(|threads| sum(threads) == one));
+    }
+}

@@ -1,0 +1,123 @@
+//! Named tensors in one order, shared by the optimiser, checkpoints, file formats and the gradient checks.
+
+use crate::Scalar;
+use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
+
+/// What a tensor of a model is for; the optimiser and the initialisation ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Weight of a convolution `(C_out, C_in/groups, kh, kw)` or linear layer `(out, in)`.
+    Weight,
+    /// Bias of a convolution or linear layer.
+    Bias,
+    /// Scale γ of a batch norm (`weight` in PyTorch).
+    Gamma,
+    /// Shift β of a batch norm (`bias` in PyTorch).
+    Beta,
+    /// Running mean or variance of a batch norm: saved, but not trained.
+    Statistic,
+}
+
+impl Role {
+    /// Whether the optimiser updates tensors of this role.
+    pub fn is_trained(self) -> bool {
+        self != Role::Statistic
+    }
+}
+
+/// Something with named tensors: a layer, a block, a network.
+///
+/// Names and order are those of the `state_dict` of the same torchvision model.
+pub trait Parameters<T: Scalar> {
+    /// Calls `visitor(name, role, tensor)` for every tensor, names prefixed by `path`.
+    fn visit(&self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewD<'_, T>));
+
+    /// The same with mutable tensors, in the same order.
+    fn visit_mut(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewMutD<'_, T>));
+
+    /// Number of trained scalars.
+    fn parameter_count(&self) -> usize {
+        let mut count = 0;
+        self.visit("", &mut |_, role, tensor| {
+            if role.is_trained() {
+                count += tensor.len();
+            }
+        });
+        count
+    }
+}
+
+/// Joins two parts of a name with a dot; an empty part adds nothing.
+///
+/// ```
+/// use resnet_by_hand::parameters::join;
+/// assert_eq!(join("layer1.0", "conv1"), "layer1.0.conv1");
+/// assert_eq!(join("", "conv1"), "conv1");
+/// ```
+pub fn join(path: &str, name: &str) -> String {
+    if path.is_empty() || name.is_empty() {
+        [path, name].concat()
+    } else {
+        [path, ".", name].concat()
+    }
+}
+
+/// The gradient of every trained tensor of a model, under its parameter's name and in the order of
+/// [`Parameters::visit`].
+#[derive(Clone, Debug, Default)]
+pub struct Gradients<T> {
+    entries: Vec<(String, ArrayD<T>)>,
+}
+
+impl<T: Scalar> Gradients<T> {
+    /// No gradients yet.
+    pub fn new() -> Self {
+        Gradients { entries: Vec::new() }
+    }
+
+    /// Adds the gradient of the parameter `path.name`.
+    pub fn push<D: ndarray::Dimension>(&mut self, path: &str, name: &str, gradient: ndarray::Array<T, D>) {
+        self.entries.push((join(path, name), gradient.into_dyn()));
+    }
+
+    /// Brings the gradients that a backward pass collected, last layer first, into the forward order of `model`.
+    ///
+    /// # Panics
+    /// If a trained parameter of `model` has no gradient here: then the backward pass is incomplete.
+    pub fn in_order_of(mut self, model: &impl Parameters<T>) -> Self {
+        let mut entries = Vec::with_capacity(self.entries.len());
+        model.visit("", &mut |name, role, _| {
+            if role.is_trained() {
+                let found = self.entries.iter().rposition(|(own, _)| own == name);
+                entries.push(self.entries.swap_remove(found.unwrap_or_else(|| panic!("no gradient for {name}"))));
+            }
+        });
+        Gradients { entries }
+    }
+
+    /// The gradient of the parameter called `name`.
+    pub fn get(&self, name: &str) -> Option<&ArrayD<T>> {
+        self.entries.iter().find(|(own, _)| own == name).map(|(_, gradient)| gradient)
+    }
+
+    /// Every `(name, gradient)` in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ArrayD<T>)> {
+        self.entries.iter().map(|(name, gradient)| (name.as_str(), gradient))
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The Euclidean norm of all gradients together, √(Σ g²), summed in `f64`.
+    pub fn norm(&self) -> f64 {
+        let squares: f64 = self.entries.iter().map(|(_, g)| g.iter().map(|v| v.as_f64().powi(2)).sum::<f64>()).sum();
+        squares.sqrt()
+    }
+}
