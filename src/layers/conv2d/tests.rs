@@ -1,0 +1,89 @@
+//! The GEMM version against the definition, exactly, on whole numbers.
+
+use super::*;
+use ndarray::Array;
+
+fn whole<D: ndarray::Dimension, S: ndarray::ShapeBuilder<Dim = D>>(shape: S, seed: u64) -> Array<f32, D> {
+    let mut i = seed;
+    Array::from_shape_simple_fn(shape, || {
+        i = i.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((i >> 33) % 7) as f32 - 3.0
+    })
+}
+
+/// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups): different numbers everywhere, leftover rows, even
+/// kernels, 1x1 with stride 2, windows wholly in the padding, depthwise.
+type Case = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
+const CASES: &[Case] = &[
+    (3, 7, 5, 4, 6, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (2, 8, 11, 3, 5, [3, 2], [2, 3], [0, 1], [1, 1], 1),
+    (2, 9, 7, 5, 4, [1, 1], [2, 2], [0, 0], [1, 1], 1),
+    (5, 6, 4, 3, 7, [1, 1], [1, 1], [0, 0], [1, 1], 1),
+    (1, 9, 8, 2, 3, [2, 4], [1, 2], [3, 2], [2, 1], 1),
+    (2, 7, 6, 6, 4, [3, 3], [2, 1], [2, 1], [1, 2], 2),
+    (2, 5, 6, 4, 8, [3, 2], [1, 1], [1, 0], [1, 1], 4),
+    (2, 4, 5, 6, 6, [1, 1], [1, 1], [0, 0], [1, 1], 3),
+    (1, 1, 1, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1),
+    (2, 12, 13, 3, 4, [7, 7], [2, 2], [3, 3], [1, 1], 1),
+];
+
+/// Every product and every partial sum is a whole number below 2²⁴: all orders of summation give the same bits.
+#[test]
+fn gemm_equals_the_definition_exactly() {
+    for &(n, h, w, c_in, c_out, [kh, kw], stride, padding, dilation, groups) in CASES {
+        let gemm = Conv2d {
+            bias: Some(whole(c_out, 4)),
+            stride,
+            padding,
+            dilation,
+            groups,
+            algorithm: Conv2dAlgorithm::Gemm,
+            ..Conv2d::new(whole((c_out, c_in / groups, kh, kw), 1))
+        };
+        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..gemm.clone() };
+        let x = whole((n, h, w, c_in), 2).into_shared();
+        let (y, cache) = gemm.forward(&x).unwrap();
+        let (y_direct, _) = direct.forward(&x).unwrap();
+        assert_eq!(y, y_direct, "y of {gemm:?}");
+        let dy = whole(y.dim(), 3).into_shared();
+        let (dx, grads) = gemm.backward(&dy, &cache).unwrap();
+        let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
+        assert_eq!(dx, dx_direct, "dx");
+        assert_eq!(grads.weight, grads_direct.weight, "dweight");
+        assert_eq!(
+            grads.bias.unwrap(),
+            dy.sum_axis(ndarray::Axis(0)).sum_axis(ndarray::Axis(0)).sum_axis(ndarray::Axis(0))
+        );
+    }
+}
+
+#[test]
+fn views_in_any_memory_order_are_accepted() {
+    let conv = Conv2d { padding: [1, 0], ..Conv2d::new(whole((4, 3, 3, 2), 1)) };
+    let x = whole((2, 3, 5, 6), 2).into_shared(); // NCHW
+    let permuted = x.clone().permuted_axes([0, 2, 3, 1]);
+    let (y, _) = conv.forward(&permuted).unwrap();
+    assert_eq!(y, conv.forward(&crate::layers::nchw_to_nhwc(x.view())).unwrap().0);
+}
+
+#[test]
+fn every_wrong_argument_is_named() {
+    let x = Array4::<f32>::zeros((2, 8, 8, 3)).into_shared();
+    let conv = Conv2d::new(Array4::<f32>::zeros((4, 3, 3, 3)));
+    let message = |conv: Conv2d<f32>| conv.forward(&x).unwrap_err().to_string();
+    let wrong_channels = message(Conv2d::new(Array4::zeros((4, 16, 3, 3))));
+    assert_eq!(wrong_channels, "conv2d: x expects C_in = 16 (16 x 1 groups), got shape [2, 8, 8, 3]");
+    assert!(message(Conv2d { groups: 3, ..conv.clone() }).contains("groups must divide C_out = 4, got 3"));
+    assert!(message(Conv2d { groups: 0, ..conv.clone() }).contains("got 0"));
+    assert!(message(Conv2d { stride: [0, 1], ..conv.clone() }).contains("stride 0"));
+    assert!(
+        message(Conv2d { dilation: [5, 1], ..conv.clone() }).contains("extent 11 (size 3, dilation 5) does not fit")
+    );
+    assert!(message(Conv2d { padding: [usize::MAX, 0], ..conv.clone() }).contains("overflows"));
+    assert!(message(Conv2d { padding: [usize::MAX / 4, usize::MAX / 4], ..conv.clone() }).contains("address space"));
+    assert!(message(Conv2d { bias: Some(Array1::zeros(3)), ..conv.clone() }).contains("bias"));
+    let (_, cache) = conv.forward(&x).unwrap();
+    let dy = Array4::zeros((2, 8, 8, 4)).into_shared();
+    let message = conv.backward(&dy, &cache).unwrap_err().to_string();
+    assert_eq!(message, "conv2d: dy expects the output's shape [2, 6, 6, 4], got shape [2, 8, 8, 4]");
+}

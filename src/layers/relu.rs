@@ -1,0 +1,166 @@
+//! ReLU and leaky ReLU.
+//!
+//! ```text
+//! y = x            where x > 0                 dx = dy                     where y > 0
+//!     slope · x    elsewhere                        slope · dy             elsewhere
+//! ```
+//!
+//! ReLU is slope 0; the leaky ReLU's usual slope is 0.01, system 2 of the requirements uses 0.1.
+//!
+//! At x = 0 the function has no derivative; the convention, PyTorch's too, is ReLU'(0) = slope, so 0 for ReLU. A
+//! convention of 1 there changes gradients wherever an input is exactly 0, which padding and other ReLUs produce often.
+//! NaN passes through forward, as in PyTorch; backward gives `dy` at a NaN for ReLU and `slope · dy` for the leaky ReLU,
+//! as PyTorch's two kernels do.
+//!
+//! Cache: the handle of y. With slope ≥ 0, y > 0 exactly where x > 0, and y is what the next layer keeps anyway. The
+//! forward pass takes x by value and works in its memory when nobody else holds it.
+//!
+//! ```
+//! use ndarray::Array4;
+//! use resnet_by_hand::layers::Relu;
+//! let x = Array4::from_shape_vec((1, 1, 3, 1), vec![-2.0, 0.0, 3.0])?.into_shared();
+//! let (y, cache) = Relu::new().forward(x);
+//! assert_eq!(y.as_slice().unwrap(), [0.0, 0.0, 3.0]);
+//! let dy = Array4::from_elem((1, 1, 3, 1), 5.0).into_shared();
+//! assert_eq!(Relu::new().backward(&dy, &cache)?.as_slice().unwrap(), [0.0, 0.0, 5.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use super::{check_dy, contiguous, Activation};
+use crate::{Error, Result, Scalar};
+use ndarray::Array4;
+use rayon::prelude::*;
+
+/// y = max(x, slope · x); see the [module documentation](self).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Relu<T> {
+    slope: T,
+}
+
+/// What [`Relu::backward`] needs from the forward pass.
+#[derive(Clone, Debug)]
+pub struct ReluCache<T> {
+    y: Activation<T>,
+}
+
+/// Numbers per parallel piece of an elementwise pass.
+const PIECE: usize = 1 << 14;
+
+impl<T: Scalar> Relu<T> {
+    /// The ReLU, slope 0.
+    pub fn new() -> Self {
+        Relu { slope: T::zero() }
+    }
+
+    /// The leaky ReLU.
+    ///
+    /// # Errors
+    /// If the slope is not in [0, 1]: backward reads the sign of x off y.
+    pub fn leaky(slope: T) -> Result<Self> {
+        if slope >= T::zero() && slope <= T::one() {
+            Ok(Relu { slope })
+        } else {
+            Err(Error::argument("leaky_relu", format!("slope must be in [0, 1], got {slope}")))
+        }
+    }
+
+    /// y and what backward needs. Works in place when `x` is the only handle of its numbers.
+    pub fn forward(&self, x: Activation<T>) -> (Activation<T>, ReluCache<T>) {
+        let mut y = contiguous(&x);
+        drop(x);
+        let slope = self.slope;
+        y.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE).for_each(|y| {
+            for y in y {
+                // `<=` is false for NaN, which stays.
+                *y = if *y <= T::zero() { slope * *y } else { *y };
+            }
+        });
+        (y.clone(), ReluCache { y })
+    }
+
+    /// dx for `dy`.
+    ///
+    /// # Errors
+    /// If the shape of `dy` is not that of y.
+    pub fn backward(&self, dy: &Activation<T>, cache: &ReluCache<T>) -> Result<Activation<T>> {
+        check_dy("relu", dy.shape(), cache.y.shape())?;
+        let (dy, slope) = (contiguous(dy), self.slope);
+        let leaky = slope > T::zero();
+        let mut dx = vec![T::zero(); dy.len()];
+        let inputs = dy.as_slice().expect("contiguous").par_chunks(PIECE);
+        let outputs = cache.y.as_slice().expect("contiguous").par_chunks(PIECE);
+        dx.par_chunks_mut(PIECE).zip(inputs).zip(outputs).for_each(|((dx, dy), y)| {
+            for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
+                let closed = if leaky { !(y > T::zero()) } else { y <= T::zero() };
+                *dx = if closed { slope * dy } else { dy };
+            }
+        });
+        Ok(Array4::from_shape_vec(cache.y.dim(), dx).expect("the length of y").into_shared())
+    }
+
+    /// The gate of every value of the forward pass: whether it let x through unscaled.
+    pub fn gate(&self, cache: &ReluCache<T>) -> Vec<bool> {
+        cache.y.iter().map(|&y| y > T::zero()).collect()
+    }
+
+    /// The forward pass with gates decided elsewhere: y = x where `gate`, slope · x elsewhere; linear in x.
+    ///
+    /// # Panics
+    /// If `gate` does not have one entry per value of `x`.
+    pub fn forward_gated(&self, x: Activation<T>, gate: &[bool]) -> (Activation<T>, ReluCache<T>) {
+        assert_eq!(gate.len(), x.len(), "relu: one gate per value");
+        let mut y = contiguous(&x);
+        drop(x);
+        for (y, &open) in y.as_slice_mut().expect("contiguous").iter_mut().zip(gate) {
+            *y = if open { *y } else { self.slope * *y };
+        }
+        (y.clone(), ReluCache { y })
+    }
+}
+
+impl<T: Scalar> Default for Relu<T> {
+    fn default() -> Self {
+        Relu::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[f64]) -> Activation<f64> {
+        Array4::from_shape_vec((1, 1, values.len(), 1), values.to_vec()).unwrap().into_shared()
+    }
+
+    #[test]
+    fn leaky_scales_the_negative_side_and_its_gradient() {
+        let relu = Relu::leaky(0.25).unwrap();
+        let (y, cache) = relu.forward(row(&[-4.0, 0.0, 8.0]));
+        assert_eq!(y, row(&[-1.0, 0.0, 8.0]));
+        assert_eq!(relu.backward(&row(&[4.0, 4.0, 4.0]), &cache).unwrap(), row(&[1.0, 1.0, 4.0]));
+    }
+
+    #[test]
+    fn nan_passes_as_in_pytorch() {
+        let (y, cache) = Relu::new().forward(row(&[f64::NAN, -1.0]));
+        assert!(y[[0, 0, 0, 0]].is_nan());
+        assert_eq!(Relu::new().backward(&row(&[2.0, 2.0]), &cache).unwrap(), row(&[2.0, 0.0]));
+        let leaky = Relu::leaky(0.5).unwrap();
+        let (_, cache) = leaky.forward(row(&[f64::NAN]));
+        assert_eq!(leaky.backward(&row(&[2.0]), &cache).unwrap(), row(&[1.0]));
+    }
+
+    #[test]
+    fn shared_input_is_left_alone() {
+        let x = row(&[-1.0, 1.0]);
+        let (y, _) = Relu::new().forward(x.clone());
+        assert_eq!((x, y), (row(&[-1.0, 1.0]), row(&[0.0, 1.0])));
+    }
+
+    #[test]
+    fn slopes_outside_the_unit_interval_are_refused() {
+        for slope in [-0.1, 1.5, f64::NAN] {
+            assert!(Relu::leaky(slope).unwrap_err().to_string().contains("[0, 1]"));
+        }
+    }
+}

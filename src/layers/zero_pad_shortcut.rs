@@ -1,0 +1,82 @@
+//! The parameter-free shortcut between stages, option A of He et al. 2015 (section 3.3 and 4.2).
+//!
+//! ```text
+//! x (N, H, W, C_in)     y (N, ⌈H/stride⌉, ⌈W/stride⌉, C_out)     before = ⌊(C_out − C_in)/2⌋
+//!
+//! y[n,h,w,c] = x[n, h·stride, w·stride, c − before]      where 0 ≤ c − before < C_in
+//!              0                                         elsewhere
+//! dx[n, h·stride, w·stride, c − before] = dy[n,h,w,c],   0 at the pixels that were skipped
+//! ```
+//!
+//! The paper says "extra zero entries padded" without saying where. We pad half before and half after, as the public
+//! CIFAR checkpoints that people use do (`F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, C_out/4, C_out/4))`); Torch7's code pads
+//! at the end. The two are the same network up to a permutation of channels.
+//!
+//! Cost: one pass over y. Cache: the shape of x.
+//!
+//! ```
+//! use ndarray::Array4;
+//! use resnet_by_hand::layers::ZeroPadShortcut;
+//! let x = Array4::from_shape_fn((1, 2, 2, 2), |(_, h, w, c)| (1 + 4 * h + 2 * w + c) as f64).into_shared();
+//! let (y, _) = ZeroPadShortcut { stride: 2, c_out: 4 }.forward(&x)?;
+//! assert_eq!(y.as_slice().unwrap(), [0.0, 1.0, 2.0, 0.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use super::{check_dy, Activation};
+use crate::{Error, Result, Scalar};
+use ndarray::{s, Array4};
+
+/// Subsampling by `stride` and zero channels up to `c_out`; see the [module documentation](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZeroPadShortcut {
+    /// Every how many pixels one is kept, at least 1.
+    pub stride: usize,
+    /// Channels of y, at least those of x.
+    pub c_out: usize,
+}
+
+/// What [`ZeroPadShortcut::backward`] needs from the forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct ZeroPadShortcutCache {
+    x: (usize, usize, usize, usize),
+}
+
+impl ZeroPadShortcut {
+    /// y and what backward needs.
+    ///
+    /// # Errors
+    /// If x has more channels than y or the stride is 0.
+    pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Activation<T>, ZeroPadShortcutCache)> {
+        let (n, h, w, c_in) = x.dim();
+        if self.stride == 0 {
+            return Err(Error::argument("zero_pad_shortcut", "stride must be at least 1, got 0"));
+        }
+        if c_in > self.c_out {
+            return Err(Error::shape("zero_pad_shortcut", "x", format!("at most C_out = {}", self.c_out), x.shape()));
+        }
+        let mut y = Array4::zeros((n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out));
+        let step = self.stride as isize;
+        y.slice_mut(s![.., .., .., self.kept(c_in)]).assign(&x.slice(s![.., ..;step, ..;step, ..]));
+        Ok((y.into_shared(), ZeroPadShortcutCache { x: x.dim() }))
+    }
+
+    /// dx for `dy`.
+    ///
+    /// # Errors
+    /// If the shape of `dy` is not that of y.
+    pub fn backward<T: Scalar>(&self, dy: &Activation<T>, cache: &ZeroPadShortcutCache) -> Result<Activation<T>> {
+        let (n, h, w, c_in) = cache.x;
+        let y = [n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out];
+        check_dy("zero_pad_shortcut", dy.shape(), &y)?;
+        let (mut dx, step) = (Array4::zeros(cache.x), self.stride as isize);
+        dx.slice_mut(s![.., ..;step, ..;step, ..]).assign(&dy.slice(s![.., .., .., self.kept(c_in)]));
+        Ok(dx.into_shared())
+    }
+
+    /// The channels of y that hold x.
+    fn kept(&self, c_in: usize) -> std::ops::Range<usize> {
+        let before = (self.c_out - c_in) / 2;
+        before..before + c_in
+    }
+}
