@@ -298,9 +298,9 @@ pub struct Entries<'p> {
 }
 
 impl<'p> Entries<'p> {
-    /// The value under a text key (also one written by Python 2, see [`Value::text`]).
+    /// The value under a text key, however it was written ([`Value::text`], [`Value::bytes`]).
     pub fn get(&self, key: &str) -> Option<Value<'p>> {
-        let is_key = |id| Value { pickle: self.pickle, id }.text().is_ok_and(|text| text == key);
+        let is_key = |id| Value { pickle: self.pickle, id }.as_key().is_some_and(|bytes| *bytes == *key.as_bytes());
         let &(_, id) = self.ids.iter().rev().find(|&&(id, _)| is_key(id))?;
         Some(Value { pickle: self.pickle, id })
     }
@@ -436,6 +436,15 @@ impl<'p> Value<'p> {
         }
     }
 
+    /// The bytes of a text or byte string.
+    fn as_key(&self) -> Option<Cow<'p, [u8]>> {
+        match self.kind() {
+            Kind::Text(text) => Some(Cow::Borrowed(text.as_bytes())),
+            Kind::Bytes(_) | Kind::Call(_) => self.bytes().ok(),
+            _ => None,
+        }
+    }
+
     /// The elements of the list that must stand here.
     pub fn list(&self) -> Result<Items<'p>> {
         match self.kind() {
@@ -471,7 +480,8 @@ impl<'p> Value<'p> {
     pub fn get(&self, key: &str) -> Result<Value<'p>> {
         let entries = self.dict()?;
         entries.get(key).ok_or_else(|| {
-            let keys: Vec<&str> = entries.take(20).filter_map(|(key, _)| key.text().ok()).collect();
+            let keys = entries.take(20).filter_map(|(key, _)| key.as_key());
+            let keys: Vec<String> = keys.map(|key| String::from_utf8_lossy(&key).into_owned()).collect();
             self.error(format!("expected the key {key:?}, found {keys:?}"))
         })
     }
