@@ -7,6 +7,8 @@
 //! [`Sgd::step`]. So the optimiser's whole state is its momentum buffers, the schedule has none, and a resumed run
 //! cannot disagree with itself about the learning rate.
 
+pub mod schedule;
 pub mod sgd;
 
+pub use schedule::{Anneal, Decay, OneCycle, Progress, Schedule, Unit, Warmup, WarmupShape};
 pub use sgd::{DecayExemption, Sgd, SgdConfig};
