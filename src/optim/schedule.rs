@@ -730,7 +730,7 @@ mod tests {
     fn every_schedule_is_finite_and_within_its_bounds_everywhere() {
         for text in WRITTEN {
             let schedule = schedule(text);
-            for (per_epoch, total) in [(1, 1), (1, 2), (3, 1), (1, 3), (7, 20), (391, 1000)] {
+            for (per_epoch, total) in [(1, 1), (1, 2), (3, 1), (1, 3), (2, 4), (7, 20), (391, 1000)] {
                 for step in (0..2 * total).chain([usize::MAX]) {
                     let lr = schedule.lr(0.1, Progress::new(step, per_epoch, total).unwrap());
                     assert!((0.0..=0.1000001).contains(&lr), "{text} at step {step} of {total}: {lr}");

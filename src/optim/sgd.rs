@@ -53,7 +53,9 @@
 //! # Cost
 //! Per parameter: up to 4 multiply-adds, reads θ, g, b, writes θ, b; one number of state (none when μ = 0). Nothing is
 //! allocated after the first step. Elements do not interact, so cutting tensors into pieces for the threads cannot
-//! change a bit.
+//! change a bit. Compiled for a processor without FMA (the x86-64 default), each `mul_add` is a call of the mathematical
+//! library, about 7 ns; compiled for one with FMA the step is bound by memory (11.2 million parameters, 2 threads:
+//! about 15 ms).
 //!
 //! # Example
 //! One weight at 1, gradients 0.5 and 0.25, η = 0.5, μ = 0.5, no decay:
@@ -298,6 +300,8 @@ impl<T: Scalar> Update<T> {
         rayon::join(|| self.pieces(theta_a, gradient_a, buffer_a), || self.pieces(theta_b, gradient_b, buffer_b));
     }
 
+    // Inlined, so that it takes the instruction set of its caller.
+    #[inline(always)]
     fn piece(&self, theta: &mut [T], gradient: &[T], buffer: Option<&mut [T]>) {
         match buffer {
             None => {
@@ -318,6 +322,7 @@ impl<T: Scalar> Update<T> {
     }
 
     /// g + λ θ. Without decay g itself, for λ θ is NaN when θ is infinite, even if λ = 0.
+    #[inline(always)]
     fn decayed(&self, g: T, theta: T) -> T {
         if self.weight_decay == T::zero() {
             g

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 N, RATES = 40_001, [0.1, 0.1, 0.01]
-CONFIGS = [(0, 0, 0, False), (0, 0, 5e-4, False), (0.9, 0, 0, False), (0.9, 0, 1e-4, False), (0.9, 0.3, 5e-4, False),
+CONFIGS = [(0, 0, 0, False), (0, 0, 5e-4, False), (0.9, 0, 0, False), (0.9, 0, 1e-4, False), (0.9, 0.05, 5e-4, False),
            (0.9, 0, 5e-4, True)]
 
 
