@@ -9,7 +9,7 @@
 //!    every element before the fact.
 //! 3. **Finite differences** in `f64` for what is curved (batch norm, the loss), with an error model that says how close
 //!    they must come, [`finite_difference`].
-//! 4. **Whole networks** with the choices of every ReLU and max pool held at the base point.
+//! 4. **Whole networks** with the choices of every ReLU and max pool held at the base point, [`network`].
 //!
 //! [`compare()`] is the one comparison everything goes through.
 
@@ -17,7 +17,9 @@ pub mod bounds;
 pub mod compare;
 pub mod finite_difference;
 pub mod layers;
+pub mod network;
 
 pub use compare::{compare, Comparison, Tolerance};
 pub use finite_difference::{derivative, Estimate, Step};
 pub use layers::{check_layer, known_layers, TensorReport};
+pub use network::{check_network, NetworkCheck, NetworkReport, NetworkTensorReport};
