@@ -79,7 +79,7 @@ fn check(architecture: &Architecture, check: NetworkCheck) {
     println!("{report}\n");
     assert!(report.passed(), "{report}");
     // What the design asks of kink-locked differences; the tolerances above are derived, this is their purpose.
-    assert!(report.worst_relative() < 5e-9, "{report}");
+    assert!(report.worst_relative() < 1e-9, "{report}");
 }
 
 #[test]
