@@ -6,8 +6,8 @@
 use ndarray::{array, Array, Array1, Array2, Array4, Dimension, ShapeBuilder};
 use rand::RngExt as _;
 use resnet_by_hand::layers::{
-    AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction, Relu, RunningVariance,
-    SoftmaxCrossEntropy, ZeroPadShortcut,
+    AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction, Relu,
+    RunningVariance, SoftmaxCrossEntropy, ZeroPadShortcut,
 };
 use resnet_by_hand::model::{Architecture, BlockKind, BottleneckStride, Order, ShortcutOption, Stage, Stem};
 use resnet_by_hand::rng::{name_hash, stream, Purpose};
@@ -245,6 +245,24 @@ fn conv2d_in_f32_is_within_its_bound() {
         within(&format!("conv2d {label}: dweight"), &grads.weight, &grads64.weight, &bound.weight);
         let (dbias, dbias64) = (grads.bias.unwrap(), grads64.bias.unwrap());
         within(&format!("conv2d {label}: dbias"), &dbias, &dbias64, &bound.bias.unwrap());
+    }
+}
+
+/// Large batches are cut into pieces of some images and the pieces into groups; whole numbers make every cut exact. The
+/// sizes give: one image a piece, the last group of four pieces short; two images a piece, the last piece short.
+#[test]
+fn conv2d_over_many_pieces_equals_the_definition() {
+    for (n, h, w, groups) in [(6, 36, 35, 1), (11, 20, 24, 3)] {
+        let conv = Conv2d { padding: [1, 1], groups, ..Conv2d::new(whole("weight", (6, 3 / groups, 3, 3))) };
+        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..conv.clone() };
+        let x = whole("x", (n, h, w, 3)).into_shared();
+        let (y, cache) = conv.forward(&x).unwrap();
+        assert_eq!(y, direct.forward(&x).unwrap().0);
+        let dy = whole("dy", y.dim()).into_shared();
+        let (dx, grads) = conv.backward(&dy, &cache).unwrap();
+        let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
+        assert_eq!(dx, dx_direct);
+        assert_eq!(grads.weight, grads_direct.weight);
     }
 }
 
@@ -582,4 +600,13 @@ fn replaying_the_choices_of_the_base_point_changes_nothing_there() {
     let (replayed_dx, replayed_gradients) = model.backward(&dy, replayed_cache).unwrap();
     assert_eq!(dx, replayed_dx);
     assert!(gradients.iter().eq(replayed_gradients.iter()));
+}
+
+/// Replayed gates decide alone: an open gate passes a negative number, a closed one scales a positive number.
+#[test]
+fn a_replayed_gate_ignores_the_sign_of_its_input() {
+    for (relu, slope) in [(Relu::new(), 0.0), (Relu::leaky(0.25).unwrap(), 0.25)] {
+        let (y, _) = relu.forward_gated(row(&[8.0, -8.0, 4.0, -4.0]), &[true, true, false, false]);
+        assert_eq!(y, row(&[8.0, -8.0, 4.0 * slope, -4.0 * slope]));
+    }
 }
