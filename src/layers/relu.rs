@@ -27,6 +27,7 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::simd::wide;
 use crate::{Error, Result, Scalar};
 use ndarray::Array4;
 use rayon::prelude::*;
@@ -64,16 +65,23 @@ impl<T: Scalar> Relu<T> {
         }
     }
 
+    /// What a closed gate lets through: slope · value, and exactly 0 for slope 0, also of an infinity.
+    #[inline(always)]
+    fn closed(&self, value: T) -> T {
+        if self.slope == T::zero() {
+            T::zero()
+        } else {
+            self.slope * value
+        }
+    }
+
     /// y and what backward needs. Works in place when `x` is the only handle of its numbers.
     pub fn forward(&self, x: Activation<T>) -> (Activation<T>, ReluCache<T>) {
         let mut y = contiguous(&x);
         drop(x);
-        let slope = self.slope;
         y.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE).for_each(|y| {
-            for y in y {
-                // `<=` is false for NaN, which stays.
-                *y = if *y <= T::zero() { slope * *y } else { *y };
-            }
+            // `<=` is false for NaN, which stays.
+            wide(|| y.iter_mut().for_each(|y| *y = if *y <= T::zero() { self.closed(*y) } else { *y }));
         });
         (y.clone(), ReluCache { y })
     }
@@ -84,16 +92,18 @@ impl<T: Scalar> Relu<T> {
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ReluCache<T>) -> Result<Activation<T>> {
         check_dy("relu", dy.shape(), cache.y.shape())?;
-        let (dy, slope) = (contiguous(dy), self.slope);
-        let leaky = slope > T::zero();
+        let dy = contiguous(dy);
+        let leaky = self.slope > T::zero();
         let mut dx = vec![T::zero(); dy.len()];
         let inputs = dy.as_slice().expect("contiguous").par_chunks(PIECE);
         let outputs = cache.y.as_slice().expect("contiguous").par_chunks(PIECE);
         dx.par_chunks_mut(PIECE).zip(inputs).zip(outputs).for_each(|((dx, dy), y)| {
-            for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
-                let closed = if leaky { !(y > T::zero()) } else { y <= T::zero() };
-                *dx = if closed { slope * dy } else { dy };
-            }
+            wide(|| {
+                for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
+                    let closed = if leaky { !(y > T::zero()) } else { y <= T::zero() };
+                    *dx = if closed { self.closed(dy) } else { dy };
+                }
+            });
         });
         Ok(Array4::from_shape_vec(cache.y.dim(), dx).expect("the length of y").into_shared())
     }
@@ -112,7 +122,7 @@ impl<T: Scalar> Relu<T> {
         let mut y = contiguous(&x);
         drop(x);
         for (y, &open) in y.as_slice_mut().expect("contiguous").iter_mut().zip(gate) {
-            *y = if open { *y } else { self.slope * *y };
+            *y = if open { *y } else { self.closed(*y) };
         }
         (y.clone(), ReluCache { y })
     }
@@ -148,6 +158,15 @@ mod tests {
         let leaky = Relu::leaky(0.5).unwrap();
         let (_, cache) = leaky.forward(row(&[f64::NAN]));
         assert_eq!(leaky.backward(&row(&[2.0]), &cache).unwrap(), row(&[1.0]));
+    }
+
+    #[test]
+    fn a_closed_gate_stops_infinities_and_gives_plus_zero() {
+        let (y, cache) = Relu::new().forward(row(&[f64::NEG_INFINITY, -1.0, f64::INFINITY]));
+        assert_eq!(y, row(&[0.0, 0.0, f64::INFINITY]));
+        assert!(y.iter().all(|y| y.is_sign_positive()));
+        let dx = Relu::new().backward(&row(&[f64::INFINITY, -1.0, 2.0]), &cache).unwrap();
+        assert_eq!(dx, row(&[0.0, 0.0, 2.0]));
     }
 
     #[test]
