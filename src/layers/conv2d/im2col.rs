@@ -18,7 +18,7 @@ use super::Geometry;
 use crate::kernels::gemm::gemm;
 use crate::parallel::{add_slices, tree_sum};
 use crate::{Activation, Scalar};
-use ndarray::{s, Array2, Array3, Array4, ArrayView2, ArrayViewMut2};
+use ndarray::{s, Array3, Array4, ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 
 /// Output pixels that make a GEMM tall enough to be efficient; more would push `cols` out of the caches.
@@ -182,6 +182,7 @@ fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit: impl FnMut
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::Array2;
 
     /// ⟨im2col x, p⟩ = ⟨x, col2im p⟩ for whole numbers, exactly: col2im is the adjoint of im2col.
     #[test]

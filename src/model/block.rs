@@ -1,0 +1,286 @@
+//! The residual block of He et al. 2015 (arXiv 1512.03385, section 3.2, equations 1 and 2).
+//!
+//! ```text
+//! y = relu(F(x) + S(x))
+//!
+//! basic:       F = bn₂(conv₂ 3x3( relu(bn₁(conv₁ 3x3(x))) ))                        stride on conv₁
+//! bottleneck:  F = bn₃(conv₃ 1x1( relu(bn₂(conv₂ 3x3( relu(bn₁(conv₁ 1x1(x))) ))) ))
+//! ```
+//!
+//! The bottleneck's stride sits on its 3x3 convolution ("v1.5", as torchvision) or on its first 1x1 (v1, the paper),
+//! never on both. The addition comes *before* the last ReLU: a ReLU on F(x) alone would let a block only ever add.
+//!
+//! # Backward
+//!
+//! x is used twice, so its gradient is the sum of two:
+//!
+//! ```text
+//! ds = relu'(·) dy                 the gradient of the sum F(x) + S(x)
+//! dx = (∂F/∂x)ᵀ ds + (∂S/∂x)ᵀ ds   with S = identity:  dx = (∂F/∂x)ᵀ ds + ds
+//! ```
+//!
+//! The second term does not pass through any weight. In a stack of blocks it reaches the first one however small the
+//! ∂F/∂x are: this is the paper.
+
+use super::pre_activation::{PreActivationBlock, PreActivationCache, PreActivationGrads};
+use super::shortcut::{Shortcut, ShortcutCache};
+use super::unit::{Unit, UnitCache, UnitGrads};
+use super::{add, Cost};
+use crate::layers::relu::ReluCache;
+use crate::layers::{BatchNorm2d, Conv2d, Gates, Mode, Relu};
+use crate::parameters::{Gradients, Parameters, Role};
+use crate::{Activation, Result, Scalar};
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+/// y = relu(F(x) + S(x)); see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct ResidualBlock<T> {
+    /// F: units in a row, each but the last ending in a ReLU.
+    pub branch: Vec<Unit<T>>,
+    /// S.
+    pub shortcut: Shortcut<T>,
+    /// The ReLU behind the addition.
+    pub activation: Relu<T>,
+}
+
+/// What [`ResidualBlock::backward`] needs from the forward pass.
+#[derive(Clone, Debug)]
+pub struct ResidualCache<T> {
+    branch: Vec<UnitCache<T>>,
+    shortcut: ShortcutCache<T>,
+    activation: ReluCache<T>,
+}
+
+/// Gradients of a [`ResidualBlock`]'s parameters.
+#[derive(Clone, Debug)]
+pub struct ResidualGrads<T> {
+    branch: Vec<UnitGrads<T>>,
+    shortcut: Option<UnitGrads<T>>,
+}
+
+impl<T: Scalar> ResidualBlock<T> {
+    /// y and what backward needs.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn forward(
+        &self,
+        x: &Activation<T>,
+        mode: Mode,
+        gates: &mut Gates,
+    ) -> Result<(Activation<T>, ResidualCache<T>)> {
+        let (mut h, mut branch) = (x.clone(), Vec::with_capacity(self.branch.len()));
+        for unit in &self.branch {
+            let (y, cache) = unit.forward(&h, mode, gates)?;
+            h = y;
+            branch.push(cache);
+        }
+        let (s, shortcut) = self.shortcut.forward(x, mode)?;
+        if let Some(s) = &s {
+            h = add(h, s);
+        }
+        let (y, activation) = gates.relu(&self.activation, h);
+        Ok((y, ResidualCache { branch, shortcut, activation }))
+    }
+
+    /// `(dx, grads)` for `dy`.
+    ///
+    /// # Errors
+    /// If the shape of `dy` is not that of y.
+    pub fn backward(&self, dy: &Activation<T>, cache: &ResidualCache<T>) -> Result<(Activation<T>, ResidualGrads<T>)> {
+        // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
+        let ds = self.activation.backward(dy, &cache.activation)?;
+        let (dx_shortcut, shortcut) = self.shortcut.backward(&ds, &cache.shortcut)?;
+        // F(x) = unit_k(… unit_1(x)): the units in reverse.
+        let (mut dx, mut branch) = (ds, Vec::with_capacity(self.branch.len()));
+        for (unit, cache) in self.branch.iter().zip(&cache.branch).rev() {
+            let (dh, grads) = unit.backward(&dx, cache)?;
+            dx = dh;
+            branch.push(grads);
+        }
+        branch.reverse();
+        // x was used twice: its gradients add.
+        if let Some(dx_shortcut) = &dx_shortcut {
+            dx = add(dx, dx_shortcut);
+        }
+        Ok((dx, ResidualGrads { branch, shortcut }))
+    }
+}
+
+impl<T: Scalar> Parameters<T> for ResidualBlock<T> {
+    fn visit(&self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewD<'_, T>)) {
+        self.branch.iter().for_each(|unit| unit.visit(path, visitor));
+        if let Shortcut::Projection(unit) = &self.shortcut {
+            unit.visit(path, visitor);
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewMutD<'_, T>)) {
+        self.branch.iter_mut().for_each(|unit| unit.visit_mut(path, visitor));
+        if let Shortcut::Projection(unit) = &mut self.shortcut {
+            unit.visit_mut(path, visitor);
+        }
+    }
+}
+
+/// A block of either order.
+#[derive(Clone, Debug)]
+pub enum Block<T> {
+    /// y = relu(F(x) + S(x)).
+    Residual(ResidualBlock<T>),
+    /// y = F(x) + S(x), normalisation first.
+    PreActivation(PreActivationBlock<T>),
+}
+
+/// What [`Block::backward`] needs from the forward pass.
+#[derive(Clone, Debug)]
+pub enum BlockCache<T> {
+    /// Of a [`ResidualBlock`].
+    Residual(ResidualCache<T>),
+    /// Of a [`PreActivationBlock`].
+    PreActivation(PreActivationCache<T>),
+}
+
+/// Gradients of a [`Block`]'s parameters.
+#[derive(Clone, Debug)]
+pub enum BlockGrads<T> {
+    /// Of a [`ResidualBlock`].
+    Residual(ResidualGrads<T>),
+    /// Of a [`PreActivationBlock`].
+    PreActivation(PreActivationGrads<T>),
+}
+
+const MIXED: &str = "a block and the cache or gradients of one of another kind";
+
+impl<T: Scalar> Block<T> {
+    /// y and what backward needs.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn forward(&self, x: &Activation<T>, mode: Mode, gates: &mut Gates) -> Result<(Activation<T>, BlockCache<T>)> {
+        match self {
+            Block::Residual(block) => block.forward(x, mode, gates).map(|(y, c)| (y, BlockCache::Residual(c))),
+            Block::PreActivation(block) => {
+                block.forward(x, mode, gates).map(|(y, c)| (y, BlockCache::PreActivation(c)))
+            }
+        }
+    }
+
+    /// `(dx, grads)` for `dy`.
+    ///
+    /// # Errors
+    /// If the shape of `dy` is not that of y.
+    pub fn backward(&self, dy: &Activation<T>, cache: &BlockCache<T>) -> Result<(Activation<T>, BlockGrads<T>)> {
+        match (self, cache) {
+            (Block::Residual(block), BlockCache::Residual(cache)) => {
+                block.backward(dy, cache).map(|(dx, g)| (dx, BlockGrads::Residual(g)))
+            }
+            (Block::PreActivation(block), BlockCache::PreActivation(cache)) => {
+                block.backward(dy, cache).map(|(dx, g)| (dx, BlockGrads::PreActivation(g)))
+            }
+            _ => panic!("{MIXED}"),
+        }
+    }
+
+    /// Moves the running statistics towards those of the batch of a training pass.
+    pub fn update_running_statistics(&mut self, cache: &BlockCache<T>) {
+        match (self, cache) {
+            (Block::Residual(block), BlockCache::Residual(cache)) => {
+                for (unit, cache) in block.branch.iter_mut().zip(&cache.branch) {
+                    unit.update_running_statistics(cache);
+                }
+                block.shortcut.update_running_statistics(&cache.shortcut);
+            }
+            (Block::PreActivation(block), BlockCache::PreActivation(cache)) => block.update_running_statistics(cache),
+            _ => panic!("{MIXED}"),
+        }
+    }
+
+    /// Every convolution, in forward order, the projection last.
+    pub fn convs_mut(&mut self) -> Vec<&mut Conv2d<T>> {
+        match self {
+            Block::Residual(block) => {
+                let mut convs: Vec<_> = block.branch.iter_mut().map(|unit| &mut unit.conv).collect();
+                if let Shortcut::Projection(unit) = &mut block.shortcut {
+                    convs.push(&mut unit.conv);
+                }
+                convs
+            }
+            Block::PreActivation(block) => block.convs.iter_mut().chain(&mut block.projection).collect(),
+        }
+    }
+
+    /// Every batch norm, in forward order, the projection's last.
+    pub fn norms_mut(&mut self) -> Vec<&mut BatchNorm2d<T>> {
+        match self {
+            Block::Residual(block) => {
+                let mut norms: Vec<_> = block.branch.iter_mut().map(|unit| &mut unit.bn).collect();
+                if let Shortcut::Projection(unit) = &mut block.shortcut {
+                    norms.push(&mut unit.bn);
+                }
+                norms
+            }
+            Block::PreActivation(block) => block.norms.iter_mut().collect(),
+        }
+    }
+
+    /// The batch norm that ends F, where the block has one.
+    pub fn last_norm_of_branch(&mut self) -> Option<&mut BatchNorm2d<T>> {
+        match self {
+            Block::Residual(block) => block.branch.last_mut().map(|unit| &mut unit.bn),
+            Block::PreActivation(_) => None,
+        }
+    }
+
+    /// Adds the block's cost for an input of shape `x` and returns the shape of y.
+    pub(crate) fn cost(&self, x: [usize; 4], cost: &mut Cost) -> Result<[usize; 4]> {
+        match self {
+            Block::Residual(block) => {
+                let mut y = x;
+                for unit in &block.branch {
+                    y = cost.unit(unit, y)?;
+                }
+                if let Shortcut::Projection(unit) = &block.shortcut {
+                    cost.unit(unit, x)?;
+                }
+                cost.kept(y);
+                Ok(y)
+            }
+            Block::PreActivation(block) => block.cost(x, cost),
+        }
+    }
+}
+
+impl<T: Scalar> Parameters<T> for Block<T> {
+    fn visit(&self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewD<'_, T>)) {
+        match self {
+            Block::Residual(block) => block.visit(path, visitor),
+            Block::PreActivation(block) => block.visit(path, visitor),
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewMutD<'_, T>)) {
+        match self {
+            Block::Residual(block) => block.visit_mut(path, visitor),
+            Block::PreActivation(block) => block.visit_mut(path, visitor),
+        }
+    }
+}
+
+impl<T: Scalar> BlockGrads<T> {
+    /// Adds these gradients to `gradients` under the names of `block` at `path`.
+    pub fn collect(self, block: &Block<T>, path: &str, gradients: &mut Gradients<T>) {
+        match (self, block) {
+            (BlockGrads::Residual(grads), Block::Residual(block)) => {
+                for (unit, grads) in block.branch.iter().zip(grads.branch) {
+                    grads.collect(unit, path, gradients);
+                }
+                if let (Some(grads), Shortcut::Projection(unit)) = (grads.shortcut, &block.shortcut) {
+                    grads.collect(unit, path, gradients);
+                }
+            }
+            (BlockGrads::PreActivation(grads), Block::PreActivation(_)) => grads.collect(path, gradients),
+            _ => panic!("{MIXED}"),
+        }
+    }
+}

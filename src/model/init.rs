@@ -1,0 +1,47 @@
+//! The numbers a network starts with.
+//!
+//! - convolutions: normal with mean 0 and standard deviation √(2 / fan_out), fan_out = C_out·kh·kw (He et al. 2015,
+//!   arXiv 1502.01852, equation 14, the ReLU's gain √2). As in torchvision fan_out does not divide by the groups.
+//! - batch norm: γ = 1, β = 0, running mean 0, running variance 1;
+//! - linear: weight and bias uniform in ±1/√fan_in, PyTorch's default;
+//! - by choice γ = 0 in the last batch norm of every block (Goyal et al. 2017, arXiv 1706.02677, section 5.1): every
+//!   block starts as its shortcut.
+//!
+//! Each tensor draws from its own stream, derived from the seed and its name ([`crate::rng`]), in `f64`, rounded to the
+//! network's type: adding a layer does not change what the others get, and the f32 network is the f64 one rounded.
+
+use super::ResNet;
+use crate::parameters::{Parameters, Role};
+use crate::rng::{name_hash, stream, Purpose};
+use crate::Scalar;
+use rand_distr::{Distribution, StandardNormal, Uniform};
+
+/// Fills every tensor of `model` as the [module documentation](self) says.
+pub fn initialise<T: Scalar>(model: &mut ResNet<T>, seed: u64) {
+    let mut fan_in_of_linear = 1;
+    model.visit_mut("", &mut |name, role, mut tensor| {
+        let mut rng = stream(seed, Purpose::Initialise, &[name_hash(name)]);
+        let shape = tensor.shape().to_vec();
+        match (role, shape.as_slice()) {
+            (Role::Weight, &[c_out, _, kh, kw]) => {
+                let deviation = (2.0 / (c_out * kh * kw) as f64).sqrt();
+                tensor.map_inplace(|v| {
+                    let z: f64 = StandardNormal.sample(&mut rng);
+                    *v = T::of(deviation * z);
+                });
+            }
+            (Role::Weight | Role::Bias, _) => {
+                // The linear layer's weight (F_out, F_in) comes just before its bias.
+                if let &[_, fan_in] = shape.as_slice() {
+                    fan_in_of_linear = fan_in;
+                }
+                let bound = 1.0 / (fan_in_of_linear as f64).sqrt();
+                let uniform = Uniform::new_inclusive(-bound, bound).expect("bound is finite");
+                tensor.map_inplace(|v| *v = T::of(uniform.sample(&mut rng)));
+            }
+            (Role::Gamma, _) => tensor.fill(T::one()),
+            (Role::Beta, _) => tensor.fill(T::zero()),
+            (Role::Statistic, _) => tensor.fill(if name.ends_with("running_var") { T::one() } else { T::zero() }),
+        }
+    });
+}
