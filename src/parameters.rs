@@ -121,3 +121,16 @@ impl<T: Scalar> Gradients<T> {
         squares.sqrt()
     }
 }
+
+/// A number that changes when any bit of any tensor or any name changes: the 64-bit FNV-1a hash of names and numbers in
+/// order. For telling runs apart, not for security.
+pub fn fingerprint<T: Scalar>(model: &impl Parameters<T>) -> u64 {
+    let mut hash = crate::rng::FNV_OFFSET;
+    model.visit("", &mut |name, _, tensor| {
+        hash = crate::rng::fnv1a(hash, name.as_bytes());
+        for value in tensor.iter() {
+            hash = crate::rng::fnv1a(hash, &value.as_f64().to_bits().to_le_bytes());
+        }
+    });
+    hash
+}

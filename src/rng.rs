@@ -54,7 +54,15 @@ fn mix(value: u64) -> u64 {
 
 /// FNV-1a hash of a name, to use it as a step of a stream's path.
 pub fn name_hash(name: &str) -> u64 {
-    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
+    fnv1a(FNV_OFFSET, name.as_bytes())
+}
+
+/// The hash of no bytes.
+pub(crate) const FNV_OFFSET: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// `hash` carried on over `bytes` (Fowler, Noll & Vo, 64 bits).
+pub(crate) fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@
 //! ```
 //! use ndarray::Array4;
 //! use resnet_by_hand::layers::{AvgPool2d, MaxPool2d};
-//! let x = Array4::from_shape_vec((1, 2, 3, 1), vec![1.0, 5.0, 5.0, 4.0, 2.0, 3.0])?.into_shared();
-//! let dy = Array4::ones((1, 1, 2, 1)).into_shared();
+//! let x = Array4::from_shape_vec((1, 2, 3, 1), vec![1.0f64, 5.0, 5.0, 4.0, 2.0, 3.0])?.into_shared();
+//! let dy = Array4::<f64>::ones((1, 1, 2, 1)).into_shared();
 //! let (y, cache) = MaxPool2d::new([2, 2], [1, 1], [0, 0]).forward(&x)?;
 //! assert_eq!(y.as_slice().unwrap(), [5.0, 5.0]);
 //! let dx = MaxPool2d::new([2, 2], [1, 1], [0, 0]).backward(&dy, &cache)?;

@@ -33,7 +33,7 @@
 //! // Two equal logits: p = 1/2 each, loss = log 2.
 //! let (loss, cache) = SoftmaxCrossEntropy::new().forward(&array![[1000.0f64, 1000.0]], &[0])?;
 //! assert!((loss - 2f64.ln()).abs() < 1e-15);
-//! assert_eq!(SoftmaxCrossEntropy::new().backward(&cache), array![[-0.5, 0.5]]);
+//! assert_eq!(SoftmaxCrossEntropy::new().backward(&cache), array![[-0.5f64, 0.5]]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

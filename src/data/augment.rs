@@ -1,0 +1,168 @@
+//! Random crop and flip: the same picture, slightly different every epoch.
+//!
+//! A photograph of a frog shifted by three pixels is a photograph of a frog, and so is its mirror image. Training on
+//! such variants teaches the network to ignore shift and mirroring (He et al. 2015 §4.2: "4 pixels are padded on each
+//! side, and a 32x32 crop is randomly sampled from the padded image or its horizontal flip").
+//!
+//! With padding P, an image p (H, W, 3) and random whole numbers top, left in 0..=2P:
+//!
+//! ```text
+//! padded[i, j] = p[i − P, j − P] inside the image, 0 outside          (H + 2P, W + 2P, 3)
+//! crop[i, j]   = padded[i + top, j + left]                            (H, W, 3)
+//! y[i, j]      = normalize(crop[i, j])            not flipped
+//!              = normalize(crop[i, W − 1 − j])    flipped, with probability 1/2
+//! ```
+//!
+//! The padding is black *before* normalization, as in torchvision's `RandomCrop` of an image: after it, padded pixels
+//! are (0 − mean)/std, about −2, not 0. (Padding the normalized image with 0 would pad with the mean colour instead:
+//! a different recipe, which looks the same in the code.) Flipping after the crop is torchvision's order too; as top
+//! and left are uniform, the other order gives the same distribution.
+//!
+//! A [`Variant`] depends on (seed, epoch, index of the image) and nothing else; the crop is written straight into the
+//! batch through the [`NormalizationTable`], without a padded copy.
+
+use super::{below, NormalizationTable};
+use crate::rng::{stream, Purpose};
+use crate::Scalar;
+
+/// Which random variants of an image are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Augmentation {
+    /// P: pixels of black added on each side before a window of the original size is cut out.
+    pub crop_padding: usize,
+    /// Whether half of the images are mirrored left to right.
+    pub flip: bool,
+}
+
+impl Augmentation {
+    /// Every image as it is.
+    pub const NONE: Augmentation = Augmentation { crop_padding: 0, flip: false };
+    /// The recipe of the paper and of system 1: padding 4 and flips.
+    pub const STANDARD: Augmentation = Augmentation { crop_padding: 4, flip: true };
+
+    /// The variant of image `index` in `epoch`.
+    ///
+    /// Three independent draws, in the order top, left, flip; they are made whatever is switched on, so an image's
+    /// flips do not change when crops are switched off.
+    pub fn variant(&self, seed: u64, epoch: u64, index: usize) -> Variant {
+        let mut rng = stream(seed, Purpose::Augment, &[epoch, index as u64]);
+        let offsets = 2 * self.crop_padding as u64 + 1;
+        let top = below(offsets, &mut rng) as usize;
+        let left = below(offsets, &mut rng) as usize;
+        let flip = below(2, &mut rng) == 1 && self.flip;
+        Variant { padding: self.crop_padding, top, left, flip }
+    }
+}
+
+/// One window into a padded image, perhaps mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// P: pixels of black on each side.
+    pub padding: usize,
+    /// First row of the window in the padded image; P is the centre.
+    pub top: usize,
+    /// First column of the window in the padded image; P is the centre.
+    pub left: usize,
+    /// Whether the window is mirrored left to right.
+    pub flip: bool,
+}
+
+impl Variant {
+    /// Writes this variant of `image (H, W, 3)`, normalized, to `y (H, W, 3)`, both contiguous; `width` is W.
+    ///
+    /// # Panics
+    /// If `y` is not as long as `image`, or neither is whole rows of W pixels.
+    pub fn write<T: Scalar>(&self, image: &[u8], width: usize, table: &NormalizationTable<T>, y: &mut [T]) {
+        assert_eq!(image.len(), y.len(), "Variant::write: y is not as long as the image");
+        assert_eq!(image.len() % (3 * width).max(1), 0, "Variant::write: not whole rows of {width} pixels");
+        let (pixels, _) = image.as_chunks::<3>();
+        let (y, _) = y.as_chunks_mut::<3>();
+        let height = pixels.len() / width.max(1);
+        let black = table.pixel(&[0; 3]);
+
+        for (i, y_row) in y.chunks_exact_mut(width.max(1)).enumerate() {
+            // Row of the image under row i of the window, if there is one.
+            let row = (i + self.top).checked_sub(self.padding).filter(|&row| row < height);
+            let Some(row) = row.map(|row| &pixels[row * width..(row + 1) * width]) else {
+                y_row.fill(black);
+                continue;
+            };
+            for (j, y_pixel) in y_row.iter_mut().enumerate() {
+                let j = if self.flip { width - 1 - j } else { j };
+                let column = (j + self.left).checked_sub(self.padding);
+                *y_pixel = column.and_then(|column| row.get(column)).map_or(black, |pixel| table.pixel(pixel));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::counting;
+    use super::super::Normalization;
+    use super::*;
+    use ndarray::{s, Array3};
+
+    /// The header's equations, step by step with whole arrays: pad, crop, flip, normalize.
+    fn naive(image: &Array3<u8>, variant: Variant) -> Array3<f64> {
+        let (h, w, _) = image.dim();
+        let p = variant.padding;
+        let mut padded = Array3::<u8>::zeros((h + 2 * p, w + 2 * p, 3));
+        padded.slice_mut(s![p..p + h, p..p + w, ..]).assign(image);
+        let (top, left) = (variant.top, variant.left);
+        let mut crop = padded.slice(s![top..top + h, left..left + w, ..]).to_owned();
+        if variant.flip {
+            crop.invert_axis(ndarray::Axis(1));
+        }
+        let (mean, std) = (Normalization::SYSTEM1.mean(), Normalization::SYSTEM1.std());
+        Array3::from_shape_fn((h, w, 3), |(i, j, c)| (f64::from(crop[[i, j, c]]) / 255.0 - mean[c]) / std[c])
+    }
+
+    #[test]
+    fn every_window_and_its_mirror_image_equal_the_naive_ones() {
+        // Height, width and padding differ; the largest padding leaves windows that see nothing of the image.
+        let table = Normalization::SYSTEM1.table::<f64>();
+        for (h, w, padding) in [(5, 7, 2), (3, 2, 4), (4, 4, 0)] {
+            let image = counting(1, h, w).image(0).to_owned();
+            for top in 0..=2 * padding {
+                for left in 0..=2 * padding {
+                    for flip in [false, true] {
+                        let variant = Variant { padding, top, left, flip };
+                        let mut y = Array3::from_elem((h, w, 3), f64::NAN);
+                        variant.write(image.as_slice().unwrap(), w, &table, y.as_slice_mut().unwrap());
+                        assert_eq!(y, naive(&image, variant), "{variant:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_and_flips_are_uniform() {
+        // 81 windows and their mirror images: 162 outcomes, 200 of each expected, standard deviation 14.
+        let mut counts = std::collections::HashMap::new();
+        for index in 0..162 * 200 {
+            let variant = Augmentation::STANDARD.variant(7, index as u64 % 5, index / 5);
+            *counts.entry((variant.top, variant.left, variant.flip)).or_insert(0i32) += 1;
+        }
+        assert_eq!(counts.len(), 162);
+        assert!(counts.values().all(|count| (count - 200).abs() < 85), "{counts:?}");
+        assert!(counts.keys().all(|&(top, left, _)| top <= 8 && left <= 8));
+    }
+
+    #[test]
+    fn variants_depend_on_seed_epoch_and_image() {
+        let series = |seed, epoch| -> Vec<Variant> {
+            (0..20).map(|index| Augmentation::STANDARD.variant(seed, epoch, index)).collect()
+        };
+        assert_eq!(series(1, 2), series(1, 2));
+        assert_ne!(series(1, 2), series(2, 2));
+        assert_ne!(series(1, 2), series(1, 3));
+        let flips_only = Augmentation { crop_padding: 0, flip: true };
+        for (index, variant) in series(1, 2).into_iter().enumerate() {
+            assert_eq!(flips_only.variant(1, 2, index).flip, variant.flip);
+            let none = Augmentation::NONE.variant(1, 2, index);
+            assert_eq!(none, Variant { padding: 0, top: 0, left: 0, flip: false });
+        }
+    }
+}

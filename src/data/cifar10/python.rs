@@ -1,0 +1,119 @@
+//! A batch of the python layout: a pickled dict.
+//!
+//! ```text
+//! {'data': uint8 array (N, 3072), 'labels': [N whole numbers], 'filenames': .., 'batch_label': ..}
+//! ```
+//!
+//! A row of `data` is a record's three planes. The published files were written by Python 2 (protocol 2, keys are its
+//! `str`); files written again by Python 3 have `bytes` or `str` as keys and may have any protocol. NumPy pickles an
+//! array in two ways:
+//!
+//! ```text
+//! protocol 0 to 4   numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b'b')
+//!                   with state (version, shape, dtype, is Fortran order, bytes)
+//! protocol 5        numpy.core.numeric._frombuffer(bytes, dtype, shape, 'C' or 'F')
+//! dtype             numpy.dtype('u1', ..), its state is byte order and alignment, which one byte does not have
+//! ```
+//!
+//! and since version 2 calls its module `numpy._core`.
+
+use super::{check_label, Images, Layout, IMAGE_BYTES};
+use crate::formats::pickle::{Kind, Pickle, Value};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::path::Path;
+
+const RECONSTRUCT: [&str; 2] = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"];
+const FROM_BUFFER: [&str; 2] = ["numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"];
+/// Every name that a batch may mention.
+const ALLOWED: [&str; 7] =
+    [RECONSTRUCT[0], RECONSTRUCT[1], FROM_BUFFER[0], FROM_BUFFER[1], "numpy.ndarray", "numpy.dtype", "_codecs.encode"];
+
+/// Reads a batch of exactly `images` images.
+pub(super) fn read(path: &Path, bytes: &[u8], images: usize) -> Result<Images> {
+    Layout::Python.check_size(path, bytes.len() as u64, images)?;
+    let pickle = Pickle::parse(bytes, 0, &ALLOWED, path)?;
+    if pickle.end() != bytes.len() {
+        let message = format!("expected the end of the file, found {} more bytes", bytes.len() - pickle.end());
+        return Err(Error::format(path, Some(pickle.end() as u64), message));
+    }
+    let batch = pickle.root();
+    let labels = batch.get("labels")?;
+    let matrix = Matrix::read(batch.get("data")?)?;
+    for (what, found, at) in [("rows", matrix.rows, batch.get("data")?), ("labels", labels.list()?.len(), labels)] {
+        if found != images {
+            return Err(at.error(format!("expected {images} {what}, found {found}")));
+        }
+    }
+    if matrix.columns != IMAGE_BYTES {
+        let message = format!("expected rows of {IMAGE_BYTES} bytes, found {}", matrix.columns);
+        return Err(batch.get("data")?.error(message));
+    }
+
+    let mut all = Images::with_capacity(images);
+    for (i, label) in labels.list()?.enumerate() {
+        all.push(check_label(path, label.offset(), label.int()?)?, &matrix.row(i));
+    }
+    Ok(all)
+}
+
+/// A two-dimensional array of bytes.
+struct Matrix<'p> {
+    bytes: Cow<'p, [u8]>,
+    rows: usize,
+    columns: usize,
+    /// Column after column instead of row after row.
+    fortran: bool,
+}
+
+impl<'p> Matrix<'p> {
+    fn read(array: Value<'p>) -> Result<Self> {
+        let expected: Vec<&str> = RECONSTRUCT.into_iter().chain(FROM_BUFFER).collect();
+        let call = array.call(&expected)?;
+        let (bytes, dtype, shape, fortran) = if RECONSTRUCT.contains(&call.global) {
+            let state = call.state.ok_or_else(|| array.error("expected an array, found one without content"))?;
+            let [_version, shape, dtype, fortran, bytes] = state.tuple()?;
+            (bytes, dtype, shape, fortran.bool()?)
+        } else {
+            let mut args = call.args;
+            let (Some(bytes), Some(dtype), Some(shape), Some(order), None) =
+                (args.next(), args.next(), args.next(), args.next(), args.next())
+            else {
+                return Err(array.error(format!(
+                    "expected 4 arguments of `{}`, found {}",
+                    call.global,
+                    call.args.len()
+                )));
+            };
+            let fortran = match order.text()? {
+                "C" => false,
+                "F" => true,
+                _ => return Err(order.unexpected("the order 'C' or 'F'")),
+            };
+            (bytes, dtype, shape, fortran)
+        };
+
+        let name = dtype.call(&["numpy.dtype"])?.args.get(0);
+        match name.map(|name| name.kind()) {
+            Some(Kind::Text("u1" | "|u1" | "uint8") | Kind::Bytes(b"u1" | b"|u1" | b"uint8")) => {}
+            _ => return Err(name.unwrap_or(dtype).unexpected("the element type 'u1' (uint8)")),
+        }
+        let [rows, columns] = shape.tuple()?;
+        let (rows, columns) = (rows.usize()?, columns.usize()?);
+        let bytes_at = bytes;
+        let bytes = bytes.bytes()?;
+        if rows.checked_mul(columns) != Some(bytes.len()) {
+            let message = format!("expected {rows} x {columns} bytes, found {}", bytes.len());
+            return Err(bytes_at.error(message));
+        }
+        Ok(Matrix { bytes, rows, columns, fortran })
+    }
+
+    fn row(&self, i: usize) -> Cow<'_, [u8]> {
+        if self.fortran {
+            self.bytes.iter().skip(i).step_by(self.rows).copied().collect()
+        } else {
+            Cow::Borrowed(&self.bytes[i * self.columns..(i + 1) * self.columns])
+        }
+    }
+}

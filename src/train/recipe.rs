@@ -1,0 +1,181 @@
+//! Everything that can be chosen about a training run, as plain data.
+
+use crate::data::{Augmentation, Normalization};
+use crate::optim::{DecayExemption, Schedule, SgdConfig};
+use crate::{Error, Result};
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Its name.
+    pub name: String,
+    /// The model it was made for.
+    pub model: String,
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images per training step.
+    pub batch_size: usize,
+    /// Images per step of an evaluation.
+    pub eval_batch_size: usize,
+    /// Learning rate the schedule starts from (one-cycle: the largest).
+    pub lr: f64,
+    /// The learning rate over time.
+    pub schedule: Schedule,
+    /// Momentum, dampening, weight decay, Nesterov.
+    pub sgd: SgdConfig,
+    /// Label smoothing ε in [0, 1].
+    pub label_smoothing: f64,
+    /// Random crops and flips.
+    pub augmentation: Augmentation,
+    /// From bytes to numbers.
+    pub normalization: Normalization,
+    /// Training images held out for validation.
+    pub validation: usize,
+    /// γ = 0 in the last batch norm of every block.
+    pub zero_init_residual: bool,
+    /// Seed of the initial weights, the order of the images, crops and flips, and the validation split.
+    pub seed: u64,
+}
+
+/// Every named recipe with a line about it.
+pub const RECIPES: &[(&str, &str)] = &[
+    ("paper", "He et al. 2015 section 4.2: 64,000 steps of 128, lr 0.1 divided by 10 after 32,000 and 48,000, 45,000/5,000 split"),
+    ("system1", "a public ResNet-34 for CIFAR-10: 150 epochs of 32, lr 0.1 divided by 10 at epochs 80, 110, 130"),
+    ("system2", "a public ResNet-50 notebook: 10 epochs of 64, lr 0.01, no crops or flips"),
+    ("quick", "10 epochs of 128, one cycle up to lr 0.4, Nesterov, weight decay 5e-4"),
+    ("demo", "for the embedded images: about a minute on two cores"),
+];
+
+impl Recipe {
+    /// The recipe called `name`.
+    ///
+    /// # Errors
+    /// If there is none; the message lists [`RECIPES`].
+    ///
+    /// ```
+    /// use resnet_by_hand::train::Recipe;
+    /// let paper = Recipe::by_name("paper")?;
+    /// assert_eq!((paper.batch_size, paper.lr, paper.sgd.weight_decay), (128, 0.1, 1e-4));
+    /// # Ok::<(), resnet_by_hand::Error>(())
+    /// ```
+    pub fn by_name(name: &str) -> Result<Self> {
+        let schedule = |text: &str| text.parse::<Schedule>().expect("a valid schedule");
+        // Section 4.2 of the paper; the others say where they differ.
+        let paper = Recipe {
+            name: name.to_string(),
+            model: "resnet20".to_string(),
+            // 45,000 images in batches of 128 are 352 steps; 182 epochs of them are the paper's 64k iterations.
+            epochs: 182,
+            batch_size: 128,
+            eval_batch_size: 250,
+            lr: 0.1,
+            schedule: schedule("multistep:32000s,48000s@0.1"),
+            sgd: SgdConfig {
+                momentum: 0.9,
+                dampening: 0.0,
+                weight_decay: 1e-4,
+                nesterov: false,
+                decay_exemption: DecayExemption::None,
+            },
+            label_smoothing: 0.0,
+            augmentation: Augmentation::STANDARD,
+            normalization: Normalization::SYSTEM1,
+            validation: 5000,
+            zero_init_residual: false,
+            seed: 1,
+        };
+        match name {
+            "paper" => Ok(paper),
+            "system1" => Ok(Recipe {
+                model: "resnet34-cifar7x7".to_string(),
+                epochs: 150,
+                batch_size: 32,
+                eval_batch_size: 128,
+                schedule: schedule("multistep:80,110,130@0.1"),
+                validation: 0,
+                ..paper
+            }),
+            "system2" => Ok(Recipe {
+                model: "resnet50".to_string(),
+                epochs: 10,
+                batch_size: 64,
+                lr: 0.01,
+                schedule: schedule("step:10@0.1"),
+                augmentation: Augmentation::NONE,
+                normalization: Normalization::SYSTEM2,
+                validation: 0,
+                ..paper
+            }),
+            "quick" => Ok(Recipe {
+                epochs: 10,
+                lr: 0.4,
+                schedule: schedule("onecycle"),
+                sgd: SgdConfig { nesterov: true, weight_decay: 5e-4, ..paper.sgd },
+                validation: 0,
+                ..paper
+            }),
+            "demo" => Ok(Recipe {
+                model: "resnet8".to_string(),
+                epochs: 40,
+                batch_size: 50,
+                lr: 0.2,
+                schedule: schedule("onecycle"),
+                sgd: SgdConfig { nesterov: true, weight_decay: 5e-4, ..paper.sgd },
+                validation: 0,
+                ..paper
+            }),
+            _ => {
+                let known = RECIPES.iter().map(|(name, _)| name.to_string()).collect();
+                Err(Error::Unknown { kind: "recipe", name: name.to_string(), known })
+            }
+        }
+    }
+
+    /// Refuses what cannot be run.
+    ///
+    /// # Errors
+    /// For no epochs, empty batches, or numbers out of their domain.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::argument("recipe", message));
+        if self.epochs == 0 || self.batch_size == 0 || self.eval_batch_size == 0 {
+            let found = format!("got {}, {} and {}", self.epochs, self.batch_size, self.eval_batch_size);
+            return refuse(format!("epochs, batch size and evaluation batch size must be at least 1, {found}"));
+        }
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return refuse(format!("the learning rate must be a positive number, got {}", self.lr));
+        }
+        if !(0.0..=1.0).contains(&self.label_smoothing) {
+            return refuse(format!("label smoothing must be in [0, 1], got {}", self.label_smoothing));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_is_known_valid_and_trains_a_known_model() {
+        for (name, _) in RECIPES {
+            let recipe = Recipe::by_name(name).unwrap();
+            assert_eq!(&recipe.name, name);
+            recipe.check().unwrap();
+            crate::model::Architecture::by_name(&recipe.model).unwrap();
+        }
+        assert!(Recipe::by_name("papr").unwrap_err().to_string().contains("did you mean `paper`?"));
+    }
+
+    #[test]
+    fn numbers_out_of_their_domain_are_refused() {
+        let quick = Recipe::by_name("quick").unwrap();
+        for wrong in [
+            Recipe { epochs: 0, ..quick.clone() },
+            Recipe { batch_size: 0, ..quick.clone() },
+            Recipe { lr: f64::NAN, ..quick.clone() },
+            Recipe { label_smoothing: 1.5, ..quick.clone() },
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The weights after training are the same bits for every number of threads.
+
+use resnet_by_hand::data::embedded;
+use resnet_by_hand::model::{Architecture, ResNet};
+use resnet_by_hand::parameters::fingerprint;
+use resnet_by_hand::train::{Recipe, Trainer};
+use resnet_by_hand::Scalar;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Trains two epochs on `images` embedded images with `threads` threads; the last batch is a smaller one.
+fn trained<T: Scalar>(model: &str, images: usize, threads: usize) -> u64 {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let train = embedded::load().train.subset(&(0..images).collect::<Vec<_>>()).unwrap();
+        let recipe = Recipe { epochs: 2, batch_size: 28, ..Recipe::by_name("demo").unwrap() };
+        let model = ResNet::<T>::new(&Architecture::by_name(model).unwrap().with_classes(10), 5).unwrap();
+        let before = fingerprint(&model);
+        let mut trainer = Trainer::new(model, recipe, Arc::new(train)).unwrap();
+        while !trainer.is_done() {
+            trainer.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap();
+        }
+        let after = fingerprint(trainer.model());
+        assert_ne!(before, after, "training changed nothing");
+        after
+    })
+}
+
+fn same_for_every_thread_count<T: Scalar>(model: &str, images: usize) {
+    let one = trained::<T>(model, images, 1);
+    for threads in [2, 3, 8] {
+        assert_eq!(trained::<T>(model, images, threads), one, "{model}, {threads} threads against one");
+    }
+}
+
+#[test]
+fn option_a_basic_blocks_in_f32() {
+    same_for_every_thread_count::<f32>("resnet8", 100);
+}
+
+#[test]
+fn basic_blocks_in_f64() {
+    same_for_every_thread_count::<f64>("resnet8", 40);
+}
+
+/// Bottlenecks, groups, projections, a 7x7 stem and a max pool.
+#[test]
+fn grouped_bottlenecks_in_f32() {
+    same_for_every_thread_count::<f32>("resnext50_32x4d", 30);
+}
+
+#[test]
+fn pre_activation_in_f32() {
+    same_for_every_thread_count::<f32>("preact110", 30);
+}
