@@ -42,6 +42,8 @@ pub struct Relu<T> {
 #[derive(Clone, Debug)]
 pub struct ReluCache<T> {
     y: Activation<T>,
+    /// The gates, where they were decided elsewhere ([`Relu::forward_gated`]); else y > 0 says it.
+    gate: Option<Vec<bool>>,
 }
 
 /// Numbers per parallel piece of an elementwise pass.
@@ -65,25 +67,16 @@ impl<T: Scalar> Relu<T> {
         }
     }
 
-    /// What a closed gate lets through: slope · value, and exactly 0 for slope 0, also of an infinity.
-    #[inline(always)]
-    fn closed(&self, value: T) -> T {
-        if self.slope == T::zero() {
-            T::zero()
-        } else {
-            self.slope * value
-        }
-    }
-
     /// y and what backward needs. Works in place when `x` is the only handle of its numbers.
     pub fn forward(&self, x: Activation<T>) -> (Activation<T>, ReluCache<T>) {
         let mut y = contiguous(&x);
         drop(x);
+        let slope = self.slope;
         y.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE).for_each(|y| {
             // `<=` is false for NaN, which stays.
-            wide(|| y.iter_mut().for_each(|y| *y = if *y <= T::zero() { self.closed(*y) } else { *y }));
+            wide(|| y.iter_mut().for_each(|y| *y = if *y <= T::zero() { scale(slope, *y) } else { *y }));
         });
-        (y.clone(), ReluCache { y })
+        (y.clone(), ReluCache { y, gate: None })
     }
 
     /// dx for `dy`.
@@ -92,16 +85,22 @@ impl<T: Scalar> Relu<T> {
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ReluCache<T>) -> Result<Activation<T>> {
         check_dy("relu", dy.shape(), cache.y.shape())?;
-        let dy = contiguous(dy);
-        let leaky = self.slope > T::zero();
+        let (dy, slope) = (contiguous(dy), self.slope);
+        let leaky = slope > T::zero();
         let mut dx = vec![T::zero(); dy.len()];
+        if let Some(gate) = &cache.gate {
+            for ((dx, &dy), &open) in dx.iter_mut().zip(&dy).zip(gate) {
+                *dx = if open { dy } else { scale(slope, dy) };
+            }
+            return Ok(Array4::from_shape_vec(cache.y.dim(), dx).expect("the length of y").into_shared());
+        }
         let inputs = dy.as_slice().expect("contiguous").par_chunks(PIECE);
         let outputs = cache.y.as_slice().expect("contiguous").par_chunks(PIECE);
         dx.par_chunks_mut(PIECE).zip(inputs).zip(outputs).for_each(|((dx, dy), y)| {
             wide(|| {
                 for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
                     let closed = if leaky { !(y > T::zero()) } else { y <= T::zero() };
-                    *dx = if closed { self.closed(dy) } else { dy };
+                    *dx = if closed { scale(slope, dy) } else { dy };
                 }
             });
         });
@@ -110,10 +109,11 @@ impl<T: Scalar> Relu<T> {
 
     /// The gate of every value of the forward pass: whether it let x through unscaled.
     pub fn gate(&self, cache: &ReluCache<T>) -> Vec<bool> {
-        cache.y.iter().map(|&y| y > T::zero()).collect()
+        cache.gate.clone().unwrap_or_else(|| cache.y.iter().map(|&y| y > T::zero()).collect())
     }
 
-    /// The forward pass with gates decided elsewhere: y = x where `gate`, slope · x elsewhere; linear in x.
+    /// The forward pass with gates decided elsewhere: y = x where `gate`, slope · x elsewhere; linear in x, and
+    /// `backward` is its adjoint: it takes the same gates, whatever the sign of y.
     ///
     /// # Panics
     /// If `gate` does not have one entry per value of `x`.
@@ -122,9 +122,19 @@ impl<T: Scalar> Relu<T> {
         let mut y = contiguous(&x);
         drop(x);
         for (y, &open) in y.as_slice_mut().expect("contiguous").iter_mut().zip(gate) {
-            *y = if open { *y } else { self.closed(*y) };
+            *y = if open { *y } else { scale(self.slope, *y) };
         }
-        (y.clone(), ReluCache { y })
+        (y.clone(), ReluCache { y, gate: Some(gate.to_vec()) })
+    }
+}
+
+/// slope · value; 0 for a ReLU, also where the value is infinite (0 · ∞ would be NaN).
+#[inline(always)]
+fn scale<T: Scalar>(slope: T, value: T) -> T {
+    if slope == T::zero() {
+        T::zero()
+    } else {
+        slope * value
     }
 }
 
@@ -161,12 +171,22 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_gate_stops_infinities_and_gives_plus_zero() {
-        let (y, cache) = Relu::new().forward(row(&[f64::NEG_INFINITY, -1.0, f64::INFINITY]));
-        assert_eq!(y, row(&[0.0, 0.0, f64::INFINITY]));
-        assert!(y.iter().all(|y| y.is_sign_positive()));
-        let dx = Relu::new().backward(&row(&[f64::INFINITY, -1.0, 2.0]), &cache).unwrap();
-        assert_eq!(dx, row(&[0.0, 0.0, 2.0]));
+    fn infinities_behind_a_closed_gate_are_zero() {
+        let (y, cache) = Relu::new().forward(row(&[f64::NEG_INFINITY, f64::INFINITY, -1.0]));
+        assert_eq!(y, row(&[0.0, f64::INFINITY, 0.0]));
+        let dy = row(&[1.0, 2.0, f64::INFINITY]);
+        assert_eq!(Relu::new().backward(&dy, &cache).unwrap(), row(&[0.0, 2.0, 0.0]));
+        let leaky = Relu::leaky(0.5).unwrap();
+        assert_eq!(leaky.forward(row(&[f64::NEG_INFINITY])).0, row(&[f64::NEG_INFINITY]));
+    }
+
+    #[test]
+    fn backward_of_a_gated_pass_takes_the_same_gates() {
+        let relu = Relu::leaky(0.25).unwrap();
+        let (y, cache) = relu.forward_gated(row(&[-4.0, 4.0, 4.0]), &[true, false, true]);
+        assert_eq!(y, row(&[-4.0, 1.0, 4.0]));
+        assert_eq!(relu.backward(&row(&[8.0, 8.0, 8.0]), &cache).unwrap(), row(&[8.0, 2.0, 8.0]));
+        assert_eq!(relu.gate(&cache), [true, false, true]);
     }
 
     #[test]
