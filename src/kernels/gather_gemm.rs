@@ -225,7 +225,7 @@ impl<T: Scalar> Product<'_, T> {
     }
 }
 
-/// sums[i][j] += Σ_k A[i, k] · B[k, j] over the segments: the innermost loop of everything.
+/// `sums[i][j] += Σ_k A[i, k] · B[k, j]` over the segments: the innermost loop of everything.
 ///
 /// # Safety
 /// Every `rows[i] + offset of k` is an index of `a`; `b` holds 16 numbers for every k of the segments.

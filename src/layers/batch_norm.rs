@@ -43,7 +43,7 @@
 //!
 //! Mean and Σ(x − mean)² are computed leaf by leaf (256 pixels), two passes while the leaf is in cache, and merged
 //! pairwise with Chan, Golub & LeVeque's update (1979) in the fixed tree of [`crate::parallel`]: no
-//! E[x²] − E[x]² cancellation, and one pass over memory. All of it on x minus a pivot, the batch's first pixel, so that
+//! `E[x²] − E[x]²` cancellation, and one pass over memory. All of it on x minus a pivot, the batch's first pixel, so that
 //! a mean far from 0 costs no digits of the variance. x̂ is recomputed from x in backward rather than kept: a
 //! multiply-add is cheaper than the memory. NaN and infinities go where the equations send them.
 //!

@@ -99,7 +99,7 @@ impl<T: Scalar> Relu<T> {
         dx.par_chunks_mut(PIECE).zip(inputs).zip(outputs).for_each(|((dx, dy), y)| {
             wide(|| {
                 for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
-                    let closed = if leaky { !(y > T::zero()) } else { y <= T::zero() };
+                    let closed = y <= T::zero() || (leaky && y.is_nan());
                     *dx = if closed { scale(slope, dy) } else { dy };
                 }
             });

@@ -11,7 +11,7 @@
 //!
 //! # Backward
 //!
-//! log p[n,k] = z[n,k] − logsumexp(z[n]), and ∂ logsumexp/∂z[n,k] = p[n,k]; with Σ_k q = 1,
+//! `log p[n,k] = z[n,k] − logsumexp(z[n])`, and `∂ logsumexp(z[n]) / ∂z[n,k] = p[n,k]`; with Σ_k q = 1,
 //!
 //! ```text
 //! dlogits = (p − q) / N   (mean)      or   p − q   (sum)

@@ -1,6 +1,6 @@
 //! Residual blocks and the networks built of them.
 //!
-//! - [`unit`]: convolution, batch norm, activation, in this order;
+//! - [`mod@unit`]: convolution, batch norm, activation, in this order;
 //! - [`shortcut`]: the other way round a block, He et al.'s options A, B, C, or none at all;
 //! - [`block`]: y = relu(F(x) + S(x)), basic and bottleneck (He et al. 2015, arXiv 1512.03385);
 //! - [`pre_activation`]: y = F(x) + S(x), normalisation first (He et al. 2016, arXiv 1603.05027);

@@ -190,7 +190,7 @@ fn pack_weight<T: Scalar>(k: usize, n: usize, entry: impl Fn(usize, usize) -> T 
     })
 }
 
-/// Images with zeros around them: (image, size[0], size[1], channels), the image from `before` on.
+/// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
 struct Frame {
     image: [usize; 2],
     before: [usize; 2],
