@@ -119,7 +119,8 @@ fn wrong_numbers_are_found() {
     let array = |values: &[f64]| ArrayD::from_shape_vec(ndarray::IxDyn(&[values.len()]), values.to_vec()).unwrap();
     let fails = |got: &[f64], expected: &[f64], allowed: f64| {
         let (got, expected) = (array(got), array(expected));
-        std::panic::catch_unwind(|| Report::new("self-test").check("x", &got, &expected, Allowed::Each(allowed))).is_err()
+        std::panic::catch_unwind(|| Report::new("self-test").check("x", &got, &expected, Allowed::Each(allowed)))
+            .is_err()
     };
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     assert!(!fails(&[1.0, 2.0], &[1.0, 2.25], 0.25));
