@@ -252,8 +252,13 @@ fn conv2d_in_f32_is_within_its_bound() {
 /// sizes give: one image a piece, the last group of four pieces short; two images a piece, the last piece short.
 #[test]
 fn conv2d_over_many_pieces_equals_the_definition() {
-    for (n, h, w, groups) in [(6, 36, 35, 1), (11, 20, 24, 3)] {
-        let conv = Conv2d { padding: [1, 1], groups, ..Conv2d::new(whole("weight", (6, 3 / groups, 3, 3))) };
+    let sizes = [(6, 36, 35, 1), (11, 20, 24, 3)];
+    let algorithms = [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit];
+    for ((n, h, w, groups), algorithm) in
+        sizes.into_iter().flat_map(|size| algorithms.map(|algorithm| (size, algorithm)))
+    {
+        let weight = whole("weight", (6, 3 / groups, 3, 3));
+        let conv = Conv2d { padding: [1, 1], groups, algorithm, ..Conv2d::new(weight) };
         let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..conv.clone() };
         let x = whole("x", (n, h, w, 3)).into_shared();
         let (y, cache) = conv.forward(&x).unwrap();

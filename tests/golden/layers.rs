@@ -77,14 +77,15 @@ fn conv2d<T: Scalar>(algorithm: Conv2dAlgorithm) {
 
 #[test]
 fn conv2d_f64_is_equal() {
-    for algorithm in [Conv2dAlgorithm::Auto, Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Direct] {
+    for algorithm in [Conv2dAlgorithm::Auto, Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit, Conv2dAlgorithm::Direct]
+    {
         conv2d::<f64>(algorithm);
     }
 }
 
 #[test]
 fn conv2d_f32_is_within_its_bound() {
-    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Direct] {
+    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit, Conv2dAlgorithm::Direct] {
         conv2d::<f32>(algorithm);
     }
 }
