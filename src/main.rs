@@ -1,2 +1,8 @@
-//! The command `resnet`.
-fn main() {}
+//! The command `resnet`; everything it does is in [`cli`].
+#![forbid(unsafe_code)]
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -39,7 +39,7 @@ pub struct Recipe {
 
 /// Every named recipe with a line about it.
 pub const RECIPES: &[(&str, &str)] = &[
-    ("paper", "He et al. 2015 section 4.2: 64,000 steps of 128, lr 0.1 divided by 10 after 32,000 and 48,000, 45,000/5,000 split"),
+    ("paper", "He et al. 2015 section 4.2: 64,000 steps, lr divided by 10 after 32,000 and 48,000"),
     ("system1", "a public ResNet-34 for CIFAR-10: 150 epochs of 32, lr 0.1 divided by 10 at epochs 80, 110, 130"),
     ("system2", "a public ResNet-50 notebook: 10 epochs of 64, lr 0.01, no crops or flips"),
     ("quick", "10 epochs of 128, one cycle up to lr 0.4, Nesterov, weight decay 5e-4"),

@@ -1,0 +1,185 @@
+//! Flags that subcommands share, and how values are read: strictly, so that a typo is an error and not a run.
+
+use super::{Failure, Result};
+use resnet_by_hand::data::{cifar10, embedded, Normalization, Splits};
+use resnet_by_hand::model::Architecture;
+use resnet_by_hand::Error;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The most images in a batch and the most epochs: far beyond what anyone runs, and small enough that no product of
+/// sizes leaves 64 bits.
+pub const MOST: usize = 100_000;
+
+/// A whole number in `least..=most`.
+pub fn count(least: usize, most: usize) -> impl Fn(&str) -> std::result::Result<usize, String> + Clone {
+    move |text| {
+        let value = text.parse().ok().filter(|value| (least..=most).contains(value));
+        value.ok_or_else(|| match most {
+            usize::MAX => format!("expected a whole number, at least {least}"),
+            most => format!("expected a whole number from {least} to {most}"),
+        })
+    }
+}
+
+/// A seed.
+pub fn seed(text: &str) -> std::result::Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
+}
+
+/// A finite number above 0.
+pub fn positive(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number above 0, such as 0.1 or 1e-3", |value| value > 0.0)
+}
+
+/// A finite number, 0 or more.
+pub fn not_negative(text: &str) -> std::result::Result<f64, String> {
+    number(text, "0 or a number above it, such as 5e-4", |value| value >= 0.0)
+}
+
+/// A number from 0 to 1.
+pub fn share(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number from 0 to 1, such as 0.1", |value| (0.0..=1.0).contains(&value))
+}
+
+fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> std::result::Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| value.is_finite() && fits(*value));
+    value.ok_or_else(|| format!("expected {expected}"))
+}
+
+/// Three numbers, `R,G,B`.
+pub fn three(text: &str) -> std::result::Result<[f64; 3], String> {
+    let values: Option<Vec<f64>> =
+        text.split(',').map(|part| part.trim().parse().ok().filter(|value: &f64| value.is_finite())).collect();
+    let values = values.and_then(|values| <[f64; 3]>::try_from(values).ok());
+    values.ok_or_else(|| "expected three numbers for red, green and blue, such as 0.4914,0.4822,0.4465".to_string())
+}
+
+/// Three numbers as [`three`] reads them.
+pub fn write_three(values: [f64; 3]) -> String {
+    values.map(|value| value.to_string()).join(",")
+}
+
+/// A size in pixels, `HxW`.
+pub fn image_size(text: &str) -> std::result::Result<[usize; 2], String> {
+    let side = |part: &str| part.parse().ok().filter(|side| (1..=2048).contains(side));
+    let sides = text.split_once('x').and_then(|(height, width)| Some([side(height)?, side(width)?]));
+    sides.ok_or_else(|| "expected height x width, each from 1 to 2048, such as 32x32".to_string())
+}
+
+/// The network called `name`; the error lists the known ones.
+pub fn model(name: &str) -> std::result::Result<Architecture, Error> {
+    Architecture::by_name(name)
+}
+
+/// What the images are scaled with.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Normalisation")]
+pub struct NormalizationArgs {
+    /// Mean of red, green and blue on the scale 0 to 1
+    #[arg(long, value_name = "R,G,B", value_parser = three, requires = "std", allow_hyphen_values = true)]
+    pub mean: Option<[f64; 3]>,
+
+    /// Standard deviation of red, green and blue on the scale 0 to 1
+    #[arg(long, value_name = "R,G,B", value_parser = three, requires = "mean", allow_hyphen_values = true)]
+    pub std: Option<[f64; 3]>,
+}
+
+impl NormalizationArgs {
+    /// What the two flags say, if they were given.
+    pub fn given(&self) -> Result<Option<Normalization>> {
+        let (Some(mean), Some(std)) = (self.mean, self.std) else {
+            return Ok(None);
+        };
+        match Normalization::new(mean, std) {
+            Ok(normalization) => Ok(Some(normalization)),
+            Err(_) => Err(Failure::Usage(format!("--std must be above 0 everywhere, got {}", write_three(std)))),
+        }
+    }
+}
+
+/// Where the images are.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataArgs {
+    /// CIFAR-10 as published, or `embedded` [default: embedded]
+    ///
+    /// A folder cifar-10-batches-bin or cifar-10-batches-py, one of the archives
+    /// cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or a folder that holds one of these.
+    /// `embedded` is a part of CIFAR-10 inside this program: 1,400 training and 500 test images.
+    #[arg(long, value_name = "PATH", verbatim_doc_comment)]
+    pub data: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// Whether the images inside the program are meant.
+    pub fn is_embedded(&self) -> bool {
+        self.data.as_ref().is_none_or(|path| path.as_os_str() == "embedded")
+    }
+
+    /// What the images are, for people.
+    pub fn describe(&self) -> String {
+        match &self.data {
+            Some(path) if !self.is_embedded() => format!("CIFAR-10 from {}", path.display()),
+            _ => "embedded part of CIFAR-10".to_string(),
+        }
+    }
+
+    /// The images.
+    pub fn load(&self) -> Result<Splits> {
+        match &self.data {
+            Some(path) if !self.is_embedded() => cifar10::load(path).map_err(|error| explain(path, error)),
+            _ => Ok(embedded::load()),
+        }
+    }
+}
+
+fn explain(path: &Path, error: Error) -> Failure {
+    match error {
+        Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !path.exists() => Failure::Failed(format!(
+            "there is no {} (given as --data)\n\n\
+             CIFAR-10 can be downloaded from https://www.cs.toronto.edu/~kriz/cifar.html; \
+             `--data embedded` needs no download",
+            path.display()
+        )),
+        error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_strictly() {
+        assert_eq!((positive("1e-3"), not_negative("0"), share("1")), (Ok(1e-3), Ok(0.0), Ok(1.0)));
+        for wrong in ["0", "-1", "nan", "inf", "0.1x", "", "1e999"] {
+            assert!(positive(wrong).is_err(), "{wrong}");
+        }
+        assert!(not_negative("-0.1").is_err() && not_negative("nan").is_err() && share("1.01").is_err());
+    }
+
+    #[test]
+    fn whole_numbers_have_bounds() {
+        let count = count(1, 10);
+        assert_eq!((count("1"), count("10")), (Ok(1), Ok(10)));
+        for wrong in ["0", "11", "-1", "1.0", "", "99999999999999999999"] {
+            assert_eq!(count(wrong), Err("expected a whole number from 1 to 10".to_string()), "{wrong}");
+        }
+        assert_eq!(seed("18446744073709551615"), Ok(u64::MAX));
+        assert!(seed("-1").is_err());
+    }
+
+    #[test]
+    fn triples_and_sizes() {
+        assert_eq!(three("0.5, 0.25,1"), Ok([0.5, 0.25, 1.0]));
+        assert_eq!(three(&write_three([0.1, 1.0 / 3.0, 2e-9])), Ok([0.1, 1.0 / 3.0, 2e-9]));
+        for wrong in ["1,2", "1,2,3,4", "1,2,nan", "1,,2", "1;2;3"] {
+            assert!(three(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(image_size("32x48"), Ok([32, 48]));
+        for wrong in ["32", "0x32", "32x", "32x32x3", "4096x32", "-1x3"] {
+            assert!(image_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! `resnet eval`.
+
+use super::{args, text, Failure, Result};
+use indicatif::ProgressBar;
+use resnet_by_hand::data::{Dataset, Normalization};
+use resnet_by_hand::formats::weights::{self, Metadata};
+use resnet_by_hand::model::{Architecture, ResNet};
+use resnet_by_hand::parameters::{fingerprint, Parameters as _};
+use resnet_by_hand::train::{evaluate, Evaluation};
+use resnet_by_hand::Error;
+use serde_json::json;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// More classes than this do not fit side by side; `--json` has the whole matrix.
+const MATRIX_CLASSES: usize = 20;
+
+const AFTER_HELP: &str = "\
+Examples:
+  resnet eval --weights runs/resnet8-demo-1/weights.safetensors
+  resnet eval --weights runs/resnet20-quick-1/weights.safetensors --data cifar10/ --json
+  resnet eval --weights other.safetensors --model resnet20 --data cifar10/ \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225";
+
+/// Test trained weights
+///
+/// Prints accuracy, loss, the accuracy of every class, and which classes are taken for which. Every
+/// image counts exactly once, those of the last smaller batch included.
+///
+/// Files written by `resnet train` name their model and normalisation; for others give --model,
+/// --mean and --std.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = AFTER_HELP)]
+pub struct Args {
+    /// File of weights (safetensors)
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+
+    /// The network, see `resnet models` [default: what the file says]
+    #[arg(long, value_name = "NAME", value_parser = args::model)]
+    model: Option<Architecture>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    data: args::DataArgs,
+
+    /// Evaluate on the training images instead of the test images
+    #[arg(long, help_heading = "Data")]
+    train_set: bool,
+
+    /// Images at once; changes speed and memory only
+    #[arg(long, value_name = "N", default_value = "250", value_parser = args::count(1, args::MOST), allow_negative_numbers = true,
+          help_heading = "Data")]
+    batch_size: usize,
+
+    #[command(flatten)]
+    normalization: args::NormalizationArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let about = weights::read_metadata(&args.weights)?;
+    let architecture = architecture(args, &about)?;
+    let (normalization, origin) = normalization(args, &about)?;
+    let splits = args.data.load()?;
+    let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
+    let dataset = Arc::new(dataset);
+
+    let mut model = ResNet::<f32>::zeroed(&architecture.with_classes(dataset.classes.len()))?;
+    weights::load(&args.weights, &mut model)?;
+    let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    let evaluated = evaluate(&model, &dataset, normalization, args.batch_size);
+    spinner.finish_and_clear();
+    let evaluation = evaluated?;
+    if !evaluation.loss.is_finite() {
+        let message = format!("the loss with these weights is {}: they, or --std, are of no use", evaluation.loss);
+        return Err(Error::format(&args.weights, None, message).into());
+    }
+
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let value = to_json(&model, &dataset, set, normalization, &evaluation);
+        return Ok(writeln!(out, "{value:#}")?);
+    }
+    let (mean, std) = (args::write_three(normalization.mean()), args::write_three(normalization.std()));
+    let images = evaluation.images();
+    for (key, value) in [
+        (
+            "model",
+            format!("{}, {} parameters", model.architecture().name, text::thousands(model.parameter_count() as u64)),
+        ),
+        ("weights", format!("{}{}", args.weights.display(), training(&about))),
+        ("fingerprint", format!("{:016x}", fingerprint(&model))),
+        ("normalisation", format!("mean {mean}, std {std} ({origin})")),
+        ("data", format!("{} {set} images: {}", text::thousands(images as u64), args.data.describe())),
+        ("", String::new()),
+        (
+            "accuracy",
+            format!("{}; guessing gets {}", text::share(evaluation.top1, images), text::chance(dataset.classes.len())),
+        ),
+        ("top-5", text::share(evaluation.top5, images)),
+        ("loss", format!("{:.4}", evaluation.loss)),
+        ("", String::new()),
+    ] {
+        writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
+    }
+    Ok(write_classes(&mut out, &dataset.classes, &evaluation)?)
+}
+
+/// ` (epoch 10 of 10, recipe quick, seed 1)`, as far as the file says so.
+fn training(about: &Metadata) -> String {
+    let get = |key| about.get(key).map_or("?", String::as_str);
+    match about.contains_key("recipe") {
+        true => {
+            format!(" (epoch {} of {}, recipe {}, seed {})", get("epoch"), get("epochs"), get("recipe"), get("seed"))
+        }
+        false => String::new(),
+    }
+}
+
+fn architecture(args: &Args, about: &Metadata) -> Result<Architecture> {
+    match (&args.model, about.get("model")) {
+        (Some(architecture), _) => Ok(architecture.clone()),
+        (None, Some(name)) => {
+            Ok(Architecture::by_name(name).map_err(|error| in_file(&args.weights, &error.to_string()))?)
+        }
+        (None, None) => Err(Failure::Usage(format!(
+            "{} does not say which network its weights are for; give --model NAME",
+            args.weights.display()
+        ))),
+    }
+}
+
+/// The normalisation and who chose it.
+fn normalization(args: &Args, about: &Metadata) -> Result<(Normalization, &'static str)> {
+    if let Some(given) = args.normalization.given()? {
+        return Ok((given, "given by --mean and --std"));
+    }
+    let (Some(mean), Some(std)) = (about.get("mean"), about.get("std")) else {
+        return Err(Failure::Usage(format!(
+            "{} does not say how its images were normalised; give --mean R,G,B and --std R,G,B as they were in training",
+            args.weights.display()
+        )));
+    };
+    let read = |text: &str| args::three(text).map_err(|error| in_file(&args.weights, &format!("`{text}`: {error}")));
+    let normalization = Normalization::new(read(mean)?, read(std)?);
+    Ok((normalization.map_err(|error| in_file(&args.weights, &error.to_string()))?, "from the file of weights"))
+}
+
+fn in_file(path: &Path, message: &str) -> Error {
+    Error::format(path, None, format!("its metadata cannot be used: {message}"))
+}
+
+fn write_classes(out: &mut impl std::io::Write, classes: &[String], evaluation: &Evaluation) -> std::io::Result<()> {
+    let names = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
+    let with_matrix = classes.len() <= MATRIX_CLASSES;
+    let largest = evaluation.confusion.iter().max().map_or(1, |most| most.to_string().len());
+    let widths: Vec<usize> = classes.iter().map(|name| name.chars().count().max(largest)).collect();
+    if with_matrix {
+        writeln!(out, "{:names$}   accuracy   classified as", "")?;
+    }
+    write!(out, "{:names$}           ", "class")?;
+    if with_matrix {
+        for (name, width) in classes.iter().zip(&widths) {
+            write!(out, "  {name:>width$}")?;
+        }
+    } else {
+        write!(out, "accuracy")?;
+    }
+    writeln!(out)?;
+    for ((name, accuracy), row) in
+        classes.iter().zip(evaluation.class_accuracy()).zip(evaluation.confusion.outer_iter())
+    {
+        let accuracy = accuracy.map_or("no images".to_string(), |share| format!("{:.2} %", 100.0 * share));
+        write!(out, "{name:names$}  {accuracy:>9}")?;
+        if with_matrix {
+            for (count, width) in row.iter().zip(&widths) {
+                write!(out, "  {count:>width$}")?;
+            }
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn to_json(
+    model: &ResNet<f32>,
+    dataset: &Dataset,
+    set: &str,
+    normalization: Normalization,
+    evaluation: &Evaluation,
+) -> serde_json::Value {
+    let confusion: Vec<Vec<usize>> = evaluation.confusion.outer_iter().map(|row| row.to_vec()).collect();
+    json!({
+        "model": model.architecture().name,
+        "parameters": model.parameter_count(),
+        "fingerprint": format!("{:016x}", fingerprint(model)),
+        "mean": normalization.mean(),
+        "std": normalization.std(),
+        "data": dataset.source,
+        "set": set,
+        "images": evaluation.images(),
+        "correct": evaluation.top1,
+        "accuracy": evaluation.accuracy(),
+        "top5_correct": evaluation.top5,
+        "loss": evaluation.loss,
+        "classes": dataset.classes,
+        "class_accuracy": evaluation.class_accuracy(),
+        "confusion": confusion,
+    })
+}

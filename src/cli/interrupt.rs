@@ -1,0 +1,42 @@
+//! Ctrl-C: once to stop after this step, twice to stop at once.
+
+use super::{Failure, Result};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What shells expect of a program stopped by Ctrl-C: 128 + SIGINT.
+pub const EXIT_CODE: u8 = 130;
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the first Ctrl-C (or `kill`, or closed terminal) is only noted, for [`requested`].
+///
+/// Under `nohup` nothing is installed: the crate `ctrlc` takes all three signals or none, and whoever says `nohup` wants
+/// the run to outlive the terminal. Ctrl-C then ends the program as it ends any other; files are written whole or not
+/// at all, so the last complete checkpoint is there in that case too.
+pub fn listen() -> Result<()> {
+    if hangup_is_ignored() {
+        return Ok(());
+    }
+    let handler = || {
+        let again = REQUESTED.swap(true, Ordering::Relaxed);
+        let message = if again { "stopped" } else { "stopping after this step; Ctrl-C again stops at once" };
+        let _ = writeln!(std::io::stderr(), "\n{message}");
+        if again {
+            std::process::exit(EXIT_CODE.into());
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|error| Failure::Failed(format!("cannot listen for Ctrl-C: {error}")))
+}
+
+/// Whether there was a Ctrl-C.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Whether the program was started with SIGHUP (signal 1, the lowest bit of the mask) ignored. Known on Linux only.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}

@@ -1,0 +1,102 @@
+//! `resnet models`.
+
+use super::{args, text, Failure, Result};
+use resnet_by_hand::model::{architecture, Architecture, Cost, ResNet};
+use serde_json::json;
+use std::io::Write as _;
+
+const AFTER_HELP: &str = "\
+Examples:
+  resnet models                                as published: 224x224 and 1,000 classes, or 32x32 and 10
+  resnet models --image 32x32 --classes 10     all of them on CIFAR-10
+  resnet models --batch-size 32 --json         for programs";
+
+/// List every model with its size and cost
+///
+/// Multiply-adds are those of the convolutions and the linear layer, forward, for one image; training
+/// costs three times as many. Memory is an estimate for one training step of --batch-size images in
+/// 32-bit floats: parameters, gradients, momentum and the activations kept for the backward pass.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = AFTER_HELP)]
+pub struct Args {
+    /// Images in a training step
+    #[arg(long, value_name = "N", default_value = "128", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
+    batch_size: usize,
+
+    /// Size of the images [default: what each model was designed for]
+    #[arg(long, value_name = "HxW", value_parser = args::image_size)]
+    image: Option<[usize; 2]>,
+
+    /// Number of classes [default: what each model was designed for]
+    #[arg(long, value_name = "N", value_parser = args::count(1, 100_000), allow_negative_numbers = true)]
+    classes: Option<usize>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+struct Row {
+    architecture: Architecture,
+    image: [usize; 2],
+    one: Cost,
+    step_bytes: u64,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let rows = architecture::NAMES.iter().map(|name| row(name, args)).collect::<Result<Vec<Row>>>()?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let rows: Vec<_> = rows.iter().map(|row| row.json(args.batch_size)).collect();
+        return Ok(writeln!(out, "{:#}", serde_json::Value::from(rows))?);
+    }
+    let memory = format!("memory, batch {}", args.batch_size);
+    writeln!(
+        out,
+        "{:<20} {:>12} {:>16} {:>9} {:>8} {memory:>18}",
+        "model", "parameters", "multiply-adds", "image", "classes"
+    )?;
+    for row in &rows {
+        let Row { architecture, image: [height, width], one, step_bytes } = row;
+        writeln!(
+            out,
+            "{:<20} {:>12} {:>16} {:>9} {:>8} {:>18}",
+            architecture.name,
+            text::thousands(one.parameters),
+            text::thousands(one.multiply_adds),
+            format!("{height}x{width}"),
+            architecture.classes,
+            text::bytes(*step_bytes),
+        )?;
+    }
+    Ok(())
+}
+
+fn row(name: &str, args: &Args) -> Result<Row> {
+    let architecture = Architecture::by_name(name)?;
+    let classes = args.classes.unwrap_or(architecture.classes);
+    let architecture = architecture.with_classes(classes);
+    let image = args.image.unwrap_or(architecture.image);
+    let model = ResNet::<f32>::zeroed(&architecture)?;
+    let cost = |batch| {
+        let [height, width] = image;
+        model.cost(batch, image).map_err(|error| {
+            Failure::Usage(format!("`{name}` cannot take images of {height}x{width}; give a larger --image\n  {error}"))
+        })
+    };
+    Ok(Row { one: cost(1)?, step_bytes: cost(args.batch_size)?.training_bytes(4), architecture, image })
+}
+
+impl Row {
+    fn json(&self, batch_size: usize) -> serde_json::Value {
+        json!({
+            "model": self.architecture.name,
+            "parameters": self.one.parameters,
+            "multiply_adds": self.one.multiply_adds,
+            "image": self.image,
+            "classes": self.architecture.classes,
+            "batch_size": batch_size,
+            "training_step_bytes": self.step_bytes,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! Numbers for people.
+
+/// `1,234,567`.
+pub fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `12.6 M`: four figures at most.
+pub fn short(value: u64) -> String {
+    scaled(value, &[("", 1e0), (" k", 1e3), (" M", 1e6), (" G", 1e9), (" T", 1e12), (" P", 1e15), (" E", 1e18)])
+}
+
+/// `93.1 MB`, a megabyte being a million bytes.
+pub fn bytes(value: u64) -> String {
+    scaled(value, &[(" bytes", 1e0), (" kB", 1e3), (" MB", 1e6), (" GB", 1e9), (" TB", 1e12), (" PB", 1e15)])
+}
+
+fn scaled(value: u64, units: &[(&str, f64)]) -> String {
+    let value = value as f64;
+    let (unit, scale) = units.iter().rev().find(|(_, scale)| value >= *scale).unwrap_or(&units[0]);
+    let decimals = match value / scale {
+        _ if *scale == 1e0 => 0,
+        small if small < 9.995 => 2,
+        small if small < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{:.decimals$}{unit}", value / scale)
+}
+
+/// `0.8 s`, `48 s`, `12 min 5 s`, `3 h 20 min`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        _ if seconds < 9.95 => format!("{seconds:.1} s"),
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// `62.40 % (312 of 500)`.
+pub fn share(part: usize, whole: usize) -> String {
+    format!("{:.2} % ({part} of {whole})", 100.0 * part as f64 / whole as f64)
+}
+
+/// What guessing gets right: `10 %` for ten classes.
+pub fn chance(classes: usize) -> String {
+    let percent = 100.0 / classes as f64;
+    if percent.fract() == 0.0 {
+        format!("{percent} %")
+    } else {
+        format!("{percent:.2} %")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([999, 40_551_040, 1_814_073_344].map(short), ["999", "40.6 M", "1.81 G"]);
+        assert_eq!([12, 269_722, 152_000_000].map(bytes), ["12 bytes", "270 kB", "152 MB"]);
+        assert_eq!([0.84, 48.2, 725.0, 12_000.0].map(duration), ["0.8 s", "48 s", "12 min 5 s", "3 h 20 min"]);
+        assert_eq!(share(8731, 10_000), "87.31 % (8731 of 10000)");
+        assert_eq!([10, 100, 3].map(chance), ["10 %", "1 %", "33.33 %"]);
+    }
+}

@@ -1,0 +1,380 @@
+//! The command `resnet` as people and scripts use it: what it prints, its exit codes, what it leaves on disk.
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// An empty folder that is removed at the end; commands run in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("resnet-by-hand-cli-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
+        command.args(arguments.split_whitespace()).current_dir(&self.0).env("RUST_BACKTRACE", "1");
+        command
+    }
+
+    /// Runs `resnet` with these arguments, separated by spaces.
+    fn run(&self, arguments: &str) -> Run {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let run = Run {
+            arguments: arguments.to_string(),
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
+        assert!(!run.stderr.contains("panicked") && !run.stderr.contains("backtrace"), "{run:?}");
+        run
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[derive(Debug)]
+struct Run {
+    arguments: String,
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    /// It succeeded; returns stdout.
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// It failed with this exit code, and stderr has all of these.
+    #[track_caller]
+    fn fails(self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        assert!(self.stderr.starts_with("error: "), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "resnet {}: expected `{part}` in\n{}", self.arguments, self.stderr);
+        }
+    }
+}
+
+/// The value of `key` in the lines `key   value` that the command prints.
+#[track_caller]
+fn value<'a>(stdout: &'a str, key: &str) -> &'a str {
+    let found = stdout.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    found.unwrap_or_else(|| panic!("no `{key}` in\n{stdout}"))
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+const TINY: &str = "train --train-images 60 --batch-size 25 --epochs 2 --eval-batch-size 100";
+
+#[test]
+fn help_and_version() {
+    let folder = Folder::new("help");
+    let help = folder.run("--help").ok();
+    for part in ["train", "eval", "models", "gradcheck", "--threads", "Examples:", "resnet train"] {
+        assert!(help.contains(part), "{part} is missing in\n{help}");
+    }
+    let train = folder.run("train --help").ok();
+    // The values of the recipes, from the recipes themselves.
+    for part in
+        ["paper:", "multistep:32000s,48000s@0.1", "system1:", "resnet34-cifar7x7", "quick:", "lr 0.4 onecycle", "demo:"]
+    {
+        assert!(train.contains(part), "{part} is missing in\n{train}");
+    }
+    assert!(folder.run("train -h").ok().len() < train.len());
+    assert_eq!(folder.run("--version").ok().trim(), format!("resnet {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(folder.run("help eval").ok(), folder.run("eval --help").ok());
+    for line in help.lines().chain(train.lines()) {
+        assert!(line.chars().count() <= 110, "too long for a terminal: {line}");
+    }
+    assert!(files(&folder.0).is_empty());
+}
+
+#[test]
+fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
+    let folder = Folder::new("usage");
+    fs::write(folder.path("w"), "").unwrap();
+    for (arguments, parts) in [
+        ("", &["Usage: resnet"][..]),
+        ("trian", &["train"]),
+        ("train --model resent20", &["did you mean `resnet20`?", "wrn-28-10", "resnet34-as-written"]),
+        ("eval --weights w --model vgg", &["unknown model `vgg`", "known models: resnet18, "]),
+        ("train --recipe papr", &["did you mean `paper`?", "system2"]),
+        ("train --schedule cosin", &["did you mean `cosine`?", "multistep:80,110,130@0.1"]),
+        ("gradcheck --layer conv3d", &["did you mean `conv2d`?", "batch_norm"]),
+        ("train --lr 0", &["--lr", "expected a number above 0"]),
+        ("train --lr -0.1", &["--lr", "expected a number above 0"]),
+        ("train --lr nan", &["--lr"]),
+        ("train --lr inf", &["--lr"]),
+        ("train --lr 0.1.2", &["--lr"]),
+        ("train --epochs 0", &["--epochs"]),
+        ("train --epochs -3", &["--epochs", "expected a whole number from 1 to"]),
+        ("train --epochs 18446744073709551615", &["--epochs"]),
+        ("train --batch-size 0", &["--batch-size"]),
+        ("train --batch-size 1.5", &["--batch-size"]),
+        ("train --weight-decay -1", &["--weight-decay"]),
+        ("train --label-smoothing 1.5", &["--label-smoothing"]),
+        ("train --momentum 0", &["--momentum above 0"]),
+        ("train --train-images 1401", &["1401", "only 1400"]),
+        ("train --validation 1400", &["1400 of 1400"]),
+        ("train --recipe paper", &["5000 of 1400", "--validation"]),
+        ("train --model preact110 --zero-init-residual", &["zero"]),
+        ("train --mean 0,0,0", &["--std"]),
+        ("train --mean 0,0,0 --std 1,0,1", &["--std must be above 0"]),
+        ("train --mean 0,0 --std 1,1,1", &["three numbers"]),
+        ("train --no-augment --flip", &["cannot be used with"]),
+        ("train --threads 0", &["--threads"]),
+        ("eval", &["--weights"]),
+        ("models --image 32", &["32x32"]),
+        ("gradcheck --layer relu --model resnet8", &["cannot be used with"]),
+        ("gradcheck --model resnet8 --image 0x8", &["--image"]),
+        ("train --seed -1", &["--seed", "expected a whole number from 0"]),
+        ("train --seed 1e3", &["--seed"]),
+    ] {
+        let run = folder.run(arguments);
+        if arguments.is_empty() {
+            // Help, not an error message.
+            assert!(run.code == Some(2) && parts.iter().all(|part| run.stderr.contains(part)), "{run:?}");
+        } else {
+            run.fails(2, parts);
+        }
+    }
+    assert_eq!(files(&folder.0), ["w"]);
+}
+
+#[test]
+fn failures_have_exit_code_1_and_say_what_and_where() {
+    let folder = Folder::new("failures");
+    folder
+        .run("train --data nowhere")
+        .fails(1, &["there is no nowhere", "https://www.cs.toronto.edu/~kriz/cifar.html"]);
+    fs::create_dir(folder.path("empty")).unwrap();
+    folder.run("train --data empty").fails(1, &["empty", "cifar-10-batches-bin", "found"]);
+    folder.run("eval --weights nothing.safetensors").fails(1, &["cannot read nothing.safetensors"]);
+    // A file where the folder for the run should go.
+    fs::write(folder.path("file"), "mine").unwrap();
+    folder.run(&format!("{TINY} --out file")).fails(1, &["file: expected a folder"]);
+    folder.run(&format!("{TINY} --out file/run")).fails(1, &["file"]);
+    assert_eq!(folder.read("file"), "mine");
+    assert_eq!(files(&folder.0), ["empty", "file"]);
+}
+
+/// One run, and everything that can be asked about it.
+#[test]
+fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
+    let folder = Folder::new("run");
+    let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --threads 2")).ok();
+    assert_eq!(
+        files(&folder.path("run")),
+        ["best.safetensors", "config.json", "metrics.csv", "metrics.jsonl", "result.json", "weights.safetensors"]
+    );
+    assert_eq!(value(&stdout, "seed"), "5");
+    assert_eq!(value(&stdout, "threads"), "2");
+    assert!(value(&stdout, "model").starts_with("resnet8, 75,290 parameters, "), "{stdout}");
+    assert!(
+        value(&stdout, "data").starts_with("50 images for training, 10 for validation, 500 for testing: embedded"),
+        "{stdout}"
+    );
+    assert!(value(&stdout, "normalisation").starts_with("mean 0.49139968,"), "{stdout}");
+    assert!(value(&stdout, "test accuracy").ends_with(" of 500); guessing gets 10 %"), "{stdout}");
+    assert!(stdout.contains("\n      1/2 ") && stdout.contains("\n      2/2 "), "{stdout}");
+
+    let config: serde_json::Value = serde_json::from_str(&folder.read("run/config.json")).unwrap();
+    for (key, expected) in [("model", "resnet8"), ("recipe", "demo"), ("data", "embedded"), ("schedule", "onecycle")] {
+        assert_eq!(config[key], expected, "{key}");
+    }
+    for (key, expected) in
+        [("seed", 5), ("epochs", 2), ("batch_size", 25), ("train_images", 50), ("validation_images", 10)]
+    {
+        assert_eq!(config[key], expected, "{key}");
+    }
+
+    // The same two epochs in both metrics files.
+    let csv = folder.read("run/metrics.csv");
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let jsonl = folder.read("run/metrics.jsonl");
+    assert_eq!((rows.len(), jsonl.lines().count()), (3, 2), "{csv}\n{jsonl}");
+    for (row, line) in rows[1..].iter().zip(jsonl.lines()) {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(object.as_object().unwrap().len(), rows[0].len());
+        for (key, text) in rows[0].iter().zip(row) {
+            assert_eq!(object[key], serde_json::from_str::<serde_json::Value>(text).unwrap(), "{key}");
+        }
+        assert_eq!(object["images"], 50);
+        let top1 = object["train_top1"].as_f64().unwrap();
+        let top5 = object["train_top5"].as_f64().unwrap();
+        assert!((0.0..=top5).contains(&top1) && top5 <= 1.0 && object["train_loss"].as_f64().unwrap() > 0.0, "{line}");
+    }
+
+    // The tested weights are the best by validation, and they give the same accuracy and loss again.
+    let result: serde_json::Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
+    let json = folder.run("eval --weights run/best.safetensors --batch-size 100 --json").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["correct"], &json["loss"]), (&result["test_correct"], &result["test_loss"]));
+    assert_eq!((&json["model"], &json["mean"], &json["std"]), (&config["model"], &config["mean"], &config["std"]));
+    let last = folder.run("eval --weights run/weights.safetensors --json").ok();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(last["fingerprint"], result["fingerprint"]);
+
+    let printed = folder.run("eval --weights run/best.safetensors --batch-size 100").ok();
+    assert_eq!(value(&printed, "accuracy"), value(&stdout, "test accuracy"));
+    assert!(value(&printed, "normalisation").ends_with("(from the file of weights)"));
+    // Rows of the confusion matrix: 50 images of every class, the right ones on the diagonal.
+    let mut right = 0;
+    for (i, class) in
+        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"].iter().enumerate()
+    {
+        let numbers = value(&printed, &format!("\n{class}")[1..]);
+        let counts: Vec<usize> = numbers.split_whitespace().skip(2).map(|n| n.parse().unwrap()).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (10, 50), "{printed}");
+        assert_eq!(numbers.split_whitespace().next().unwrap(), format!("{:.2}", 2.0 * counts[i] as f64));
+        right += counts[i];
+    }
+    assert_eq!(right, result["test_correct"]);
+    // Another normalisation is used when given, and another model's name does not fit.
+    let other = folder.run("eval --weights run/best.safetensors --mean 0,0,0 --std 1,1,1 --json").ok();
+    assert_ne!(serde_json::from_str::<serde_json::Value>(&other).unwrap()["loss"], json["loss"]);
+    folder
+        .run("eval --weights run/best.safetensors --model resnet14")
+        .fails(1, &["layer1.1.conv1.weight", "`resnet14`"]);
+
+    // A cut file is refused, a used folder is not written to.
+    let bytes = fs::read(folder.path("run/best.safetensors")).unwrap();
+    fs::write(folder.path("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    folder.run("eval --weights cut.safetensors").fails(1, &["cut.safetensors", "expected a complete safetensors file"]);
+    folder.run(&format!("{TINY} --out run")).fails(1, &["run: expected a new or empty folder", "--out"]);
+    assert_eq!(fs::read(folder.path("run/best.safetensors")).unwrap(), bytes);
+    assert_eq!(folder.read("run/metrics.csv"), csv);
+    // A file of another program does not say what it is.
+    let anonymous = [&2u64.to_le_bytes()[..], b"{}"].concat();
+    fs::write(folder.path("anonymous.safetensors"), anonymous).unwrap();
+    folder.run("eval --weights anonymous.safetensors").fails(2, &["--model NAME"]);
+    folder.run("eval --weights anonymous.safetensors --model resnet8").fails(2, &["--mean R,G,B and --std R,G,B"]);
+}
+
+#[test]
+fn the_thread_count_changes_nothing_and_every_run_gets_its_own_folder() {
+    let folder = Folder::new("threads");
+    let fingerprint = |threads: &str| {
+        let stdout =
+            folder.run(&format!("train --train-images 40 --batch-size 25 --epochs 1 --threads {threads}")).ok();
+        value(&stdout, "fingerprint").split_whitespace().next().unwrap().to_string()
+    };
+    let one = fingerprint("1");
+    assert_eq!(one.len(), 16);
+    assert_eq!(one, fingerprint("3"));
+    assert_eq!(files(&folder.path("runs")), ["resnet8-demo-1", "resnet8-demo-2"]);
+    let weights = |n| fs::read(folder.path(&format!("runs/resnet8-demo-{n}/weights.safetensors"))).unwrap();
+    assert_eq!(weights(1), weights(2));
+    assert!(!folder.path("runs/resnet8-demo-1/best.safetensors").exists());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_an_error_that_says_what_is_kept() {
+    let folder = Folder::new("diverged");
+    folder
+        .run("train --train-images 60 --batch-size 10 --epochs 3 --lr 1e30 --schedule constant --out run")
+        .fails(1, &["the loss became", "--lr", "no weights were saved"]);
+}
+
+#[test]
+fn models_and_gradcheck() {
+    let folder = Folder::new("models");
+    let models = folder.run("models").ok();
+    let row = |name: &str| value(&models, name).split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(row("resnet20 ")[..4], ["269,722", "40,551,040", "32x32", "10"]);
+    assert_eq!(row("resnet50 ")[..4], ["25,557,032", "4,089,184,256", "224x224", "1000"]);
+    let json = folder.run("models --image 32x32 --classes 10 --batch-size 1 --json").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let resnet34 = json.as_array().unwrap().iter().find(|row| row["model"] == "resnet34-cifar").unwrap();
+    assert_eq!((&resnet34["parameters"], &resnet34["multiply_adds"]), (&21_282_122.into(), &1_159_402_496.into()));
+
+    let layer = folder.run("gradcheck --layer linear --seed 3").ok();
+    assert!(layer.contains("weight") && layer.contains("gradients agree with finite differences"), "{layer}");
+    let network = folder.run("gradcheck --model resnet8 --image 8x8 --entries 1").ok();
+    assert!(network.contains("layer3.0.conv2.weight") && network.contains("ok"), "{network}");
+}
+
+#[test]
+fn a_closed_pipe_is_not_an_error() {
+    let folder = Folder::new("pipe");
+    for arguments in ["models", "models --json", "gradcheck --layer relu"] {
+        let mut child = folder.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Nobody will ever read.
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""), "{arguments}");
+    }
+    // Training goes on without a reader: its result is the folder.
+    let mut child =
+        folder.command(&format!("{TINY} --out run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(stderr.starts_with("note: cannot write to stdout any more"), "{stderr}");
+    assert!(folder.path("run/result.json").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_the_last_complete_checkpoint() {
+    let ignored = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
+    if ignored.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1) {
+        eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
+        return;
+    }
+    let folder = Folder::new("interrupt");
+    let mut child = folder
+        .command("train --train-images 60 --batch-size 10 --epochs 5000 --out run")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let complete = lines.by_ref().filter(|line| line.contains("/5000 ")).take(2).count();
+    assert_eq!(complete, 2);
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let last = rest.last().unwrap();
+    assert!(last.starts_with("stopped ") && last.contains("run/weights.safetensors"), "{rest:?}");
+    // The checkpoint is the one it names, as many epochs are in the metrics, and it can be used.
+    let epochs = folder.read("run/metrics.jsonl").lines().count();
+    assert!((2..5000).contains(&epochs) && last.contains(&format!("after epoch {epochs} are in")), "{last}, {epochs}");
+    assert!(!folder.path("run/result.json").exists() && !folder.path("run/weights.safetensors.tmp").exists());
+    let eval = folder.run("eval --weights run/weights.safetensors").ok();
+    assert!(value(&eval, "weights").contains(&format!("(epoch {epochs} of 5000, recipe demo, seed 1)")), "{eval}");
+}
