@@ -49,6 +49,7 @@ fn subtree_sum<A: Send>(
 }
 
 /// Adds `right` to `left` element by element: the usual `add` of [`tree_sum`].
+#[inline(always)]
 pub fn add_slices<T: crate::Scalar>(left: &mut [T], right: &[T]) {
     assert_eq!(left.len(), right.len(), "add_slices: lengths differ");
     for (l, &r) in left.iter_mut().zip(right) {

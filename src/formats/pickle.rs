@@ -50,7 +50,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The most opcodes a pickle may have. A CIFAR-10 batch has about 40,000, the state dict of a ResNet-152 about 20,000.
+/// The most opcodes a pickle may have. CIFAR-10 batches and the state dicts of large networks have some ten thousand.
 pub const MAX_OPERATIONS: usize = 1 << 21;
 /// The most nodes a pickle may have when shared values are counted once for every place they stand in.
 pub const MAX_VALUES: u64 = 1 << 22;
@@ -1029,6 +1029,22 @@ mod tests {
             assert!(matches!(half.kind(), Kind::Float(value) if value == 0.5));
             assert_eq!(root.get("c").unwrap().int().unwrap(), 1 << 70);
             assert_eq!(root.dict().unwrap().len(), 3);
+        }
+    }
+
+    #[test]
+    fn long_integers_have_a_sign() {
+        // pickle.dumps of -2**70, -1 (as a LONG1 and a LONG4), 0 and the least number of 16 bytes.
+        let least = [&b"\x8a\x10"[..], &[0; 15], b"\x80."].concat();
+        let cases: [(&[u8], i128); 5] = [
+            (b"\x8a\t\x00\x00\x00\x00\x00\x00\x00\x00\xc0.", -(1 << 70)),
+            (b"\x8a\x01\xff.", -1),
+            (b"\x8b\x01\x00\x00\x00\xff.", -1),
+            (b"\x8a\x00.", 0),
+            (&least, i128::MIN),
+        ];
+        for (bytes, value) in cases {
+            assert_eq!(parse(bytes).unwrap().root().int().unwrap(), value);
         }
     }
 

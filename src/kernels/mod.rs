@@ -1,5 +1,16 @@
 //! The narrow doors to speed: what lies behind them is fast, what stands before them is mathematics.
 //!
-//! Someone following the equations never needs to look inside. Today there is one door, [`gemm`].
+//! Someone following the equations never needs to look inside.
+//!
+//! - [`gemm`]: matrix multiplication for any strides and number type;
+//! - [`gather_gemm`]: matrix multiplication whose left matrix is not stored but found, the heart of the fast convolution;
+//! - [`simd`]: plain loops compiled for the vector unit of the machine they run on.
+//!
+//! The only `unsafe` of the crate is in this folder: the tile of [`gather_gemm`] and the call into code compiled for a
+//! processor feature that was detected. Each block says why it is sound. The environment variable `RESNET_KERNELS`
+//! (`portable`, `avx2`) forces a version; one the machine does not have is refused loudly.
+#![allow(unsafe_code)]
 
+pub mod gather_gemm;
 pub mod gemm;
+pub mod simd;

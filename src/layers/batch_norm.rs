@@ -43,7 +43,7 @@
 //!
 //! Mean and Σ(x − mean)² are computed leaf by leaf (256 pixels), two passes while the leaf is in cache, and merged
 //! pairwise with Chan, Golub & LeVeque's update (1979) in the fixed tree of [`crate::parallel`]: no
-//! E[x²] − E[x]² cancellation, and one pass over memory. All of it on x minus a pivot, the batch's first pixel, so that
+//! `E[x²] − E[x]²` cancellation, and one pass over memory. All of it on x minus a pivot, the batch's first pixel, so that
 //! a mean far from 0 costs no digits of the variance. x̂ is recomputed from x in backward rather than kept: a
 //! multiply-add is cheaper than the memory. NaN and infinities go where the equations send them.
 //!
@@ -64,10 +64,11 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::simd::wide;
 use crate::parallel::{add_slices, tree_sum};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
-use ndarray::{Array1, ArrayViewD, ArrayViewMutD};
+use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
 use rayon::prelude::*;
 
 /// Whether a pass trains (batch statistics) or evaluates (running statistics).
@@ -150,6 +151,9 @@ impl<T: Scalar> BatchNorm2d<T> {
     /// If the channels do not fit, or in training with fewer than two values per channel, where every x̂ would be 0.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BatchNorm2dCache<T>)> {
         let (n, h, w, c) = x.dim();
+        if c == 0 {
+            return Err(Error::shape("batch_norm", "x", "at least one channel", x.shape()));
+        }
         for (name, vector) in [
             ("gamma", &self.gamma),
             ("beta", &self.beta),
@@ -177,12 +181,16 @@ impl<T: Scalar> BatchNorm2d<T> {
         };
         let rstd = var.mapv(|var| (var + self.eps).sqrt().recip());
         // y = gamma · x̂ + beta = (x − mean) · scale + beta
-        let scale = &self.gamma * &rstd;
-        let y = map_pixels(&x, c, |x, y| {
-            for ((((y, &x), &mean), &scale), &beta) in y.iter_mut().zip(x).zip(&mean).zip(&scale).zip(&self.beta) {
+        let run = Run::of(c);
+        let [means, scales, betas] = [&mean, &(&self.gamma * &rstd), &self.beta].map(|constants| run.repeat(constants));
+        let mut y = vec![T::zero(); x.len()];
+        let numbers = x.as_slice().expect("contiguous");
+        run.for_each(&mut y, [numbers, numbers], |y, [x, _]| {
+            for ((((y, &x), &mean), &scale), &beta) in y.iter_mut().zip(x).zip(&means).zip(&scales).zip(&betas) {
                 *y = (x - mean) * scale + beta;
             }
         });
+        let y = Array4::from_shape_vec(x.dim(), y).expect("the length of x").into_shared();
         Ok((y, BatchNorm2dCache { x, mode, mean, rstd, batch_var }))
     }
 
@@ -201,26 +209,23 @@ impl<T: Scalar> BatchNorm2d<T> {
         let (dgamma, dbeta) = self.parameter_sums(&dy, cache);
 
         // dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m), the last two terms in training only.
-        let scale = &self.gamma * &cache.rstd;
-        let x = cache.x.as_slice().expect("contiguous");
+        let run = Run::of(c);
+        let scales = run.repeat(&(&self.gamma * &cache.rstd));
+        let arrays = [dy.as_slice().expect("contiguous"), cache.x.as_slice().expect("contiguous")];
         let mut dx = vec![T::zero(); dy.len()];
         match cache.mode {
-            Mode::Eval => {
-                let dy = dy.as_slice().expect("contiguous");
-                zip_pixels(&mut dx, dy, x, c, |dx, dy, _| {
-                    for ((dx, &dy), &scale) in dx.iter_mut().zip(dy).zip(&scale) {
-                        *dx = scale * dy;
-                    }
-                });
-            }
+            Mode::Eval => run.for_each(&mut dx, arrays, |dx, [dy, _]| {
+                for ((dx, &dy), &scale) in dx.iter_mut().zip(dy).zip(&scales) {
+                    *dx = scale * dy;
+                }
+            }),
             Mode::Train => {
                 let m = T::of_usize(n * h * w);
-                let mean_dy = dbeta.mapv(|sum| sum / m);
                 // x̂ · dgamma/m = (x − mean) · slope
-                let slope = &dgamma * &cache.rstd / m;
-                let dy = dy.as_slice().expect("contiguous");
-                zip_pixels(&mut dx, dy, x, c, |dx, dy, x| {
-                    let constants = scale.iter().zip(&mean_dy).zip(&cache.mean).zip(&slope);
+                let (mean_dy, slope) = (dbeta.mapv(|sum| sum / m), &dgamma * &cache.rstd / m);
+                let [means_dy, means, slopes] = [&mean_dy, &cache.mean, &slope].map(|constants| run.repeat(constants));
+                run.for_each(&mut dx, arrays, |dx, [dy, x]| {
+                    let constants = scales.iter().zip(&means_dy).zip(&means).zip(&slopes);
                     for (((dx, &dy), &x), (((&scale, &mean_dy), &mean), &slope)) in
                         dx.iter_mut().zip(dy).zip(x).zip(constants)
                     {
@@ -229,7 +234,7 @@ impl<T: Scalar> BatchNorm2d<T> {
                 });
             }
         }
-        let dx = ndarray::Array4::from_shape_vec((n, h, w, c), dx).expect("the length of x").into_shared();
+        let dx = Array4::from_shape_vec((n, h, w, c), dx).expect("the length of x").into_shared();
         Ok((dx, BatchNorm2dGrads { gamma: dgamma, beta: dbeta }))
     }
 
@@ -255,16 +260,20 @@ impl<T: Scalar> BatchNorm2d<T> {
     fn parameter_sums(&self, dy: &Activation<T>, cache: &BatchNorm2dCache<T>) -> (Array1<T>, Array1<T>) {
         let c = self.gamma.len();
         let (x, dy) = (cache.x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
+        let run = Run::of(c);
+        let means = run.repeat(&cache.mean);
         let leaf = |i: usize| {
-            let (mut centred, mut plain) = (vec![T::zero(); c], vec![T::zero(); c]);
-            for (x, dy) in leaf_of(x, c, i).chunks_exact(c).zip(leaf_of(dy, c, i).chunks_exact(c)) {
-                let sums = centred.iter_mut().zip(&mut plain);
-                for ((((centred, plain), &x), &dy), &mean) in sums.zip(x).zip(dy).zip(&cache.mean) {
-                    *centred += dy * (x - mean);
-                    *plain += dy;
+            let (mut centred, mut plain) = (vec![T::zero(); run.len()], vec![T::zero(); run.len()]);
+            wide(|| {
+                for (x, dy) in leaf_of(x, c, i).chunks(run.len()).zip(leaf_of(dy, c, i).chunks(run.len())) {
+                    let sums = centred.iter_mut().zip(&mut plain);
+                    for ((((centred, plain), &x), &dy), &mean) in sums.zip(x).zip(dy).zip(&means) {
+                        *centred += dy * (x - mean);
+                        *plain += dy;
+                    }
                 }
-            }
-            (centred, plain)
+            });
+            (run.fold(centred), run.fold(plain))
         };
         let add = |left: &mut (Vec<T>, Vec<T>), right: (Vec<T>, Vec<T>)| {
             add_slices(&mut left.0, &right.0);
@@ -298,24 +307,33 @@ struct Moments<T> {
 
 /// Moments of `x (m, c)`; m is not 0.
 fn batch_moments<T: Scalar>(x: &[T], c: usize) -> Moments<T> {
+    let run = Run::of(c);
     let pivot = &x[..c];
+    let pivots = pivot.repeat(run.times);
     let leaf = |index: usize| {
         let x = leaf_of(x, c, index);
         let count = x.len() / c;
-        let mut mean = vec![T::zero(); c];
-        for pixel in x.chunks_exact(c) {
-            for ((mean, &x), &pivot) in mean.iter_mut().zip(pixel).zip(pivot) {
-                *mean += x - pivot;
+        let mut mean = vec![T::zero(); run.len()];
+        wide(|| {
+            for x in x.chunks(run.len()) {
+                for ((mean, &x), &pivot) in mean.iter_mut().zip(x).zip(&pivots) {
+                    *mean += x - pivot;
+                }
             }
-        }
+        });
+        let mut mean = run.fold(mean);
         mean.iter_mut().for_each(|sum| *sum /= T::of_usize(count));
-        let mut m2 = vec![T::zero(); c];
-        for pixel in x.chunks_exact(c) {
-            for (((m2, &x), &pivot), &mean) in m2.iter_mut().zip(pixel).zip(pivot).zip(&mean) {
-                let centred = (x - pivot) - mean;
-                *m2 += centred * centred;
+        let means = mean.repeat(run.times);
+        let mut m2 = vec![T::zero(); run.len()];
+        wide(|| {
+            for x in x.chunks(run.len()) {
+                for (((m2, &x), &pivot), &mean) in m2.iter_mut().zip(x).zip(&pivots).zip(&means) {
+                    let centred = (x - pivot) - mean;
+                    *m2 += centred * centred;
+                }
             }
-        }
+        });
+        let m2 = run.fold(m2);
         Moments { count, mean, m2 }
     };
     // Chan et al.: with δ = mean_b − mean_a, the joint mean is mean_a + δ n_b/n and m2 grows by δ² n_a n_b/n.
@@ -334,22 +352,53 @@ fn batch_moments<T: Scalar>(x: &[T], c: usize) -> Moments<T> {
     moments
 }
 
-/// A new array whose every pixel is `map(pixel of x, pixel of y)`, in parallel.
-fn map_pixels<T: Scalar>(x: &Activation<T>, c: usize, map: impl Fn(&[T], &mut [T]) + Sync) -> Activation<T> {
-    let mut y = vec![T::zero(); x.len()];
-    let x_all = x.as_slice().expect("contiguous");
-    zip_pixels(&mut y, x_all, x_all, c, |y, x, _| map(x, y));
-    ndarray::Array4::from_shape_vec(x.dim(), y).expect("the length of x").into_shared()
+/// A run of pixels that the inner loops treat as one: per-channel constants are repeated to its length, so that a loop
+/// over 16 channels becomes one over 128 numbers, long enough for the vector unit. Sums keep one partial sum per place in
+/// the run and add those up at the end.
+#[derive(Clone, Copy)]
+struct Run {
+    c: usize,
+    /// Pixels in a run: a power of two, so that it divides [`LEAF_PIXELS`].
+    times: usize,
 }
 
-/// Calls `write(pixel of out, pixel of a, pixel of b)` for every pixel, in parallel.
-fn zip_pixels<T: Scalar>(out: &mut [T], a: &[T], b: &[T], c: usize, write: impl Fn(&mut [T], &[T], &[T]) + Sync) {
-    let leaf = (LEAF_PIXELS * c).max(1);
-    out.par_chunks_mut(leaf).zip(a.par_chunks(leaf)).zip(b.par_chunks(leaf)).for_each(|((out, a), b)| {
-        for ((out, a), b) in out.chunks_exact_mut(c).zip(a.chunks_exact(c)).zip(b.chunks_exact(c)) {
-            write(out, a, b);
+impl Run {
+    fn of(c: usize) -> Self {
+        let mut times = 1;
+        while 2 * times * c <= 128 {
+            times *= 2;
         }
-    });
+        Run { c, times }
+    }
+
+    /// Numbers in a run.
+    fn len(self) -> usize {
+        self.times * self.c
+    }
+
+    fn repeat<T: Scalar>(self, constants: &Array1<T>) -> Vec<T> {
+        constants.to_vec().repeat(self.times)
+    }
+
+    /// The sum of each channel over the run's pixels.
+    fn fold<T: Scalar>(self, mut sums: Vec<T>) -> Vec<T> {
+        let (first, others) = sums.split_at_mut(self.c);
+        others.chunks_exact(self.c).for_each(|pixel| add_slices(first, pixel));
+        sums.truncate(self.c);
+        sums
+    }
+
+    /// Calls `write(run of out, [run of a, run of b])` for every run, in parallel. The last run may be shorter.
+    fn for_each<T: Scalar>(self, out: &mut [T], [a, b]: [&[T]; 2], write: impl Fn(&mut [T], [&[T]; 2]) + Sync) {
+        let (leaf, run) = (LEAF_PIXELS * self.c, self.len());
+        out.par_chunks_mut(leaf).zip(a.par_chunks(leaf)).zip(b.par_chunks(leaf)).for_each(|((out, a), b)| {
+            wide(|| {
+                for ((out, a), b) in out.chunks_mut(run).zip(a.chunks(run)).zip(b.chunks(run)) {
+                    write(out, [a, b]);
+                }
+            });
+        });
+    }
 }
 
 impl<T: Scalar> Parameters<T> for BatchNorm2d<T> {
@@ -379,7 +428,6 @@ impl<T: Scalar> BatchNorm2dGrads<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array4;
 
     /// A mean of 10⁴ and a deviation of 10⁻²: E[x²] − E[x]² in f32 would return noise of the size of 10⁸ · 2⁻²⁴ = 6.
     #[test]

@@ -63,6 +63,7 @@ use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
 
 mod direct;
 mod im2col;
+mod implicit;
 
 /// How a convolution is computed. Every algorithm gives the same result up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub enum Conv2dAlgorithm {
     Auto,
     /// im2col and matrix multiplication; every geometry.
     Gemm,
+    /// Matrix multiplication that reads the image in place; every geometry.
+    Implicit,
     /// The definition in seven loops; slow, for comparison.
     Direct,
 }
@@ -162,9 +165,10 @@ impl<T: Scalar> Conv2d<T> {
     pub fn forward(&self, x: &Activation<T>) -> Result<(Activation<T>, Conv2dCache<T>)> {
         let geometry = self.geometry(x)?;
         let x = contiguous(x);
-        let mut y = match self.algorithm {
+        let mut y = match self.chosen_algorithm(&geometry) {
             Conv2dAlgorithm::Direct => direct::forward(self, &x),
-            Conv2dAlgorithm::Auto | Conv2dAlgorithm::Gemm => im2col::forward(&geometry, &x, &self.weight),
+            Conv2dAlgorithm::Implicit => implicit::forward(&geometry, &x, &self.weight),
+            _ => im2col::forward(&geometry, &x, &self.weight),
         };
         if let Some(bias) = &self.bias {
             y += bias;
@@ -186,9 +190,10 @@ impl<T: Scalar> Conv2d<T> {
     /// If the shape of `dy` is not that of y.
     pub fn input_gradient(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Activation<T>> {
         let (geometry, dy) = self.check_backward(dy, cache)?;
-        let dx = match self.algorithm {
+        let dx = match self.chosen_algorithm(&geometry) {
             Conv2dAlgorithm::Direct => direct::input_gradient(self, &dy, &cache.x),
-            Conv2dAlgorithm::Auto | Conv2dAlgorithm::Gemm => im2col::input_gradient(&geometry, &dy, &self.weight),
+            Conv2dAlgorithm::Implicit => implicit::input_gradient(&geometry, &dy, &self.weight),
+            _ => im2col::input_gradient(&geometry, &dy, &self.weight),
         };
         Ok(dx.into_shared())
     }
@@ -199,9 +204,10 @@ impl<T: Scalar> Conv2d<T> {
     /// If the shape of `dy` is not that of y.
     pub fn parameter_gradients(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Conv2dGrads<T>> {
         let (geometry, dy) = self.check_backward(dy, cache)?;
-        let weight = match self.algorithm {
+        let weight = match self.chosen_algorithm(&geometry) {
             Conv2dAlgorithm::Direct => direct::weight_gradient(self, &dy, &cache.x),
-            Conv2dAlgorithm::Auto | Conv2dAlgorithm::Gemm => im2col::weight_gradient(&geometry, &dy, &cache.x),
+            Conv2dAlgorithm::Implicit => implicit::weight_gradient(&geometry, &dy, &cache.x),
+            _ => im2col::weight_gradient(&geometry, &dy, &cache.x),
         };
         Ok(Conv2dGrads { weight, bias: self.bias.as_ref().map(|_| channel_sums(&dy)) })
     }
@@ -213,6 +219,17 @@ impl<T: Scalar> Conv2d<T> {
     pub fn output_shape(&self, x: &[usize; 4]) -> Result<[usize; 4]> {
         let g = self.geometry_of(*x)?;
         Ok([g.n, g.h_out, g.w_out, g.c_out])
+    }
+
+    /// The algorithm a pass uses: the forced one, or for [`Conv2dAlgorithm::Auto`] the fastest for the shape and number
+    /// type. In f64 that is always plain GEMM, whose code is the simplest: f64 is the oracle.
+    fn chosen_algorithm(&self, g: &Geometry) -> Conv2dAlgorithm {
+        match self.algorithm {
+            // A group of few output channels would leave most of a tile's columns empty.
+            Conv2dAlgorithm::Auto if T::NAME == "float32" && g.c_out / g.groups >= 8 => Conv2dAlgorithm::Implicit,
+            Conv2dAlgorithm::Auto => Conv2dAlgorithm::Gemm,
+            forced => forced,
+        }
     }
 
     fn check_backward(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<(Geometry, Activation<T>)> {

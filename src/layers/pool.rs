@@ -140,7 +140,7 @@ impl MaxPool2d {
         Ok(dx.into_shared())
     }
 
-    /// The forward pass with the maxima chosen elsewhere: y = x[argmax], linear in x. `argmax` as in
+    /// The forward pass with the maxima chosen elsewhere: `y = x[argmax]`, linear in x. `argmax` as in
     /// [`MaxPool2dCache::argmax`].
     ///
     /// # Errors

@@ -27,6 +27,7 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::simd::wide;
 use crate::{Error, Result, Scalar};
 use ndarray::Array4;
 use rayon::prelude::*;
@@ -41,6 +42,8 @@ pub struct Relu<T> {
 #[derive(Clone, Debug)]
 pub struct ReluCache<T> {
     y: Activation<T>,
+    /// The gates, where they were decided elsewhere ([`Relu::forward_gated`]); else y > 0 says it.
+    gate: Option<Vec<bool>>,
 }
 
 /// Numbers per parallel piece of an elementwise pass.
@@ -70,12 +73,10 @@ impl<T: Scalar> Relu<T> {
         drop(x);
         let slope = self.slope;
         y.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE).for_each(|y| {
-            for y in y {
-                // `<=` is false for NaN, which stays.
-                *y = if *y <= T::zero() { slope * *y } else { *y };
-            }
+            // `<=` is false for NaN, which stays.
+            wide(|| y.iter_mut().for_each(|y| *y = if *y <= T::zero() { scale(slope, *y) } else { *y }));
         });
-        (y.clone(), ReluCache { y })
+        (y.clone(), ReluCache { y, gate: None })
     }
 
     /// dx for `dy`.
@@ -87,23 +88,32 @@ impl<T: Scalar> Relu<T> {
         let (dy, slope) = (contiguous(dy), self.slope);
         let leaky = slope > T::zero();
         let mut dx = vec![T::zero(); dy.len()];
+        if let Some(gate) = &cache.gate {
+            for ((dx, &dy), &open) in dx.iter_mut().zip(&dy).zip(gate) {
+                *dx = if open { dy } else { scale(slope, dy) };
+            }
+            return Ok(Array4::from_shape_vec(cache.y.dim(), dx).expect("the length of y").into_shared());
+        }
         let inputs = dy.as_slice().expect("contiguous").par_chunks(PIECE);
         let outputs = cache.y.as_slice().expect("contiguous").par_chunks(PIECE);
         dx.par_chunks_mut(PIECE).zip(inputs).zip(outputs).for_each(|((dx, dy), y)| {
-            for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
-                let closed = if leaky { !(y > T::zero()) } else { y <= T::zero() };
-                *dx = if closed { slope * dy } else { dy };
-            }
+            wide(|| {
+                for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
+                    let closed = y <= T::zero() || (leaky && y.is_nan());
+                    *dx = if closed { scale(slope, dy) } else { dy };
+                }
+            });
         });
         Ok(Array4::from_shape_vec(cache.y.dim(), dx).expect("the length of y").into_shared())
     }
 
     /// The gate of every value of the forward pass: whether it let x through unscaled.
     pub fn gate(&self, cache: &ReluCache<T>) -> Vec<bool> {
-        cache.y.iter().map(|&y| y > T::zero()).collect()
+        cache.gate.clone().unwrap_or_else(|| cache.y.iter().map(|&y| y > T::zero()).collect())
     }
 
-    /// The forward pass with gates decided elsewhere: y = x where `gate`, slope · x elsewhere; linear in x.
+    /// The forward pass with gates decided elsewhere: y = x where `gate`, slope · x elsewhere; linear in x, and
+    /// `backward` is its adjoint: it takes the same gates, whatever the sign of y.
     ///
     /// # Panics
     /// If `gate` does not have one entry per value of `x`.
@@ -112,9 +122,19 @@ impl<T: Scalar> Relu<T> {
         let mut y = contiguous(&x);
         drop(x);
         for (y, &open) in y.as_slice_mut().expect("contiguous").iter_mut().zip(gate) {
-            *y = if open { *y } else { self.slope * *y };
+            *y = if open { *y } else { scale(self.slope, *y) };
         }
-        (y.clone(), ReluCache { y })
+        (y.clone(), ReluCache { y, gate: Some(gate.to_vec()) })
+    }
+}
+
+/// slope · value; 0 for a ReLU, also where the value is infinite (0 · ∞ would be NaN).
+#[inline(always)]
+fn scale<T: Scalar>(slope: T, value: T) -> T {
+    if slope == T::zero() {
+        T::zero()
+    } else {
+        slope * value
     }
 }
 
@@ -148,6 +168,25 @@ mod tests {
         let leaky = Relu::leaky(0.5).unwrap();
         let (_, cache) = leaky.forward(row(&[f64::NAN]));
         assert_eq!(leaky.backward(&row(&[2.0]), &cache).unwrap(), row(&[1.0]));
+    }
+
+    #[test]
+    fn infinities_behind_a_closed_gate_are_zero() {
+        let (y, cache) = Relu::new().forward(row(&[f64::NEG_INFINITY, f64::INFINITY, -1.0]));
+        assert_eq!(y, row(&[0.0, f64::INFINITY, 0.0]));
+        let dy = row(&[1.0, 2.0, f64::INFINITY]);
+        assert_eq!(Relu::new().backward(&dy, &cache).unwrap(), row(&[0.0, 2.0, 0.0]));
+        let leaky = Relu::leaky(0.5).unwrap();
+        assert_eq!(leaky.forward(row(&[f64::NEG_INFINITY])).0, row(&[f64::NEG_INFINITY]));
+    }
+
+    #[test]
+    fn backward_of_a_gated_pass_takes_the_same_gates() {
+        let relu = Relu::leaky(0.25).unwrap();
+        let (y, cache) = relu.forward_gated(row(&[-4.0, 4.0, 4.0]), &[true, false, true]);
+        assert_eq!(y, row(&[-4.0, 1.0, 4.0]));
+        assert_eq!(relu.backward(&row(&[8.0, 8.0, 8.0]), &cache).unwrap(), row(&[8.0, 2.0, 8.0]));
+        assert_eq!(relu.gate(&cache), [true, false, true]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!
 //! # Backward
 //!
-//! log p[n,k] = z[n,k] − logsumexp(z[n]), and ∂ logsumexp/∂z[n,k] = p[n,k]; with Σ_k q = 1,
+//! `log p[n,k] = z[n,k] − logsumexp(z[n])`, and `∂ logsumexp(z[n]) / ∂z[n,k] = p[n,k]`; with Σ_k q = 1,
 //!
 //! ```text
 //! dlogits = (p − q) / N   (mean)      or   p − q   (sum)
@@ -21,8 +21,10 @@
 //!
 //! # Numerics
 //!
-//! logsumexp(z) = M + log Σ exp(z − M) with M = max z: the largest exponent is 0, nothing overflows, and the sum is at
-//! least 1. Logits of ±1000 are as exact as any. A NaN logit gives a NaN loss. Label smoothing: Szegedy et al. 2015
+//! log p = (z − M) − log Σ exp(z − M) with M = max z: the largest exponent is 0, nothing overflows, and the sum is at
+//! least 1. The order of the subtractions matters: z − (M + log Σ) would round M + log Σ to the spacing of numbers near
+//! M, at M = 1000 in `f32` to 6e-5; z − M is exact for the z near M, the only ones that count. So logits of ±1000 are as
+//! exact as any. A NaN or +∞ logit gives a NaN loss. Label smoothing: Szegedy et al. 2015
 //! (arXiv 1512.00567, section 7), in PyTorch's form.
 //!
 //! ```
@@ -37,7 +39,7 @@
 
 use crate::parallel::tree_sum;
 use crate::{Error, Result, Scalar};
-use ndarray::{Array2, ArrayView1, Axis};
+use ndarray::{Array2, Axis};
 
 /// How the losses of a batch become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,11 +132,13 @@ impl<T: Scalar> Default for SoftmaxCrossEntropy<T> {
     }
 }
 
-/// log p `(N, K)`: z − logsumexp(z), row by row.
+/// log p `(N, K)`: (z − M) − log Σ exp(z − M), M = max z, row by row.
 pub fn log_softmax<T: Scalar>(logits: &Array2<T>) -> Array2<T> {
     let mut log_p = logits.clone();
     for mut row in log_p.outer_iter_mut() {
-        let log_sum = log_sum_exp(row.view());
+        let max = row.fold(T::neg_infinity(), |max, &z| max.max(z));
+        row -= max;
+        let log_sum = row.mapv(T::exp).sum_axis(Axis(0)).into_scalar().ln();
         row -= log_sum;
     }
     log_p
@@ -143,16 +147,6 @@ pub fn log_softmax<T: Scalar>(logits: &Array2<T>) -> Array2<T> {
 /// p `(N, K)`: the class probabilities of `logits`.
 pub fn softmax<T: Scalar>(logits: &Array2<T>) -> Array2<T> {
     log_softmax(logits).mapv_into(T::exp)
-}
-
-/// log Σ exp(z) = M + log Σ exp(z − M), M = max z.
-fn log_sum_exp<T: Scalar>(z: ArrayView1<T>) -> T {
-    let max = z.fold(T::neg_infinity(), |max, &z| max.max(z));
-    // All −∞ (or an ∞): z − M would be NaN where the answer is M.
-    if max.is_infinite() && !z.iter().any(|z| z.is_nan()) {
-        return max;
-    }
-    max + z.mapv(|z| (z - max).exp()).sum_axis(Axis(0)).into_scalar().ln()
 }
 
 #[cfg(test)]
@@ -166,6 +160,16 @@ mod tests {
             SoftmaxCrossEntropy::new().forward(&array![[1000.0f32, -1000.0], [-1000.0, 1000.0]], &[1, 1]).unwrap();
         assert_eq!(loss, 1000.0); // (2000 + 0) / 2
         assert_eq!(SoftmaxCrossEntropy::new().backward(&cache), array![[0.5, -0.5], [0.0, 0.0]]);
+    }
+
+    /// p depends on differences of logits alone, so a shift that is exact must not change a bit.
+    #[test]
+    fn a_shift_of_all_logits_changes_nothing() {
+        let logits = array![[0.25f32, -1.5, 2.0, 0.0]];
+        let expected = log_softmax(&logits);
+        for shift in [1024.0f32, -1024.0, 65536.0] {
+            assert_eq!(log_softmax(&(&logits + shift)), expected);
+        }
     }
 
     #[test]

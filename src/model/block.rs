@@ -125,6 +125,7 @@ impl<T: Scalar> Parameters<T> for ResidualBlock<T> {
 
 /// A block of either order.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has few of them, and they own far larger arrays")]
 pub enum Block<T> {
     /// y = relu(F(x) + S(x)).
     Residual(ResidualBlock<T>),

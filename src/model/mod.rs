@@ -1,6 +1,6 @@
 //! Residual blocks and the networks built of them.
 //!
-//! - [`unit`]: convolution, batch norm, activation, in this order;
+//! - [`mod@unit`]: convolution, batch norm, activation, in this order;
 //! - [`shortcut`]: the other way round a block, He et al.'s options A, B, C, or none at all;
 //! - [`block`]: y = relu(F(x) + S(x)), basic and bottleneck (He et al. 2015, arXiv 1512.03385);
 //! - [`pre_activation`]: y = F(x) + S(x), normalisation first (He et al. 2016, arXiv 1603.05027);
@@ -22,6 +22,7 @@ pub use block::Block;
 pub use cost::Cost;
 pub use resnet::{ResNet, ResNetCache};
 
+use crate::kernels::simd::wide;
 use crate::{Activation, Scalar};
 use rayon::prelude::*;
 
@@ -32,6 +33,6 @@ pub(crate) fn add<T: Scalar>(mut a: Activation<T>, b: &Activation<T>) -> Activat
     assert_eq!(a.shape(), b.shape(), "the two summands have one shape");
     let b = b.as_slice().expect("contiguous").par_chunks(PIECE);
     let sums = a.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE);
-    sums.zip(b).for_each(|(a, b)| crate::parallel::add_slices(a, b));
+    sums.zip(b).for_each(|(a, b)| wide(|| crate::parallel::add_slices(a, b)));
     a
 }

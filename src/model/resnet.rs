@@ -64,6 +64,7 @@ pub struct ResNet<T> {
 
 /// The first layers of a network.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has few of them, and they own far larger arrays")]
 pub enum StemLayers<T> {
     /// `conv1`, `bn1`, ReLU.
     Unit(Unit<T>),

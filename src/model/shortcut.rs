@@ -26,6 +26,9 @@ pub enum Shortcut<T> {
     Projection(Box<Unit<T>>),
 }
 
+/// What reaches x through S, `None` for 0, and the gradients of a projection's parameters.
+pub type ShortcutGradients<T> = (Option<Activation<T>>, Option<UnitGrads<T>>);
+
 /// What [`Shortcut::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
 pub enum ShortcutCache<T> {
@@ -61,11 +64,7 @@ impl<T: Scalar> Shortcut<T> {
     ///
     /// # Errors
     /// If the shape of `dy` is not that of S(x).
-    pub fn backward(
-        &self,
-        dy: &Activation<T>,
-        cache: &ShortcutCache<T>,
-    ) -> Result<(Option<Activation<T>>, Option<UnitGrads<T>>)> {
+    pub fn backward(&self, dy: &Activation<T>, cache: &ShortcutCache<T>) -> Result<ShortcutGradients<T>> {
         Ok(match (self, cache) {
             (Shortcut::Absent, _) => (None, None),
             (Shortcut::ZeroPad(layer), ShortcutCache::ZeroPad(cache)) => (Some(layer.backward(dy, cache)?), None),

@@ -89,6 +89,7 @@
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
+use crate::kernels::simd::wide;
 use crate::parameters::{Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
 use ndarray::{ArrayD, ArrayViewMutD};
@@ -291,7 +292,7 @@ impl<T: Scalar> Update<T> {
 
     fn pieces(&self, theta: &mut [T], gradient: &[T], buffer: Option<&mut [T]>) {
         if theta.len() <= PIECE {
-            return self.piece(theta, gradient, buffer);
+            return wide(|| self.piece(theta, gradient, buffer));
         }
         let half = theta.len() / 2;
         let (theta_a, theta_b) = theta.split_at_mut(half);

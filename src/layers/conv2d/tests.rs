@@ -1,4 +1,4 @@
-//! The GEMM version against the definition, exactly, on whole numbers.
+//! The fast versions against the definition, exactly, on whole numbers.
 
 use super::*;
 use ndarray::Array;
@@ -25,31 +25,40 @@ const CASES: &[Case] = &[
     (2, 4, 5, 6, 6, [1, 1], [1, 1], [0, 0], [1, 1], 3),
     (1, 1, 1, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1),
     (2, 12, 13, 3, 4, [7, 7], [2, 2], [3, 3], [1, 1], 1),
+    (3, 4, 3, 5, 4, [2, 2], [3, 4], [1, 1], [1, 1], 1),
+    (2, 3, 2, 2, 5, [1, 1], [1, 1], [2, 1], [1, 1], 1),
+    (40, 5, 4, 19, 18, [3, 3], [2, 2], [1, 1], [1, 1], 1),
 ];
 
 /// Every product and every partial sum is a whole number below 2²⁴: all orders of summation give the same bits.
 #[test]
-fn gemm_equals_the_definition_exactly() {
+fn every_algorithm_equals_the_definition_exactly() {
+    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit] {
+        equals_the_definition_exactly(algorithm);
+    }
+}
+
+fn equals_the_definition_exactly(algorithm: Conv2dAlgorithm) {
     for &(n, h, w, c_in, c_out, [kh, kw], stride, padding, dilation, groups) in CASES {
-        let gemm = Conv2d {
+        let fast = Conv2d {
             bias: Some(whole(c_out, 4)),
             stride,
             padding,
             dilation,
             groups,
-            algorithm: Conv2dAlgorithm::Gemm,
+            algorithm,
             ..Conv2d::new(whole((c_out, c_in / groups, kh, kw), 1))
         };
-        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..gemm.clone() };
+        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..fast.clone() };
         let x = whole((n, h, w, c_in), 2).into_shared();
-        let (y, cache) = gemm.forward(&x).unwrap();
+        let (y, cache) = fast.forward(&x).unwrap();
         let (y_direct, _) = direct.forward(&x).unwrap();
-        assert_eq!(y, y_direct, "y of {gemm:?}");
+        assert_eq!(y, y_direct, "y of {fast:?}");
         let dy = whole(y.dim(), 3).into_shared();
-        let (dx, grads) = gemm.backward(&dy, &cache).unwrap();
+        let (dx, grads) = fast.backward(&dy, &cache).unwrap();
         let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
-        assert_eq!(dx, dx_direct, "dx");
-        assert_eq!(grads.weight, grads_direct.weight, "dweight");
+        assert_eq!(dx, dx_direct, "dx of {fast:?}");
+        assert_eq!(grads.weight, grads_direct.weight, "dweight of {fast:?}");
         assert_eq!(
             grads.bias.unwrap(),
             dy.sum_axis(ndarray::Axis(0)).sum_axis(ndarray::Axis(0)).sum_axis(ndarray::Axis(0))

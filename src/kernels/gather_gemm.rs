@@ -1,0 +1,336 @@
+//! Matrix multiplication whose left matrix is not stored but found.
+//!
+//! ```text
+//! C (m, n) ← [C +] A (m, K) · B (K, n)
+//!
+//! A[i, k] = a[rows[i] + offset of k]      k runs through segments: (offset, offset + step, …), `len` numbers each
+//! C[i, j] = c[c_rows[i] + j]
+//! B       packed in panels of 16 columns
+//! ```
+//!
+//! In a convolution the row of `cols` that belongs to an output pixel is already there in x, in a few contiguous pieces
+//! at offsets that are the same for every pixel. So nothing needs to be copied: a list of row starts and a list of
+//! segments *is* the matrix. All three products of the convolution (y, dx, dW) have this form, for every stride,
+//! dilation and padding, with different lists; see `layers/conv2d/implicit.rs`.
+//!
+//! # How it is computed
+//!
+//! As in Goto & van de Geijn 2008, less the copies: K is cut into blocks of about 256, so that a block of a panel (16
+//! KiB) stays in the first-level cache while all rows pass by; the innermost *tile* holds 6 rows by 16 columns of C in
+//! registers and adds one rank-1 product per k, 6 broadcasts times 2 vectors of 8. Every C[i, j] is summed over k in
+//! ascending order, within blocks and block after block: the order depends on the shapes alone.
+
+use super::simd::{isa, Isa};
+use crate::Scalar;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows of a tile.
+const MR: usize = 6;
+/// Columns of a tile and of a panel.
+const NR: usize = 16;
+/// Numbers of K in a block, about.
+const BLOCK: usize = 256;
+
+/// The right matrix B (K, n), packed: panel after panel of 16 columns, row after row, the last panel filled up with 0.
+#[derive(Clone, Debug, Default)]
+pub struct Panels<T> {
+    data: Vec<T>,
+    k: usize,
+    n: usize,
+}
+
+impl<T: Scalar> Panels<T> {
+    /// Packs B (k, n), in parallel over panels. `write(row, first column, out)` fills `out` with the row's entries from
+    /// that column on.
+    pub fn pack(k: usize, n: usize, write: impl Fn(usize, usize, &mut [T]) + Sync) -> Self {
+        let mut panels = Panels::default();
+        panels.resize(k, n);
+        let chunks = panels.data.par_chunks_exact_mut((k * NR).max(1)).enumerate();
+        chunks.for_each(|(panel, data)| pack_panel(panel, n, data, &write));
+        panels
+    }
+
+    /// The same into the memory of `self`, on this thread.
+    pub fn repack(&mut self, k: usize, n: usize, write: impl Fn(usize, usize, &mut [T])) {
+        self.resize(k, n);
+        for (panel, data) in self.data.chunks_exact_mut((k * NR).max(1)).enumerate() {
+            pack_panel(panel, n, data, &write);
+        }
+    }
+
+    fn resize(&mut self, k: usize, n: usize) {
+        (self.k, self.n) = (k, n);
+        self.data.resize(n.div_ceil(NR) * k * NR, T::zero());
+    }
+}
+
+fn pack_panel<T: Scalar>(panel: usize, n: usize, data: &mut [T], write: &impl Fn(usize, usize, &mut [T])) {
+    let first = panel * NR;
+    let columns = NR.min(n - first);
+    for (row, out) in data.chunks_exact_mut(NR).enumerate() {
+        write(row, first, &mut out[..columns]);
+        out[columns..].fill(T::zero());
+    }
+}
+
+/// A run of K: `len` numbers of a row of A, the first at `offset` from the row's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Offset of the first number.
+    pub offset: usize,
+    /// How many.
+    pub len: usize,
+}
+
+/// Where the K numbers of every row of A are, relative to the row's start.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    list: Vec<Segment>,
+    /// Distance between two numbers of a segment.
+    step: usize,
+    /// For each block the segments in it and the number of k before it.
+    blocks: Vec<(Range<usize>, usize)>,
+    k: usize,
+    /// The largest offset of a number.
+    reach: usize,
+}
+
+impl Segments {
+    /// Joins segments that continue one another, cuts long ones, and groups them into blocks.
+    pub fn new(step: usize, segments: impl IntoIterator<Item = Segment>) -> Self {
+        let mut joined: Vec<Segment> = Vec::new();
+        for segment in segments.into_iter().filter(|segment| segment.len > 0) {
+            match joined.last_mut() {
+                Some(last) if last.offset + last.len * step == segment.offset => last.len += segment.len,
+                _ => joined.push(segment),
+            }
+        }
+        let reach = joined.iter().map(|s| s.offset + (s.len - 1) * step).max().unwrap_or(0);
+        let list: Vec<Segment> = joined
+            .into_iter()
+            .flat_map(|s| {
+                (0..s.len)
+                    .step_by(BLOCK)
+                    .map(move |start| Segment { offset: s.offset + start * step, len: BLOCK.min(s.len - start) })
+            })
+            .collect();
+        let (mut blocks, mut k, mut first, mut in_block) = (Vec::new(), 0, 0, 0);
+        for (index, segment) in list.iter().enumerate() {
+            if in_block > 0 && in_block + segment.len > BLOCK {
+                blocks.push((first..index, k - in_block));
+                (first, in_block) = (index, 0);
+            }
+            in_block += segment.len;
+            k += segment.len;
+        }
+        if in_block > 0 {
+            blocks.push((first..list.len(), k - in_block));
+        }
+        Segments { list, step, blocks, k, reach }
+    }
+}
+
+/// C ← A · B, or C ← C + A · B with `accumulate`; see the [module documentation](self). On the calling thread.
+///
+/// # Panics
+/// If a list points outside its array or the sizes do not fit.
+pub fn gather_gemm<T: Scalar>(
+    (a, rows, segments): (&[T], &[usize], &Segments),
+    b: &Panels<T>,
+    (c, c_rows): (&mut [T], &[usize]),
+    accumulate: bool,
+) {
+    assert_eq!(segments.k, b.k, "gather_gemm: K of A and of B");
+    assert_eq!(rows.len(), c_rows.len(), "gather_gemm: m of A and of C");
+    if rows.is_empty() || b.n == 0 {
+        return;
+    }
+    if segments.k == 0 {
+        if !accumulate {
+            c_rows.iter().for_each(|&row| c[row..row + b.n].fill(T::zero()));
+        }
+        return;
+    }
+    // The two facts the tiles rely on, checked once: no index into `a` or `c` is beyond its end.
+    let last = |rows: &[usize]| rows.iter().copied().max().unwrap_or(0);
+    assert!(
+        last(rows).checked_add(segments.reach).is_some_and(|i| i < a.len()),
+        "gather_gemm: A reaches beyond its array"
+    );
+    assert!(last(c_rows).checked_add(b.n).is_some_and(|end| end <= c.len()), "gather_gemm: C reaches beyond its array");
+    assert_eq!(b.data.len(), b.n.div_ceil(NR) * b.k * NR, "gather_gemm: B is packed");
+
+    let product = Product { a, rows, segments, b, c_rows, accumulate };
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<T: Scalar>(product: Product<'_, T>, c: &mut [T]) {
+                product.run(c, |a, b, sum| a.mul_add(b, sum));
+            }
+            // SAFETY: `isa` returns Avx2 only after the processor has reported both features.
+            unsafe { avx2(product, c) }
+        }
+        _ => product.run(c, |a, b, sum| a * b + sum),
+    }
+}
+
+/// A checked product: every `rows[i] + segments.reach` is an index of `a`, every `c_rows[i] + b.n` at most `c.len()`.
+struct Product<'a, T> {
+    a: &'a [T],
+    rows: &'a [usize],
+    segments: &'a Segments,
+    b: &'a Panels<T>,
+    c_rows: &'a [usize],
+    accumulate: bool,
+}
+
+impl<T: Scalar> Product<'_, T> {
+    #[inline(always)]
+    fn run(&self, c: &mut [T], multiply_add: impl Fn(T, T, T) -> T + Copy) {
+        for (index, (block, k_before)) in self.segments.blocks.iter().enumerate() {
+            let segments = &self.segments.list[block.clone()];
+            let load = self.accumulate || index > 0;
+            for panel in 0..self.b.n.div_ceil(NR) {
+                let b = &self.b.data[(panel * self.b.k + k_before) * NR..];
+                let columns = NR.min(self.b.n - panel * NR);
+                for first in (0..self.rows.len()).step_by(MR) {
+                    let count = MR.min(self.rows.len() - first);
+                    // A tile of fewer than MR rows computes its last row several times and stores it once.
+                    let row = |i: usize| first + i.min(count - 1);
+                    let rows: [usize; MR] = std::array::from_fn(|i| self.rows[row(i)]);
+                    let mut sums = [[T::zero(); NR]; MR];
+                    if load {
+                        for (i, sums) in sums.iter_mut().enumerate().take(count) {
+                            let c = &c[self.c_rows[row(i)] + panel * NR..];
+                            sums[..columns].copy_from_slice(&c[..columns]);
+                        }
+                    }
+                    // SAFETY: `gather_gemm` checked that rows[i] + reach is inside `a`, and reach is the largest offset
+                    // of any k; `b` begins at row `k_before` of a panel with `b.k` rows, and the segments of this block
+                    // have at most `b.k - k_before` numbers in all.
+                    unsafe { tile(self.a, &rows, segments, self.segments.step, b, &mut sums, multiply_add) };
+                    for (i, sums) in sums.iter().enumerate().take(count) {
+                        let c = &mut c[self.c_rows[row(i)] + panel * NR..];
+                        if columns == NR {
+                            c[..NR].copy_from_slice(sums);
+                        } else {
+                            c[..columns].copy_from_slice(&sums[..columns]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `sums[i][j] += Σ_k A[i, k] · B[k, j]` over the segments: the innermost loop of everything.
+///
+/// # Safety
+/// Every `rows[i] + offset of k` is an index of `a`; `b` holds 16 numbers for every k of the segments.
+#[inline(always)]
+unsafe fn tile<T: Scalar>(
+    a: &[T],
+    rows: &[usize; MR],
+    segments: &[Segment],
+    step: usize,
+    b: &[T],
+    sums: &mut [[T; NR]; MR],
+    multiply_add: impl Fn(T, T, T) -> T,
+) {
+    let mut acc = *sums;
+    let mut b = b.as_ptr().cast::<[T; NR]>();
+    for segment in segments {
+        let mut a = a.as_ptr().wrapping_add(segment.offset);
+        for _ in 0..segment.len {
+            // SAFETY: the caller's promise. The pointers are advanced with `wrapping_add`, so that leaving the array
+            // after the last k is no read.
+            let b_row = unsafe { &*b };
+            for i in 0..MR {
+                let a_value = unsafe { *a.wrapping_add(rows[i]) };
+                for j in 0..NR {
+                    acc[i][j] = multiply_add(a_value, b_row[j], acc[i][j]);
+                }
+            }
+            a = a.wrapping_add(step);
+            b = b.wrapping_add(1);
+        }
+    }
+    *sums = acc;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the definition on whole numbers, exactly, in both number types, over sizes that do not divide by the tile
+    /// and K beyond one block.
+    fn equals_the_definition<T: Scalar>() {
+        for (m, n, lens, step) in [
+            (1, 1, vec![1], 1),
+            (6, 16, vec![3, 4], 1),
+            (13, 17, vec![5, 1, 2], 3),
+            (7, 33, vec![256, 300, 10], 1),
+            (20, 5, vec![700], 2),
+            (4, 16, vec![], 1),
+        ] {
+            let mut offset = 0;
+            let list: Vec<Segment> = lens
+                .iter()
+                .map(|&len| {
+                    let segment = Segment { offset, len };
+                    offset += len * step + 1; // a gap, so that segments are not joined
+                    segment
+                })
+                .collect();
+            let k: usize = lens.iter().sum();
+            let a: Vec<T> = (0..offset + 3 * m).map(|i| T::of_usize(i * 7 % 5) - T::of(2.0)).collect();
+            let rows: Vec<usize> = (0..m).map(|i| (i * 5) % (3 * m)).collect();
+            let b = |k: usize, j: usize| T::of_usize((k * 3 + j * 5) % 7) - T::of(3.0);
+            let panels = Panels::pack(k, n, |row, first, out| {
+                out.iter_mut().enumerate().for_each(|(j, out)| *out = b(row, first + j));
+            });
+            let c_rows: Vec<usize> = (0..m).map(|i| (m - 1 - i) * (n + 2)).collect();
+            let before: Vec<T> = (0..m * (n + 2)).map(T::of_usize).collect();
+            for accumulate in [false, true] {
+                let mut c = before.clone();
+                let segments = Segments::new(step, list.iter().copied());
+                gather_gemm((&a, &rows, &segments), &panels, (&mut c, &c_rows), accumulate);
+                let mut expected = before.clone();
+                for i in 0..m {
+                    for j in 0..n {
+                        let offsets = list.iter().flat_map(|s| (0..s.len).map(|l| s.offset + l * step));
+                        let sum: T = offsets.enumerate().map(|(k, offset)| a[rows[i] + offset] * b(k, j)).sum();
+                        let start = if accumulate { before[c_rows[i] + j] } else { T::zero() };
+                        expected[c_rows[i] + j] = start + sum;
+                    }
+                }
+                assert_eq!(c, expected, "m {m}, n {n}, segments {lens:?}, step {step}, accumulate {accumulate}");
+            }
+        }
+    }
+
+    #[test]
+    fn equals_the_definition_exactly_on_whole_numbers() {
+        equals_the_definition::<f32>();
+        equals_the_definition::<f64>();
+    }
+
+    #[test]
+    fn segments_that_continue_one_another_are_joined_and_long_ones_cut() {
+        let segments = Segments::new(2, [(0, 3), (6, 2), (11, 600)].map(|(offset, len)| Segment { offset, len }));
+        let lens: Vec<_> = segments.list.iter().map(|s| (s.offset, s.len)).collect();
+        assert_eq!(lens, [(0, 5), (11, 256), (523, 256), (1035, 88)]);
+        assert_eq!(segments.blocks, [(0..1, 0), (1..2, 5), (2..3, 261), (3..4, 517)]);
+        assert_eq!((segments.k, segments.reach), (605, 11 + 599 * 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "A reaches beyond its array")]
+    fn a_list_that_points_outside_is_refused() {
+        let segments = Segments::new(1, [Segment { offset: 0, len: 4 }]);
+        let panels = Panels::pack(4, 16, |_, _, out: &mut [f32]| out.fill(1.0));
+        gather_gemm((&[0.0; 8], &[0, 5], &segments), &panels, (&mut [0.0; 32], &[0, 16]), false);
+    }
+}

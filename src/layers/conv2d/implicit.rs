@@ -1,0 +1,293 @@
+//! Convolution as matrix multiplication without building `cols`: "implicit GEMM".
+//!
+//! The equations are those of `im2col.rs`; only where the numbers of `cols` are taken from differs. With channels last,
+//! the inputs under one tap of the kernel are contiguous in x, and for every output pixel the taps lie at the same
+//! offsets from the window's first pixel. So `cols` is described by two short lists, row starts and tap offsets, and
+//! [`gather_gemm`] reads x itself. Taps beyond the border are made to exist by copying each image into a frame of zeros.
+//!
+//! ```text
+//! y   (pixels, c_o)  = cols (pixels, K) · W (K, c_o)       rows: output pixels         segments: taps
+//! dW  (K, c_o)       = colsᵀ (K, pixels) · dy              rows: (tap, input channel)  segments: rows of output pixels
+//! dx  (pixels, c)    = the same kind of product            rows: input pixels          segments: taps, see below
+//! ```
+//!
+//! # dx without col2im
+//!
+//! col2im scatters; turned round it gathers. Input pixel h receives from every (ho, p) with
+//! `h = ho·stride + p·dilation − padding`, so from the taps p with `h + padding − p·dilation` divisible by the stride.
+//! Which taps those are depends on h modulo the stride only: the input pixels fall into stride² *phases*, and within one
+//! phase dx is an ordinary convolution of dy, stride 1, with the phase's own taps. For stride 1 there is one phase and
+//! its kernel is the weight turned by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4
+//! taps: 9 in all, no work on zeros.
+
+use super::Geometry;
+use crate::kernels::gather_gemm::{gather_gemm, Panels, Segment, Segments};
+use crate::parallel::{add_slices, tree_sum};
+use crate::{Activation, Scalar};
+use ndarray::Array4;
+use rayon::prelude::*;
+
+/// Output pixels of a piece of work, about: enough rows to reuse a block of the weight while it is in the cache.
+const PIECE_PIXELS: usize = 256;
+
+/// Output pixels whose dW is accumulated in place before the fixed tree takes over.
+const LEAF_PIXELS: usize = 512;
+
+/// y without the bias.
+pub fn forward<T: Scalar>(g: &Geometry, x: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
+    let mut y = Array4::zeros((g.n, g.h_out, g.w_out, g.c_out));
+    let weight = weight.as_standard_layout();
+    let (x, weight) = (x.as_slice().expect("contiguous"), weight.as_slice().expect("contiguous"));
+    let frame = Frame::around_x(g);
+    let images = (PIECE_PIXELS / g.pixels_out()).max(1);
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+
+    let rows: Vec<usize> = frame.starts(images, g.h_out, g.w_out, g.stride);
+    let y_rows: Vec<usize> = (0..images * g.pixels_out()).map(|pixel| pixel * g.c_out).collect();
+    let taps = Segments::new(1, frame.taps(g).map(|offset| Segment { offset, len: c }));
+    // W (K, c_o) of each group: weight[o, i, p, q] at row (p·kw + q)·c + i, column o
+    let weights: Vec<Panels<T>> = (0..g.groups)
+        .map(|group| pack_weight(g.taps(), c_o, |k, o| weight_at(g, weight, group * c_o + o, k % c, k / c)))
+        .collect();
+
+    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
+    let pieces = y.as_slice_mut().expect("contiguous").par_chunks_mut((images * y_image).max(1)).enumerate();
+    pieces.for_each_init(Vec::new, |buffer, (piece, y)| {
+        let count = y.len() / y_image;
+        let x = frame.fill(&x[piece * images * x_image..][..count * x_image], buffer);
+        let pixels = count * g.pixels_out();
+        for (group, w) in weights.iter().enumerate() {
+            let (x, y) = (&x[group * c..], &mut y[group * c_o..]);
+            gather_gemm((x, &rows[..pixels], &taps), w, (y, &y_rows[..pixels]), false);
+        }
+    });
+    y
+}
+
+/// dx, phase by phase.
+pub fn input_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
+    let mut dx = Array4::zeros((g.n, g.h, g.w, g.c_in));
+    let weight = weight.as_standard_layout();
+    let (dy, weight) = (dy.as_slice().expect("contiguous"), weight.as_slice().expect("contiguous"));
+    let images = (PIECE_PIXELS / (g.h * g.w)).max(1);
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+    let vertical = phases(g.h, g.h_out, g.kh, g.stride[0], g.padding[0], g.dilation[0]);
+    let horizontal = phases(g.w, g.w_out, g.kw, g.stride[1], g.padding[1], g.dilation[1]);
+    let frame = Frame {
+        image: [g.h_out, g.w_out],
+        before: [vertical.before, horizontal.before],
+        size: [vertical.size, horizontal.size],
+        channels: g.c_out,
+    };
+    struct Phase<T> {
+        rows: Vec<usize>,
+        dx_rows: Vec<usize>,
+        taps: Segments,
+        weights: Vec<Panels<T>>,
+        /// Pixels of one image.
+        pixels: usize,
+    }
+    let pairs = vertical.phases.iter().flat_map(|v| horizontal.phases.iter().map(move |h| (v, h)));
+    let phases: Vec<Phase<T>> = pairs
+        .filter(|(v, h)| !v.taps.is_empty() && !h.taps.is_empty())
+        .map(|(v, h)| {
+            let taps: Vec<[(usize, usize); 2]> =
+                v.taps.iter().flat_map(|&p| h.taps.iter().map(move |&q| [p, q])).collect();
+            let offsets = taps.iter().map(|[(_, row), (_, column)]| frame.offset(*row, *column));
+            let dx_row = |n: usize, i: usize, j: usize| {
+                ((n * g.h + v.first + i * g.stride[0]) * g.w + h.first + j * g.stride[1]) * g.c_in
+            };
+            let pixels = (0..images).flat_map(|n| (0..v.count).flat_map(move |i| (0..h.count).map(move |j| (n, i, j))));
+            Phase {
+                rows: frame.starts(images, v.count, h.count, [1, 1]),
+                dx_rows: pixels.map(|(n, i, j)| dx_row(n, i, j)).collect(),
+                taps: Segments::new(1, offsets.map(|offset| Segment { offset, len: c_o })),
+                // rows (tap, o), columns i
+                weights: (0..g.groups)
+                    .map(|group| {
+                        pack_weight(taps.len() * c_o, c, |k, i| {
+                            let [(p, _), (q, _)] = taps[k / c_o];
+                            weight_at(g, weight, group * c_o + k % c_o, i, p * g.kw + q)
+                        })
+                    })
+                    .collect(),
+                pixels: v.count * h.count,
+            }
+        })
+        .collect();
+
+    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
+    let pieces = dx.as_slice_mut().expect("contiguous").par_chunks_mut((images * x_image).max(1)).enumerate();
+    pieces.for_each_init(Vec::new, |buffer, (piece, dx)| {
+        let count = dx.len() / x_image;
+        let dy = frame.fill(&dy[piece * images * y_image..][..count * y_image], buffer);
+        for phase in &phases {
+            let pixels = count * phase.pixels;
+            for (group, w) in phase.weights.iter().enumerate() {
+                let (dy, dx) = (&dy[group * c_o..], &mut dx[group * c..]);
+                gather_gemm((dy, &phase.rows[..pixels], &phase.taps), w, (dx, &phase.dx_rows[..pixels]), false);
+            }
+        }
+    });
+    dx
+}
+
+/// dweight: dW = colsᵀ · dy, summed over pieces of the batch in a fixed tree.
+pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
+    let (x, dy) = (x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
+    let frame = Frame::around_x(g);
+    let images = (LEAF_PIXELS / g.pixels_out()).max(1);
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+
+    // Row (tap, i) of colsᵀ begins at the tap's input channel i of the first window …
+    let rows: Vec<usize> = frame.taps(g).flat_map(|tap| (0..c).map(move |i| tap + i)).collect();
+    // … and goes on from window to window.
+    let windows = |images: usize| {
+        let starts = frame.starts(images, g.h_out, 1, g.stride);
+        Segments::new(g.stride[1] * g.c_in, starts.into_iter().map(|offset| Segment { offset, len: g.w_out }))
+    };
+    let full = windows(images.min(g.n));
+    let dw_rows: Vec<usize> = (0..g.taps()).map(|k| k * c_o).collect();
+    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
+
+    let leaf = |index: usize| {
+        let (start, end) = (index * images, g.n.min((index + 1) * images));
+        let mut buffer = Vec::new();
+        let x = frame.fill(&x[start * x_image..end * x_image], &mut buffer);
+        let dy = &dy[start * y_image..end * y_image];
+        let last = (end - start != images).then(|| windows(end - start));
+        let windows = last.as_ref().unwrap_or(&full);
+        let mut panels = Panels::default();
+        let mut dw = vec![T::zero(); g.groups * g.taps() * c_o];
+        for (group, dw) in dw.chunks_exact_mut(g.taps() * c_o).enumerate() {
+            panels.repack((end - start) * g.pixels_out(), c_o, |pixel, first, out| {
+                out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
+            });
+            gather_gemm((&x[group * c..], &rows, windows), &panels, (dw, &dw_rows), false);
+        }
+        dw
+    };
+    let dw = tree_sum(g.n.div_ceil(images), &leaf, &|a, b: Vec<T>| add_slices(a, &b));
+    let dw = dw.unwrap_or_else(|| vec![T::zero(); g.groups * g.taps() * c_o]);
+    Array4::from_shape_fn((g.c_out, c, g.kh, g.kw), |(o, i, p, q)| {
+        let (group, o) = (o / c_o, o % c_o);
+        dw[(group * g.taps() + (p * g.kw + q) * c + i) * c_o + o]
+    })
+}
+
+/// weight[o, i, tap / kw, tap % kw]; the weight is contiguous.
+#[inline(always)]
+fn weight_at<T: Scalar>(g: &Geometry, weight: &[T], o: usize, i: usize, tap: usize) -> T {
+    weight[(o * (g.c_in / g.groups) + i) * g.kh * g.kw + tap]
+}
+
+/// B (k, n) with entries `entry(row, column)`.
+fn pack_weight<T: Scalar>(k: usize, n: usize, entry: impl Fn(usize, usize) -> T + Sync) -> Panels<T> {
+    Panels::pack(k, n, |row, first, out| {
+        for (j, out) in out.iter_mut().enumerate() {
+            *out = entry(row, first + j);
+        }
+    })
+}
+
+/// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
+struct Frame {
+    image: [usize; 2],
+    before: [usize; 2],
+    size: [usize; 2],
+    channels: usize,
+}
+
+impl Frame {
+    /// x with its padding.
+    fn around_x(g: &Geometry) -> Self {
+        Frame {
+            image: [g.h, g.w],
+            before: g.padding,
+            size: [g.h + 2 * g.padding[0], g.w + 2 * g.padding[1]],
+            channels: g.c_in,
+        }
+    }
+
+    /// Offset of a framed pixel from the image's first.
+    fn offset(&self, row: usize, column: usize) -> usize {
+        (row * self.size[1] + column) * self.channels
+    }
+
+    /// Starts of `rows` x `columns` windows, `stride` apart, in each of `images` images.
+    fn starts(&self, images: usize, rows: usize, columns: usize, stride: [usize; 2]) -> Vec<usize> {
+        let window = |n: usize, i: usize, j: usize| {
+            n * self.size[0] * self.size[1] * self.channels + self.offset(i * stride[0], j * stride[1])
+        };
+        let all = (0..images).flat_map(|n| (0..rows).flat_map(move |i| (0..columns).map(move |j| (n, i, j))));
+        all.map(|(n, i, j)| window(n, i, j)).collect()
+    }
+
+    /// Offsets of the kernel's taps from the window's start, row by row.
+    fn taps<'a>(&'a self, g: &'a Geometry) -> impl Iterator<Item = usize> + 'a {
+        let all = (0..g.kh).flat_map(move |p| (0..g.kw).map(move |q| (p, q)));
+        all.map(move |(p, q)| self.offset(p * g.dilation[0], q * g.dilation[1]))
+    }
+
+    /// The framed images: `images` itself where the frame is empty, else a copy in `buffer`.
+    fn fill<'a, T: Scalar>(&self, images: &'a [T], buffer: &'a mut Vec<T>) -> &'a [T] {
+        if self.image == self.size {
+            return images;
+        }
+        let [height, width] = self.image;
+        let row = width * self.channels;
+        let count = images.len() / (height * row);
+        let framed = self.size[0] * self.size[1] * self.channels;
+        buffer.clear();
+        buffer.resize(count * framed, T::zero());
+        for (image, framed) in images.chunks_exact(height * row).zip(buffer.chunks_exact_mut(framed)) {
+            for (h, source) in image.chunks_exact(row).enumerate() {
+                framed[self.offset(self.before[0] + h, self.before[1])..][..row].copy_from_slice(source);
+            }
+        }
+        buffer
+    }
+}
+
+/// The phases of dx along one axis.
+struct AxisPhases {
+    /// Zeros in front of dy, and the length of dy with zeros on both sides.
+    before: usize,
+    size: usize,
+    phases: Vec<AxisPhase>,
+}
+
+/// The input pixels `first, first + stride, …` (`count` of them): pixel number i receives, through each tap (p, shift),
+/// from position i + shift of the framed dy.
+struct AxisPhase {
+    first: usize,
+    count: usize,
+    taps: Vec<(usize, usize)>,
+}
+
+fn phases(input: usize, output: usize, kernel: usize, stride: usize, padding: usize, dilation: usize) -> AxisPhases {
+    let (stride_i, output_i) = (stride as isize, output as isize);
+    // h = first + i·stride receives through tap p from ho = i + (first + padding − p·dilation) / stride, where that is
+    // whole.
+    let taps_of = |first: usize| -> Vec<(usize, isize)> {
+        let distance = |p: usize| first as isize + padding as isize - (p * dilation) as isize;
+        let whole = (0..kernel).filter(|&p| distance(p).rem_euclid(stride_i) == 0);
+        whole.map(|p| (p, distance(p) / stride_i)).collect()
+    };
+    let firsts: Vec<usize> = (0..stride.min(input)).collect();
+    let count = |first: usize| (input - first).div_ceil(stride);
+    let (mut lowest, mut highest) = (0, output_i - 1);
+    for &first in &firsts {
+        for (_, shift) in taps_of(first) {
+            lowest = lowest.min(shift);
+            highest = highest.max(count(first) as isize - 1 + shift);
+        }
+    }
+    let before = lowest.unsigned_abs();
+    let phase = |first: usize| AxisPhase {
+        first,
+        count: count(first),
+        taps: taps_of(first).into_iter().map(|(p, shift)| (p, (shift - lowest) as usize)).collect(),
+    };
+    AxisPhases { before, size: (highest - lowest + 1) as usize, phases: firsts.into_iter().map(phase).collect() }
+}
