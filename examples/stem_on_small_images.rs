@@ -13,7 +13,10 @@ use std::sync::Arc;
 fn main() -> resnet_by_hand::Result<()> {
     let splits = embedded::load();
     let (train, test) = (Arc::new(splits.train), Arc::new(splits.test));
-    println!("{:<10} {:<16} {:>12} {:>10} {:>14}", "stem", "pixels by stage", "mult.-adds", "train loss", "test accuracy");
+    println!(
+        "{:<10} {:<16} {:>12} {:>10} {:>14}",
+        "stem", "pixels by stage", "mult.-adds", "train loss", "test accuracy"
+    );
     for stem in [Stem::Cifar, Stem::ImageNet] {
         let architecture = Architecture { stem, ..Architecture::by_name("resnet8")? };
         let recipe = Recipe::by_name("demo")?;
