@@ -1,6 +1,6 @@
 //! What an ImageNet stem does to a 32x32 image.
 //!
-//! `cargo run --release --example stem_on_small_images`
+//! `cargo run --example stem_on_small_images`
 //!
 //! ...
 
@@ -19,7 +19,7 @@ fn main() -> resnet_by_hand::Result<()> {
     );
     for stem in [Stem::Cifar, Stem::ImageNet] {
         let architecture = Architecture { stem, ..Architecture::by_name("resnet8")? };
-        let recipe = Recipe::by_name("demo")?;
+        let recipe = Recipe { epochs: 20, ..Recipe::by_name("demo")? };
         let model = ResNet::<f32>::new(&architecture, recipe.seed)?;
         let multiply_adds = model.cost(1, [32, 32])?.multiply_adds;
         let side = if stem == Stem::Cifar { 32 } else { 8 };
