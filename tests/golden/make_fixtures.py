@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the golden fixtures of tests/golden.rs: what PyTorch computes, in double precision.
 
-    python tests/golden/make_fixtures.py            # about three minutes; needs torch, torchvision, numpy
+    python tests/golden/make_fixtures.py            # about five minutes; needs torch, torchvision, numpy
 
 Nothing here is random: every input is a formula of its tensor's name (`numbers`), which tests/golden/ repeats in Rust
 bit for bit. Every number is a multiple of 2^-15 with at most 16 significant bits times a power of two, so it is exact in
@@ -401,14 +401,15 @@ class Noise:
     its input gradient the same with K = C_out * kh * kw, its weight gradient with K = number of output pixels of the
     batch; batch norm (two sums, in pieces of at most 256 values) 16 u; everything else is exact or one rounding and
     disappears in that. Repeated with several seeds, the largest deviation from the run without noise says how far an
-    implementation in arithmetic with unit roundoff u may end from the exact answer. An implementation may be off by a stated small multiple of that (the model has the right
-    order, not the right constant), a mistake is off by orders of magnitude.
+    implementation in arithmetic with unit roundoff u may end from the exact answer. An implementation may be off by a
+    stated small multiple of that (the model has the right order, not the right constant), a mistake is off by orders of
+    magnitude.
 
     While no ReLU flips the deviation is proportional to u. It is measured at one u that is far above the rounding of
     this script's own float64 and far below where kinks are crossed, and scaled to the u of the arithmetic. In float32 a
-    whole network does cross kinks: of half a million ReLUs about one flips, and one flip moves a gradient of a batch of
-    four by about 1e-2, where rounding alone moves it by 1e-5. So the test compares float32 gradients with the ReLUs held at the
-    choices of the float64 pass.
+    whole network may cross kinks: of half a million ReLUs now and then one flips, and one flip moves a gradient of a batch of
+    four by about 1e-2, where rounding alone moves it by 1e-5. So the test compares float32 gradients with the ReLUs held
+    at the choices of the float64 pass.
     """
 
     def __init__(self, module, u, seed):

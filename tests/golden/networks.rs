@@ -57,8 +57,10 @@ impl<'a> Network<'a> {
     fn check(&self, report: &mut Report, name: &str, got: &ArrayD<f64>, u: f64) {
         let (what, expected) = (format!("{}/{name}", self.case.name), self.case.tensor(name));
         let contract = if u < 1e-12 { CONTRACT } else { f64::INFINITY };
+        // The script puts a batch norm's noise (16 u, see `Noise`) on its output; its statistics are such sums themselves.
+        let own = if name.starts_with("stat/") { 16.0 } else { 0.0 };
         let tolerance = |rounding: f64| {
-            let tolerance = MULTIPLE * rounding * u;
+            let tolerance = MULTIPLE * (rounding + own) * u;
             assert!(tolerance <= contract, "{what}: the model of rounding allows {tolerance:.1e}");
             tolerance
         };
