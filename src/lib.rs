@@ -43,3 +43,29 @@ pub use error::{Error, Result};
 pub use layers::Activation;
 pub use parameters::{Gradients, Parameters};
 pub use scalar::Scalar;
+
+/// The code in `docs/` compiles and runs.
+#[cfg(doctest)]
+mod docs {
+    macro_rules! pages {
+        ($($name:ident = $file:literal),+ $(,)?) => { $(
+            #[doc = include_str!(concat!("../docs/", $file))]
+            mod $name {}
+        )+ };
+    }
+    pages! {
+        readme = "README.md",
+        conv2d = "conv2d.md",
+        batch_norm = "batch_norm.md",
+        relu = "relu.md",
+        pooling = "pooling.md",
+        linear = "linear.md",
+        softmax_cross_entropy = "softmax_cross_entropy.md",
+        residual_block = "residual_block.md",
+        sgd = "sgd.md",
+        training = "training.md",
+        checking_gradients = "checking_gradients.md",
+        known_errors = "known_errors.md",
+        architecture = "architecture.md",
+    }
+}

@@ -36,8 +36,8 @@
 //! dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m)
 //! ```
 //!
-//! Read: dx is dy with its components along the constant and along x̂ removed, then scaled. That is why a check with
-//! dy = 1 proves nothing: it is exactly the part that is removed.
+//! Read: dx is dy with its components along the constant and along x̂ removed (the second one up to a share
+//! eps/(var + eps)), then scaled. That is why a check with dy = 1 proves nothing: it is exactly the part that is removed.
 //!
 //! # Numerics
 //!
