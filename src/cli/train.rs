@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = Recipe::by_name)]
     recipe: Option<Recipe>,
 
-    /// Folder to write to, new or empty [default: runs/<model>-<recipe>-<n>]
+    /// Folder to write to, new or empty [default: runs/MODEL-RECIPE-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
