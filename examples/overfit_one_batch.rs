@@ -7,7 +7,7 @@
 //! stays up, a gradient is wrong, a label stands beside the wrong image, or the learning rate is off by orders.
 //!
 //! What to look at: the first loss. A network that knows nothing and is sure of nothing gives every class 1/10, and its
-//! loss is ln 10 = 2.303; here it is 2.345. Then the loss falls, each # a factor of 1.25: 0.69 after 10 steps, 0.026
+//! loss is ln 10 = 2.303; here it is 2.345. Then the loss falls, each # a factor of 1.25: 0.69 after 10 steps, 0.027
 //! after 25, 0.0012 after 100, when the gradient's norm has gone from 1.7 to 0.004. From step 10 on all ten are right.
 //!
 //! What it does not show: small mistakes. With the last term of batch norm's dx left out (`dy - mean_dy` alone) the loss

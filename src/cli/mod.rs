@@ -121,12 +121,14 @@ fn dispatch(cli: Cli) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().map_err(|error| Failure::Failed(format!("cannot start {threads} threads: {error}")))?;
     }
-    match cli.command {
+    // On a thread of the pool: from any other, each of the thousands of small parallel loops of a step would have to wake
+    // the pool and wait to be woken.
+    rayon::scope(|_| match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Gradcheck(args) => gradcheck::run(&args),
-    }
+    })
 }
 
 #[cfg(test)]
