@@ -46,10 +46,10 @@ fn basic_blocks_in_f64() {
 /// Bottlenecks, groups, projections, a 7x7 stem and a max pool.
 #[test]
 fn grouped_bottlenecks_in_f32() {
-    same_for_every_thread_count::<f32>("resnext50_32x4d", 30);
+    same_for_every_thread_count::<f32>("resnext50_32x4d", 12);
 }
 
 #[test]
 fn pre_activation_in_f32() {
-    same_for_every_thread_count::<f32>("preact110", 30);
+    same_for_every_thread_count::<f32>("preact110", 20);
 }

@@ -247,10 +247,17 @@ impl<T: Scalar> Conv2d<T> {
         let [n, h, w, c_in] = x;
         let (c_out, c_in_group, kh, kw) = self.weight.dim();
         let groups = self.groups;
+        if self.weight.is_empty() {
+            let expected = "at least one channel on both sides and one tap";
+            return Err(Error::shape("conv2d", "weight", expected, self.weight.shape()));
+        }
+        if h == 0 || w == 0 {
+            return Err(Error::shape("conv2d", "x", "at least one pixel an image", &x));
+        }
         if groups == 0 || c_out % groups != 0 {
             return Err(Error::argument("conv2d", format!("groups must divide C_out = {c_out}, got {groups}")));
         }
-        if c_in_group.checked_mul(groups) != Some(c_in) || c_in == 0 {
+        if c_in_group.checked_mul(groups) != Some(c_in) {
             let expected = format!("C_in = {} ({c_in_group} x {groups} groups)", c_in_group.saturating_mul(groups));
             return Err(Error::shape("conv2d", "x", expected, &x));
         }
@@ -261,13 +268,14 @@ impl<T: Scalar> Conv2d<T> {
             window_count("conv2d", input, kernel, self.stride[axis], self.padding[axis], self.dilation[axis])
         };
         let (h_out, w_out) = (size(0, h, kh)?, size(1, w, kw)?);
-        // Every array of the computation is at most this long; refuse what cannot be indexed.
-        let elements = [n, h_out, w_out, kh, kw, c_in.max(c_out)];
-        if elements
-            .iter()
-            .try_fold(1usize, |product, &d| product.checked_mul(d))
-            .is_none_or(|p| p > isize::MAX as usize)
-        {
+        // No array of the computation is longer than `cols` or the padded x; refuse what cannot be indexed.
+        let padded = |axis: usize, size: usize| size + 2 * self.padding[axis]; // window_count saw that it does not overflow
+        let arrays = [[n, h_out, w_out, kh * kw, c_in.max(c_out)], [n, padded(0, h), padded(1, w), c_in, 1]];
+        let fits = |array: &[usize; 5]| {
+            let bytes = array.iter().try_fold(size_of::<T>(), |product, &size| product.checked_mul(size));
+            bytes.is_some_and(|bytes| bytes <= isize::MAX as usize)
+        };
+        if !arrays.iter().all(fits) {
             return Err(Error::shape("conv2d", "x", "a size whose products fit the address space", &x));
         }
         let (stride, padding, dilation) = (self.stride, self.padding, self.dilation);

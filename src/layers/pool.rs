@@ -293,8 +293,8 @@ impl GlobalAvgPool {
     /// If the images have no pixels.
     pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Array2<T>, GlobalAvgPoolCache)> {
         let (n, h, w, c) = x.dim();
-        if h * w == 0 {
-            return Err(Error::shape("global_avg_pool", "x", "at least one pixel an image", x.shape()));
+        if h * w * c == 0 {
+            return Err(Error::shape("global_avg_pool", "x", "at least one pixel an image and one channel", x.shape()));
         }
         let x = contiguous(x);
         let mut y = Array2::zeros((n, c));
@@ -339,6 +339,9 @@ impl Windows {
         dilation: [usize; 2],
         ceil_mode: bool,
     ) -> Result<Self> {
+        if x.3 == 0 {
+            return Err(Error::shape(op, "x", "at least one channel", &[x.0, x.1, x.2, x.3]));
+        }
         let size = |axis: usize, input: usize| {
             let (kernel, stride, padding, dilation) = (kernel[axis], stride[axis], padding[axis], dilation[axis]);
             let floor = window_count(op, input, kernel, stride, padding, dilation)?;

@@ -90,7 +90,14 @@ fn every_wrong_argument_is_named() {
     );
     assert!(message(Conv2d { padding: [usize::MAX, 0], ..conv.clone() }).contains("overflows"));
     assert!(message(Conv2d { padding: [usize::MAX / 4, usize::MAX / 4], ..conv.clone() }).contains("address space"));
+    assert!(
+        message(Conv2d { stride: [1 << 62, 1 << 62], padding: [1 << 40, 1 << 40], ..conv.clone() }).contains("address")
+    );
     assert!(message(Conv2d { bias: Some(Array1::zeros(3)), ..conv.clone() }).contains("bias"));
+    assert!(message(Conv2d::new(Array4::zeros((0, 3, 3, 3)))).contains("at least one channel"));
+    let no_pixels = Array4::zeros((2, 0, 8, 3)).into_shared();
+    let padded = Conv2d { padding: [2, 2], ..conv.clone() };
+    assert!(padded.forward(&no_pixels).unwrap_err().to_string().contains("at least one pixel"));
     let (_, cache) = conv.forward(&x).unwrap();
     let dy = Array4::zeros((2, 8, 8, 4)).into_shared();
     let message = conv.backward(&dy, &cache).unwrap_err().to_string();
