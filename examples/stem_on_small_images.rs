@@ -10,12 +10,13 @@
 //!
 //! ```text
 //! stem       pixels by stage    mult.-adds train loss  test accuracy
-//! Cifar      32x32 16x16 8x8      12239488      1.091          50.4 %
-//! ImageNet   8x8 4x4 2x2           1340032      1.135          49.0 %
+//! Cifar      32x32 16x16 8x8      12239488      1.344          45.0 %
+//! ImageNet   8x8 4x4 2x2           1340032      1.274          47.8 %
 //! ```
 //!
-//! Nine times the work for 1.4 points, and with 500 test images that is within chance (one standard deviation is 2.2
-//! points). So few images are learnt from their coarse shapes; what the lost pixels cost shows on the whole data set.
+//! Nine times the work and nothing to show for it: with 500 test images the difference is within chance (one standard
+//! deviation of each is 2.2 points). So few images are learnt from their coarse shapes, and 20 epochs are few; what the lost
+//! pixels cost shows on the whole data set.
 
 use resnet_by_hand::data::{cifar10, embedded};
 use resnet_by_hand::model::{Architecture, ResNet, Stem};

@@ -33,6 +33,7 @@ fn main() -> Result<(), Failure> {
     if cfg!(debug_assertions) {
         eprintln!("warning: built with debug assertions; use --release for numbers that mean something");
     }
+    resnet_by_hand::kernels::memory::keep_freed_memory(); // as the command does
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
     pool.install(|| run(&options))
 }

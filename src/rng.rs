@@ -1,7 +1,7 @@
 //! Random numbers that depend on *what* they are for, never on *when* they are drawn.
 //!
 //! A generator is derived from the run's seed and a path of whole numbers: the crop of image 17 in epoch 3 comes from
-//! `stream(seed, &[AUGMENT, 3, 17])`. So neither the order of the batches nor the number of threads changes what an
+//! `stream(seed, Purpose::Augment, &[3, 17])`. So neither the order of the batches nor the number of threads changes what an
 //! image gets, and a resumed run needs no stored generator state.
 
 use rand::rngs::Xoshiro256PlusPlus;

@@ -5,6 +5,7 @@ use super::run_folder::{check_out, RunFolder};
 use super::{args, interrupt, text, Failure, Result};
 use resnet_by_hand::data::{Augmentation, Dataset};
 use resnet_by_hand::formats::weights::Metadata;
+use resnet_by_hand::layers::Mode;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::optim::{DecayExemption, Schedule, Sgd};
 use resnet_by_hand::parameters::fingerprint;
@@ -292,6 +293,18 @@ pub fn run(args: &Args) -> Result<()> {
     let cost = model.cost(1, [height, width]).map_err(|error| {
         Failure::Usage(format!("`{}` cannot take images of {height}x{width}: {error}", recipe.model))
     })?;
+    if train.len() % recipe.batch_size == 1 || recipe.batch_size == 1 {
+        let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
+        model.forward(&one, Mode::Train).map_err(|error| {
+            Failure::Usage(format!(
+                "the last batch of an epoch would hold a single image ({} images in batches of {}), which `{}` cannot \
+                 train on: {error}; give another --batch-size",
+                train.len(),
+                recipe.batch_size,
+                recipe.model
+            ))
+        })?;
+    }
     let step_bytes = model.cost(recipe.batch_size.min(train.len()), [height, width])?.training_bytes(4);
     let mut folder = RunFolder::create(args.out.as_deref(), &format!("{}-{}", recipe.model, recipe.name))?;
     let config = config(args, &recipe, &train, validation.as_ref(), &test);

@@ -86,7 +86,7 @@ impl<T: Scalar> Loader<T> {
     ///
     /// # Errors
     /// [`Error::Argument`] for a batch size of 0 or a data set that [`Dataset::new`] would not have made: without a
-    /// label for every image or with pixels that are not contiguous.
+    /// label for every image, with a label that is not a class, or with pixels that are not contiguous.
     pub fn new(dataset: Arc<Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch_size == 0 {
             return Err(Error::argument("Loader::new", "expected a batch size of at least 1, got 0"));
@@ -98,6 +98,11 @@ impl<T: Scalar> Loader<T> {
                 "expected contiguous pixels (N, H, W, 3) and N labels, got {shape:?} and {} labels",
                 dataset.len()
             );
+            return Err(Error::argument("Loader::new", message));
+        }
+        if let Some(i) = dataset.labels.iter().position(|&label| usize::from(label) >= dataset.classes.len()) {
+            let (label, classes) = (dataset.labels[i], dataset.classes.len());
+            let message = format!("expected labels below {classes}, the number of classes, got {label} for image {i}");
             return Err(Error::argument("Loader::new", message));
         }
         let table = Arc::new(options.normalization.table());

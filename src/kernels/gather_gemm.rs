@@ -61,8 +61,13 @@ impl<T: Scalar> Panels<T> {
 
     fn resize(&mut self, k: usize, n: usize) {
         (self.k, self.n) = (k, n);
-        self.data.resize(n.div_ceil(NR) * k * NR, T::zero());
+        self.data.resize(packed_len(k, n), T::zero());
     }
+}
+
+/// Numbers of a packed B (k, n).
+fn packed_len(k: usize, n: usize) -> usize {
+    n.div_ceil(NR).checked_mul(NR).and_then(|columns| columns.checked_mul(k)).expect("Panels: the size overflows")
 }
 
 fn pack_panel<T: Scalar>(panel: usize, n: usize, data: &mut [T], write: &impl Fn(usize, usize, &mut [T])) {
@@ -92,21 +97,25 @@ pub struct Segments {
     /// For each block the segments in it and the number of k before it.
     blocks: Vec<(Range<usize>, usize)>,
     k: usize,
-    /// The largest offset of a number.
+    /// The largest offset of a number: exact, every read is checked against it.
     reach: usize,
 }
 
 impl Segments {
     /// Joins segments that continue one another, cuts long ones, and groups them into blocks.
+    ///
+    /// # Panics
+    /// If an offset overflows.
     pub fn new(step: usize, segments: impl IntoIterator<Item = Segment>) -> Self {
         let mut joined: Vec<Segment> = Vec::new();
         for segment in segments.into_iter().filter(|segment| segment.len > 0) {
             match joined.last_mut() {
-                Some(last) if last.offset + last.len * step == segment.offset => last.len += segment.len,
+                Some(last) if offset_of(last, last.len, step) == segment.offset => last.len += segment.len,
                 _ => joined.push(segment),
             }
         }
-        let reach = joined.iter().map(|s| s.offset + (s.len - 1) * step).max().unwrap_or(0);
+        // The tiles rely on it: no offset of any k is larger.
+        let reach = joined.iter().map(|s| offset_of(s, s.len - 1, step)).max().unwrap_or(0);
         let list: Vec<Segment> = joined
             .into_iter()
             .flat_map(|s| {
@@ -129,6 +138,12 @@ impl Segments {
         }
         Segments { list, step, blocks, k, reach }
     }
+}
+
+/// Offset of the number behind `count` numbers of a segment.
+fn offset_of(segment: &Segment, count: usize, step: usize) -> usize {
+    let end = count.checked_mul(step).and_then(|distance| distance.checked_add(segment.offset));
+    end.expect("Segments: an offset overflows")
 }
 
 /// C ← A · B, or C ← C + A · B with `accumulate`; see the [module documentation](self). On the calling thread.
@@ -159,7 +174,7 @@ pub fn gather_gemm<T: Scalar>(
         "gather_gemm: A reaches beyond its array"
     );
     assert!(last(c_rows).checked_add(b.n).is_some_and(|end| end <= c.len()), "gather_gemm: C reaches beyond its array");
-    assert_eq!(b.data.len(), b.n.div_ceil(NR) * b.k * NR, "gather_gemm: B is packed");
+    assert_eq!(b.data.len(), packed_len(b.k, b.n), "gather_gemm: B is packed");
 
     let product = Product { a, rows, segments, b, c_rows, accumulate };
     match isa() {
@@ -324,6 +339,12 @@ mod tests {
         assert_eq!(lens, [(0, 5), (11, 256), (523, 256), (1035, 88)]);
         assert_eq!(segments.blocks, [(0..1, 0), (1..2, 5), (2..3, 261), (3..4, 517)]);
         assert_eq!((segments.k, segments.reach), (605, 11 + 599 * 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "an offset overflows")]
+    fn an_offset_that_wraps_round_is_refused() {
+        Segments::new(1, [Segment { offset: usize::MAX, len: 2 }]);
     }
 
     #[test]

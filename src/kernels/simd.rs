@@ -4,6 +4,7 @@
 //! same loop a second time for AVX2 and FMA and calls that version where the processor has them. The loop computes the
 //! same bits either way: the compiler never fuses a product and a sum that the source keeps apart.
 
+use crate::{Error, Result};
 use std::sync::OnceLock;
 
 /// A version of the kernels.
@@ -23,17 +24,24 @@ pub enum Isa {
 /// would make a test of that version a test of nothing.
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(|| {
-        let best = if avx2_and_fma() { Isa::Avx2 } else { Isa::Portable };
-        match std::env::var("RESNET_KERNELS").ok().as_deref() {
-            None | Some("" | "auto") => best,
-            Some("portable") => Isa::Portable,
-            Some("avx2") if best == Isa::Avx2 => Isa::Avx2,
-            Some(other) => {
-                panic!("RESNET_KERNELS={other}: expected auto, portable or avx2, and a processor that has it")
-            }
+    *ISA.get_or_init(|| requested_isa().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// What [`isa`] returns, with a wrong request as an error: for programs that want to say so before they start.
+///
+/// # Errors
+/// If `RESNET_KERNELS` names a version that does not exist or that this processor cannot run.
+pub fn requested_isa() -> Result<Isa> {
+    let best = if avx2_and_fma() { Isa::Avx2 } else { Isa::Portable };
+    match std::env::var("RESNET_KERNELS").ok().as_deref() {
+        None | Some("" | "auto") => Ok(best),
+        Some("portable") => Ok(Isa::Portable),
+        Some("avx2") if best == Isa::Avx2 => Ok(Isa::Avx2),
+        Some(other) => {
+            let message = format!("expected auto, portable or avx2, and a processor that has it, got `{other}`");
+            Err(Error::argument("RESNET_KERNELS", message))
         }
-    })
+    }
 }
 
 fn avx2_and_fma() -> bool {

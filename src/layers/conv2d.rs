@@ -270,7 +270,8 @@ impl<T: Scalar> Conv2d<T> {
         let (h_out, w_out) = (size(0, h, kh)?, size(1, w, kw)?);
         // No array of the computation is longer than `cols` or the padded x; refuse what cannot be indexed.
         let padded = |axis: usize, size: usize| size + 2 * self.padding[axis]; // window_count saw that it does not overflow
-        let arrays = [[n, h_out, w_out, kh * kw, c_in.max(c_out)], [n, padded(0, h), padded(1, w), c_in, 1]];
+        let images = n.max(1);
+        let arrays = [[images, h_out, w_out, kh * kw, c_in.max(c_out)], [images, padded(0, h), padded(1, w), c_in, 1]];
         let fits = |array: &[usize; 5]| {
             let bytes = array.iter().try_fold(size_of::<T>(), |product, &size| product.checked_mul(size));
             bytes.is_some_and(|bytes| bytes <= isize::MAX as usize)

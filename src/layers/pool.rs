@@ -11,7 +11,8 @@
 //!
 //! Sizes: H_out = ⌊(H + 2·padding − dilation·(kh − 1) − 1)/stride⌋ + 1. With `ceil_mode` the quotient is rounded up, so
 //! that a leftover narrower than a stride gets a window too, unless that window would start in the padding behind the
-//! image: it is dropped, as in PyTorch. Padding is at most half the kernel, so every window sees the image.
+//! image: it is dropped, as in PyTorch. Padding is at most half the kernel, as there; a dilated window can still lie
+//! beside the image with all its taps, and is refused (PyTorch returns −∞ and a gradient for a pixel it did not see).
 //!
 //! Conventions, all PyTorch's:
 //! - ties: the first of several equal maxima in row order receives the gradient;
@@ -85,7 +86,7 @@ impl MaxPool2d {
     /// y and what backward needs.
     ///
     /// # Errors
-    /// If the window does not fit the image or the padding exceeds half the kernel.
+    /// If the window does not fit the image, the padding exceeds half the kernel, or a dilated window misses the image.
     pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Activation<T>, MaxPool2dCache)> {
         let (x, windows) = (contiguous(x), self.windows(x.dim())?);
         let (_, h, w, c) = x.dim();
@@ -144,7 +145,7 @@ impl MaxPool2d {
     /// [`MaxPool2dCache::argmax`].
     ///
     /// # Errors
-    /// If `argmax` does not have one entry per value of y, or the window does not fit.
+    /// If `argmax` does not have one entry per value of y, one of them is not a pixel, or the window does not fit.
     pub fn forward_chosen<T: Scalar>(
         &self,
         x: &Activation<T>,
@@ -160,6 +161,9 @@ impl MaxPool2d {
                 format!("one entry per value of y {:?}", windows.y),
                 &[argmax.len()],
             ));
+        }
+        if let Some(pixel) = argmax.iter().find(|&&pixel| pixel as usize >= h * w) {
+            return Err(Error::argument("max_pool", format!("argmax {pixel} is not one of the {} pixels", h * w)));
         }
         let x_all = x.as_slice().expect("contiguous");
         let image_out = h_out * w_out * c;
@@ -314,8 +318,7 @@ impl GlobalAvgPool {
         let (n, h, w, c) = cache.x;
         check_dy("global_avg_pool", dy.shape(), &[n, c])?;
         let share = dy / T::of_usize(h * w);
-        let pixels = share.into_shape_with_order((n, 1, 1, c)).expect("(N, C)");
-        Ok(pixels.broadcast((n, h, w, c)).expect("one pixel to all").to_owned().into_shared())
+        Ok(Array4::from_shape_fn((n, h, w, c), |(n, _, _, c)| share[[n, c]]).into_shared())
     }
 }
 
@@ -339,8 +342,11 @@ impl Windows {
         dilation: [usize; 2],
         ceil_mode: bool,
     ) -> Result<Self> {
-        if x.3 == 0 {
-            return Err(Error::shape(op, "x", "at least one channel", &[x.0, x.1, x.2, x.3]));
+        if x.1 == 0 || x.2 == 0 || x.3 == 0 {
+            return Err(Error::shape(op, "x", "at least one pixel and one channel", &[x.0, x.1, x.2, x.3]));
+        }
+        if kernel[0].checked_mul(kernel[1]).is_none() {
+            return Err(Error::argument(op, format!("a window of {} x {} pixels overflows", kernel[0], kernel[1])));
         }
         let size = |axis: usize, input: usize| {
             let (kernel, stride, padding, dilation) = (kernel[axis], stride[axis], padding[axis], dilation[axis]);
@@ -355,7 +361,22 @@ impl Windows {
             Ok(floor + usize::from(one_more))
         };
         let y = (x.0, size(0, x.1)?, size(1, x.2)?, x.3);
-        Ok(Windows { x, y, kernel, stride, padding, dilation })
+        let windows = Windows { x, y, kernel, stride, padding, dilation };
+        for (axis, size, count) in [(0, x.1, y.1), (1, x.2, y.2)] {
+            let misses = |&o: &usize| {
+                let ((first, end), _) = windows.along(axis, o, size);
+                first >= end
+            };
+            if let Some(o) = (0..count).find(misses) {
+                let (kernel, padding, dilation) = (kernel[axis], padding[axis], dilation[axis]);
+                let window = format!("window {o} of kernel {kernel}, dilation {dilation}, padding {padding}");
+                return Err(Error::argument(
+                    op,
+                    format!("{window} has no tap inside the {size} pixels of axis {axis}"),
+                ));
+            }
+        }
+        Ok(windows)
     }
 
     fn image_out(&self) -> usize {
@@ -460,6 +481,12 @@ mod tests {
         assert!(message(max_row(2, 1, 2)).contains("at most half the kernel size 2, got 2"));
         assert!(message(max_row(3, 1, 0)).contains("does not fit"));
         assert!(message(max_row(2, 0, 0)).contains("at least 1"));
+        // Taps at −1 and 2 of two pixels: the window sees nothing.
+        let beside = MaxPool2d { dilation: [1, 3], ..max_row(2, 1, 1) };
+        assert!(message(beside).contains("window 0 of kernel 2, dilation 3, padding 1 has no tap inside the 2 pixels"));
+        assert!(max_row(1, 1, 0).forward_chosen(&x, vec![0, 2]).unwrap_err().to_string().contains("argmax 2"));
+        let empty = Array4::<f64>::zeros((1, 0, 2, 1)).into_shared();
+        assert!(MaxPool2d::new([2, 1], [1, 1], [1, 0]).forward(&empty).unwrap_err().to_string().contains("one pixel"));
         assert!(AvgPool2d { divisor_override: Some(0), ..AvgPool2d::new([1, 1], [1, 1], [0, 0]) }.forward(&x).is_err());
     }
 }

@@ -259,8 +259,8 @@ impl Architecture {
     /// Refuses what cannot be built.
     ///
     /// # Errors
-    /// For no stages, zeros, basic blocks with groups or another width, and option A where channels would have to
-    /// shrink.
+    /// For no stages, zeros, and basic blocks with groups or another width. ([`super::ResNet::zeroed`] also refuses
+    /// option A where channels would have to shrink, and pre-activation without shortcuts.)
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::argument("architecture", message));
         if self.stages.is_empty() || self.classes == 0 || self.stem_channels == 0 {

@@ -380,16 +380,6 @@ impl<T: Scalar> ResNet<T> {
         cost.multiply_adds += (batch * self.fc.weight.len()) as u64;
         Ok(cost)
     }
-
-    /// The same network in another number type, every tensor rounded.
-    pub fn cast<U: Scalar>(&self) -> ResNet<U> {
-        let mut tensors = Vec::new();
-        self.visit("", &mut |_, _, tensor| tensors.push(tensor.mapv(|v| U::of(v.as_f64()))));
-        let mut model = ResNet::<U>::zeroed(&self.architecture).expect("it exists");
-        let mut tensors = tensors.into_iter();
-        model.visit_mut("", &mut |_, _, mut tensor| tensor.assign(&tensors.next().expect("the same tensors")));
-        model
-    }
 }
 
 type StemResult<T> = (Activation<T>, StemCache<T>, Option<MaxPool2dCache>);

@@ -457,11 +457,10 @@ fn read(text: &str) -> Result<Schedule> {
     let (_, arguments, value) = parts(front);
     let (length, unit) = read_count(name, required(name, "a length", arguments)?)?;
     let start_factor = read_number(name, required(name, "a factor", value)?)?;
-    let behind = read(behind)?;
-    if behind.warmup.is_some() {
+    if matches!(behind.split([':', '@', '+']).next(), Some("warmup" | "hold")) {
         return refuse("only one warm-up can stand in front");
     }
-    behind.with_warmup(Warmup { shape, length, unit, start_factor })
+    Schedule::new(read_decay(behind)?)?.with_warmup(Warmup { shape, length, unit, start_factor })
 }
 
 fn read_decay(text: &str) -> Result<Decay> {

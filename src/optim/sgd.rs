@@ -53,9 +53,8 @@
 //! # Cost
 //! Per parameter: up to 4 multiply-adds, reads θ, g, b, writes θ, b; one number of state (none when μ = 0). Nothing is
 //! allocated after the first step. Elements do not interact, so cutting tensors into pieces for the threads cannot
-//! change a bit. Compiled for a processor without FMA (the x86-64 default), each `mul_add` is a call of the mathematical
-//! library, about 7 ns; compiled for one with FMA the step is bound by memory (11.2 million parameters, 2 threads:
-//! about 15 ms).
+//! change a bit. The loop runs through [`wide`]: on a processor with FMA the step is bound by memory (11.2 million
+//! parameters, 2 threads: about 15 ms); on one without, each `mul_add` is a call of the mathematical library, about 7 ns.
 //!
 //! # Example
 //! One weight at 1, gradients 0.5 and 0.25, η = 0.5, μ = 0.5, no decay:
@@ -260,7 +259,7 @@ impl<T: Scalar> Sgd<T> {
     }
 }
 
-/// Numbers a tensor of more than this many is cut in two, so that several threads can work on it.
+/// A tensor of more numbers than this is cut in two, so that several threads can work on it.
 const PIECE: usize = 1 << 14;
 
 /// The update of one tensor: the module's equations with every scalar rounded to `T`.

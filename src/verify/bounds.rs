@@ -287,10 +287,10 @@ pub fn batch_norm<T: Scalar>(
 ///
 /// z − M is rounded once, |error| ≤ u R; exp multiplies by 1 + 2u. The sum s of K positive terms, between 1 and K, has
 /// relative error at most R u + (K + 1) u, which the logarithm turns into an absolute one, adding 2u ln s of its own;
-/// two more additions give
+/// log p = (z − M) − ln s adds the error u R of the first difference and one rounding of the result:
 ///
 /// ```text
-/// |error of log p_k| ≤ e_k = u (R + K + 1 + 2 ln K + |logsumexp| + |log p_k|)
+/// |error of log p_k| ≤ e_k = u (2 R + K + 1 + 2 ln K + |log p_k|)
 /// |error of p_k|     ≤ p_k (e_k + 2u)
 /// |error of loss[n]| ≤ max_k e_k + γ_{K+4} ((1 − ε) |log p_t| + ε/K Σ |log p_k|)
 /// |error of loss|    ≤ mean or sum of those + γ_{N+1} mean or sum of |loss[n]|
@@ -316,7 +316,7 @@ pub fn softmax_cross_entropy<T: Scalar>(
         let (low, high) = z.fold((f64::MAX, f64::MIN), |(low, high), &z| (low.min(z), high.max(z)));
         let lse = high + z.mapv(|z| (z - high).exp()).sum().ln();
         let log_p = z.mapv(|z| z - lse);
-        let e = log_p.mapv(|l| u * (high - low + k_real + 1.0 + 2.0 * k_real.ln() + lse.abs() + l.abs()));
+        let e = log_p.mapv(|l| u * (2.0 * (high - low) + k_real + 1.0 + 2.0 * k_real.ln() + l.abs()));
         let terms = (1.0 - epsilon) * log_p[target].abs() + epsilon * absolute(&log_p).sum() / k_real;
         loss_bound += e.fold(0.0, |a: f64, &b| a.max(b)) + gamma(classes + 4, u) * terms;
         magnitude += terms;
