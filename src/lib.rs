@@ -44,9 +44,12 @@ pub use layers::Activation;
 pub use parameters::{Gradients, Parameters};
 pub use scalar::Scalar;
 
-/// The code in `docs/` compiles and runs.
+/// The code in `README.md` and `docs/` compiles and runs.
 #[cfg(doctest)]
 mod docs {
+    #[doc = include_str!("../README.md")]
+    mod front_page {}
+
     macro_rules! pages {
         ($($name:ident = $file:literal),+ $(,)?) => { $(
             #[doc = include_str!(concat!("../docs/", $file))]
