@@ -26,7 +26,7 @@ pub fn keep_freed_memory() -> bool {
         const M_TRIM_THRESHOLD: c_int = -1;
         // SAFETY: mallopt(3) takes any two numbers and answers 1 or 0; it changes a policy of the allocator and no memory.
         // It is declared as in malloc.h, and glibc has it on every system this is compiled for.
-        return unsafe { mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1 && mallopt(M_TRIM_THRESHOLD, c_int::MAX) == 1 };
+        unsafe { mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1 && mallopt(M_TRIM_THRESHOLD, c_int::MAX) == 1 }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false
