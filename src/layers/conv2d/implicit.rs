@@ -238,7 +238,7 @@ impl Frame {
         let row = width * self.channels;
         let count = images.len() / (height * row);
         let framed = self.size[0] * self.size[1] * self.channels;
-        buffer.clear();
+        // New numbers are zeros. Old ones are of the same frame: its border is zero already, the inside is overwritten.
         buffer.resize(count * framed, T::zero());
         for (image, framed) in images.chunks_exact(height * row).zip(buffer.chunks_exact_mut(framed)) {
             for (h, source) in image.chunks_exact(row).enumerate() {
