@@ -79,6 +79,33 @@ pub enum Conv2dAlgorithm {
     Direct,
 }
 
+impl Conv2dAlgorithm {
+    /// Every algorithm with the name it has on the command line.
+    pub const ALL: [(&'static str, Conv2dAlgorithm); 4] = [
+        ("auto", Conv2dAlgorithm::Auto),
+        ("gemm", Conv2dAlgorithm::Gemm),
+        ("implicit", Conv2dAlgorithm::Implicit),
+        ("direct", Conv2dAlgorithm::Direct),
+    ];
+
+    /// The algorithm called `name`.
+    ///
+    /// # Errors
+    /// If there is none; the message lists those there are.
+    pub fn by_name(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, algorithm)| algorithm).ok_or_else(|| {
+            let known = Self::ALL.map(|(name, _)| name).join(", ");
+            Error::argument("conv2d", format!("there is no algorithm `{name}`; known: {known}"))
+        })
+    }
+
+    /// What the command line calls it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, algorithm)| *algorithm == self).expect("every algorithm is listed").0
+    }
+}
+
 /// A convolution layer; see the [module documentation](self) for the equations.
 #[derive(Clone, Debug)]
 pub struct Conv2d<T> {
@@ -219,6 +246,14 @@ impl<T: Scalar> Conv2d<T> {
     pub fn output_shape(&self, x: &[usize; 4]) -> Result<[usize; 4]> {
         let g = self.geometry_of(*x)?;
         Ok([g.n, g.h_out, g.w_out, g.c_out])
+    }
+
+    /// The algorithm that computes y, dx and dweight for an x of shape `(N, H, W, C_in)`; never [`Conv2dAlgorithm::Auto`].
+    ///
+    /// # Errors
+    /// As [`Conv2d::forward`].
+    pub fn algorithm_for(&self, x: &[usize; 4]) -> Result<Conv2dAlgorithm> {
+        Ok(self.chosen_algorithm(&self.geometry_of(*x)?))
     }
 
     /// The algorithm a pass uses: the forced one, or for [`Conv2dAlgorithm::Auto`] the fastest for the shape and number
