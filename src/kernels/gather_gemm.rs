@@ -17,18 +17,19 @@
 //!
 //! As in Goto & van de Geijn 2008, less the copies: K is cut into blocks of about 256, so that a block of a panel (16
 //! KiB) stays in the first-level cache while all rows pass by; the innermost *tile* holds 6 rows by 16 columns of C in
-//! registers and adds one rank-1 product per k, 6 broadcasts times 2 vectors of 8. Every C[i, j] is summed over k in
+//! registers and adds one rank-1 product per k, 6 broadcasts times 2 vectors of 8 (with AVX-512: 12 rows, 12 broadcasts
+//! times 1 vector of 16). Every C[i, j] is summed over k in
 //! ascending order, within blocks and block after block: the order depends on the shapes alone.
 
-use super::simd::{isa, Isa};
+use super::simd::{dispatch, Arithmetic, Kernel};
 use crate::Scalar;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of a tile.
-const MR: usize = 6;
 /// Columns of a tile and of a panel.
-const NR: usize = 16;
+pub(crate) const NR: usize = 16;
+/// Rows of a tile at the end of a matrix, where no more are left.
+const TAIL: usize = 4;
 /// Numbers of K in a block, about.
 const BLOCK: usize = 256;
 
@@ -156,85 +157,182 @@ pub fn gather_gemm<T: Scalar>(
     (c, c_rows): (&mut [T], &[usize]),
     accumulate: bool,
 ) {
-    assert_eq!(segments.k, b.k, "gather_gemm: K of A and of B");
-    assert_eq!(rows.len(), c_rows.len(), "gather_gemm: m of A and of C");
-    if rows.is_empty() || b.n == 0 {
-        return;
+    struct Gather<'a, T> {
+        product: Product<'a, T>,
+        rows: &'a [usize],
+        c_rows: &'a [usize],
+        c: &'a mut [T],
     }
-    if segments.k == 0 {
-        if !accumulate {
-            c_rows.iter().for_each(|&row| c[row..row + b.n].fill(T::zero()));
+    impl<T: Scalar> Kernel for Gather<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn run<A: Arithmetic, const ROWS: usize>(self) {
+            self.product.run::<A, ROWS>(self.rows, self.c, self.c_rows);
         }
-        return;
     }
-    // The two facts the tiles rely on, checked once: no index into `a` or `c` is beyond its end.
-    let last = |rows: &[usize]| rows.iter().copied().max().unwrap_or(0);
-    assert!(
-        last(rows).checked_add(segments.reach).is_some_and(|i| i < a.len()),
-        "gather_gemm: A reaches beyond its array"
-    );
-    assert!(last(c_rows).checked_add(b.n).is_some_and(|end| end <= c.len()), "gather_gemm: C reaches beyond its array");
-    assert_eq!(b.data.len(), packed_len(b.k, b.n), "gather_gemm: B is packed");
+    assert_eq!((segments.k, b.data.len()), (b.k, packed_len(b.k, b.n)), "gather_gemm: K of A and of B");
+    let product = Product { a, segments, b: &b.data, n: b.n, panel: b.k * NR, accumulate };
+    dispatch(Gather { product, rows, c_rows, c });
+}
 
-    let product = Product { a, rows, segments, b, c_rows, accumulate };
-    match isa() {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2<T: Scalar>(product: Product<'_, T>, c: &mut [T]) {
-                product.run(c, |a, b, sum| a.mul_add(b, sum));
-            }
-            // SAFETY: `isa` returns Avx2 only after the processor has reported both features.
-            unsafe { avx2(product, c) }
-        }
-        _ => product.run(c, |a, b, sum| a * b + sum),
+/// Where the rows of a matrix begin.
+pub(crate) trait Rows: Copy {
+    /// How many there are.
+    fn count(self) -> usize;
+    /// The start of row `i`.
+    fn start(self, i: usize) -> usize;
+    /// The largest start; 0 without rows.
+    fn last(self) -> usize;
+}
+
+impl Rows for &[usize] {
+    #[inline(always)]
+    fn count(self) -> usize {
+        self.len()
+    }
+    #[inline(always)]
+    fn start(self, i: usize) -> usize {
+        self[i]
+    }
+    #[inline(always)]
+    fn last(self) -> usize {
+        self.iter().copied().max().unwrap_or(0)
     }
 }
 
-/// A checked product: every `rows[i] + segments.reach` is an index of `a`, every `c_rows[i] + b.n` at most `c.len()`.
-struct Product<'a, T> {
-    a: &'a [T],
-    rows: &'a [usize],
-    segments: &'a Segments,
-    b: &'a Panels<T>,
-    c_rows: &'a [usize],
-    accumulate: bool,
+/// `count` rows, each `stride` behind the one before: the rows of a matrix that *is* stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strided {
+    /// How many rows.
+    pub count: usize,
+    /// Distance between two.
+    pub stride: usize,
+}
+
+impl Rows for Strided {
+    #[inline(always)]
+    fn count(self) -> usize {
+        self.count
+    }
+    #[inline(always)]
+    fn start(self, i: usize) -> usize {
+        i * self.stride
+    }
+    #[inline(always)]
+    fn last(self) -> usize {
+        self.count.saturating_sub(1) * self.stride
+    }
+}
+
+/// The matrices of a product, C and the rows aside. For use inside a [`Kernel`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product<'a, T> {
+    /// Where the numbers of A are.
+    pub a: &'a [T],
+    /// The offsets of its K numbers a row.
+    pub segments: &'a Segments,
+    /// B (K, n), packed as in [`Panels`].
+    pub b: &'a [T],
+    /// Columns of B and C.
+    pub n: usize,
+    /// Distance between two panels of B.
+    pub panel: usize,
+    /// C ← C + A · B instead of C ← A · B.
+    pub accumulate: bool,
 }
 
 impl<T: Scalar> Product<'_, T> {
+    /// Computes it, with tiles of `MR` rows.
+    ///
+    /// # Panics
+    /// If rows or segments point outside the arrays or the sizes do not fit.
     #[inline(always)]
-    fn run(&self, c: &mut [T], multiply_add: impl Fn(T, T, T) -> T + Copy) {
-        for (index, (block, k_before)) in self.segments.blocks.iter().enumerate() {
-            let segments = &self.segments.list[block.clone()];
+    pub fn run<A: Arithmetic, const MR: usize>(&self, rows: impl Rows, c: &mut [T], c_rows: impl Rows) {
+        let (n, k) = (self.n, self.segments.k);
+        assert_eq!(rows.count(), c_rows.count(), "gather_gemm: m of A and of C");
+        if rows.count() == 0 || n == 0 {
+            return;
+        }
+        if k == 0 {
+            if !self.accumulate {
+                (0..c_rows.count()).for_each(|i| c[c_rows.start(i)..][..n].fill(T::zero()));
+            }
+            return;
+        }
+        // What the tiles rely on, checked once: no index into `a` is beyond its end.
+        assert!(
+            rows.last().checked_add(self.segments.reach).is_some_and(|i| i < self.a.len()),
+            "gather_gemm: A reaches beyond its array"
+        );
+        assert!(
+            c_rows.last().checked_add(n).is_some_and(|end| end <= c.len()),
+            "gather_gemm: C reaches beyond its array"
+        );
+        let last_panel = (n.div_ceil(NR) - 1).checked_mul(self.panel).and_then(|start| start.checked_add(k * NR));
+        assert!(last_panel.is_some_and(|end| end <= self.b.len()), "gather_gemm: B reaches beyond its array");
+        for (index, block) in self.segments.blocks.iter().enumerate() {
             let load = self.accumulate || index > 0;
-            for panel in 0..self.b.n.div_ceil(NR) {
-                let b = &self.b.data[(panel * self.b.k + k_before) * NR..];
-                let columns = NR.min(self.b.n - panel * NR);
-                for first in (0..self.rows.len()).step_by(MR) {
-                    let count = MR.min(self.rows.len() - first);
-                    // A tile of fewer than MR rows computes its last row several times and stores it once.
-                    let row = |i: usize| first + i.min(count - 1);
-                    let rows: [usize; MR] = std::array::from_fn(|i| self.rows[row(i)]);
-                    let mut sums = [[T::zero(); NR]; MR];
-                    if load {
-                        for (i, sums) in sums.iter_mut().enumerate().take(count) {
-                            let c = &c[self.c_rows[row(i)] + panel * NR..];
-                            sums[..columns].copy_from_slice(&c[..columns]);
-                        }
-                    }
-                    // SAFETY: `gather_gemm` checked that rows[i] + reach is inside `a`, and reach is the largest offset
-                    // of any k; `b` begins at row `k_before` of a panel with `b.k` rows, and the segments of this block
-                    // have at most `b.k - k_before` numbers in all.
-                    unsafe { tile(self.a, &rows, segments, self.segments.step, b, &mut sums, multiply_add) };
-                    for (i, sums) in sums.iter().enumerate().take(count) {
-                        let c = &mut c[self.c_rows[row(i)] + panel * NR..];
-                        if columns == NR {
-                            c[..NR].copy_from_slice(sums);
+            for panel in 0..n.div_ceil(NR) {
+                let mut first = 0;
+                while first < rows.count() {
+                    let count = MR.min(rows.count() - first);
+                    // SAFETY: checked above: every start + reach is inside `a`, and reach is the largest offset of any
+                    // k; every panel of B holds k rows.
+                    unsafe {
+                        if count > TAIL {
+                            self.strip::<A, MR>(block, panel, (first, count), load, rows, c, c_rows);
                         } else {
-                            c[..columns].copy_from_slice(&sums[..columns]);
+                            self.strip::<A, TAIL>(block, panel, (first, count), load, rows, c, c_rows);
                         }
                     }
+                    first += count;
                 }
+            }
+        }
+    }
+
+    /// `count ≤ MR` rows of C from row `first` on, 16 columns of them, through one block of K. A tile of fewer than `MR`
+    /// rows computes its last row several times and stores it once.
+    ///
+    /// # Safety
+    /// Every start of a row + reach is an index of `a`; panel number `panel` of B lies inside `b`.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "the loop variables of `run`")]
+    unsafe fn strip<A: Arithmetic, const MR: usize>(
+        &self,
+        (block, k_before): &(Range<usize>, usize),
+        panel: usize,
+        (first, count): (usize, usize),
+        load: bool,
+        rows: impl Rows,
+        c: &mut [T],
+        c_rows: impl Rows,
+    ) {
+        let segments = &self.segments.list[block.clone()];
+        let b = &self.b[panel * self.panel + k_before * NR..];
+        let columns = NR.min(self.n - panel * NR);
+        let row = |i: usize| first + i.min(count - 1);
+        let starts: [usize; MR] = std::array::from_fn(|i| rows.start(row(i)));
+        let mut sums = [[T::zero(); NR]; MR];
+        if load {
+            for (i, sums) in sums.iter_mut().enumerate().take(count) {
+                let c = &c[c_rows.start(row(i)) + panel * NR..];
+                if columns == NR {
+                    sums.copy_from_slice(&c[..NR]);
+                } else {
+                    sums[..columns].copy_from_slice(&c[..columns]);
+                }
+            }
+        }
+        // SAFETY: the caller's promise; `b` begins at row `k_before` of a panel with k rows, and the segments of this
+        // block have at most k - k_before numbers in all.
+        unsafe { tile::<T, A, MR>(self.a, &starts, segments, self.segments.step, b, &mut sums) };
+        for (i, sums) in sums.iter().enumerate().take(count) {
+            let c = &mut c[c_rows.start(row(i)) + panel * NR..];
+            if columns == NR {
+                c[..NR].copy_from_slice(sums);
+            } else {
+                c[..columns].copy_from_slice(&sums[..columns]);
             }
         }
     }
@@ -245,14 +343,13 @@ impl<T: Scalar> Product<'_, T> {
 /// # Safety
 /// Every `rows[i] + offset of k` is an index of `a`; `b` holds 16 numbers for every k of the segments.
 #[inline(always)]
-unsafe fn tile<T: Scalar>(
+unsafe fn tile<T: Scalar, A: Arithmetic, const MR: usize>(
     a: &[T],
     rows: &[usize; MR],
     segments: &[Segment],
     step: usize,
     b: &[T],
     sums: &mut [[T; NR]; MR],
-    multiply_add: impl Fn(T, T, T) -> T,
 ) {
     let mut acc = *sums;
     let mut b = b.as_ptr().cast::<[T; NR]>();
@@ -265,7 +362,7 @@ unsafe fn tile<T: Scalar>(
             for i in 0..MR {
                 let a_value = unsafe { *a.wrapping_add(rows[i]) };
                 for j in 0..NR {
-                    acc[i][j] = multiply_add(a_value, b_row[j], acc[i][j]);
+                    acc[i][j] = A::multiply_add(a_value, b_row[j], acc[i][j]);
                 }
             }
             a = a.wrapping_add(step);

@@ -16,3 +16,4 @@ pub mod gather_gemm;
 pub mod gemm;
 pub mod memory;
 pub mod simd;
+pub(crate) mod vector;

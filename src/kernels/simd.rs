@@ -3,17 +3,34 @@
 //! A program compiled for every x86-64 processor may use 128-bit vectors and no fused multiply-add. [`wide`] compiles the
 //! same loop a second time for AVX2 and FMA and calls that version where the processor has them. The loop computes the
 //! same bits either way: the compiler never fuses a product and a sum that the source keeps apart.
+//!
+//! `dispatch` does the same for a `Kernel`, a computation that wants to know what it runs on: its vectors, whether a product
+//! and a sum are one instruction, and how many rows of a matrix fit into the registers.
 
-use crate::{Error, Result};
+use super::vector::{Portable, Single, Vector};
+use crate::{Error, Result, Scalar};
 use std::sync::OnceLock;
 
 /// A version of the kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// What every processor has.
     Portable,
     /// x86-64 with 256-bit vectors and fused multiply-add.
     Avx2,
+    /// x86-64 with 512-bit vectors.
+    Avx512,
+}
+
+impl Isa {
+    /// What `RESNET_KERNELS` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
 }
 
 /// The version this process uses: the best the processor has, or what the environment variable `RESNET_KERNELS` asks
@@ -32,27 +49,26 @@ pub fn isa() -> Isa {
 /// # Errors
 /// If `RESNET_KERNELS` names a version that does not exist or that this processor cannot run.
 pub fn requested_isa() -> Result<Isa> {
-    let best = if avx2_and_fma() { Isa::Avx2 } else { Isa::Portable };
+    let has = |isa: Isa| isa <= best();
     match std::env::var("RESNET_KERNELS").ok().as_deref() {
-        None | Some("" | "auto") => Ok(best),
-        Some("portable") => Ok(Isa::Portable),
-        Some("avx2") if best == Isa::Avx2 => Ok(Isa::Avx2),
-        Some(other) => {
-            let message = format!("expected auto, portable or avx2, and a processor that has it, got `{other}`");
-            Err(Error::argument("RESNET_KERNELS", message))
+        None | Some("" | "auto") => Ok(best()),
+        Some(name) => {
+            let known = [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().find(|isa| isa.name() == name);
+            known.filter(|&isa| has(isa)).ok_or_else(|| {
+                let expected = "expected auto, portable, avx2 or avx512, and a processor that has it";
+                Error::argument("RESNET_KERNELS", format!("{expected} (this one: {}), got `{name}`", best().name()))
+            })
         }
     }
 }
 
-fn avx2_and_fma() -> bool {
+/// The best version this processor has.
+fn best() -> Isa {
     #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        return if is_x86_feature_detected!("avx512f") { Isa::Avx512 } else { Isa::Avx2 };
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
+    Isa::Portable
 }
 
 /// Runs `work`, its loops compiled for the best vectors the processor has.
@@ -66,13 +82,98 @@ fn avx2_and_fma() -> bool {
 #[inline(always)]
 pub fn wide<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx2 {
+    if isa() >= Isa::Avx2 {
         #[target_feature(enable = "avx2,fma")]
         fn compiled<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
-        // SAFETY: `isa` returns Avx2 only after the processor has reported both features.
+        // SAFETY: `isa` returns Avx2 or more only after the processor has reported both features.
         return unsafe { compiled(work) };
     }
     work()
+}
+
+/// What a processor computes with.
+pub(crate) trait Arithmetic: Copy {
+    /// Its vectors.
+    type Vector<T: Scalar>: Vector<T>;
+    /// A single number, with the same roundings.
+    type Single<T: Scalar>: Vector<T>;
+    /// a · b + sum, rounded once or twice.
+    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T;
+}
+
+/// AVX2 and FMA: a product and a sum in one instruction, with one rounding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2;
+
+/// AVX-512.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512;
+
+/// A product and a sum, two roundings: what every processor does fast.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Any;
+
+impl Arithmetic for Avx2 {
+    type Vector<T: Scalar> = T::Bits256;
+    type Single<T: Scalar> = Single<T>;
+    #[inline(always)]
+    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
+        a.mul_add(b, sum)
+    }
+}
+
+impl Arithmetic for Avx512 {
+    type Vector<T: Scalar> = T::Bits512;
+    type Single<T: Scalar> = Single<T>;
+    #[inline(always)]
+    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
+        a.mul_add(b, sum)
+    }
+}
+
+impl Arithmetic for Any {
+    type Vector<T: Scalar> = Portable<T, 4>;
+    type Single<T: Scalar> = Portable<T, 1>;
+    #[inline(always)]
+    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
+        a * b + sum
+    }
+}
+
+/// A computation that is compiled once for each [`Isa`].
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// The computation; everything it calls must be `#[inline(always)]` to be compiled with it. `ROWS` rows of a matrix
+    /// times 16 columns fit into the registers as accumulators.
+    fn run<A: Arithmetic, const ROWS: usize>(self) -> Self::Output;
+}
+
+/// Runs `kernel` in the version for this process; see [`isa`]. Avx2 and Avx512 give the same bits.
+#[inline(always)]
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            fn avx512<K: Kernel>(kernel: K) -> K::Output {
+                kernel.run::<Avx512, 12>()
+            }
+            // SAFETY: `isa` returns Avx512 only after the processor has reported all three features.
+            unsafe { avx512(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<K: Kernel>(kernel: K) -> K::Output {
+                kernel.run::<Avx2, 6>()
+            }
+            // SAFETY: `isa` returns Avx2 only after the processor has reported both features.
+            unsafe { avx2(kernel) }
+        }
+        _ => kernel.run::<Any, 6>(),
+    }
 }

@@ -191,11 +191,11 @@ fn pack_weight<T: Scalar>(k: usize, n: usize, entry: impl Fn(usize, usize) -> T 
 }
 
 /// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
-struct Frame {
-    image: [usize; 2],
-    before: [usize; 2],
-    size: [usize; 2],
-    channels: usize,
+pub struct Frame {
+    pub image: [usize; 2],
+    pub before: [usize; 2],
+    pub size: [usize; 2],
+    pub channels: usize,
 }
 
 impl Frame {
@@ -209,16 +209,19 @@ impl Frame {
         }
     }
 
+    /// Numbers of one framed image.
+    pub fn numbers(&self) -> usize {
+        self.size[0] * self.size[1] * self.channels
+    }
+
     /// Offset of a framed pixel from the image's first.
-    fn offset(&self, row: usize, column: usize) -> usize {
+    pub fn offset(&self, row: usize, column: usize) -> usize {
         (row * self.size[1] + column) * self.channels
     }
 
     /// Starts of `rows` x `columns` windows, `stride` apart, in each of `images` images.
     fn starts(&self, images: usize, rows: usize, columns: usize, stride: [usize; 2]) -> Vec<usize> {
-        let window = |n: usize, i: usize, j: usize| {
-            n * self.size[0] * self.size[1] * self.channels + self.offset(i * stride[0], j * stride[1])
-        };
+        let window = |n: usize, i: usize, j: usize| n * self.numbers() + self.offset(i * stride[0], j * stride[1]);
         let all = (0..images).flat_map(|n| (0..rows).flat_map(move |i| (0..columns).map(move |j| (n, i, j))));
         all.map(|(n, i, j)| window(n, i, j)).collect()
     }
@@ -230,14 +233,14 @@ impl Frame {
     }
 
     /// The framed images: `images` itself where the frame is empty, else a copy in `buffer`.
-    fn fill<'a, T: Scalar>(&self, images: &'a [T], buffer: &'a mut Vec<T>) -> &'a [T] {
+    pub fn fill<'a, T: Scalar>(&self, images: &'a [T], buffer: &'a mut Vec<T>) -> &'a [T] {
         if self.image == self.size {
             return images;
         }
         let [height, width] = self.image;
         let row = width * self.channels;
         let count = images.len() / (height * row);
-        let framed = self.size[0] * self.size[1] * self.channels;
+        let framed = self.numbers();
         // New numbers are zeros. Old ones are of the same frame: its border is zero already, the inside is overwritten.
         buffer.resize(count * framed, T::zero());
         for (image, framed) in images.chunks_exact(height * row).zip(buffer.chunks_exact_mut(framed)) {

@@ -34,7 +34,7 @@ const CASES: &[Case] = &[
 /// Every product and every partial sum is a whole number below 2²⁴: all orders of summation give the same bits.
 #[test]
 fn every_algorithm_equals_the_definition_exactly() {
-    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit] {
+    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit, Conv2dAlgorithm::Winograd2] {
         equals_the_definition_exactly(algorithm);
     }
 }
@@ -103,4 +103,47 @@ fn every_wrong_argument_is_named() {
     let dy = Array4::zeros((2, 8, 8, 4)).into_shared();
     let message = conv.backward(&dy, &cache).unwrap_err().to_string();
     assert_eq!(message, "conv2d: dy expects the output's shape [2, 6, 6, 4], got shape [2, 8, 8, 4]");
+}
+
+/// (n, h, w, c_in, c_out, padding) for the 3x3 convolutions Winograd computes: tiles cut by the border, images of one
+/// pixel, one channel, several pieces, channels that are no multiple of a vector or a panel.
+const WINOGRAD_CASES: &[(usize, usize, usize, usize, usize, [usize; 2])] = &[
+    (1, 1, 1, 1, 1, [1, 1]),
+    (2, 5, 7, 3, 17, [1, 1]),
+    (1, 7, 5, 17, 3, [0, 2]),
+    (3, 3, 3, 2, 2, [0, 0]),
+    (2, 9, 4, 16, 33, [2, 1]),
+    (1, 1, 2, 4, 1, [2, 2]),
+    (37, 6, 6, 8, 16, [1, 1]),
+    (2, 33, 34, 1, 8, [1, 1]),
+    (5, 4, 4, 130, 136, [1, 1]),
+    (0, 8, 8, 4, 4, [1, 1]),
+];
+
+/// In f64, with weights that are multiples of 24² = 576: then G w Gᵀ is whole and every number below 2⁵³.
+#[test]
+fn winograd_equals_the_definition_exactly_on_whole_numbers() {
+    for algorithm in [Conv2dAlgorithm::Winograd2, Conv2dAlgorithm::Winograd4] {
+        for &(n, h, w, c_in, c_out, padding) in WINOGRAD_CASES {
+            let whole = |shape, seed| whole(shape, seed).mapv(f64::from);
+            let weight = 576.0 * whole((c_out, c_in, 3, 3), 1);
+            let fast = Conv2d { padding, algorithm, ..Conv2d::new(weight) };
+            assert_eq!(fast.algorithm_for(&[n, h, w, c_in]).unwrap(), algorithm);
+            let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..fast.clone() };
+            let x = whole((n, h, w, c_in), 2).into_shared();
+            let (y, cache) = fast.forward(&x).unwrap();
+            assert_eq!(y, direct.forward(&x).unwrap().0, "y, {algorithm:?}, {:?}", (n, h, w, c_in, c_out, padding));
+            let dy = 576.0 * whole(y.dim(), 3);
+            let dy = dy.into_shared();
+            let (dx, grads) = fast.backward(&dy, &cache).unwrap();
+            let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
+            assert_eq!(dx, dx_direct, "dx, {algorithm:?}, {:?}", (n, h, w, c_in, c_out, padding));
+            assert_eq!(
+                grads.weight.mapv(f64::round), // Gᵀ dU G divides by 6 and 24 and rounds
+                grads_direct.weight,
+                "dweight, {algorithm:?}, {:?}",
+                (n, h, w, c_in, c_out, padding)
+            );
+        }
+    }
 }

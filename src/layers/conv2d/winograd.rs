@@ -1,0 +1,728 @@
+//! 3x3 convolution with fewer multiplications (Winograd 1980; Lavin & Gray 2015, arXiv 1509.09308).
+//!
+//! F(m, 3) computes m outputs of a one-dimensional 3-tap filter w from the m + 2 inputs d under it with m + 2
+//! multiplications instead of 3m. Input, filter and output are polynomials; each is evaluated at m + 2 points (0, 1, −1,
+//! 2, −2, ∞ for m = 4), the *values* are multiplied, and the outputs are the coefficients that fit the products:
+//!
+//! ```text
+//! y = Aᵀ [ (G w) ⊙ (Bᵀ d) ]                         one dimension:  Bᵀ (m+2, m+2)   G (m+2, 3)   Aᵀ (m, m+2)
+//! y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A                  two dimensions: rows, then columns
+//! ```
+//!
+//! A tile of 4x4 outputs then costs 36 multiplications instead of 144, one of 2x2 outputs 16 instead of 36. The sum over
+//! input channels is taken before the output transform, which is linear, so that for each of the (m + 2)² points k the
+//! products are one matrix product over all tiles:
+//!
+//! ```text
+//! V[k] (tiles, c_in) = Bᵀ d B        U[k] (c_in, c_out) = G w Gᵀ        M[k] = V[k] · U[k]        y = Aᵀ M A
+//! ```
+//!
+//! # Backward
+//!
+//! dx of a convolution with stride 1 is a convolution: of dy, padded with 2 − padding, with the weight turned by 180
+//! degrees and its channels exchanged. So dx is the code of y. dweight is the adjoint of the map w ↦ y, read from right to
+//! left:
+//!
+//! ```text
+//! dM = A dy Aᵀ        dU[k] (c_in, c_out) = Σ_tiles V[k]ᵀ · dM[k]        dw = Gᵀ dU G
+//! ```
+//!
+//! # Precision
+//!
+//! The transforms add and subtract numbers of different size and the output transform takes small differences of large
+//! products: in f32 an error of F(4x4) is about ten times that of a plain sum, of F(2x2) about twice; `docs/speed.md`
+//! measures it, and the tests hold it to an a-priori bound. The weight's transforms are computed in f64. f64 never comes
+//! here of itself: it is the oracle.
+
+use super::implicit::Frame;
+use super::Geometry;
+use crate::kernels::gather_gemm::{Product, Segment, Segments, Strided, NR};
+use crate::kernels::simd::{dispatch, wide, Arithmetic, Kernel};
+use crate::kernels::vector::Vector;
+use crate::parallel::{add_slices, tree_sum};
+use crate::{Activation, Scalar};
+use ndarray::Array4;
+use rayon::prelude::*;
+
+/// The size of a tile of outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// 2x2, F(2x2, 3x3): 16 multiplications for 4 outputs.
+    Two,
+    /// 4x4, F(4x4, 3x3): 36 multiplications for 16 outputs.
+    Four,
+}
+
+/// Whether a geometry can be computed this way: a 3x3 kernel, everything else 1, and no more padding than dx can undo.
+pub fn applies(g: &Geometry) -> bool {
+    [g.kh, g.kw] == [3, 3]
+        && g.stride == [1, 1]
+        && g.dilation == [1, 1]
+        && g.groups == 1
+        && g.padding <= [2, 2]
+        && g.padding[1] <= 2
+}
+
+/// y without the bias.
+pub fn forward<T: Scalar>(size: Size, g: &Geometry, x: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
+    let w = |o, i, p, q| weight[[o, i, p, q]];
+    let (x, from, to) = (x.as_slice().expect("contiguous"), [g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
+    match size {
+        Size::Two => convolve(F2, g.n, x, from, to, g.padding, w),
+        Size::Four => convolve(F4, g.n, x, from, to, g.padding, w),
+    }
+}
+
+/// dx: the convolution of dy with the weight turned by 180 degrees.
+pub fn input_gradient<T: Scalar>(size: Size, g: &Geometry, dy: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
+    let w = |i, o, p, q| weight[[o, i, 2 - p, 2 - q]];
+    let (dy, from, to) = (dy.as_slice().expect("contiguous"), [g.h_out, g.w_out, g.c_out], [g.h, g.w, g.c_in]);
+    let padding = g.padding.map(|padding| 2 - padding);
+    match size {
+        Size::Two => convolve(F2, g.n, dy, from, to, padding, w),
+        Size::Four => convolve(F4, g.n, dy, from, to, padding, w),
+    }
+}
+
+/// dweight.
+pub fn weight_gradient<T: Scalar>(size: Size, g: &Geometry, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
+    let (x, dy) = (x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
+    match size {
+        Size::Two => correlate(F2, g, x, dy),
+        Size::Four => correlate(F4, g, x, dy),
+    }
+}
+
+fn convolve<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    n: usize,
+    x: &[T],
+    from: [usize; 3],
+    to: [usize; 3],
+    padding: [usize; 2],
+    w: impl Fn(usize, usize, usize, usize) -> T + Sync,
+) -> Array4<T> {
+    let u = transform_weight(transforms, [from[2], to[2]], w);
+    let plan = Plan::new::<M>(from, to, padding, n, [PIECE_TILES, block_tiles(from[2], to[2])]);
+    let channels = Segments::new(1, [Segment { offset: 0, len: plan.c_in }]);
+    let mut y = Array4::zeros((n, to[0], to[1], to[2]));
+    let pieces = y.as_slice_mut().expect("contiguous").par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
+    let scratch = || {
+        let numbers = |channels: usize| vec![T::zero(); S * S * plane(plan.block * channels)];
+        (Vec::new(), numbers(plan.c_in), numbers(plan.c_out))
+    };
+    pieces.for_each_init(scratch, |(frame, v, m), (piece, y)| {
+        let count = y.len() / plan.y_image;
+        let x = plan.frame.fill(&x[piece * plan.images * plan.x_image..][..count * plan.x_image], frame);
+        for tiles in plan.tiles[..count * plan.tiles_per_image].chunks(plan.block) {
+            dispatch(Convolve { transforms, plan: &plan, tiles, x, u: &u, channels: &channels, v, m, y });
+        }
+    });
+    y
+}
+
+fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    g: &Geometry,
+    x: &[T],
+    dy: &[T],
+) -> Array4<T> {
+    let (from, to) = ([g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
+    let plan = Plan::new::<M>(from, to, g.padding, g.n, [PIECE_TILES, PIECE_TILES]);
+    let pieces = g.n.div_ceil(plan.images);
+    // Many small dU are summed in a tree, each on its thread; of a large one there is one only, and the threads share it.
+    let (leaves, together) = if g.c_in * g.c_out < LARGE { (pieces.clamp(1, MOST_LEAVES), 1) } else { (1, 4) };
+    let pieces_per_leaf = pieces.div_ceil(leaves).max(1);
+
+    let panels = g.c_out.div_ceil(NR);
+    let leaf = |index: usize| {
+        let mut du = vec![T::zero(); S * S * g.c_in * g.c_out];
+        let mut scratch: Vec<_> = (0..together)
+            .map(|_| {
+                let numbers = |channels: usize| vec![T::zero(); S * S * plane(plan.tiles.len() * channels)];
+                (Vec::new(), numbers(g.c_in), numbers(panels * NR))
+            })
+            .collect();
+        let first = index * pieces_per_leaf;
+        let last = pieces.min(first + pieces_per_leaf);
+        for group in (first..last).step_by(together) {
+            let count = |piece: usize| plan.images.min(g.n - piece * plan.images);
+            scratch.par_iter_mut().zip(group..last).for_each(|((frame, v, dm), piece)| {
+                let (images, count) = (piece * plan.images, count(piece));
+                let x = plan.frame.fill(&x[images * plan.x_image..][..count * plan.x_image], frame);
+                let dy = &dy[images * plan.y_image..][..count * plan.y_image];
+                let tiles = &plan.tiles[..count * plan.tiles_per_image];
+                dispatch(TransformBoth { transforms, plan: &plan, tiles, x, dy, v, dm });
+            });
+            du.par_chunks_mut(g.c_in * g.c_out).enumerate().for_each(|(point, du)| {
+                for (piece, (_, v, dm)) in (group..last).zip(&scratch) {
+                    let tiles = count(piece) * plan.tiles_per_image;
+                    let v = &v[point * plane(tiles * g.c_in)..][..tiles * g.c_in];
+                    let dm = &dm[point * plane(tiles * panels * NR)..][..tiles * panels * NR];
+                    dispatch(Correlate { tiles, v, dm, du, channels: [g.c_in, g.c_out], accumulate: piece > first });
+                }
+            });
+        }
+        du
+    };
+    let du = tree_sum(if pieces == 0 { 0 } else { leaves }, &leaf, &|a, b: Vec<T>| wide(|| add_slices(a, &b)));
+    let du = du.unwrap_or_else(|| vec![T::zero(); S * S * g.c_in * g.c_out]);
+    let mut dw = Array4::zeros((g.c_out, g.c_in, 3, 3));
+    let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(NR * g.c_in * 9).enumerate();
+    outputs.for_each(|(panel, dw)| {
+        dispatch(WeightAdjoint { transforms, panel, channels: [g.c_in, g.c_out], du: &du, dw });
+    });
+    dw
+}
+
+/// Tiles in a piece of work, about; a piece is made of whole images.
+const PIECE_TILES: usize = 64;
+
+/// Tiles transformed at once: V and M should stay in the second-level cache, and U, read once a block, be used often.
+fn block_tiles(c_in: usize, c_out: usize) -> usize {
+    if c_in * c_out < 1 << 16 {
+        32
+    } else {
+        64
+    }
+}
+
+/// Channels in times channels out from which dU no longer fits a cache.
+const LARGE: usize = 1 << 14;
+
+/// The most partial sums of dU: the fewer, the less there is to add; the more, the more threads have work.
+const MOST_LEAVES: usize = 16;
+
+/// The one-dimensional transforms of F(M, 3) with S = M + 2 points.
+trait Transforms<const M: usize, const S: usize>: Copy + Sync {
+    /// Bᵀ d
+    fn input<T: Scalar, V: Vector<T>>(self, d: [V; S]) -> [V; S];
+    /// Aᵀ m
+    fn output<T: Scalar, V: Vector<T>>(self, m: [V; S]) -> [V; M];
+    /// A y
+    fn output_adjoint<T: Scalar, V: Vector<T>>(self, y: [V; M]) -> [V; S];
+    /// G w
+    fn weight<V: Vector<f64>>(self, w: [V; 3]) -> [V; S];
+    /// Gᵀ u
+    fn weight_adjoint<V: Vector<f64>>(self, u: [V; S]) -> [V; 3];
+}
+
+/// F(2, 3): the points 0, 1, −1, ∞.
+///
+/// ```text
+///      1  0 -1  0          1   0   0
+/// Bᵀ = 0  1  1  0     G = 1/2 1/2 1/2     Aᵀ = 1  1  1  0
+///      0 -1  1  0         1/2-1/2 1/2          0  1 -1  1
+///      0 -1  0  1          0   0   1
+/// ```
+#[derive(Clone, Copy)]
+struct F2;
+
+impl Transforms<2, 4> for F2 {
+    #[inline(always)]
+    fn input<T: Scalar, V: Vector<T>>(self, [d0, d1, d2, d3]: [V; 4]) -> [V; 4] {
+        [d0 - d2, d1 + d2, d2 - d1, d3 - d1]
+    }
+
+    #[inline(always)]
+    fn output<T: Scalar, V: Vector<T>>(self, [m0, m1, m2, m3]: [V; 4]) -> [V; 2] {
+        [m0 + (m1 + m2), (m1 - m2) + m3]
+    }
+
+    #[inline(always)]
+    fn output_adjoint<T: Scalar, V: Vector<T>>(self, [y0, y1]: [V; 2]) -> [V; 4] {
+        [y0, y0 + y1, y0 - y1, y1]
+    }
+
+    #[inline(always)]
+    fn weight<V: Vector<f64>>(self, [w0, w1, w2]: [V; 3]) -> [V; 4] {
+        let (ends, zero) = (w0 + w2, V::zero());
+        [w0, (ends + w1).times(0.5, zero), (ends - w1).times(0.5, zero), w2]
+    }
+
+    #[inline(always)]
+    fn weight_adjoint<V: Vector<f64>>(self, [u0, u1, u2, u3]: [V; 4]) -> [V; 3] {
+        let middle = u1 + u2;
+        [middle.times(0.5, u0), (u1 - u2).times(0.5, V::zero()), middle.times(0.5, u3)]
+    }
+}
+
+/// F(4, 3): the points 0, 1, −1, 2, −2, ∞.
+///
+/// ```text
+///      4  0 -5  0  1  0          1/4    0    0
+///      0 -4 -4  1  1  0         -1/6 -1/6 -1/6          1  1  1  1  1  0
+/// Bᵀ = 0  4 -4 -1  1  0     G = -1/6  1/6 -1/6     Aᵀ = 0  1 -1  2 -2  0
+///      0 -2 -1  2  1  0         1/24 1/12  1/6          0  1  1  4  4  0
+///      0  2 -1 -2  1  0         1/24-1/12  1/6          0  1 -1  8 -8  1
+///      0  4  0 -5  0  1            0    0    1
+/// ```
+#[derive(Clone, Copy)]
+struct F4;
+
+impl Transforms<4, 6> for F4 {
+    #[inline(always)]
+    fn input<T: Scalar, V: Vector<T>>(self, [d0, d1, d2, d3, d4, d5]: [V; 6]) -> [V; 6] {
+        let (even, odd) = (d2.times(-4.0, d4), d1.times(-4.0, d3));
+        let (even_2, odd_2) = (d4 - d2, d3 - d1);
+        [
+            d0.times(4.0, d2.times(-5.0, d4)),
+            even + odd,
+            even - odd,
+            odd_2.times(2.0, even_2),
+            odd_2.times(-2.0, even_2),
+            d1.times(4.0, d3.times(-5.0, d5)),
+        ]
+    }
+
+    #[inline(always)]
+    fn output<T: Scalar, V: Vector<T>>(self, [m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 4] {
+        let (sum, difference) = (m1 + m2, m1 - m2);
+        let (sum_2, difference_2) = (m3 + m4, m3 - m4);
+        [
+            m0 + (sum + sum_2),
+            difference_2.times(2.0, difference),
+            sum_2.times(4.0, sum),
+            difference_2.times(8.0, difference) + m5,
+        ]
+    }
+
+    #[inline(always)]
+    fn output_adjoint<T: Scalar, V: Vector<T>>(self, [y0, y1, y2, y3]: [V; 4]) -> [V; 6] {
+        let (even, odd) = (y0 + y2, y1 + y3);
+        let (even_2, odd_2) = (y2.times(4.0, y0), y3.times(4.0, y1));
+        [y0, even + odd, even - odd, odd_2.times(2.0, even_2), odd_2.times(-2.0, even_2), y3]
+    }
+
+    #[inline(always)]
+    fn weight<V: Vector<f64>>(self, [w0, w1, w2]: [V; 3]) -> [V; 6] {
+        let zero = V::zero();
+        let (ends, ends_2) = (w0 + w2, w2.times(4.0, w0));
+        let middle_2 = w1.times(2.0, zero);
+        [
+            w0.times(0.25, zero),
+            (ends + w1).times(-1.0 / 6.0, zero),
+            (ends - w1).times(-1.0 / 6.0, zero),
+            (ends_2 + middle_2).times(1.0 / 24.0, zero),
+            (ends_2 - middle_2).times(1.0 / 24.0, zero),
+            w2,
+        ]
+    }
+
+    #[inline(always)]
+    fn weight_adjoint<V: Vector<f64>>(self, [u0, u1, u2, u3, u4, u5]: [V; 6]) -> [V; 3] {
+        let (sum, sum_2, zero) = (u1 + u2, u3 + u4, V::zero());
+        let (difference, difference_2) = (u1 - u2, u3 - u4);
+        [
+            u0.times(0.25, sum.times(-1.0 / 6.0, sum_2.times(1.0 / 24.0, zero))),
+            difference.times(-1.0 / 6.0, difference_2.times(1.0 / 12.0, zero)),
+            sum.times(-1.0 / 6.0, sum_2.times(1.0 / 6.0, u5)),
+        ]
+    }
+}
+
+/// A tile of one image: where its window begins in the framed image, where it begins in the output, and how many of its
+/// rows and columns lie inside the output.
+#[derive(Clone, Copy)]
+struct Tile {
+    window: usize,
+    output: usize,
+    rows: usize,
+    columns: usize,
+}
+
+/// A convolution cut into tiles: y (h_out, w_out, c_out) of x (h, w, c_in).
+struct Plan {
+    frame: Frame,
+    /// The tiles of `images` images.
+    tiles: Vec<Tile>,
+    /// Images in a piece of work.
+    images: usize,
+    tiles_per_image: usize,
+    /// Tiles of y transformed at once.
+    block: usize,
+    /// Numbers of an image of x and of y, and of a row of y.
+    x_image: usize,
+    y_image: usize,
+    y_row: usize,
+    c_in: usize,
+    c_out: usize,
+}
+
+impl Plan {
+    fn new<const M: usize>(
+        [h, w, c_in]: [usize; 3],
+        [h_out, w_out, c_out]: [usize; 3],
+        padding: [usize; 2],
+        n: usize,
+        [piece, block]: [usize; 2],
+    ) -> Self {
+        let [down, across] = [h_out.div_ceil(M), w_out.div_ceil(M)];
+        // Pieces as equal as possible, so that no thread is left with a short one.
+        let pieces = n.div_ceil((piece / (down * across)).max(1)).max(n.min(2)).max(1);
+        let images = n.div_ceil(pieces).max(1);
+        let frame = Frame { image: [h, w], before: padding, size: [down * M + 2, across * M + 2], channels: c_in };
+        let mut tiles = Vec::with_capacity(images * down * across);
+        for image in 0..images {
+            for (i, j) in (0..down).flat_map(|i| (0..across).map(move |j| (i * M, j * M))) {
+                tiles.push(Tile {
+                    window: image * frame.numbers() + frame.offset(i, j),
+                    output: ((image * h_out + i) * w_out + j) * c_out,
+                    rows: M.min(h_out - i),
+                    columns: M.min(w_out - j),
+                });
+            }
+        }
+        let blocks = tiles.len().div_ceil(block).max(1);
+        Plan {
+            block: tiles.len().div_ceil(blocks).max(1),
+            tiles,
+            images,
+            tiles_per_image: down * across,
+            x_image: h * w * c_in,
+            y_image: h_out * w_out * c_out,
+            y_row: w_out * c_out,
+            c_in,
+            c_out,
+            frame,
+        }
+    }
+}
+
+/// Distance between two points of V or M, each `numbers` long: a few more, so that the points do not fall on the same
+/// cache lines when `numbers` is a power of two.
+fn plane(numbers: usize) -> usize {
+    numbers + 16
+}
+
+/// y of one block of tiles.
+struct Convolve<'a, T, F, const M: usize, const S: usize> {
+    transforms: F,
+    plan: &'a Plan,
+    tiles: &'a [Tile],
+    /// Framed images.
+    x: &'a [T],
+    /// U: (panel of 16 output channels, point, c_in, 16).
+    u: &'a [T],
+    channels: &'a Segments,
+    v: &'a mut [T],
+    m: &'a mut [T],
+    y: &'a mut [T],
+}
+
+impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for Convolve<'_, T, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Convolve { transforms, plan, tiles, x, u, channels, v, m, y } = self;
+        let (c, c_out, count) = (plan.c_in, plan.c_out, tiles.len());
+        transform_input::<T, A, F, M, S>(transforms, plan, tiles, x, v);
+        let (v_plane, m_plane) = (plane(count * c), plane(count * c_out));
+        for point in 0..S * S {
+            let product = Product {
+                a: &v[point * v_plane..][..count * c],
+                segments: channels,
+                b: &u[point * c * NR..],
+                n: c_out,
+                panel: S * S * c * NR,
+                accumulate: false,
+            };
+            let m = &mut m[point * m_plane..][..count * c_out];
+            product.run::<A, ROWS>(Strided { count, stride: c }, m, Strided { count, stride: c_out });
+        }
+        for (index, tile) in tiles.iter().enumerate() {
+            let (from, to, lanes) = (index * c_out, tile.output, A::Vector::<T>::LANES);
+            let whole = c_out / lanes * lanes;
+            for o in (0..whole).step_by(lanes) {
+                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
+                output_tile::<T, A::Vector<T>, F, M, S>(transforms, m, tile, y);
+            }
+            for o in whole..c_out {
+                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
+                output_tile::<T, A::Single<T>, F, M, S>(transforms, m, tile, y);
+            }
+        }
+    }
+}
+
+/// V = Bᵀ d B of every tile.
+#[inline(always)]
+fn transform_input<T: Scalar, A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    plan: &Plan,
+    tiles: &[Tile],
+    x: &[T],
+    v: &mut [T],
+) {
+    let c = plan.c_in;
+    let (row, v_plane, lanes) = (plan.frame.size[1] * c, plane(tiles.len() * c), A::Vector::<T>::LANES);
+    let whole = c / lanes * lanes;
+    for (index, tile) in tiles.iter().enumerate() {
+        for i in (0..whole).step_by(lanes) {
+            let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
+            input_tile::<T, A::Vector<T>, F, M, S>(transforms, x, v);
+        }
+        for i in whole..c {
+            let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
+            input_tile::<T, A::Single<T>, F, M, S>(transforms, x, v);
+        }
+    }
+}
+
+// In the three functions below everything is a loop and nothing a closure: a closure would be compiled by itself, for
+// every processor, and its vectors with it.
+
+/// Bᵀ d B of one tile and a vector of channels; x with the distances of its rows and columns, V with that of its points.
+#[inline(always)]
+fn input_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    (x, row, column): (&[T], usize, usize),
+    (v, plane): (&mut [T], usize),
+) {
+    let mut half = [[V::zero(); S]; S];
+    for j in 0..S {
+        let mut d = [V::zero(); S];
+        for (i, d) in d.iter_mut().enumerate() {
+            *d = V::load(x, i * row + j * column);
+        }
+        for (half, d) in half.iter_mut().zip(transforms.input::<T, V>(d)) {
+            half[j] = d;
+        }
+    }
+    for (i, half) in half.into_iter().enumerate() {
+        for (j, value) in transforms.input::<T, V>(half).into_iter().enumerate() {
+            value.store(v, (i * S + j) * plane);
+        }
+    }
+}
+
+/// Aᵀ M A of one tile and a vector of channels, the part of it inside y.
+#[inline(always)]
+fn output_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    (m, plane): (&[T], usize),
+    tile: &Tile,
+    (y, row, column): (&mut [T], usize, usize),
+) {
+    let mut half = [[V::zero(); S]; M];
+    for j in 0..S {
+        let mut points = [V::zero(); S];
+        for (i, point) in points.iter_mut().enumerate() {
+            *point = V::load(m, (i * S + j) * plane);
+        }
+        for (half, value) in half.iter_mut().zip(transforms.output::<T, V>(points)) {
+            half[j] = value;
+        }
+    }
+    for (i, half) in half.into_iter().enumerate().take(tile.rows) {
+        for (j, value) in transforms.output::<T, V>(half).into_iter().enumerate() {
+            if j < tile.columns {
+                value.store(y, i * row + j * column);
+            }
+        }
+    }
+}
+
+/// A dy Aᵀ of one tile and a vector of channels, 0 in place of what is outside dy.
+#[inline(always)]
+fn adjoint_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    (dy, row, column): (&[T], usize, usize),
+    tile: &Tile,
+    (dm, plane): (&mut [T], usize),
+) {
+    let mut half = [[V::zero(); M]; S];
+    for j in 0..M {
+        let mut values = [V::zero(); M];
+        for (i, value) in values.iter_mut().enumerate() {
+            if i < tile.rows && j < tile.columns {
+                *value = V::load(dy, i * row + j * column);
+            }
+        }
+        for (half, value) in half.iter_mut().zip(transforms.output_adjoint::<T, V>(values)) {
+            half[j] = value;
+        }
+    }
+    for (i, half) in half.into_iter().enumerate() {
+        for (j, value) in transforms.output_adjoint::<T, V>(half).into_iter().enumerate() {
+            value.store(dm, (i * S + j) * plane);
+        }
+    }
+}
+
+/// V and dM of a piece, for dU.
+struct TransformBoth<'a, T, F, const M: usize, const S: usize> {
+    transforms: F,
+    plan: &'a Plan,
+    tiles: &'a [Tile],
+    x: &'a [T],
+    dy: &'a [T],
+    v: &'a mut [T],
+    /// dM: (point, panel of 16 output channels, tile, 16).
+    dm: &'a mut [T],
+}
+
+impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for TransformBoth<'_, T, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let TransformBoth { transforms, plan, tiles, x, dy, v, dm } = self;
+        let (c_out, count) = (plan.c_out, tiles.len());
+        let dm_plane = plane(count * c_out.next_multiple_of(NR));
+        transform_input::<T, A, F, M, S>(transforms, plan, tiles, x, v);
+        if c_out % NR != 0 {
+            dm.fill(T::zero()); // the columns behind the last channel
+        }
+        for (index, tile) in tiles.iter().enumerate() {
+            let lanes = A::Vector::<T>::LANES;
+            let whole = c_out / lanes * lanes;
+            for o in (0..whole).step_by(lanes) {
+                let (dy, to) = (&dy[tile.output + o..], (o / NR * count + index) * NR + o % NR);
+                let (dy, dm) = ((dy, plan.y_row, c_out), (&mut dm[to..], dm_plane));
+                adjoint_tile::<T, A::Vector<T>, F, M, S>(transforms, dy, tile, dm);
+            }
+            for o in whole..c_out {
+                let (dy, to) = (&dy[tile.output + o..], (o / NR * count + index) * NR + o % NR);
+                let (dy, dm) = ((dy, plan.y_row, c_out), (&mut dm[to..], dm_plane));
+                adjoint_tile::<T, A::Single<T>, F, M, S>(transforms, dy, tile, dm);
+            }
+        }
+    }
+}
+
+/// dU[k] (c_in, c_out) ← [dU[k] +] V[k]ᵀ · dM[k] for one point k.
+struct Correlate<'a, T> {
+    tiles: usize,
+    channels: [usize; 2],
+    v: &'a [T],
+    dm: &'a [T],
+    du: &'a mut [T],
+    accumulate: bool,
+}
+
+impl<T: Scalar> Kernel for Correlate<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Correlate { tiles, channels: [c, c_out], v, dm, du, accumulate } = self;
+        // Row i of Vᵀ begins at channel i of the first tile and goes on from tile to tile.
+        let segments = &Segments::new(c, [Segment { offset: 0, len: tiles }]);
+        let product = Product { a: v, segments, b: dm, n: c_out, panel: tiles * NR, accumulate };
+        product.run::<A, ROWS>(Strided { count: c, stride: 1 }, du, Strided { count: c, stride: c_out });
+    }
+}
+
+/// U = G w Gᵀ in panels (panel of 16 output channels, point, c_in, 16), of the weight `w(o, i, p, q)`.
+fn transform_weight<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    [c_in, c_out]: [usize; 2],
+    w: impl Fn(usize, usize, usize, usize) -> T + Sync,
+) -> Vec<T> {
+    struct Panel<'a, T, F, W, const M: usize, const S: usize> {
+        transforms: F,
+        panel: usize,
+        channels: [usize; 2],
+        w: &'a W,
+        u: &'a mut [T],
+    }
+    impl<T, F, W, const M: usize, const S: usize> Kernel for Panel<'_, T, F, W, M, S>
+    where
+        T: Scalar,
+        F: Transforms<M, S>,
+        W: Fn(usize, usize, usize, usize) -> T,
+    {
+        type Output = ();
+        #[inline(always)]
+        fn run<A: Arithmetic, const ROWS: usize>(self) {
+            let Panel { transforms, panel, channels: [c_in, c_out], w, u } = self;
+            let columns = NR.min(c_out - panel * NR);
+            for input in 0..c_in {
+                let mut read = [[[0.0; NR]; 3]; 3];
+                for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
+                    for (j, value) in read[p][q].iter_mut().enumerate().take(columns) {
+                        *value = w(panel * NR + j, input, p, q).as_f64();
+                    }
+                }
+                let mut points = [[[0.0; NR]; S]; S];
+                for first in (0..NR).step_by(A::Vector::<f64>::LANES) {
+                    let mut half = [[A::Vector::<f64>::zero(); 3]; S];
+                    for q in 0..3 {
+                        let mut taps = [A::Vector::<f64>::zero(); 3];
+                        for (tap, read) in taps.iter_mut().zip(&read) {
+                            *tap = A::Vector::<f64>::load(&read[q], first);
+                        }
+                        for (half, value) in half.iter_mut().zip(transforms.weight(taps)) {
+                            half[q] = value;
+                        }
+                    }
+                    for (points, half) in points.iter_mut().zip(half) {
+                        for (point, value) in points.iter_mut().zip(transforms.weight(half)) {
+                            value.store(point, first);
+                        }
+                    }
+                }
+                // One whole line of the cache at a time.
+                for (point, values) in points.iter().flatten().enumerate() {
+                    let u = &mut u[(point * c_in + input) * NR..][..NR];
+                    u.iter_mut().zip(values).for_each(|(u, &value)| *u = T::of(value));
+                }
+            }
+        }
+    }
+    let panels = c_out.div_ceil(NR);
+    let mut u = vec![T::zero(); panels * S * S * c_in * NR];
+    u.par_chunks_mut(S * S * c_in * NR).enumerate().for_each(|(panel, u)| {
+        dispatch(Panel::<T, F, _, M, S> { transforms, panel, channels: [c_in, c_out], w: &w, u });
+    });
+    u
+}
+
+/// dw = Gᵀ dU G for 16 output channels: `dw (16, c_in, 3, 3)`.
+struct WeightAdjoint<'a, T, F, const M: usize, const S: usize> {
+    transforms: F,
+    panel: usize,
+    channels: [usize; 2],
+    du: &'a [T],
+    dw: &'a mut [T],
+}
+
+impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for WeightAdjoint<'_, T, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let WeightAdjoint { transforms, panel, channels: [c_in, c_out], du, dw } = self;
+        let columns = NR.min(c_out - panel * NR);
+        for input in 0..c_in {
+            let mut read = [[[0.0; NR]; S]; S];
+            for (i, j) in (0..S).flat_map(|i| (0..S).map(move |j| (i, j))) {
+                let du = &du[((i * S + j) * c_in + input) * c_out + panel * NR..][..columns];
+                read[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = value.as_f64());
+            }
+            for first in (0..columns).step_by(A::Vector::<f64>::LANES) {
+                let mut half = [[A::Vector::<f64>::zero(); S]; 3];
+                for j in 0..S {
+                    let mut points = [A::Vector::<f64>::zero(); S];
+                    for (point, read) in points.iter_mut().zip(&read) {
+                        *point = A::Vector::<f64>::load(&read[j], first);
+                    }
+                    for (half, value) in half.iter_mut().zip(transforms.weight_adjoint(points)) {
+                        half[j] = value;
+                    }
+                }
+                for (p, half) in half.into_iter().enumerate() {
+                    for (q, value) in transforms.weight_adjoint(half).into_iter().enumerate() {
+                        let mut lanes = [0.0; NR];
+                        value.store(&mut lanes, 0);
+                        for (o, value) in (first..columns).zip(lanes).take(A::Vector::<f64>::LANES) {
+                            dw[((o * c_in + input) * 3 + p) * 3 + q] = T::of(value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
