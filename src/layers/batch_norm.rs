@@ -43,7 +43,7 @@
 //!
 //! Mean and Σ(x − mean)² are computed leaf by leaf (256 pixels), two passes while the leaf is in cache, and merged
 //! pairwise with Chan, Golub & LeVeque's update (1979) in the fixed tree of [`crate::parallel`]: no
-//! `E[x²] − E[x]²` cancellation, and one pass over memory. All of it on x minus a pivot, the batch's first pixel, so that
+//! `E[x²] − E[x]²` cancellation, and one pass over memory. All of it on x minus a pivot, the leaf's first pixel, so that
 //! a mean far from 0 costs no digits of the variance. x̂ is recomputed from x in backward rather than kept: a
 //! multiply-add is cheaper than the memory. NaN and infinities go where the equations send them.
 //!
@@ -64,12 +64,13 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
-use crate::kernels::simd::wide;
-use crate::parallel::{add_slices, tree_sum};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
 use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
 use rayon::prelude::*;
+use sums::{add_pairs, pair_sums, Gather, Moments, PairSums, Run};
+
+pub(crate) mod sums;
 
 /// Whether a pass trains (batch statistics) or evaluates (running statistics).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +151,38 @@ impl<T: Scalar> BatchNorm2d<T> {
     /// # Errors
     /// If the channels do not fit, or in training with fewer than two values per channel, where every x̂ would be 0.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BatchNorm2dCache<T>)> {
-        let (n, h, w, c) = x.dim();
+        self.check(x.dim(), mode)?;
+        let x = contiguous(x);
+        let cache = match mode {
+            Mode::Train => {
+                let gather = Gather::new(x.dim());
+                let (numbers, c) = (x.as_slice().expect("contiguous"), self.gamma.len());
+                (0..gather.leaves.count()).into_par_iter().for_each(|leaf| {
+                    gather.put(leaf, Moments::of(&numbers[gather.leaves.range(leaf)], c));
+                });
+                self.training_cache(&x, gather)
+            }
+            Mode::Eval => BatchNorm2dCache {
+                mean: self.running_mean.clone(),
+                rstd: self.rstd(&self.running_var),
+                batch_var: Array1::zeros(0),
+                mode,
+                x: x.clone(),
+            },
+        };
+        let normal = self.normalization(&cache.mean, &cache.rstd);
+        let mut y = vec![T::zero(); x.len()];
+        let numbers = x.as_slice().expect("contiguous");
+        normal.run.for_each(&mut y, [numbers, numbers], |y, [x, _]| normal.apply(x, y));
+        Ok((Array4::from_shape_vec(x.dim(), y).expect("the length of x").into_shared(), cache))
+    }
+
+    /// Refuses an x of shape `(N, H, W, C)` that cannot be normalised.
+    pub(crate) fn check(&self, shape: (usize, usize, usize, usize), mode: Mode) -> Result<()> {
+        let (n, h, w, c) = shape;
+        let found: [usize; 4] = shape.into();
         if c == 0 {
-            return Err(Error::shape("batch_norm", "x", "at least one channel", x.shape()));
+            return Err(Error::shape("batch_norm", "x", "at least one channel", &found));
         }
         for (name, vector) in [
             ("gamma", &self.gamma),
@@ -161,37 +191,59 @@ impl<T: Scalar> BatchNorm2d<T> {
             ("running_var", &self.running_var),
         ] {
             if vector.len() != c {
-                let expected = format!("({c},), one per channel of x {:?}", x.shape());
+                let expected = format!("({c},), one per channel of x {found:?}");
                 return Err(Error::shape("batch_norm", name, expected, vector.shape()));
             }
         }
-        let x = contiguous(x);
-        let (mean, var, batch_var) = match mode {
-            Mode::Train => {
-                let m = n * h * w;
-                if m < 2 {
-                    let expected = "more than one value per channel in training (N·H·W ≥ 2)";
-                    return Err(Error::shape("batch_norm", "x", expected, x.shape()));
-                }
-                let moments = batch_moments(x.as_slice().expect("contiguous"), c);
-                let var = Array1::from(moments.m2) / T::of_usize(m);
-                (Array1::from(moments.mean), var.clone(), var)
-            }
-            Mode::Eval => (self.running_mean.clone(), self.running_var.clone(), Array1::zeros(0)),
-        };
-        let rstd = var.mapv(|var| (var + self.eps).sqrt().recip());
-        // y = gamma · x̂ + beta = (x − mean) · scale + beta
-        let run = Run::of(c);
-        let [means, scales, betas] = [&mean, &(&self.gamma * &rstd), &self.beta].map(|constants| run.repeat(constants));
-        let mut y = vec![T::zero(); x.len()];
-        let numbers = x.as_slice().expect("contiguous");
-        run.for_each(&mut y, [numbers, numbers], |y, [x, _]| {
-            for ((((y, &x), &mean), &scale), &beta) in y.iter_mut().zip(x).zip(&means).zip(&scales).zip(&betas) {
-                *y = (x - mean) * scale + beta;
-            }
-        });
-        let y = Array4::from_shape_vec(x.dim(), y).expect("the length of x").into_shared();
-        Ok((y, BatchNorm2dCache { x, mode, mean, rstd, batch_var }))
+        if mode == Mode::Train && n * h * w < 2 {
+            let expected = "more than one value per channel in training (N·H·W ≥ 2)";
+            return Err(Error::shape("batch_norm", "x", expected, &found));
+        }
+        Ok(())
+    }
+
+    /// 1/√(var + eps)
+    fn rstd(&self, var: &Array1<T>) -> Array1<T> {
+        var.mapv(|var| (var + self.eps).sqrt().recip())
+    }
+
+    /// What backward needs of a training pass over x with these moments.
+    pub(crate) fn training_cache(&self, x: &Activation<T>, moments: Gather<Moments<T>>) -> BatchNorm2dCache<T> {
+        let moments = moments.total(&|a, b| a.merge(b)).expect("at least two values");
+        let mean = moments.mean();
+        let batch_var = Array1::from(moments.m2) / T::of_usize(moments.count);
+        BatchNorm2dCache { x: x.clone(), mode: Mode::Train, mean, rstd: self.rstd(&batch_var), batch_var }
+    }
+
+    /// The map x ↦ y with this mean and rstd: y = (x − mean) · scale + beta, scale = gamma · rstd.
+    pub(crate) fn normalization(&self, mean: &Array1<T>, rstd: &Array1<T>) -> Normalization<T> {
+        let run = Run::of(self.gamma.len());
+        let [means, scales, betas] = [mean, &(&self.gamma * rstd), &self.beta].map(|constants| run.repeat(constants));
+        Normalization { run, means, scales, betas }
+    }
+
+    /// [`Self::normalization`] of the running statistics.
+    pub(crate) fn running_normalization(&self) -> Normalization<T> {
+        self.normalization(&self.running_mean, &self.rstd(&self.running_var))
+    }
+
+    /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy), from the sums of a backward pass.
+    pub(crate) fn gradients(&self, sums: Option<PairSums<T>>, cache: &BatchNorm2dCache<T>) -> BatchNorm2dGrads<T> {
+        let zeros = || vec![T::zero(); self.gamma.len()];
+        let (centred, plain) = sums.unwrap_or_else(|| (zeros(), zeros()));
+        // Σ dy · x̂ = rstd · Σ dy · (x − mean)
+        BatchNorm2dGrads { gamma: Array1::from(centred) * &cache.rstd, beta: Array1::from(plain) }
+    }
+
+    /// The map (dy, x) ↦ dx of a training pass: dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m).
+    pub(crate) fn pullback(&self, grads: &BatchNorm2dGrads<T>, cache: &BatchNorm2dCache<T>) -> Pullback<T> {
+        let run = Run::of(self.gamma.len());
+        let m = T::of_usize(cache.x.len() / self.gamma.len());
+        // x̂ · dgamma/m = (x − mean) · slope
+        let (mean_dy, slope) = (grads.beta.mapv(|sum| sum / m), &grads.gamma * &cache.rstd / m);
+        let [scales, means_dy, means, slopes] =
+            [&(&self.gamma * &cache.rstd), &mean_dy, &cache.mean, &slope].map(|constants| run.repeat(constants));
+        Pullback { run, scales, means_dy, means, slopes }
     }
 
     /// `(dx, grads)` for `dy`, in the mode of the forward pass.
@@ -204,38 +256,34 @@ impl<T: Scalar> BatchNorm2d<T> {
         cache: &BatchNorm2dCache<T>,
     ) -> Result<(Activation<T>, BatchNorm2dGrads<T>)> {
         check_dy("batch_norm", dy.shape(), cache.x.shape())?;
-        let (n, h, w, c) = cache.x.dim();
         let dy = contiguous(dy);
-        let (dgamma, dbeta) = self.parameter_sums(&dy, cache);
-
-        // dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m), the last two terms in training only.
-        let run = Run::of(c);
-        let scales = run.repeat(&(&self.gamma * &cache.rstd));
+        let gather = Gather::new(cache.x.dim());
+        let run = Run::of(self.gamma.len());
+        let means = run.repeat(&cache.mean);
         let arrays = [dy.as_slice().expect("contiguous"), cache.x.as_slice().expect("contiguous")];
+        (0..gather.leaves.count()).into_par_iter().for_each(|leaf| {
+            let [dy, x] = arrays.map(|array| &array[gather.leaves.range(leaf)]);
+            gather.put(leaf, pair_sums(run, dy, x, &means));
+        });
+        let grads = self.gradients(gather.total(&add_pairs), cache);
+
         let mut dx = vec![T::zero(); dy.len()];
         match cache.mode {
-            Mode::Eval => run.for_each(&mut dx, arrays, |dx, [dy, _]| {
-                for ((dx, &dy), &scale) in dx.iter_mut().zip(dy).zip(&scales) {
-                    *dx = scale * dy;
-                }
-            }),
-            Mode::Train => {
-                let m = T::of_usize(n * h * w);
-                // x̂ · dgamma/m = (x − mean) · slope
-                let (mean_dy, slope) = (dbeta.mapv(|sum| sum / m), &dgamma * &cache.rstd / m);
-                let [means_dy, means, slopes] = [&mean_dy, &cache.mean, &slope].map(|constants| run.repeat(constants));
-                run.for_each(&mut dx, arrays, |dx, [dy, x]| {
-                    let constants = scales.iter().zip(&means_dy).zip(&means).zip(&slopes);
-                    for (((dx, &dy), &x), (((&scale, &mean_dy), &mean), &slope)) in
-                        dx.iter_mut().zip(dy).zip(x).zip(constants)
-                    {
-                        *dx = scale * (dy - mean_dy - (x - mean) * slope);
+            Mode::Eval => {
+                let scales = run.repeat(&(&self.gamma * &cache.rstd));
+                run.for_each(&mut dx, arrays, |dx, [dy, _]| {
+                    for ((dx, &dy), &scale) in dx.iter_mut().zip(dy).zip(&scales) {
+                        *dx = scale * dy;
                     }
                 });
             }
+            Mode::Train => {
+                let pullback = self.pullback(&grads, cache);
+                run.for_each(&mut dx, arrays, |dx, [dy, x]| pullback.apply(dy, x, dx));
+            }
         }
-        let dx = Array4::from_shape_vec((n, h, w, c), dx).expect("the length of x").into_shared();
-        Ok((dx, BatchNorm2dGrads { gamma: dgamma, beta: dbeta }))
+        let dx = Array4::from_shape_vec(cache.x.dim(), dx).expect("the length of x").into_shared();
+        Ok((dx, grads))
     }
 
     /// running ← (1 − momentum) running + momentum · batch, for the batch of a training forward pass; nothing for one in
@@ -255,149 +303,52 @@ impl<T: Scalar> BatchNorm2d<T> {
             *running = keep * *running + self.momentum * (var * bessel)
         });
     }
-
-    /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy), in a fixed tree over leaves of [`LEAF_PIXELS`].
-    fn parameter_sums(&self, dy: &Activation<T>, cache: &BatchNorm2dCache<T>) -> (Array1<T>, Array1<T>) {
-        let c = self.gamma.len();
-        let (x, dy) = (cache.x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
-        let run = Run::of(c);
-        let means = run.repeat(&cache.mean);
-        let leaf = |i: usize| {
-            let (mut centred, mut plain) = (vec![T::zero(); run.len()], vec![T::zero(); run.len()]);
-            wide(|| {
-                for (x, dy) in leaf_of(x, c, i).chunks(run.len()).zip(leaf_of(dy, c, i).chunks(run.len())) {
-                    let sums = centred.iter_mut().zip(&mut plain);
-                    for ((((centred, plain), &x), &dy), &mean) in sums.zip(x).zip(dy).zip(&means) {
-                        *centred += dy * (x - mean);
-                        *plain += dy;
-                    }
-                }
-            });
-            (run.fold(centred), run.fold(plain))
-        };
-        let add = |left: &mut (Vec<T>, Vec<T>), right: (Vec<T>, Vec<T>)| {
-            add_slices(&mut left.0, &right.0);
-            add_slices(&mut left.1, &right.1);
-        };
-        let (centred, plain) =
-            tree_sum(leaf_count(x, c), &leaf, &add).unwrap_or_else(|| (vec![T::zero(); c], vec![T::zero(); c]));
-        // Σ dy · x̂ = rstd · Σ dy · (x − mean)
-        (Array1::from(centred) * &cache.rstd, Array1::from(plain))
-    }
 }
 
-/// Pixels per leaf of a sum over the batch.
-const LEAF_PIXELS: usize = 256;
-
-fn leaf_count<T>(x: &[T], c: usize) -> usize {
-    x.len().div_ceil(LEAF_PIXELS * c.max(1))
+/// y = (x − mean) · scale + beta, its constants repeated to a [`Run`].
+pub(crate) struct Normalization<T> {
+    pub run: Run,
+    pub means: Vec<T>,
+    scales: Vec<T>,
+    betas: Vec<T>,
 }
 
-fn leaf_of<T>(x: &[T], c: usize, index: usize) -> &[T] {
-    let first = index * LEAF_PIXELS * c;
-    &x[first..x.len().min(first + LEAF_PIXELS * c)]
-}
-
-/// Per channel: number of values, their mean (less a pivot), and m2 = Σ (x − mean)².
-struct Moments<T> {
-    count: usize,
-    mean: Vec<T>,
-    m2: Vec<T>,
-}
-
-/// Moments of `x (m, c)`; m is not 0.
-fn batch_moments<T: Scalar>(x: &[T], c: usize) -> Moments<T> {
-    let run = Run::of(c);
-    let pivot = &x[..c];
-    let pivots = pivot.repeat(run.times);
-    let leaf = |index: usize| {
-        let x = leaf_of(x, c, index);
-        let count = x.len() / c;
-        let mut mean = vec![T::zero(); run.len()];
-        wide(|| {
-            for x in x.chunks(run.len()) {
-                for ((mean, &x), &pivot) in mean.iter_mut().zip(x).zip(&pivots) {
-                    *mean += x - pivot;
-                }
-            }
-        });
-        let mut mean = run.fold(mean);
-        mean.iter_mut().for_each(|sum| *sum /= T::of_usize(count));
-        let means = mean.repeat(run.times);
-        let mut m2 = vec![T::zero(); run.len()];
-        wide(|| {
-            for x in x.chunks(run.len()) {
-                for (((m2, &x), &pivot), &mean) in m2.iter_mut().zip(x).zip(&pivots).zip(&means) {
-                    let centred = (x - pivot) - mean;
-                    *m2 += centred * centred;
-                }
-            }
-        });
-        let m2 = run.fold(m2);
-        Moments { count, mean, m2 }
-    };
-    // Chan et al.: with δ = mean_b − mean_a, the joint mean is mean_a + δ n_b/n and m2 grows by δ² n_a n_b/n.
-    let merge = |a: &mut Moments<T>, b: Moments<T>| {
-        let (n_a, n_b, n) = (T::of_usize(a.count), T::of_usize(b.count), T::of_usize(a.count + b.count));
-        let (share, cross) = (n_b / n, n_a * (n_b / n));
-        for ((mean_a, m2_a), (&mean_b, &m2_b)) in a.mean.iter_mut().zip(&mut a.m2).zip(b.mean.iter().zip(&b.m2)) {
-            let delta = mean_b - *mean_a;
-            *mean_a += delta * share;
-            *m2_a += m2_b + delta * delta * cross;
+impl<T: Scalar> Normalization<T> {
+    /// One run, which begins at a pixel's first channel.
+    #[inline(always)]
+    pub fn apply(&self, x: &[T], y: &mut [T]) {
+        for ((((y, &x), &mean), &scale), &beta) in
+            y.iter_mut().zip(x).zip(&self.means).zip(&self.scales).zip(&self.betas)
+        {
+            *y = (x - mean) * scale + beta;
         }
-        a.count += b.count;
-    };
-    let mut moments = tree_sum(leaf_count(x, c), &leaf, &merge).expect("at least one value");
-    add_slices(&mut moments.mean, pivot);
-    moments
+    }
 }
 
-/// A run of pixels that the inner loops treat as one: per-channel constants are repeated to its length, so that a loop
-/// over 16 channels becomes one over 128 numbers, long enough for the vector unit. Sums keep one partial sum per place in
-/// the run and add those up at the end.
-#[derive(Clone, Copy)]
-struct Run {
-    c: usize,
-    /// Pixels in a run: a power of two, so that it divides [`LEAF_PIXELS`].
-    times: usize,
+/// dx = scale · (dy − mean_dy − (x − mean) · slope), its constants repeated to a [`Run`].
+pub(crate) struct Pullback<T> {
+    pub run: Run,
+    scales: Vec<T>,
+    means_dy: Vec<T>,
+    means: Vec<T>,
+    slopes: Vec<T>,
 }
 
-impl Run {
-    fn of(c: usize) -> Self {
-        let mut times = 1;
-        while 2 * times * c <= 128 {
-            times *= 2;
+impl<T: Scalar> Pullback<T> {
+    /// One run, which begins at a pixel's first channel.
+    #[inline(always)]
+    pub fn apply(&self, dy: &[T], x: &[T], dx: &mut [T]) {
+        let constants = self.scales.iter().zip(&self.means_dy).zip(&self.means).zip(&self.slopes);
+        for (((dx, &dy), &x), (((&scale, &mean_dy), &mean), &slope)) in dx.iter_mut().zip(dy).zip(x).zip(constants) {
+            *dx = scale * (dy - mean_dy - (x - mean) * slope);
         }
-        Run { c, times }
     }
+}
 
-    /// Numbers in a run.
-    fn len(self) -> usize {
-        self.times * self.c
-    }
-
-    fn repeat<T: Scalar>(self, constants: &Array1<T>) -> Vec<T> {
-        constants.to_vec().repeat(self.times)
-    }
-
-    /// The sum of each channel over the run's pixels.
-    fn fold<T: Scalar>(self, mut sums: Vec<T>) -> Vec<T> {
-        let (first, others) = sums.split_at_mut(self.c);
-        others.chunks_exact(self.c).for_each(|pixel| add_slices(first, pixel));
-        sums.truncate(self.c);
-        sums
-    }
-
-    /// Calls `write(run of out, [run of a, run of b])` for every run, in parallel. The last run may be shorter.
-    fn for_each<T: Scalar>(self, out: &mut [T], [a, b]: [&[T]; 2], write: impl Fn(&mut [T], [&[T]; 2]) + Sync) {
-        let (leaf, run) = (LEAF_PIXELS * self.c, self.len());
-        out.par_chunks_mut(leaf).zip(a.par_chunks(leaf)).zip(b.par_chunks(leaf)).for_each(|((out, a), b)| {
-            wide(|| {
-                for ((out, a), b) in out.chunks_mut(run).zip(a.chunks(run)).zip(b.chunks(run)) {
-                    write(out, [a, b]);
-                }
-            });
-        });
+impl<T> BatchNorm2dCache<T> {
+    /// What was normalised.
+    pub(crate) fn x(&self) -> &Activation<T> {
+        &self.x
     }
 }
 

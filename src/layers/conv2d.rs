@@ -59,9 +59,13 @@ use super::{check_dy, contiguous, Activation};
 use crate::parallel::{add_slices, tree_sum};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
+use frame::{finish_all, AsIs, Finish, Source};
 use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
+use winograd::Size;
+use Conv2dAlgorithm as Algorithm;
 
 mod direct;
+pub(crate) mod frame;
 mod im2col;
 mod implicit;
 mod winograd;
@@ -199,17 +203,8 @@ impl<T: Scalar> Conv2d<T> {
     pub fn forward(&self, x: &Activation<T>) -> Result<(Activation<T>, Conv2dCache<T>)> {
         let geometry = self.geometry(x)?;
         let x = contiguous(x);
-        let mut y = match self.chosen_algorithm(&geometry) {
-            Conv2dAlgorithm::Direct => direct::forward(self, &x),
-            Conv2dAlgorithm::Implicit => implicit::forward(&geometry, &x, &self.weight),
-            Conv2dAlgorithm::Winograd2 => winograd::forward(winograd::Size::Two, &geometry, &x, &self.weight),
-            Conv2dAlgorithm::Winograd4 => winograd::forward(winograd::Size::Four, &geometry, &x, &self.weight),
-            _ => im2col::forward(&geometry, &x, &self.weight),
-        };
-        if let Some(bias) = &self.bias {
-            y += bias;
-        }
-        Ok((y.into_shared(), Conv2dCache { x }))
+        let y = self.forward_from(&geometry, &x, &AsIs);
+        Ok((y, Conv2dCache { x }))
     }
 
     /// `(dx, grads)` for `dy`, the gradient of the loss with respect to y.
@@ -226,14 +221,7 @@ impl<T: Scalar> Conv2d<T> {
     /// If the shape of `dy` is not that of y.
     pub fn input_gradient(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Activation<T>> {
         let (geometry, dy) = self.check_backward(dy, cache)?;
-        let dx = match self.chosen_algorithm(&geometry) {
-            Conv2dAlgorithm::Direct => direct::input_gradient(self, &dy, &cache.x),
-            Conv2dAlgorithm::Implicit => implicit::input_gradient(&geometry, &dy, &self.weight),
-            Conv2dAlgorithm::Winograd2 => winograd::input_gradient(winograd::Size::Two, &geometry, &dy, &self.weight),
-            Conv2dAlgorithm::Winograd4 => winograd::input_gradient(winograd::Size::Four, &geometry, &dy, &self.weight),
-            _ => im2col::input_gradient(&geometry, &dy, &self.weight),
-        };
-        Ok(dx.into_shared())
+        Ok(self.input_gradient_from(&geometry, &dy, &AsIs))
     }
 
     /// dweight and dbias alone: `dW = colsᵀ · dy`, `dbias = Σ_pixels dy`. The first layer of a network needs no more.
@@ -242,14 +230,58 @@ impl<T: Scalar> Conv2d<T> {
     /// If the shape of `dy` is not that of y.
     pub fn parameter_gradients(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Conv2dGrads<T>> {
         let (geometry, dy) = self.check_backward(dy, cache)?;
-        let weight = match self.chosen_algorithm(&geometry) {
-            Conv2dAlgorithm::Direct => direct::weight_gradient(self, &dy, &cache.x),
-            Conv2dAlgorithm::Implicit => implicit::weight_gradient(&geometry, &dy, &cache.x),
-            Conv2dAlgorithm::Winograd2 => winograd::weight_gradient(winograd::Size::Two, &geometry, &dy, &cache.x),
-            Conv2dAlgorithm::Winograd4 => winograd::weight_gradient(winograd::Size::Four, &geometry, &dy, &cache.x),
-            _ => im2col::weight_gradient(&geometry, &dy, &cache.x),
-        };
+        let weight = self.weight_gradient_from(&geometry, &dy, &cache.x);
         Ok(Conv2dGrads { weight, bias: self.bias.as_ref().map(|_| channel_sums(&dy)) })
+    }
+
+    /// y of the x that a source yields, finished by `finish`.
+    pub(crate) fn forward_from(&self, g: &Geometry, x: &dyn Source<T>, finish: &dyn Finish<T>) -> Activation<T> {
+        let shape = (g.n, g.h_out, g.w_out, g.c_out);
+        let mut y = vec![T::zero(); g.n * g.pixels_out() * g.c_out];
+        // Nothing may happen to y before its bias is there.
+        let last = if self.bias.is_some() { &AsIs } else { finish };
+        match self.chosen_algorithm(g) {
+            Algorithm::Direct => direct::forward(self, g, x, &mut y, last),
+            Algorithm::Implicit => implicit::forward(g, x, &self.weight, &mut y, last),
+            Algorithm::Winograd2 => winograd::forward(Size::Two, g, x, &self.weight, &mut y, last),
+            Algorithm::Winograd4 => winograd::forward(Size::Four, g, x, &self.weight, &mut y, last),
+            Algorithm::Gemm | Algorithm::Auto => im2col::forward(g, x, &self.weight, &mut y, last),
+        }
+        let mut y = Array4::from_shape_vec(shape, y).expect("the product of the shape");
+        if let Some(bias) = &self.bias {
+            y += bias;
+            finish_all(y.as_slice_mut().expect("contiguous"), g.pixels_out() * g.c_out, finish);
+        }
+        y.into_shared()
+    }
+
+    /// dx of the dy that a source yields, finished by `finish`.
+    pub(crate) fn input_gradient_from(
+        &self,
+        g: &Geometry,
+        dy: &dyn Source<T>,
+        finish: &dyn Finish<T>,
+    ) -> Activation<T> {
+        let mut dx = vec![T::zero(); g.n * g.h * g.w * g.c_in];
+        match self.chosen_algorithm(g) {
+            Algorithm::Direct => direct::input_gradient(self, g, dy, &mut dx, finish),
+            Algorithm::Implicit => implicit::input_gradient(g, dy, &self.weight, &mut dx, finish),
+            Algorithm::Winograd2 => winograd::input_gradient(Size::Two, g, dy, &self.weight, &mut dx, finish),
+            Algorithm::Winograd4 => winograd::input_gradient(Size::Four, g, dy, &self.weight, &mut dx, finish),
+            Algorithm::Gemm | Algorithm::Auto => im2col::input_gradient(g, dy, &self.weight, &mut dx, finish),
+        }
+        Array4::from_shape_vec((g.n, g.h, g.w, g.c_in), dx).expect("the product of the shape").into_shared()
+    }
+
+    /// dweight of the dy and x that two sources yield.
+    pub(crate) fn weight_gradient_from(&self, g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
+        match self.chosen_algorithm(g) {
+            Algorithm::Direct => direct::weight_gradient(self, g, dy, x),
+            Algorithm::Implicit => implicit::weight_gradient(g, dy, x),
+            Algorithm::Winograd2 => winograd::weight_gradient(Size::Two, g, dy, x),
+            Algorithm::Winograd4 => winograd::weight_gradient(Size::Four, g, dy, x),
+            Algorithm::Gemm | Algorithm::Auto => im2col::weight_gradient(g, dy, x),
+        }
     }
 
     /// Shape `(N, H_out, W_out, C_out)` of y for an x of shape `(N, H, W, C_in)`.
@@ -269,32 +301,35 @@ impl<T: Scalar> Conv2d<T> {
         Ok(self.chosen_algorithm(&self.geometry_of(*x)?))
     }
 
-    /// The algorithm a pass uses: the forced one, or for [`Conv2dAlgorithm::Auto`] the fastest for the shape and number
-    /// type. In f64 that is always plain GEMM, whose code is the simplest: f64 is the oracle.
-    fn chosen_algorithm(&self, g: &Geometry) -> Conv2dAlgorithm {
+    /// The algorithm a pass uses: the forced one where it applies, otherwise the fastest for the shape and number type. In
+    /// f64 that is always plain GEMM, whose code is the simplest: f64 is the oracle.
+    fn chosen_algorithm(&self, g: &Geometry) -> Algorithm {
         match self.algorithm {
+            Algorithm::Winograd2 | Algorithm::Winograd4 if winograd::applies(g) => self.algorithm,
+            Algorithm::Gemm | Algorithm::Implicit | Algorithm::Direct => self.algorithm,
             // A group of few output channels would leave most of a tile's columns empty.
-            Conv2dAlgorithm::Auto if T::NAME == "float32" && g.c_out / g.groups >= 8 => Conv2dAlgorithm::Implicit,
-            Conv2dAlgorithm::Auto => Conv2dAlgorithm::Gemm,
-            Conv2dAlgorithm::Winograd2 | Conv2dAlgorithm::Winograd4 if !winograd::applies(g) => {
-                Conv2dAlgorithm::Implicit
-            }
-            forced => forced,
+            _ if T::NAME != "float32" || g.c_out / g.groups < 8 => Algorithm::Gemm,
+            Algorithm::Auto if winograd::applies(g) => winograd::fastest(g).unwrap_or(Algorithm::Implicit),
+            _ => Algorithm::Implicit,
         }
     }
 
-    fn check_backward(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<(Geometry, Activation<T>)> {
+    pub(crate) fn check_backward(
+        &self,
+        dy: &Activation<T>,
+        cache: &Conv2dCache<T>,
+    ) -> Result<(Geometry, Activation<T>)> {
         let g = self.geometry(&cache.x)?;
         check_dy("conv2d", dy.shape(), &[g.n, g.h_out, g.w_out, g.c_out])?;
         Ok((g, contiguous(dy)))
     }
 
-    fn geometry(&self, x: &Activation<T>) -> Result<Geometry> {
+    pub(crate) fn geometry(&self, x: &Activation<T>) -> Result<Geometry> {
         let (n, h, w, c) = x.dim();
         self.geometry_of([n, h, w, c])
     }
 
-    fn geometry_of(&self, x: [usize; 4]) -> Result<Geometry> {
+    pub(crate) fn geometry_of(&self, x: [usize; 4]) -> Result<Geometry> {
         let [n, h, w, c_in] = x;
         let (c_out, c_in_group, kh, kw) = self.weight.dim();
         let groups = self.groups;

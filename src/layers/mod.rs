@@ -16,6 +16,7 @@
 
 pub mod batch_norm;
 pub mod conv2d;
+pub(crate) mod fused;
 pub mod gates;
 pub mod linear;
 pub mod pool;

@@ -71,12 +71,32 @@ impl<T: Scalar> Relu<T> {
     pub fn forward(&self, x: Activation<T>) -> (Activation<T>, ReluCache<T>) {
         let mut y = contiguous(&x);
         drop(x);
-        let slope = self.slope;
         y.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE).for_each(|y| {
-            // `<=` is false for NaN, which stays.
-            wide(|| y.iter_mut().for_each(|y| *y = if *y <= T::zero() { scale(slope, *y) } else { *y }));
+            wide(|| y.iter_mut().for_each(|y| *y = self.of(*y)));
         });
         (y.clone(), ReluCache { y, gate: None })
+    }
+
+    /// y of one x.
+    #[inline(always)]
+    pub(crate) fn of(&self, x: T) -> T {
+        // `<=` is false for NaN, which stays.
+        if x <= T::zero() {
+            scale(self.slope, x)
+        } else {
+            x
+        }
+    }
+
+    /// dx of one dy, given y.
+    #[inline(always)]
+    pub(crate) fn pull(&self, dy: T, y: T) -> T {
+        let closed = y <= T::zero() || (self.slope > T::zero() && y.is_nan());
+        if closed {
+            scale(self.slope, dy)
+        } else {
+            dy
+        }
     }
 
     /// dx for `dy`.
@@ -85,12 +105,11 @@ impl<T: Scalar> Relu<T> {
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ReluCache<T>) -> Result<Activation<T>> {
         check_dy("relu", dy.shape(), cache.y.shape())?;
-        let (dy, slope) = (contiguous(dy), self.slope);
-        let leaky = slope > T::zero();
+        let dy = contiguous(dy);
         let mut dx = vec![T::zero(); dy.len()];
         if let Some(gate) = &cache.gate {
             for ((dx, &dy), &open) in dx.iter_mut().zip(&dy).zip(gate) {
-                *dx = if open { dy } else { scale(slope, dy) };
+                *dx = if open { dy } else { scale(self.slope, dy) };
             }
             return Ok(Array4::from_shape_vec(cache.y.dim(), dx).expect("the length of y").into_shared());
         }
@@ -99,8 +118,7 @@ impl<T: Scalar> Relu<T> {
         dx.par_chunks_mut(PIECE).zip(inputs).zip(outputs).for_each(|((dx, dy), y)| {
             wide(|| {
                 for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
-                    let closed = y <= T::zero() || (leaky && y.is_nan());
-                    *dx = if closed { scale(slope, dy) } else { dy };
+                    *dx = self.pull(dy, y);
                 }
             });
         });

@@ -25,7 +25,7 @@
 use super::pre_activation::{PreActivationBlock, PreActivationCache, PreActivationGrads};
 use super::shortcut::{Shortcut, ShortcutCache};
 use super::unit::{Unit, UnitCache, UnitGrads};
-use super::{add, Cost};
+use super::{add, fused, Cost};
 use crate::layers::relu::ReluCache;
 use crate::layers::{BatchNorm2d, Conv2d, Gates, Mode, Relu};
 use crate::parameters::{Gradients, Parameters, Role};
@@ -41,14 +41,19 @@ pub struct ResidualBlock<T> {
     pub shortcut: Shortcut<T>,
     /// The ReLU behind the addition.
     pub activation: Relu<T>,
+    /// Whether batch norm, ReLU and addition may be computed inside the passes of the convolutions: the same bits, less
+    /// memory and time; see `model/fused.rs`. Gated passes and those in evaluation mode with a cache never are.
+    pub fused: bool,
 }
 
 /// What [`ResidualBlock::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct ResidualCache<T> {
-    branch: Vec<UnitCache<T>>,
-    shortcut: ShortcutCache<T>,
-    activation: ReluCache<T>,
+pub struct ResidualCache<T>(Kept<T>);
+
+#[derive(Clone, Debug)]
+enum Kept<T> {
+    Plain { branch: Vec<UnitCache<T>>, shortcut: ShortcutCache<T>, activation: ReluCache<T> },
+    Fused(fused::BlockCache<T>),
 }
 
 /// Gradients of a [`ResidualBlock`]'s parameters.
@@ -69,6 +74,10 @@ impl<T: Scalar> ResidualBlock<T> {
         mode: Mode,
         gates: &mut Gates,
     ) -> Result<(Activation<T>, ResidualCache<T>)> {
+        if self.fuses() && mode == Mode::Train && matches!(gates, Gates::Free) {
+            let (y, cache) = self.forward_fused(x)?;
+            return Ok((y, ResidualCache(Kept::Fused(cache))));
+        }
         let (mut h, mut branch) = (x.clone(), Vec::with_capacity(self.branch.len()));
         for unit in &self.branch {
             let (y, cache) = unit.forward(&h, mode, gates)?;
@@ -80,7 +89,26 @@ impl<T: Scalar> ResidualBlock<T> {
             h = add(h, s);
         }
         let (y, activation) = gates.relu(&self.activation, h);
-        Ok((y, ResidualCache { branch, shortcut, activation }))
+        Ok((y, ResidualCache(Kept::Plain { branch, shortcut, activation })))
+    }
+
+    /// y in evaluation, keeping nothing.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn predict(&self, x: &Activation<T>) -> Result<Activation<T>> {
+        if self.fuses() {
+            return self.predict_fused(x);
+        }
+        Ok(self.forward(x, Mode::Eval, &mut Gates::Free)?.0)
+    }
+
+    fn fuses(&self) -> bool {
+        let projection = match &self.shortcut {
+            Shortcut::Projection(unit) => Some(&**unit),
+            _ => None,
+        };
+        self.fused && self.branch.iter().chain(projection).all(Unit::fuses) && !self.branch.is_empty()
     }
 
     /// `(dx, grads)` for `dy`.
@@ -88,12 +116,19 @@ impl<T: Scalar> ResidualBlock<T> {
     /// # Errors
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ResidualCache<T>) -> Result<(Activation<T>, ResidualGrads<T>)> {
+        let (caches, shortcut_cache, activation) = match &cache.0 {
+            Kept::Plain { branch, shortcut, activation } => (branch, shortcut, activation),
+            Kept::Fused(cache) => {
+                let (dx, branch, shortcut) = self.backward_fused(dy, cache)?;
+                return Ok((dx, ResidualGrads { branch, shortcut }));
+            }
+        };
         // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
-        let ds = self.activation.backward(dy, &cache.activation)?;
-        let (dx_shortcut, shortcut) = self.shortcut.backward(&ds, &cache.shortcut)?;
+        let ds = self.activation.backward(dy, activation)?;
+        let (dx_shortcut, shortcut) = self.shortcut.backward(&ds, shortcut_cache)?;
         // F(x) = unit_k(… unit_1(x)): the units in reverse.
         let (mut dx, mut branch) = (ds, Vec::with_capacity(self.branch.len()));
-        for (unit, cache) in self.branch.iter().zip(&cache.branch).rev() {
+        for (unit, cache) in self.branch.iter().zip(caches).rev() {
             let (dh, grads) = unit.backward(&dx, cache)?;
             dx = dh;
             branch.push(grads);
@@ -104,6 +139,28 @@ impl<T: Scalar> ResidualBlock<T> {
             dx = add(dx, dx_shortcut);
         }
         Ok((dx, ResidualGrads { branch, shortcut }))
+    }
+}
+
+impl<T: Scalar> ResidualBlock<T> {
+    /// Moves the running statistics towards those of the batch of a training pass.
+    pub fn update_running_statistics(&mut self, cache: &ResidualCache<T>) {
+        match &cache.0 {
+            Kept::Plain { branch, shortcut, .. } => {
+                for (unit, cache) in self.branch.iter_mut().zip(branch) {
+                    unit.update_running_statistics(cache);
+                }
+                self.shortcut.update_running_statistics(shortcut);
+            }
+            Kept::Fused(cache) => {
+                for (unit, cache) in self.branch.iter_mut().zip(&cache.branch) {
+                    unit.bn.update_running_statistics(&cache.bn);
+                }
+                if let (Shortcut::Projection(unit), Some(cache)) = (&mut self.shortcut, &cache.projection) {
+                    unit.bn.update_running_statistics(&cache.bn);
+                }
+            }
+        }
     }
 }
 
@@ -167,6 +224,17 @@ impl<T: Scalar> Block<T> {
         }
     }
 
+    /// y in evaluation, keeping nothing.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn predict(&self, x: &Activation<T>) -> Result<Activation<T>> {
+        match self {
+            Block::Residual(block) => block.predict(x),
+            Block::PreActivation(block) => Ok(block.forward(x, Mode::Eval, &mut Gates::Free)?.0),
+        }
+    }
+
     /// `(dx, grads)` for `dy`.
     ///
     /// # Errors
@@ -187,10 +255,7 @@ impl<T: Scalar> Block<T> {
     pub fn update_running_statistics(&mut self, cache: &BlockCache<T>) {
         match (self, cache) {
             (Block::Residual(block), BlockCache::Residual(cache)) => {
-                for (unit, cache) in block.branch.iter_mut().zip(&cache.branch) {
-                    unit.update_running_statistics(cache);
-                }
-                block.shortcut.update_running_statistics(&cache.shortcut);
+                block.update_running_statistics(cache);
             }
             (Block::PreActivation(block), BlockCache::PreActivation(cache)) => block.update_running_statistics(cache),
             _ => panic!("{MIXED}"),

@@ -11,6 +11,7 @@
 pub mod architecture;
 pub mod block;
 pub mod cost;
+mod fused;
 pub mod init;
 pub mod pre_activation;
 pub mod resnet;

@@ -35,7 +35,7 @@ use super::block::{Block, BlockCache, ResidualBlock};
 use super::pre_activation::PreActivationBlock;
 use super::shortcut::Shortcut;
 use super::unit::{conv, Unit, UnitCache};
-use super::{init, Cost};
+use super::{fused, init, Cost};
 use crate::layers::batch_norm::BatchNorm2dCache;
 use crate::layers::conv2d::Conv2dCache;
 use crate::layers::linear::LinearCache;
@@ -60,6 +60,8 @@ pub struct ResNet<T> {
     pub final_norm: Option<BatchNorm2d<T>>,
     /// The classifier: `fc` in the state dict.
     pub fc: Linear<T>,
+    /// Whether the stem is computed as in `model/fused.rs`; the blocks know themselves.
+    fused: bool,
 }
 
 /// The first layers of a network.
@@ -75,6 +77,7 @@ pub enum StemLayers<T> {
 #[derive(Clone, Debug)]
 enum StemCache<T> {
     Unit(Box<UnitCache<T>>),
+    Fused(Box<fused::StemCache<T>>),
     Conv(Conv2dCache<T>),
 }
 
@@ -134,6 +137,7 @@ impl<T: Scalar> ResNet<T> {
         let features = architecture.features();
         Ok(ResNet {
             architecture: architecture.clone(),
+            fused: T::NAME == "float32",
             stem,
             max_pool,
             stages,
@@ -245,6 +249,11 @@ impl<T: Scalar> ResNet<T> {
                 grads.collect(unit, "", &mut gradients);
                 dx
             }
+            (StemLayers::Unit(unit), StemCache::Fused(cache)) => {
+                let (dx, grads) = fused::backward_stem(unit, &dh, cache, input_gradient)?;
+                grads.collect(unit, "", &mut gradients);
+                dx
+            }
             (StemLayers::Conv(conv), StemCache::Conv(cache)) => {
                 conv.parameter_gradients(&dh, cache)?.collect("conv1", &mut gradients);
                 input_gradient.then(|| conv.input_gradient(&dh, cache)).transpose()?
@@ -260,9 +269,19 @@ impl<T: Scalar> ResNet<T> {
     /// As [`ResNet::forward`].
     pub fn predict(&self, x: &Activation<T>) -> Result<Array2<T>> {
         let (mode, gates) = (Mode::Eval, &mut Gates::Free);
-        let (mut h, _, _) = self.forward_stem(x, mode, gates)?;
+        let mut h = match &self.stem {
+            StemLayers::Unit(unit) if self.fused && unit.fuses() => {
+                check_channels(x)?;
+                let h = fused::predict_stem(unit, x)?;
+                match &self.max_pool {
+                    Some(pool) => pool.forward(&h)?.0,
+                    None => h,
+                }
+            }
+            _ => self.forward_stem(x, mode, gates)?.0,
+        };
         for block in self.stages.iter().flatten() {
-            h = block.forward(&h, mode, gates)?.0;
+            h = block.predict(&h)?;
         }
         let (h, _) = self.forward_final_norm(h, mode, gates)?;
         let (features, _) = GlobalAvgPool.forward(&h)?;
@@ -270,10 +289,14 @@ impl<T: Scalar> ResNet<T> {
     }
 
     fn forward_stem(&self, x: &Activation<T>, mode: Mode, gates: &mut Gates) -> Result<StemResult<T>> {
-        if x.shape()[3] != 3 {
-            return Err(Error::shape("resnet", "x", "three channels (N, H, W, 3)", x.shape()));
-        }
+        check_channels(x)?;
         let (h, stem) = match &self.stem {
+            StemLayers::Unit(unit)
+                if self.fused && unit.fuses() && mode == Mode::Train && matches!(gates, Gates::Free) =>
+            {
+                let (h, cache) = fused::forward_stem(unit, x)?;
+                (h, StemCache::Fused(Box::new(cache)))
+            }
             StemLayers::Unit(unit) => {
                 let (h, cache) = unit.forward(x, mode, gates)?;
                 (h, StemCache::Unit(Box::new(cache)))
@@ -305,8 +328,10 @@ impl<T: Scalar> ResNet<T> {
 
     /// Moves every batch norm's running statistics towards those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &ResNetCache<T>) {
-        if let (StemLayers::Unit(unit), StemCache::Unit(cache)) = (&mut self.stem, &cache.stem) {
-            unit.update_running_statistics(cache);
+        match (&mut self.stem, &cache.stem) {
+            (StemLayers::Unit(unit), StemCache::Unit(cache)) => unit.update_running_statistics(cache),
+            (StemLayers::Unit(unit), StemCache::Fused(cache)) => unit.bn.update_running_statistics(&cache.unit.bn),
+            _ => {}
         }
         for (block, cache) in self.stages.iter_mut().flatten().zip(cache.stages.iter().flatten()) {
             block.update_running_statistics(cache);
@@ -332,6 +357,17 @@ impl<T: Scalar> ResNet<T> {
             }
         }
         Ok(())
+    }
+
+    /// Whether batch norm, ReLU and addition are computed inside the passes of the convolutions, where that is possible:
+    /// the default in f32. The results are the same to the bit.
+    pub fn set_fused(&mut self, fused: bool) {
+        self.fused = fused;
+        for block in self.stages.iter_mut().flatten() {
+            if let Block::Residual(block) = block {
+                block.fused = fused;
+            }
+        }
     }
 
     /// Every convolution in forward order, e.g. to force an algorithm.
@@ -379,6 +415,13 @@ impl<T: Scalar> ResNet<T> {
         }
         cost.multiply_adds += (batch * self.fc.weight.len()) as u64;
         Ok(cost)
+    }
+}
+
+fn check_channels<T: Scalar>(x: &Activation<T>) -> Result<()> {
+    match x.shape()[3] {
+        3 => Ok(()),
+        _ => Err(Error::shape("resnet", "x", "three channels (N, H, W, 3)", x.shape())),
     }
 }
 
@@ -455,7 +498,12 @@ fn build_block<T: Scalar>(architecture: &Architecture, shape: BlockShape) -> Res
         }
         _ => Shortcut::Identity,
     };
-    Ok(Block::Residual(ResidualBlock { branch: units.collect(), shortcut, activation: Relu::new() }))
+    Ok(Block::Residual(ResidualBlock {
+        branch: units.collect(),
+        shortcut,
+        activation: Relu::new(),
+        fused: T::NAME == "float32",
+    }))
 }
 
 /// `layer2.0`: torchvision counts stages from 1 and blocks from 0.

@@ -108,6 +108,11 @@ impl<T: Scalar> Unit<T> {
         }
     }
 
+    /// Whether the fused passes know everything this unit does.
+    pub(crate) fn fuses(&self) -> bool {
+        self.conv.bias.is_none()
+    }
+
     /// Moves the running statistics towards those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &UnitCache<T>) {
         self.bn.update_running_statistics(&cache.bn);

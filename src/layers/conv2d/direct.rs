@@ -1,28 +1,45 @@
 //! The definition of the convolution, in seven loops written from the equation, sharing no index arithmetic with the
 //! fast versions. This is what they are tested against.
 
-use super::Conv2d;
-use crate::{Activation, Scalar};
-use ndarray::Array4;
+use super::frame::{finish_all, Finish, Source};
+use super::{Conv2d, Geometry};
+use crate::Scalar;
+use ndarray::{Array4, ArrayViewMut4};
 
 /// y without the bias.
-pub fn forward<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>) -> Array4<T> {
-    let mut y = Array4::zeros(output_shape(conv, x));
-    for_each_term(conv, x.dim(), y.dim(), |at_y, at_weight, at_x| y[at_y] += conv.weight[at_weight] * x[at_x]);
-    y
+pub fn forward<T: Scalar>(conv: &Conv2d<T>, g: &Geometry, x: &dyn Source<T>, y: &mut [T], finish: &dyn Finish<T>) {
+    let x = x.collect([g.n, g.h, g.w, g.c_in]);
+    let shape = output_shape(conv, x.dim());
+    let mut sums = ArrayViewMut4::from_shape(shape, &mut *y).expect("the shape of y");
+    sums.fill(T::zero());
+    for_each_term(conv, x.dim(), shape, |at_y, at_weight, at_x| sums[at_y] += conv.weight[at_weight] * x[at_x]);
+    finish_all(y, g.pixels_out() * g.c_out, finish);
 }
 
 /// dx: every term of y sends weight · dy back to its pixel.
-pub fn input_gradient<T: Scalar>(conv: &Conv2d<T>, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
-    let mut dx = Array4::zeros(x.dim());
-    for_each_term(conv, x.dim(), dy.dim(), |at_y, at_weight, at_x| dx[at_x] += conv.weight[at_weight] * dy[at_y]);
-    dx
+pub fn input_gradient<T: Scalar>(
+    conv: &Conv2d<T>,
+    g: &Geometry,
+    dy: &dyn Source<T>,
+    dx: &mut [T],
+    finish: &dyn Finish<T>,
+) {
+    let x = (g.n, g.h, g.w, g.c_in);
+    let shape = output_shape(conv, x);
+    let dy = dy.collect(shape.into());
+    let mut sums = ArrayViewMut4::from_shape(x, &mut *dx).expect("the shape of x");
+    sums.fill(T::zero());
+    for_each_term(conv, x, shape, |at_y, at_weight, at_x| sums[at_x] += conv.weight[at_weight] * dy[at_y]);
+    finish_all(dx, g.h * g.w * g.c_in, finish);
 }
 
 /// dweight: every term of y sends x · dy back to its weight.
-pub fn weight_gradient<T: Scalar>(conv: &Conv2d<T>, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
+pub fn weight_gradient<T: Scalar>(conv: &Conv2d<T>, g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
+    let x = x.collect([g.n, g.h, g.w, g.c_in]);
+    let shape = output_shape(conv, x.dim());
+    let dy = dy.collect(shape.into());
     let mut dweight = Array4::zeros(conv.weight.dim());
-    for_each_term(conv, x.dim(), dy.dim(), |at_y, at_weight, at_x| dweight[at_weight] += x[at_x] * dy[at_y]);
+    for_each_term(conv, x.dim(), shape, |at_y, at_weight, at_x| dweight[at_weight] += x[at_x] * dy[at_y]);
     dweight
 }
 
@@ -67,11 +84,7 @@ fn for_each_term<T>(
 
 /// Counts the windows instead of dividing: one at every multiple of the stride at which the kernel's last tap still
 /// falls into the padded image.
-fn output_shape<T>(conv: &Conv2d<T>, x: &Activation<T>) -> (usize, usize, usize, usize)
-where
-    T: Clone,
-{
-    let (n, h, w, _) = x.dim();
+fn output_shape<T>(conv: &Conv2d<T>, (n, h, w, _): (usize, usize, usize, usize)) -> (usize, usize, usize, usize) {
     let (c_out, _, kh, kw) = conv.weight.dim();
     let count = |axis: usize, input: usize, kernel: usize| {
         let last_tap = |window: usize| window * conv.stride[axis] + (kernel - 1) * conv.dilation[axis];

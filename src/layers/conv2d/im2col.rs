@@ -14,10 +14,11 @@
 //! piece per thread at a time, never for the batch. A 1x1 convolution with stride 1 and no padding needs no `cols`: x
 //! itself is that matrix.
 
+use super::frame::{Finish, Frame, Source};
 use super::Geometry;
 use crate::kernels::gemm::gemm;
 use crate::parallel::{add_slices, tree_sum};
-use crate::{Activation, Scalar};
+use crate::Scalar;
 use ndarray::{s, Array3, Array4, ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 
@@ -34,33 +35,39 @@ fn images_per_piece(g: &Geometry) -> usize {
 const PIECES_PER_SUM: usize = 4;
 
 /// y without the bias.
-pub fn forward<T: Scalar>(g: &Geometry, x: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
-    let mut y = Array4::zeros((g.n, g.h_out, g.w_out, g.c_out));
-    let (x, matrices) = (x.as_slice().expect("contiguous"), weight_matrices(g, weight));
-    let images = images_per_piece(g);
-    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
-    let pieces = y.as_slice_mut().expect("contiguous").par_chunks_mut((images * y_image).max(1));
-    pieces.enumerate().for_each_init(Vec::new, |cols, (piece, y)| {
-        let x = &x[piece * images * x_image..][..y.len() / y_image * x_image];
-        let mut y = ArrayViewMut2::from_shape((y.len() / g.c_out, g.c_out), y).expect("a whole number of pixels");
+pub fn forward<T: Scalar>(g: &Geometry, x: &dyn Source<T>, weight: &Array4<T>, y: &mut [T], finish: &dyn Finish<T>) {
+    let matrices = weight_matrices(g, weight);
+    let (images, frame) = (images_per_piece(g).next_multiple_of(finish.images()), Frame::none([g.h, g.w], g.c_in));
+    let y_image = g.pixels_out() * g.c_out;
+    let pieces = y.par_chunks_mut((images * y_image).max(1)).enumerate();
+    pieces.for_each_init(Default::default, |(cols, buffer): &mut (Vec<T>, Vec<T>), (piece, numbers)| {
+        let x = frame.fill(x, [piece * images, numbers.len() / y_image], buffer);
+        let pixels = numbers.len() / g.c_out;
+        let mut y = ArrayViewMut2::from_shape((pixels, g.c_out), &mut *numbers).expect("a whole number of pixels");
         for (group, w) in matrices.outer_iter().enumerate() {
             let cols = im2col(g, x, group, cols);
             // y (P, c_o) = cols (P, K) · W (K, c_o)
             gemm(T::one(), cols, w, T::zero(), y.slice_mut(s![.., channels(g.c_out, g.groups, group)]));
         }
+        finish.piece(piece * images * y_image, numbers);
     });
-    y
 }
 
 /// dx: dcols = dy · Wᵀ, then col2im.
-pub fn input_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
-    let mut dx = Array4::zeros((g.n, g.h, g.w, g.c_in));
-    let (dy, matrices) = (dy.as_slice().expect("contiguous"), weight_matrices(g, weight));
-    let images = images_per_piece(g);
-    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
-    let pieces = dx.as_slice_mut().expect("contiguous").par_chunks_mut((images * x_image).max(1));
-    pieces.enumerate().for_each_init(Vec::new, |dcols, (piece, dx)| {
-        let dy = &dy[piece * images * y_image..][..dx.len() / x_image * y_image];
+pub fn input_gradient<T: Scalar>(
+    g: &Geometry,
+    dy: &dyn Source<T>,
+    weight: &Array4<T>,
+    dx: &mut [T],
+    finish: &dyn Finish<T>,
+) {
+    let matrices = weight_matrices(g, weight);
+    let images = images_per_piece(g).next_multiple_of(finish.images());
+    let (frame, x_image) = (Frame::none([g.h_out, g.w_out], g.c_out), g.h * g.w * g.c_in);
+    let pieces = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
+    pieces.for_each_init(Default::default, |(dcols, buffer): &mut (Vec<T>, Vec<T>), (piece, dx)| {
+        dx.fill(T::zero());
+        let dy = frame.fill(dy, [piece * images, dx.len() / x_image], buffer);
         let dy = ArrayView2::from_shape((dy.len() / g.c_out, g.c_out), dy).expect("a whole number of pixels");
         for (group, w) in matrices.outer_iter().enumerate() {
             let dy = dy.slice(s![.., channels(g.c_out, g.groups, group)]);
@@ -70,23 +77,23 @@ pub fn input_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, weight: &Arra
             gemm(T::one(), dy, w.t(), T::zero(), matrix.view_mut());
             col2im(g, dcols, group, dx);
         }
+        finish.piece(piece * images * x_image, dx);
     });
-    dx
 }
 
 /// dweight: dW = colsᵀ · dy, summed over the pieces in a fixed tree.
-pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
-    let (x, dy) = (x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
+pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
     let images = images_per_piece(g);
-    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
+    let (x_frame, dy_frame) = (Frame::none([g.h, g.w], g.c_in), Frame::none([g.h_out, g.w_out], g.c_out));
     let shape = (g.groups, g.taps(), g.c_out / g.groups);
 
     let group_of_pieces = |index: usize| {
         let (mut dw, mut cols) = (Array3::zeros(shape), Vec::new());
+        let (mut x_buffer, mut dy_buffer) = (Vec::new(), Vec::new());
         let first = index * PIECES_PER_SUM * images;
         for start in (first..g.n.min(first + PIECES_PER_SUM * images)).step_by(images) {
-            let end = g.n.min(start + images);
-            let (x, dy) = (&x[start * x_image..end * x_image], &dy[start * y_image..end * y_image]);
+            let piece = [start, images.min(g.n - start)];
+            let (x, dy) = (x_frame.fill(x, piece, &mut x_buffer), dy_frame.fill(dy, piece, &mut dy_buffer));
             let dy = ArrayView2::from_shape((dy.len() / g.c_out, g.c_out), dy).expect("a whole number of pixels");
             for (group, dw) in dw.outer_iter_mut().enumerate() {
                 let cols = im2col(g, x, group, &mut cols);

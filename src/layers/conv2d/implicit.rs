@@ -20,10 +20,11 @@
 //! its kernel is the weight turned by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4
 //! taps: 9 in all, no work on zeros.
 
+use super::frame::{Finish, Frame, Source};
 use super::Geometry;
 use crate::kernels::gather_gemm::{gather_gemm, Panels, Segment, Segments};
 use crate::parallel::{add_slices, tree_sum};
-use crate::{Activation, Scalar};
+use crate::Scalar;
 use ndarray::Array4;
 use rayon::prelude::*;
 
@@ -34,12 +35,11 @@ const PIECE_PIXELS: usize = 256;
 const LEAF_PIXELS: usize = 512;
 
 /// y without the bias.
-pub fn forward<T: Scalar>(g: &Geometry, x: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
-    let mut y = Array4::zeros((g.n, g.h_out, g.w_out, g.c_out));
+pub fn forward<T: Scalar>(g: &Geometry, x: &dyn Source<T>, weight: &Array4<T>, y: &mut [T], finish: &dyn Finish<T>) {
     let weight = weight.as_standard_layout();
-    let (x, weight) = (x.as_slice().expect("contiguous"), weight.as_slice().expect("contiguous"));
+    let weight = weight.as_slice().expect("contiguous");
     let frame = Frame::around_x(g);
-    let images = (PIECE_PIXELS / g.pixels_out()).max(1);
+    let images = piece_images(g.n, g.pixels_out(), finish);
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
 
     let rows: Vec<usize> = frame.starts(images, g.h_out, g.w_out, g.stride);
@@ -50,26 +50,36 @@ pub fn forward<T: Scalar>(g: &Geometry, x: &Activation<T>, weight: &Array4<T>) -
         .map(|group| pack_weight(g.taps(), c_o, |k, o| weight_at(g, weight, group * c_o + o, k % c, k / c)))
         .collect();
 
-    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
-    let pieces = y.as_slice_mut().expect("contiguous").par_chunks_mut((images * y_image).max(1)).enumerate();
+    let y_image = g.pixels_out() * g.c_out;
+    let pieces = y.par_chunks_mut((images * y_image).max(1)).enumerate();
     pieces.for_each_init(Vec::new, |buffer, (piece, y)| {
         let count = y.len() / y_image;
-        let x = frame.fill(&x[piece * images * x_image..][..count * x_image], buffer);
+        let x = frame.fill(x, [piece * images, count], buffer);
         let pixels = count * g.pixels_out();
         for (group, w) in weights.iter().enumerate() {
             let (x, y) = (&x[group * c..], &mut y[group * c_o..]);
             gather_gemm((x, &rows[..pixels], &taps), w, (y, &y_rows[..pixels]), false);
         }
+        finish.piece(piece * images * y_image, y);
     });
-    y
+}
+
+/// Images in a piece of work on `n` images with `pixels` each.
+fn piece_images<T>(n: usize, pixels: usize, finish: &dyn Finish<T>) -> usize {
+    (PIECE_PIXELS / pixels).clamp(1, n.div_ceil(2).max(1)).next_multiple_of(finish.images())
 }
 
 /// dx, phase by phase.
-pub fn input_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
-    let mut dx = Array4::zeros((g.n, g.h, g.w, g.c_in));
+pub fn input_gradient<T: Scalar>(
+    g: &Geometry,
+    dy: &dyn Source<T>,
+    weight: &Array4<T>,
+    dx: &mut [T],
+    finish: &dyn Finish<T>,
+) {
     let weight = weight.as_standard_layout();
-    let (dy, weight) = (dy.as_slice().expect("contiguous"), weight.as_slice().expect("contiguous"));
-    let images = (PIECE_PIXELS / (g.h * g.w)).max(1);
+    let weight = weight.as_slice().expect("contiguous");
+    let images = piece_images(g.n, g.h * g.w, finish);
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
     let vertical = phases(g.h, g.h_out, g.kh, g.stride[0], g.padding[0], g.dilation[0]);
     let horizontal = phases(g.w, g.w_out, g.kw, g.stride[1], g.padding[1], g.dilation[1]);
@@ -115,12 +125,17 @@ pub fn input_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, weight: &Arra
             }
         })
         .collect();
+    // Pixels that no window reaches, or only windows of no tap.
+    let covered: usize = phases.iter().map(|phase| phase.pixels).sum();
 
-    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
-    let pieces = dx.as_slice_mut().expect("contiguous").par_chunks_mut((images * x_image).max(1)).enumerate();
+    let x_image = g.h * g.w * g.c_in;
+    let pieces = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
     pieces.for_each_init(Vec::new, |buffer, (piece, dx)| {
         let count = dx.len() / x_image;
-        let dy = frame.fill(&dy[piece * images * y_image..][..count * y_image], buffer);
+        let dy = frame.fill(dy, [piece * images, count], buffer);
+        if covered < g.h * g.w {
+            dx.fill(T::zero());
+        }
         for phase in &phases {
             let pixels = count * phase.pixels;
             for (group, w) in phase.weights.iter().enumerate() {
@@ -128,14 +143,13 @@ pub fn input_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, weight: &Arra
                 gather_gemm((dy, &phase.rows[..pixels], &phase.taps), w, (dx, &phase.dx_rows[..pixels]), false);
             }
         }
+        finish.piece(piece * images * x_image, dx);
     });
-    dx
 }
 
 /// dweight: dW = colsᵀ · dy, summed over pieces of the batch in a fixed tree.
-pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
-    let (x, dy) = (x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
-    let frame = Frame::around_x(g);
+pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
+    let (frame, dy_frame) = (Frame::around_x(g), Frame::none([g.h_out, g.w_out], g.c_out));
     let images = (LEAF_PIXELS / g.pixels_out()).max(1);
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
 
@@ -148,13 +162,12 @@ pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &Activation<T>, x: &Activati
     };
     let full = windows(images.min(g.n));
     let dw_rows: Vec<usize> = (0..g.taps()).map(|k| k * c_o).collect();
-    let (x_image, y_image) = (g.h * g.w * g.c_in, g.pixels_out() * g.c_out);
 
     let leaf = |index: usize| {
         let (start, end) = (index * images, g.n.min((index + 1) * images));
-        let mut buffer = Vec::new();
-        let x = frame.fill(&x[start * x_image..end * x_image], &mut buffer);
-        let dy = &dy[start * y_image..end * y_image];
+        let (mut x_buffer, mut dy_buffer) = (Vec::new(), Vec::new());
+        let x = frame.fill(x, [start, end - start], &mut x_buffer);
+        let dy = dy_frame.fill(dy, [start, end - start], &mut dy_buffer);
         let last = (end - start != images).then(|| windows(end - start));
         let windows = last.as_ref().unwrap_or(&full);
         let mut panels = Panels::default();
@@ -190,14 +203,6 @@ fn pack_weight<T: Scalar>(k: usize, n: usize, entry: impl Fn(usize, usize) -> T 
     })
 }
 
-/// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
-pub struct Frame {
-    pub image: [usize; 2],
-    pub before: [usize; 2],
-    pub size: [usize; 2],
-    pub channels: usize,
-}
-
 impl Frame {
     /// x with its padding.
     fn around_x(g: &Geometry) -> Self {
@@ -209,46 +214,10 @@ impl Frame {
         }
     }
 
-    /// Numbers of one framed image.
-    pub fn numbers(&self) -> usize {
-        self.size[0] * self.size[1] * self.channels
-    }
-
-    /// Offset of a framed pixel from the image's first.
-    pub fn offset(&self, row: usize, column: usize) -> usize {
-        (row * self.size[1] + column) * self.channels
-    }
-
-    /// Starts of `rows` x `columns` windows, `stride` apart, in each of `images` images.
-    fn starts(&self, images: usize, rows: usize, columns: usize, stride: [usize; 2]) -> Vec<usize> {
-        let window = |n: usize, i: usize, j: usize| n * self.numbers() + self.offset(i * stride[0], j * stride[1]);
-        let all = (0..images).flat_map(|n| (0..rows).flat_map(move |i| (0..columns).map(move |j| (n, i, j))));
-        all.map(|(n, i, j)| window(n, i, j)).collect()
-    }
-
     /// Offsets of the kernel's taps from the window's start, row by row.
     fn taps<'a>(&'a self, g: &'a Geometry) -> impl Iterator<Item = usize> + 'a {
         let all = (0..g.kh).flat_map(move |p| (0..g.kw).map(move |q| (p, q)));
         all.map(move |(p, q)| self.offset(p * g.dilation[0], q * g.dilation[1]))
-    }
-
-    /// The framed images: `images` itself where the frame is empty, else a copy in `buffer`.
-    pub fn fill<'a, T: Scalar>(&self, images: &'a [T], buffer: &'a mut Vec<T>) -> &'a [T] {
-        if self.image == self.size {
-            return images;
-        }
-        let [height, width] = self.image;
-        let row = width * self.channels;
-        let count = images.len() / (height * row);
-        let framed = self.numbers();
-        // New numbers are zeros. Old ones are of the same frame: its border is zero already, the inside is overwritten.
-        buffer.resize(count * framed, T::zero());
-        for (image, framed) in images.chunks_exact(height * row).zip(buffer.chunks_exact_mut(framed)) {
-            for (h, source) in image.chunks_exact(row).enumerate() {
-                framed[self.offset(self.before[0] + h, self.before[1])..][..row].copy_from_slice(source);
-            }
-        }
-        buffer
     }
 }
 

@@ -34,13 +34,13 @@
 //! measures it, and the tests hold it to an a-priori bound. The weight's transforms are computed in f64. f64 never comes
 //! here of itself: it is the oracle.
 
-use super::implicit::Frame;
-use super::Geometry;
+use super::frame::{AsIs, Finish, Frame, Shifted, Source};
+use super::{implicit, Conv2dAlgorithm, Geometry};
 use crate::kernels::gather_gemm::{Product, Segment, Segments, Strided, NR};
 use crate::kernels::simd::{dispatch, wide, Arithmetic, Kernel};
 use crate::kernels::vector::Vector;
 use crate::parallel::{add_slices, tree_sum};
-use crate::{Activation, Scalar};
+use crate::Scalar;
 use ndarray::Array4;
 use rayon::prelude::*;
 
@@ -63,72 +63,131 @@ pub fn applies(g: &Geometry) -> bool {
         && g.padding[1] <= 2
 }
 
+/// The tile that needs the fewest multiplications, if it is fewer than without tiles. With few channels the transforms
+/// cost more than is saved.
+pub fn fastest(g: &Geometry) -> Option<Conv2dAlgorithm> {
+    let tiles = |m: usize| g.h_out.div_ceil(m) * g.w_out.div_ceil(m);
+    let choices = [
+        (9 * g.pixels_out(), None),
+        (36 * tiles(4), Some(Conv2dAlgorithm::Winograd4)),
+        (16 * tiles(2), Some(Conv2dAlgorithm::Winograd2)),
+    ];
+    let fewest = choices.into_iter().min_by_key(|(products, _)| *products);
+    fewest.and_then(|(_, algorithm)| algorithm).filter(|_| g.c_in.min(g.c_out) >= 16)
+}
+
 /// y without the bias.
-pub fn forward<T: Scalar>(size: Size, g: &Geometry, x: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
+pub fn forward<T: Scalar>(
+    size: Size,
+    g: &Geometry,
+    x: &dyn Source<T>,
+    weight: &Array4<T>,
+    y: &mut [T],
+    finish: &dyn Finish<T>,
+) {
     let w = |o, i, p, q| weight[[o, i, p, q]];
-    let (x, from, to) = (x.as_slice().expect("contiguous"), [g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
+    let plainly = |[first, count]: [usize; 2], y: &mut [T]| {
+        let x = Shifted { source: x, by: first * g.h * g.w * g.c_in };
+        implicit::forward(&Geometry { n: count, ..*g }, &x, weight, y, &AsIs);
+    };
+    let (from, to) = ([g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
     match size {
-        Size::Two => convolve(F2, g.n, x, from, to, g.padding, w),
-        Size::Four => convolve(F4, g.n, x, from, to, g.padding, w),
+        Size::Two => convolve(F2, g.n, x, from, to, g.padding, w, y, finish, plainly),
+        Size::Four => convolve(F4, g.n, x, from, to, g.padding, w, y, finish, plainly),
     }
 }
 
 /// dx: the convolution of dy with the weight turned by 180 degrees.
-pub fn input_gradient<T: Scalar>(size: Size, g: &Geometry, dy: &Activation<T>, weight: &Array4<T>) -> Array4<T> {
+pub fn input_gradient<T: Scalar>(
+    size: Size,
+    g: &Geometry,
+    dy: &dyn Source<T>,
+    weight: &Array4<T>,
+    dx: &mut [T],
+    finish: &dyn Finish<T>,
+) {
     let w = |i, o, p, q| weight[[o, i, 2 - p, 2 - q]];
-    let (dy, from, to) = (dy.as_slice().expect("contiguous"), [g.h_out, g.w_out, g.c_out], [g.h, g.w, g.c_in]);
+    let plainly = |[first, count]: [usize; 2], dx: &mut [T]| {
+        let dy = Shifted { source: dy, by: first * g.pixels_out() * g.c_out };
+        implicit::input_gradient(&Geometry { n: count, ..*g }, &dy, weight, dx, &AsIs);
+    };
+    let (from, to) = ([g.h_out, g.w_out, g.c_out], [g.h, g.w, g.c_in]);
     let padding = g.padding.map(|padding| 2 - padding);
     match size {
-        Size::Two => convolve(F2, g.n, dy, from, to, padding, w),
-        Size::Four => convolve(F4, g.n, dy, from, to, padding, w),
+        Size::Two => convolve(F2, g.n, dy, from, to, padding, w, dx, finish, plainly),
+        Size::Four => convolve(F4, g.n, dy, from, to, padding, w, dx, finish, plainly),
     }
 }
 
 /// dweight.
-pub fn weight_gradient<T: Scalar>(size: Size, g: &Geometry, dy: &Activation<T>, x: &Activation<T>) -> Array4<T> {
-    let (x, dy) = (x.as_slice().expect("contiguous"), dy.as_slice().expect("contiguous"));
-    match size {
+pub fn weight_gradient<T: Scalar>(size: Size, g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
+    let dw = match size {
         Size::Two => correlate(F2, g, x, dy),
         Size::Four => correlate(F4, g, x, dy),
+    };
+    if all_finite(dw.as_slice().expect("contiguous")) {
+        dw
+    } else {
+        implicit::weight_gradient(g, dy, x)
     }
 }
 
+/// Whether no number is infinite or NaN. A tile mixes its inputs, so that one infinity makes NaN of all its outputs; and it
+/// can overflow where the definition does not. Where that happens the definition's sum is computed instead.
+fn all_finite<T: Scalar>(numbers: &[T]) -> bool {
+    // 0 · ∞ and 0 · NaN are NaN, and stay.
+    let mut sums = [T::zero(); 64];
+    wide(|| {
+        for numbers in numbers.chunks(64) {
+            sums.iter_mut().zip(numbers).for_each(|(sum, &number)| *sum += number * T::zero());
+        }
+    });
+    sums.iter().all(|sum| *sum == T::zero())
+}
+
+#[expect(clippy::too_many_arguments, reason = "y and dx differ in every one of them")]
 fn convolve<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
     n: usize,
-    x: &[T],
+    x: &dyn Source<T>,
     from: [usize; 3],
     to: [usize; 3],
     padding: [usize; 2],
     w: impl Fn(usize, usize, usize, usize) -> T + Sync,
-) -> Array4<T> {
+    y: &mut [T],
+    finish: &dyn Finish<T>,
+    plainly: impl Fn([usize; 2], &mut [T]) + Sync,
+) {
     let u = transform_weight(transforms, [from[2], to[2]], w);
-    let plan = Plan::new::<M>(from, to, padding, n, [PIECE_TILES, block_tiles(from[2], to[2])]);
+    let plan = Plan::new::<M>(from, to, padding, n, [PIECE_TILES, block_tiles(from[2], to[2]), finish.images()]);
     let channels = Segments::new(1, [Segment { offset: 0, len: plan.c_in }]);
-    let mut y = Array4::zeros((n, to[0], to[1], to[2]));
-    let pieces = y.as_slice_mut().expect("contiguous").par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
+    let pieces = y.par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
     let scratch = || {
         let numbers = |channels: usize| vec![T::zero(); S * S * plane(plan.block * channels)];
         (Vec::new(), numbers(plan.c_in), numbers(plan.c_out))
     };
     pieces.for_each_init(scratch, |(frame, v, m), (piece, y)| {
-        let count = y.len() / plan.y_image;
-        let x = plan.frame.fill(&x[piece * plan.images * plan.x_image..][..count * plan.x_image], frame);
+        let (first, count) = (piece * plan.images, y.len() / plan.y_image);
+        let x = plan.frame.fill(x, [first, count], frame);
         for tiles in plan.tiles[..count * plan.tiles_per_image].chunks(plan.block) {
             dispatch(Convolve { transforms, plan: &plan, tiles, x, u: &u, channels: &channels, v, m, y });
         }
+        if !all_finite(y) {
+            plainly([first, count], y);
+        }
+        finish.piece(first * plan.y_image, y);
     });
-    y
 }
 
 fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
     g: &Geometry,
-    x: &[T],
-    dy: &[T],
+    x: &dyn Source<T>,
+    dy: &dyn Source<T>,
 ) -> Array4<T> {
     let (from, to) = ([g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
-    let plan = Plan::new::<M>(from, to, g.padding, g.n, [PIECE_TILES, PIECE_TILES]);
+    let plan = Plan::new::<M>(from, to, g.padding, g.n, [PIECE_TILES, PIECE_TILES, 1]);
+    let dy_frame = Frame::none([g.h_out, g.w_out], g.c_out);
     let pieces = g.n.div_ceil(plan.images);
     // Many small dU are summed in a tree, each on its thread; of a large one there is one only, and the threads share it.
     let (leaves, together) = if g.c_in * g.c_out < LARGE { (pieces.clamp(1, MOST_LEAVES), 1) } else { (1, 4) };
@@ -140,23 +199,22 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
         let mut scratch: Vec<_> = (0..together)
             .map(|_| {
                 let numbers = |channels: usize| vec![T::zero(); S * S * plane(plan.tiles.len() * channels)];
-                (Vec::new(), numbers(g.c_in), numbers(panels * NR))
+                ((Vec::new(), Vec::new()), numbers(g.c_in), numbers(panels * NR))
             })
             .collect();
         let first = index * pieces_per_leaf;
         let last = pieces.min(first + pieces_per_leaf);
         for group in (first..last).step_by(together) {
-            let count = |piece: usize| plan.images.min(g.n - piece * plan.images);
-            scratch.par_iter_mut().zip(group..last).for_each(|((frame, v, dm), piece)| {
-                let (images, count) = (piece * plan.images, count(piece));
-                let x = plan.frame.fill(&x[images * plan.x_image..][..count * plan.x_image], frame);
-                let dy = &dy[images * plan.y_image..][..count * plan.y_image];
-                let tiles = &plan.tiles[..count * plan.tiles_per_image];
+            let images = |piece: usize| [piece * plan.images, plan.images.min(g.n - piece * plan.images)];
+            scratch.par_iter_mut().zip(group..last).for_each(|(((frame, dy_buffer), v, dm), piece)| {
+                let x = plan.frame.fill(x, images(piece), frame);
+                let dy = dy_frame.fill(dy, images(piece), dy_buffer);
+                let tiles = &plan.tiles[..images(piece)[1] * plan.tiles_per_image];
                 dispatch(TransformBoth { transforms, plan: &plan, tiles, x, dy, v, dm });
             });
             du.par_chunks_mut(g.c_in * g.c_out).enumerate().for_each(|(point, du)| {
                 for (piece, (_, v, dm)) in (group..last).zip(&scratch) {
-                    let tiles = count(piece) * plan.tiles_per_image;
+                    let tiles = images(piece)[1] * plan.tiles_per_image;
                     let v = &v[point * plane(tiles * g.c_in)..][..tiles * g.c_in];
                     let dm = &dm[point * plane(tiles * panels * NR)..][..tiles * panels * NR];
                     dispatch(Correlate { tiles, v, dm, du, channels: [g.c_in, g.c_out], accumulate: piece > first });
@@ -165,7 +223,7 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
         }
         du
     };
-    let du = tree_sum(if pieces == 0 { 0 } else { leaves }, &leaf, &|a, b: Vec<T>| wide(|| add_slices(a, &b)));
+    let du = tree_sum(pieces.div_ceil(pieces_per_leaf), &leaf, &|a, b: Vec<T>| wide(|| add_slices(a, &b)));
     let du = du.unwrap_or_else(|| vec![T::zero(); S * S * g.c_in * g.c_out]);
     let mut dw = Array4::zeros((g.c_out, g.c_in, 3, 3));
     let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(NR * g.c_in * 9).enumerate();
@@ -341,8 +399,7 @@ struct Plan {
     tiles_per_image: usize,
     /// Tiles of y transformed at once.
     block: usize,
-    /// Numbers of an image of x and of y, and of a row of y.
-    x_image: usize,
+    /// Numbers of an image and of a row of y.
     y_image: usize,
     y_row: usize,
     c_in: usize,
@@ -355,12 +412,12 @@ impl Plan {
         [h_out, w_out, c_out]: [usize; 3],
         padding: [usize; 2],
         n: usize,
-        [piece, block]: [usize; 2],
+        [piece, block, align]: [usize; 3],
     ) -> Self {
         let [down, across] = [h_out.div_ceil(M), w_out.div_ceil(M)];
         // Pieces as equal as possible, so that no thread is left with a short one.
         let pieces = n.div_ceil((piece / (down * across)).max(1)).max(n.min(2)).max(1);
-        let images = n.div_ceil(pieces).max(1);
+        let images = n.div_ceil(pieces).max(1).next_multiple_of(align);
         let frame = Frame { image: [h, w], before: padding, size: [down * M + 2, across * M + 2], channels: c_in };
         let mut tiles = Vec::with_capacity(images * down * across);
         for image in 0..images {
@@ -379,7 +436,6 @@ impl Plan {
             tiles,
             images,
             tiles_per_image: down * across,
-            x_image: h * w * c_in,
             y_image: h_out * w_out * c_out,
             y_row: w_out * c_out,
             c_in,
