@@ -11,6 +11,7 @@ mod args;
 mod eval;
 mod gradcheck;
 mod interrupt;
+mod memory;
 mod models;
 mod progress;
 mod run_folder;
