@@ -65,8 +65,11 @@ pub fn groups(model: &ResNet<f32>, x: [usize; 4]) -> Result<Vec<Group<'_>>, Erro
     Ok(groups)
 }
 
-/// Every convolution with the shape of its input.
-fn walk(model: &ResNet<f32>, x: [usize; 4]) -> Result<Vec<(&Conv2d<f32>, [usize; 4])>, Error> {
+/// A convolution and the shape of its input.
+type Placed<'a> = (&'a Conv2d<f32>, [usize; 4]);
+
+/// Every convolution of the network.
+fn walk(model: &ResNet<f32>, x: [usize; 4]) -> Result<Vec<Placed<'_>>, Error> {
     let stem = match &model.stem {
         StemLayers::Unit(unit) => &unit.conv,
         StemLayers::Conv(conv) => conv,
