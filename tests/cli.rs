@@ -342,7 +342,8 @@ fn models_and_gradcheck() {
 #[test]
 fn another_convolution_algorithm_is_recorded_and_gives_the_same_up_to_rounding() {
     let folder = Folder::new("conv");
-    let losses = ["auto", "gemm", "direct"].map(|name| {
+    // Not the definition: on 500 test images it takes a minute.
+    let losses = ["auto", "gemm", "implicit"].map(|name| {
         let train = "train --train-images 20 --batch-size 10 --epochs 1";
         folder.run(&format!("{train} --conv {name} --out {name}")).ok();
         let config: serde_json::Value = serde_json::from_str(&folder.read(&format!("{name}/config.json"))).unwrap();

@@ -136,9 +136,6 @@ pub fn run(args: &Args) -> Result<()> {
         Failure::Usage(format!("`{name}` cannot take {images} of {height}x{width}: {error}"))
     };
     let cost = model.cost(args.batch_size, image).map_err(refuse)?;
-    if cfg!(debug_assertions) {
-        let _ = writeln!(std::io::stderr(), "note: built with debug assertions; build with --release to measure");
-    }
 
     let shape = [args.batch_size, height, width, 3];
     let x = Array4::from_shape_simple_fn(shape, &mut noise(0)).into_shared();
@@ -164,6 +161,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let peak_flops = peak::measure();
     let measured = Measured { args, cost, image, classes, times, peak_memory, peak_flops, loader };
+    if cfg!(debug_assertions) {
+        let _ = writeln!(std::io::stderr(), "note: built with debug assertions; build with --release to measure");
+    }
     let mut out = std::io::stdout().lock();
     if args.json {
         return Ok(writeln!(out, "{:#}", measured.json(&groups))?);
