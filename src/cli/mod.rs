@@ -1,6 +1,6 @@
 //! The command `resnet`, one file a subcommand:
 //!
-//! - [`train`], [`eval`], [`models`], [`gradcheck`], [`bench`]: the flags of each, its help, and what it does;
+//! - [`train`], [`eval`], [`models`], [`gradcheck`], [`mod@bench`]: the flags of each, its help, and what it does;
 //! - [`args`]: the flags they share and how their values are read;
 //! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to;
 //! - [`memory`]: what a run has needed.
