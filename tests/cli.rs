@@ -100,7 +100,7 @@ const TINY: &str = "train --train-images 60 --batch-size 25 --epochs 2 --eval-ba
 fn help_and_version() {
     let folder = Folder::new("help");
     let help = folder.run("--help").ok();
-    for part in ["train", "eval", "models", "gradcheck", "--threads", "Examples:", "resnet train"] {
+    for part in ["train", "eval", "models", "gradcheck", "bench", "--threads", "Examples:", "resnet train"] {
         assert!(help.contains(part), "{part} is missing in\n{help}");
     }
     let train = folder.run("train --help").ok();
@@ -113,7 +113,8 @@ fn help_and_version() {
     assert!(folder.run("train -h").ok().len() < train.len());
     assert_eq!(folder.run("--version").ok().trim(), format!("resnet {}", env!("CARGO_PKG_VERSION")));
     assert_eq!(folder.run("help eval").ok(), folder.run("eval --help").ok());
-    for line in help.lines().chain(train.lines()) {
+    let bench = folder.run("bench --help").ok();
+    for line in help.lines().chain(train.lines()).chain(bench.lines()) {
         assert!(line.chars().count() <= 110, "too long for a terminal: {line}");
     }
     assert!(files(&folder.0).is_empty());
@@ -159,6 +160,20 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("gradcheck --model resnet8 --image 0x8", &["--image"]),
         ("train --seed -1", &["--seed", "expected a whole number from 0"]),
         ("train --seed 1e3", &["--seed"]),
+        ("train --conv gem", &["--conv", "auto", "gemm"]),
+        ("eval --weights w --conv fft", &["--conv", "auto", "gemm"]),
+        ("bench --conv fft", &["--conv", "auto", "gemm"]),
+        ("bench --model resnet21", &["unknown model `resnet21`", "did you mean `resnet20`?"]),
+        ("bench --mode test", &["--mode", "train", "eval"]),
+        ("bench --steps 0", &["--steps"]),
+        ("bench --seconds 0", &["--seconds", "expected a number above 0"]),
+        ("bench --steps 1 --seconds 1", &["cannot be used with"]),
+        ("bench --batch-size 0", &["--batch-size"]),
+        ("bench --image 32", &["32x32"]),
+        (
+            "bench --model resnet18 --image 32x32 --batch-size 1",
+            &["`resnet18` cannot take 1 image of 32x32", "batch_norm"],
+        ),
     ] {
         let run = folder.run(arguments);
         if arguments.is_empty() {
@@ -322,6 +337,104 @@ fn models_and_gradcheck() {
     assert!(layer.contains("weight") && layer.contains("gradients agree with finite differences"), "{layer}");
     let network = folder.run("gradcheck --model resnet8 --image 8x8 --entries 1").ok();
     assert!(network.contains("layer3.0.conv2.weight") && network.contains("ok"), "{network}");
+}
+
+#[test]
+fn another_convolution_algorithm_is_recorded_and_gives_the_same_up_to_rounding() {
+    let folder = Folder::new("conv");
+    // Not the definition: on 500 test images it takes a minute.
+    let losses = ["auto", "gemm", "implicit"].map(|name| {
+        let train = "train --train-images 20 --batch-size 10 --epochs 1";
+        folder.run(&format!("{train} --conv {name} --out {name}")).ok();
+        let config: serde_json::Value = serde_json::from_str(&folder.read(&format!("{name}/config.json"))).unwrap();
+        assert_eq!(config["conv"], name);
+        let eval = folder.run(&format!("eval --weights {name}/weights.safetensors --conv {name} --json")).ok();
+        serde_json::from_str::<serde_json::Value>(&eval).unwrap()["loss"].as_f64().unwrap()
+    });
+    assert!(losses.iter().all(|loss| (loss - losses[0]).abs() < 0.01 * losses[0]), "{losses:?}");
+    folder.run("train --train-images 20 --batch-size 10 --epochs 1 --out default").ok();
+    assert_eq!(folder.read("default/config.json"), folder.read("auto/config.json"));
+}
+
+#[test]
+fn bench_measures_what_it_says() {
+    let folder = Folder::new("bench");
+    let bench = |arguments: &str| folder.run(&format!("bench --model resnet8 --batch-size 4 --steps 1 {arguments}"));
+    let json = |arguments: &str| -> serde_json::Value {
+        serde_json::from_str(&bench(&format!("--json {arguments}")).ok()).unwrap()
+    };
+    let train = json("--threads 2");
+    for (key, expected) in [("model", "resnet8"), ("mode", "train"), ("conv", "auto")] {
+        assert_eq!(train[key], expected, "{key}");
+    }
+    for (key, expected) in [
+        ("batch_size", 4),
+        ("threads", 2),
+        ("steps", 1),
+        ("parameters", 75_290),
+        ("multiply_adds_per_image", 12_239_488),
+    ] {
+        assert_eq!(train[key], expected, "{key}");
+    }
+    for key in [
+        "seconds",
+        "median_step_seconds",
+        "best_step_seconds",
+        "worst_step_seconds",
+        "images_per_second",
+        "gflops",
+        "peak_gflops",
+        "share_of_peak",
+        "loader_batch_seconds",
+        "loader_share_of_step",
+    ] {
+        assert!(train[key].as_f64().is_some_and(|value| value > 0.0 && value.is_finite()), "{key}: {train}");
+    }
+    assert!(["avx2", "portable"].iter().any(|isa| train["isa"] == *isa), "{}", train["isa"]);
+    assert_eq!(train["peak_memory_bytes"].is_u64(), cfg!(target_os = "linux"));
+
+    // Seven convolutions, and all multiply-adds but those of the linear layer.
+    let convolutions = train["convolutions"].as_array().unwrap();
+    let sum = |of: &dyn Fn(&serde_json::Value) -> u64| convolutions.iter().map(of).sum::<u64>();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    assert_eq!(sum(&|group| number(&group["count"])), 7);
+    assert_eq!(
+        sum(&|group| number(&group["count"]) * number(&group["multiply_adds"])),
+        4 * (number(&train["multiply_adds_per_image"]) - 640)
+    );
+    let last = convolutions.last().unwrap();
+    assert_eq!(
+        (&last["input"], &last["output"]),
+        (&serde_json::json!([4, 8, 8, 64]), &serde_json::json!([4, 8, 8, 64]))
+    );
+    assert!(last["algorithm"] != "auto" && last["forward"].is_null(), "{last}");
+
+    // Every direction that a step needs is measured, and no other.
+    let gradients = |group: &serde_json::Value| {
+        ["forward", "input_gradient", "weight_gradient"].map(|direction| group[direction]["gflops"].is_f64())
+    };
+    let layers = |arguments: &str| {
+        let value = json(&format!("--layers {arguments}"));
+        value["convolutions"].as_array().unwrap().iter().map(gradients).collect::<Vec<_>>()
+    };
+    let train = layers("");
+    assert!(train[0] == [true, false, true] && train[1..].iter().all(|&group| group == [true; 3]), "{train:?}");
+    assert!(layers("--mode eval").iter().all(|&group| group == [true, false, false]));
+
+    let other = json("--mode eval --conv gemm --image 16x24 --classes 7");
+    assert_eq!(
+        (&other["mode"], &other["classes"], &other["image"]),
+        (&"eval".into(), &7.into(), &serde_json::json!([16, 24]))
+    );
+    assert!(other["convolutions"].as_array().unwrap().iter().all(|group| group["algorithm"] == "gemm"), "{other}");
+    assert!(other["loader_batch_seconds"].is_null());
+
+    let text = bench("--layers").ok();
+    assert!(value(&text, "step").ends_with("of 1 training step"), "{text}");
+    assert!(value(&text, "GFLOP/s").contains("counted as direct convolution"), "{text}");
+    for part in ["\nimages/s ", "\nloader ", "32x32x16", "all of them, each measured alone: "] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Flags that subcommands share, and how values are read: strictly, so that a typo is an error and not a run.
 
 use super::{Failure, Result};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use resnet_by_hand::data::{cifar10, embedded, Normalization, Splits};
-use resnet_by_hand::model::Architecture;
+use resnet_by_hand::layers::Conv2dAlgorithm;
+use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::Error;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -70,6 +72,31 @@ pub fn image_size(text: &str) -> std::result::Result<[usize; 2], String> {
 /// The network called `name`; the error lists the known ones.
 pub fn model(name: &str) -> std::result::Result<Architecture, Error> {
     Architecture::by_name(name)
+}
+
+/// How the convolutions are computed.
+#[derive(Debug, clap::Args)]
+pub struct ConvArgs {
+    /// Compute the convolutions with this algorithm
+    ///
+    /// For comparison: it changes speed and memory, and the results by rounding only. A layer whose
+    /// shape the algorithm cannot compute uses the one `auto` would take.
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = algorithm(), verbatim_doc_comment,
+          help_heading = "Computation")]
+    pub conv: Conv2dAlgorithm,
+}
+
+impl ConvArgs {
+    /// Forces the algorithm on every convolution of `model`.
+    pub fn apply(&self, model: &mut ResNet<f32>) {
+        model.convs_mut().into_iter().for_each(|conv| conv.algorithm = self.conv);
+    }
+}
+
+/// The names are the library's, so that the help lists every algorithm there is.
+fn algorithm() -> impl TypedValueParser<Value = Conv2dAlgorithm> {
+    PossibleValuesParser::new(Conv2dAlgorithm::ALL.map(|(name, _)| name))
+        .try_map(|name| Conv2dAlgorithm::by_name(&name))
 }
 
 /// What the images are scaled with.

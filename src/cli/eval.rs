@@ -59,6 +59,9 @@ pub struct Args {
     batch_size: usize,
 
     #[command(flatten)]
+    conv: args::ConvArgs,
+
+    #[command(flatten)]
     normalization: args::NormalizationArgs,
 }
 
@@ -72,6 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let mut model = ResNet::<f32>::zeroed(&architecture.with_classes(dataset.classes.len()))?;
     weights::load(&args.weights, &mut model)?;
+    args.conv.apply(&mut model);
     let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
     spinner.enable_steady_tick(Duration::from_millis(100));
     let evaluated = evaluate(&model, &dataset, normalization, args.batch_size);

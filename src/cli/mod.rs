@@ -1,16 +1,19 @@
 //! The command `resnet`, one file a subcommand:
 //!
-//! - [`train`], [`eval`], [`models`], [`gradcheck`]: the flags of each, its help, and what it does;
+//! - [`train`], [`eval`], [`models`], [`gradcheck`], [`mod@bench`]: the flags of each, its help, and what it does;
 //! - [`args`]: the flags they share and how their values are read;
-//! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to.
+//! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to;
+//! - [`memory`]: what a run has needed.
 //!
 //! # Exit codes
 //! 0: done. 1: it failed (a file, the data, a loss that is not finite). 2: it was called wrongly. 130: stopped by Ctrl-C.
 
 mod args;
+mod bench;
 mod eval;
 mod gradcheck;
 mod interrupt;
+mod memory;
 mod models;
 mod progress;
 mod run_folder;
@@ -56,6 +59,7 @@ enum Command {
     Eval(eval::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
+    Bench(bench::Args),
 }
 
 /// Why a subcommand ended early.
@@ -98,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Eval(_) => "eval",
         Command::Models(_) => "models",
         Command::Gradcheck(_) => "gradcheck",
+        Command::Bench(_) => "bench",
     };
     match dispatch(cli) {
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
@@ -130,6 +135,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Gradcheck(args) => gradcheck::run(&args),
+        Command::Bench(args) => bench::run(&args),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::run_folder::{check_out, RunFolder};
-use super::{args, interrupt, text, Failure, Result};
+use super::{args, interrupt, memory, text, Failure, Result};
 use resnet_by_hand::data::{Augmentation, Dataset};
 use resnet_by_hand::formats::weights::Metadata;
 use resnet_by_hand::layers::Mode;
@@ -142,6 +142,9 @@ pub struct Args {
     /// Images per step of an evaluation; changes speed and memory only
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     eval_batch_size: Option<usize>,
+
+    #[command(flatten)]
+    conv: args::ConvArgs,
 }
 
 /// The recipes with their values, for `--help`.
@@ -289,6 +292,7 @@ pub fn run(args: &Args) -> Result<()> {
     if recipe.zero_init_residual {
         model.zero_init_residual().map_err(|error| Failure::Usage(error.to_string()))?;
     }
+    args.conv.apply(&mut model);
     let (_, height, width, _) = train.pixels.dim();
     let cost = model.cost(1, [height, width]).map_err(|error| {
         Failure::Usage(format!("`{}` cannot take images of {height}x{width}: {error}", recipe.model))
@@ -442,7 +446,7 @@ fn report(
     };
     let tested = evaluate(model, test, recipe.normalization, recipe.eval_batch_size)?;
     let hash = format!("{:016x}", fingerprint(trainer.model()));
-    let peak = peak_memory();
+    let peak = memory::peak();
     let result = json!({
         "test_accuracy": tested.accuracy(),
         "test_correct": tested.top1,
@@ -528,6 +532,7 @@ fn config(
         "mean": recipe.normalization.mean(),
         "std": recipe.normalization.std(),
         "zero_init_residual": recipe.zero_init_residual,
+        "conv": args.conv.conv.name(),
         "seed": recipe.seed,
         "threads": rayon::current_num_threads(),
     })
@@ -556,11 +561,4 @@ fn metadata(recipe: &Recipe, classes: &[String], epoch: &EpochMetrics, validatio
         about.insert("validation_accuracy".to_string(), validation.accuracy().to_string());
     }
     about
-}
-
-/// The most memory this process ever had, in bytes. Known on Linux only.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(1024 * line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?)
 }

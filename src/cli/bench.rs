@@ -1,0 +1,371 @@
+//! `resnet bench`.
+
+mod convolutions;
+mod peak;
+
+use super::{args, memory, text, Failure, Result};
+use convolutions::Group;
+use ndarray::Array4;
+use rand::RngExt as _;
+use resnet_by_hand::data::loader::LoaderOptions;
+use resnet_by_hand::data::{embedded, Loader, Normalization};
+use resnet_by_hand::kernels::simd::isa;
+use resnet_by_hand::layers::{Mode as LayerMode, SoftmaxCrossEntropy};
+use resnet_by_hand::model::{Architecture, Cost, ResNet};
+use resnet_by_hand::optim::{Sgd, SgdConfig};
+use resnet_by_hand::rng::{stream, Purpose};
+use resnet_by_hand::{Activation, Error};
+use serde_json::json;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Steps that are not counted: the first ones get their memory from the operating system.
+const WARM_UP: usize = 2;
+/// However short --seconds is, a median needs some.
+const LEAST_STEPS: usize = 3;
+
+const AFTER_HELP: &str = "\
+Examples:
+  resnet bench                                               training steps of ResNet-20
+  resnet bench --model resnet50 --batch-size 8 --mode eval   inference at 224x224
+  resnet bench --model resnet18-cifar --layers --threads 1   every convolution alone
+  resnet bench --conv gemm --json                            another algorithm, for programs";
+
+/// Measure how fast a network is on this machine
+///
+/// Runs steps on one batch of noise, after two that are not counted. A training step is forward in
+/// train mode, loss, running statistics, backward and SGD; an evaluation step is a prediction. Images
+/// are loaded by another thread in training, so loading is measured apart.
+///
+/// Operations are counted as those of direct convolution, two for each multiply-add, three passes in
+/// training; an algorithm that needs fewer shows more of them a second. The peak is what chains of
+/// multiply-adds on registers reach on the same threads.
+///
+/// Run it on a machine that does nothing else.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = AFTER_HELP)]
+pub struct Args {
+    /// The network, see `resnet models`
+    #[arg(long, value_name = "NAME", default_value = "resnet20", value_parser = args::model)]
+    model: Architecture,
+
+    /// Images in a step
+    #[arg(long, value_name = "N", default_value = "128", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
+    batch_size: usize,
+
+    /// Size of the images [default: what the model was designed for]
+    #[arg(long, value_name = "HxW", value_parser = args::image_size)]
+    image: Option<[usize; 2]>,
+
+    /// Number of classes [default: what the model was designed for]
+    #[arg(long, value_name = "N", value_parser = args::count(1, 100_000), allow_negative_numbers = true)]
+    classes: Option<usize>,
+
+    /// What a step is
+    #[arg(long, value_name = "MODE", default_value = "train")]
+    mode: Mode,
+
+    /// Measure for about this long, at least three steps
+    #[arg(long, value_name = "S", default_value = "5", value_parser = args::positive, allow_negative_numbers = true)]
+    seconds: f64,
+
+    /// Measure exactly this many steps instead
+    #[arg(long, value_name = "N", value_parser = args::count(1, 1_000_000), allow_negative_numbers = true, conflicts_with = "seconds")]
+    steps: Option<usize>,
+
+    /// Also measure each kind of convolution alone
+    #[arg(long)]
+    layers: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    conv: args::ConvArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Mode {
+    /// A training step
+    Train,
+    /// A prediction in evaluation mode
+    Eval,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Train => "train",
+            Mode::Eval => "eval",
+        }
+    }
+
+    /// Passes over the network: forward, and in training the gradients of the inputs and of the weights.
+    fn passes(self) -> f64 {
+        match self {
+            Mode::Train => 3.0,
+            Mode::Eval => 1.0,
+        }
+    }
+}
+
+/// Everything measured but the convolutions alone.
+struct Measured<'a> {
+    args: &'a Args,
+    cost: Cost,
+    image: [usize; 2],
+    classes: usize,
+    /// Of every step, shortest first.
+    times: Vec<f64>,
+    peak_memory: Option<u64>,
+    peak_flops: f64,
+    /// Seconds in which one thread makes a batch.
+    loader: Option<f64>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let classes = args.classes.unwrap_or(args.model.classes);
+    let image @ [height, width] = args.image.unwrap_or(args.model.image);
+    let mut model = ResNet::<f32>::new(&args.model.clone().with_classes(classes), 0)?;
+    args.conv.apply(&mut model);
+    let refuse = |error: Error| {
+        let name = &args.model.name;
+        let images = plural(args.batch_size, "image");
+        Failure::Usage(format!("`{name}` cannot take {images} of {height}x{width}: {error}"))
+    };
+    let cost = model.cost(args.batch_size, image).map_err(refuse)?;
+
+    let shape = [args.batch_size, height, width, 3];
+    let x = Array4::from_shape_simple_fn(shape, &mut noise(0)).into_shared();
+    let times = match args.mode {
+        Mode::Train => train(args, &mut model, &x),
+        Mode::Eval => timed(args, || model.predict(&x).map(drop)),
+    };
+    let mut times = times.map_err(|error| match error {
+        // Such as a batch norm that is left with one value for each channel.
+        Error::Shape { .. } | Error::Argument { .. } => refuse(error),
+        error => error.into(),
+    })?;
+    times.sort_by(f64::total_cmp);
+    let peak_memory = memory::peak();
+    drop(x);
+
+    let loader = (args.mode == Mode::Train && image == [32, 32]).then(|| load(args.batch_size)).transpose()?;
+    let mut groups = convolutions::groups(&model, shape)?;
+    if args.layers {
+        for group in &mut groups {
+            group.measure(args.mode == Mode::Train)?;
+        }
+    }
+    let peak_flops = peak::measure();
+    let measured = Measured { args, cost, image, classes, times, peak_memory, peak_flops, loader };
+    if cfg!(debug_assertions) {
+        let _ = writeln!(std::io::stderr(), "note: built with debug assertions; build with --release to measure");
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        return Ok(writeln!(out, "{:#}", measured.json(&groups))?);
+    }
+    Ok(measured.write(&mut out, &groups)?)
+}
+
+/// Numbers of mean 0 and variance 1, none of them 0, which some loops could skip: sums of three uniform ones.
+fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut rng = stream(seed, Purpose::Verify, &[]);
+    move || (0..3).map(|_| rng.random_range(-1.0f32..1.0)).sum()
+}
+
+fn train(args: &Args, model: &mut ResNet<f32>, x: &Activation<f32>) -> std::result::Result<Vec<f64>, Error> {
+    let classes = model.architecture().classes;
+    let targets: Vec<usize> = (0..args.batch_size).map(|i| i * 7 % classes).collect();
+    let mut sgd = Sgd::new(SgdConfig::default())?; // momentum 0.9, weight decay 1e-4
+    let loss_layer = SoftmaxCrossEntropy::new();
+    let mut last = 0.0;
+    let times = timed(args, || {
+        let (logits, cache) = model.forward(x, LayerMode::Train)?;
+        let (loss, loss_cache) = loss_layer.forward(&logits, &targets)?;
+        model.update_running_statistics(&cache);
+        let gradients = model.parameter_gradients(&loss_layer.backward(&loss_cache), cache)?;
+        last = loss;
+        sgd.step(model, &gradients, 0.1)
+    })?;
+    if !last.is_finite() {
+        let message = format!("the loss became {last}: such a step need not cost what a real one does");
+        return Err(Error::NotFinite { message });
+    }
+    Ok(times)
+}
+
+/// Seconds of each step.
+fn timed(
+    args: &Args,
+    mut step: impl FnMut() -> std::result::Result<(), Error>,
+) -> std::result::Result<Vec<f64>, Error> {
+    for _ in 0..WARM_UP {
+        step()?;
+    }
+    let (start, mut times) = (Instant::now(), Vec::new());
+    let done = |steps: usize| match args.steps {
+        Some(wanted) => steps >= wanted,
+        None => steps >= LEAST_STEPS && start.elapsed().as_secs_f64() >= args.seconds,
+    };
+    while !done(times.len()) {
+        let begun = Instant::now();
+        step()?;
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    Ok(times)
+}
+
+/// Seconds in which one thread makes a batch of the embedded images, with crops and flips.
+fn load(batch_size: usize) -> Result<f64> {
+    let images = embedded::load().train;
+    let indices: Vec<usize> = (0..batch_size).map(|i| i % images.len()).collect();
+    let options = LoaderOptions::training(batch_size, Normalization::SYSTEM1, 0);
+    let loader = Loader::<f32>::new(Arc::new(images), options)?;
+    let mut times: Vec<f64> = (0..12)
+        .map(|epoch| {
+            let start = Instant::now();
+            std::hint::black_box(loader.batch(epoch, &indices));
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    Ok(median(&mut times[2..]))
+}
+
+/// Sorts `times`, of which there must be one.
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+impl Measured<'_> {
+    fn median(&self) -> f64 {
+        self.times[self.times.len() / 2]
+    }
+
+    fn images_per_second(&self) -> f64 {
+        self.args.batch_size as f64 / self.median()
+    }
+
+    fn flops(&self) -> f64 {
+        2.0 * self.args.mode.passes() * self.cost.multiply_adds as f64 / self.median()
+    }
+
+    /// How much of what all threads could compute in a step one thread needs to load its images.
+    fn loader_share(&self) -> Option<f64> {
+        self.loader.map(|seconds| seconds / (self.median() * rayon::current_num_threads() as f64))
+    }
+
+    fn write(&self, out: &mut impl std::io::Write, groups: &[Group]) -> std::io::Result<()> {
+        let Measured { args, cost, image: [height, width], times, .. } = self;
+        let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
+        let what = match args.mode {
+            Mode::Train => plural(times.len(), "training step"),
+            Mode::Eval => plural(times.len(), "prediction"),
+        };
+        let (threads, isa) = (rayon::current_num_threads(), isa_name());
+        let mut lines = vec![
+            (
+                "model",
+                format!(
+                    "{}, {} parameters, {} multiply-adds per image",
+                    args.model.name,
+                    text::thousands(cost.parameters),
+                    text::short(cost.multiply_adds / args.batch_size as u64)
+                ),
+            ),
+            ("batch", format!("{} of {height}x{width}, {} classes", plural(args.batch_size, "image"), self.classes)),
+            ("threads", format!("{threads}, instruction set {isa}, convolutions {}", args.conv.conv.name())),
+            ("", String::new()),
+            (
+                "step",
+                format!(
+                    "median {}, best {}, worst {} of {what}",
+                    milliseconds(self.median()),
+                    milliseconds(times[0]),
+                    milliseconds(times[times.len() - 1])
+                ),
+            ),
+            ("images/s", format!("{:.1}", self.images_per_second())),
+            (
+                "GFLOP/s",
+                format!(
+                    "{:.1}, counted as direct convolution; {:.1} % of the measured peak of {:.1}",
+                    self.flops() / 1e9,
+                    100.0 * self.flops() / self.peak_flops,
+                    self.peak_flops / 1e9
+                ),
+            ),
+        ];
+        if let Some(peak) = self.peak_memory {
+            lines.push(("peak memory", text::bytes(peak)));
+        }
+        if let (Some(seconds), Some(share)) = (self.loader, self.loader_share()) {
+            let share = 100.0 * share;
+            let seconds = milliseconds(seconds);
+            lines.push((
+                "loader",
+                format!("{seconds} a batch on one thread: {share:.2} % of the threads' time in a step"),
+            ));
+        }
+        for (key, value) in lines {
+            writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
+        }
+
+        let all = groups.iter().map(|group| group.count as u64 * group.multiply_adds()).sum();
+        writeln!(out, "\nconvolutions by shape, with their share of all multiply-adds of convolutions")?;
+        writeln!(out, "{}", Group::header(args.layers))?;
+        for group in groups {
+            writeln!(out, "{}", group.line(all))?;
+        }
+        let alone = groups.iter().map(|group| Some(group.count as f64 * group.times.as_ref()?.sum()));
+        if let Some(alone) = alone.sum::<Option<f64>>() {
+            let share = 100.0 * alone / self.median();
+            writeln!(out, "all of them, each measured alone: {}, {share:.1} % of a step", milliseconds(alone))?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, groups: &[Group]) -> serde_json::Value {
+        let Measured { args, cost, times, .. } = self;
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": args.model.name,
+            "parameters": cost.parameters,
+            "image": self.image,
+            "classes": self.classes,
+            "batch_size": args.batch_size,
+            "mode": args.mode.name(),
+            "conv": args.conv.conv.name(),
+            "threads": rayon::current_num_threads(),
+            "isa": isa_name(),
+            "steps": times.len(),
+            "seconds": times.iter().sum::<f64>(),
+            "median_step_seconds": self.median(),
+            "best_step_seconds": times[0],
+            "worst_step_seconds": times[times.len() - 1],
+            "images_per_second": self.images_per_second(),
+            "multiply_adds_per_image": cost.multiply_adds / args.batch_size as u64,
+            "gflops": self.flops() / 1e9,
+            "peak_gflops": self.peak_flops / 1e9,
+            "share_of_peak": self.flops() / self.peak_flops,
+            "peak_memory_bytes": self.peak_memory,
+            "loader_batch_seconds": self.loader,
+            "loader_share_of_step": self.loader_share(),
+            "convolutions": groups.iter().map(Group::json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// `1 step`, `2 steps`.
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// As `RESNET_KERNELS` calls it.
+fn isa_name() -> String {
+    format!("{:?}", isa()).to_lowercase()
+}
