@@ -1,5 +1,6 @@
 //! The two number types: `f32` trains, `f64` is the oracle. Every layer is written once, for both.
 
+use crate::kernels::buffers::Shelved;
 use crate::kernels::vector::Vectors;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
@@ -13,9 +14,13 @@ use std::iter::Sum;
 /// assert_eq!(f32::UNIT_ROUNDOFF, 2f64.powi(-24));
 /// assert_eq!(<f64 as Scalar>::of(0.5), 0.5);
 /// ```
-#[expect(private_bounds, reason = "the vectors are for the kernels alone; it also keeps Scalar to the two types")]
+#[expect(
+    private_bounds,
+    reason = "vectors and buffers are for the crate alone; they also keep Scalar to the two types"
+)]
 pub trait Scalar:
     Vectors
+    + Shelved
     + Float
     + NumAssign
     + FromPrimitive

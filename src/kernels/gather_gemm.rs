@@ -21,6 +21,7 @@
 //! times 1 vector of 16). Every C[i, j] is summed over k in
 //! ascending order, within blocks and block after block: the order depends on the shapes alone.
 
+use super::buffers::Buffer;
 use super::simd::{dispatch, Arithmetic, Kernel};
 use crate::Scalar;
 use rayon::prelude::*;
@@ -35,8 +36,8 @@ const BLOCK: usize = 256;
 
 /// The right matrix B (K, n), packed: panel after panel of 16 columns, row after row, the last panel filled up with 0.
 #[derive(Clone, Debug, Default)]
-pub struct Panels<T> {
-    data: Vec<T>,
+pub struct Panels<T: Scalar> {
+    data: Buffer<T>,
     k: usize,
     n: usize,
 }
@@ -62,7 +63,11 @@ impl<T: Scalar> Panels<T> {
 
     fn resize(&mut self, k: usize, n: usize) {
         (self.k, self.n) = (k, n);
-        self.data.resize(packed_len(k, n), T::zero());
+        let len = packed_len(k, n);
+        if self.data.capacity() < len {
+            self.data = Buffer::dirty(len);
+        }
+        self.data.resize(len, T::zero());
     }
 }
 
@@ -314,25 +319,30 @@ impl<T: Scalar> Product<'_, T> {
         let row = |i: usize| first + i.min(count - 1);
         let starts: [usize; MR] = std::array::from_fn(|i| rows.start(row(i)));
         let mut sums = [[T::zero(); NR]; MR];
+        // `i < count` inside loops of fixed length: they are unrolled, and `sums` stays in registers.
         if load {
-            for (i, sums) in sums.iter_mut().enumerate().take(count) {
-                let c = &c[c_rows.start(row(i)) + panel * NR..];
-                if columns == NR {
-                    sums.copy_from_slice(&c[..NR]);
-                } else {
-                    sums[..columns].copy_from_slice(&c[..columns]);
+            for i in 0..MR {
+                if i < count {
+                    let c = &c[c_rows.start(first + i) + panel * NR..];
+                    match columns {
+                        NR => sums[i].copy_from_slice(&c[..NR]),
+                        _ => sums[i][..columns].copy_from_slice(&c[..columns]),
+                    }
                 }
             }
         }
         // SAFETY: the caller's promise; `b` begins at row `k_before` of a panel with k rows, and the segments of this
         // block have at most k - k_before numbers in all.
         unsafe { tile::<T, A, MR>(self.a, &starts, segments, self.segments.step, b, &mut sums) };
-        for (i, sums) in sums.iter().enumerate().take(count) {
-            let c = &mut c[c_rows.start(row(i)) + panel * NR..];
-            if columns == NR {
-                c[..NR].copy_from_slice(sums);
-            } else {
-                c[..columns].copy_from_slice(&sums[..columns]);
+        if columns == NR {
+            for i in 0..MR {
+                if i < count {
+                    c[c_rows.start(first + i) + panel * NR..][..NR].copy_from_slice(&sums[i]);
+                }
+            }
+        } else {
+            for (i, sums) in sums.iter().enumerate().take(count) {
+                c[c_rows.start(first + i) + panel * NR..][..columns].copy_from_slice(&sums[..columns]);
             }
         }
     }

@@ -64,6 +64,7 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::buffers::{dirty, Recycled};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
 use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
@@ -112,8 +113,8 @@ pub struct BatchNorm2d<T> {
 
 /// What [`BatchNorm2d::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct BatchNorm2dCache<T> {
-    x: Activation<T>,
+pub struct BatchNorm2dCache<T: Scalar> {
+    x: Recycled<T>,
     mode: Mode,
     /// The mean x was normalised with `(C)`.
     pub mean: Array1<T>,
@@ -167,11 +168,11 @@ impl<T: Scalar> BatchNorm2d<T> {
                 rstd: self.rstd(&self.running_var),
                 batch_var: Array1::zeros(0),
                 mode,
-                x: x.clone(),
+                x: x.clone().into(),
             },
         };
         let normal = self.normalization(&cache.mean, &cache.rstd);
-        let mut y = vec![T::zero(); x.len()];
+        let mut y = dirty(x.len());
         let numbers = x.as_slice().expect("contiguous");
         normal.run.for_each(&mut y, [numbers, numbers], |y, [x, _]| normal.apply(x, y));
         Ok((Array4::from_shape_vec(x.dim(), y).expect("the length of x").into_shared(), cache))
@@ -212,7 +213,7 @@ impl<T: Scalar> BatchNorm2d<T> {
         let moments = moments.total(&|a, b| a.merge(b)).expect("at least two values");
         let mean = moments.mean();
         let batch_var = Array1::from(moments.m2) / T::of_usize(moments.count);
-        BatchNorm2dCache { x: x.clone(), mode: Mode::Train, mean, rstd: self.rstd(&batch_var), batch_var }
+        BatchNorm2dCache { x: x.clone().into(), mode: Mode::Train, mean, rstd: self.rstd(&batch_var), batch_var }
     }
 
     /// The map x ↦ y with this mean and rstd: y = (x − mean) · scale + beta, scale = gamma · rstd.
@@ -267,7 +268,7 @@ impl<T: Scalar> BatchNorm2d<T> {
         });
         let grads = self.gradients(gather.total(&add_pairs), cache);
 
-        let mut dx = vec![T::zero(); dy.len()];
+        let mut dx = dirty(dy.len());
         match cache.mode {
             Mode::Eval => {
                 let scales = run.repeat(&(&self.gamma * &cache.rstd));
@@ -345,7 +346,7 @@ impl<T: Scalar> Pullback<T> {
     }
 }
 
-impl<T> BatchNorm2dCache<T> {
+impl<T: Scalar> BatchNorm2dCache<T> {
     /// What was normalised.
     pub(crate) fn x(&self) -> &Activation<T> {
         &self.x

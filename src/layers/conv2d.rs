@@ -56,6 +56,7 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::buffers::{dirty, Recycled};
 use crate::parallel::{add_slices, tree_sum};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
@@ -138,8 +139,8 @@ pub struct Conv2d<T> {
 
 /// What [`Conv2d::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct Conv2dCache<T> {
-    x: Activation<T>,
+pub struct Conv2dCache<T: Scalar> {
+    x: Recycled<T>,
 }
 
 /// Gradients of a [`Conv2d`]'s parameters.
@@ -204,7 +205,7 @@ impl<T: Scalar> Conv2d<T> {
         let geometry = self.geometry(x)?;
         let x = contiguous(x);
         let y = self.forward_from(&geometry, &x, &AsIs);
-        Ok((y, Conv2dCache { x }))
+        Ok((y, Conv2dCache { x: x.into() }))
     }
 
     /// `(dx, grads)` for `dy`, the gradient of the loss with respect to y.
@@ -230,14 +231,14 @@ impl<T: Scalar> Conv2d<T> {
     /// If the shape of `dy` is not that of y.
     pub fn parameter_gradients(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Conv2dGrads<T>> {
         let (geometry, dy) = self.check_backward(dy, cache)?;
-        let weight = self.weight_gradient_from(&geometry, &dy, &cache.x);
+        let weight = self.weight_gradient_from(&geometry, &dy, &*cache.x);
         Ok(Conv2dGrads { weight, bias: self.bias.as_ref().map(|_| channel_sums(&dy)) })
     }
 
     /// y of the x that a source yields, finished by `finish`.
     pub(crate) fn forward_from(&self, g: &Geometry, x: &dyn Source<T>, finish: &dyn Finish<T>) -> Activation<T> {
         let shape = (g.n, g.h_out, g.w_out, g.c_out);
-        let mut y = vec![T::zero(); g.n * g.pixels_out() * g.c_out];
+        let mut y = dirty(g.n * g.pixels_out() * g.c_out);
         // Nothing may happen to y before its bias is there.
         let last = if self.bias.is_some() { &AsIs } else { finish };
         match self.chosen_algorithm(g) {
@@ -262,7 +263,7 @@ impl<T: Scalar> Conv2d<T> {
         dy: &dyn Source<T>,
         finish: &dyn Finish<T>,
     ) -> Activation<T> {
-        let mut dx = vec![T::zero(); g.n * g.h * g.w * g.c_in];
+        let mut dx = dirty(g.n * g.h * g.w * g.c_in);
         match self.chosen_algorithm(g) {
             Algorithm::Direct => direct::input_gradient(self, g, dy, &mut dx, finish),
             Algorithm::Implicit => implicit::input_gradient(g, dy, &self.weight, &mut dx, finish),

@@ -39,6 +39,7 @@
 
 use super::conv2d::window_count;
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::buffers::dirty_array;
 use crate::parallel::add_slices;
 use crate::{Error, Result, Scalar};
 use ndarray::{Array2, Array4};
@@ -93,7 +94,7 @@ impl MaxPool2d {
         if h.checked_mul(w).is_none_or(|pixels| pixels > u32::MAX as usize) {
             return Err(Error::shape("max_pool", "x", "at most 2³² pixels an image", x.shape()));
         }
-        let mut y = Array4::zeros(windows.y);
+        let mut y = dirty_array(windows.y);
         let mut argmax = vec![0u32; y.len()];
         let (image_in, image_out) = ((h * w * c).max(1), (windows.image_out() * c).max(1));
         let images = x.as_slice().expect("contiguous").par_chunks(image_in);
@@ -127,11 +128,12 @@ impl MaxPool2d {
         let (n, h_out, w_out, c) = cache.y;
         check_dy("max_pool", dy.shape(), &[n, h_out, w_out, c])?;
         let dy = contiguous(dy);
-        let mut dx = Array4::zeros(cache.x);
+        let mut dx = dirty_array(cache.x);
         let (image_in, image_out) = ((cache.x.1 * cache.x.2 * c).max(1), (h_out * w_out * c).max(1));
         let gradients = dy.as_slice().expect("contiguous").par_chunks(image_out);
         let images = dx.as_slice_mut().expect("contiguous").par_chunks_mut(image_in);
         images.zip(gradients).zip(cache.argmax.par_chunks(image_out)).for_each(|((dx, dy), argmax)| {
+            dx.fill(T::zero());
             for (dy, argmax) in dy.chunks_exact(c).zip(argmax.chunks_exact(c)) {
                 for (channel, (&dy, &pixel)) in dy.iter().zip(argmax).enumerate() {
                     dx[pixel as usize * c + channel] += dy;

@@ -27,6 +27,7 @@
 //! ```
 
 use super::{check_dy, contiguous, Activation};
+use crate::kernels::buffers::{dirty, Recycled};
 use crate::kernels::simd::wide;
 use crate::{Error, Result, Scalar};
 use ndarray::Array4;
@@ -40,8 +41,8 @@ pub struct Relu<T> {
 
 /// What [`Relu::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct ReluCache<T> {
-    y: Activation<T>,
+pub struct ReluCache<T: Scalar> {
+    y: Recycled<T>,
     /// The gates, where they were decided elsewhere ([`Relu::forward_gated`]); else y > 0 says it.
     gate: Option<Vec<bool>>,
 }
@@ -74,7 +75,7 @@ impl<T: Scalar> Relu<T> {
         y.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE).for_each(|y| {
             wide(|| y.iter_mut().for_each(|y| *y = self.of(*y)));
         });
-        (y.clone(), ReluCache { y, gate: None })
+        (y.clone(), ReluCache { y: y.into(), gate: None })
     }
 
     /// y of one x.
@@ -106,7 +107,7 @@ impl<T: Scalar> Relu<T> {
     pub fn backward(&self, dy: &Activation<T>, cache: &ReluCache<T>) -> Result<Activation<T>> {
         check_dy("relu", dy.shape(), cache.y.shape())?;
         let dy = contiguous(dy);
-        let mut dx = vec![T::zero(); dy.len()];
+        let mut dx = dirty(dy.len());
         if let Some(gate) = &cache.gate {
             for ((dx, &dy), &open) in dx.iter_mut().zip(&dy).zip(gate) {
                 *dx = if open { dy } else { scale(self.slope, dy) };
@@ -142,7 +143,7 @@ impl<T: Scalar> Relu<T> {
         for (y, &open) in y.as_slice_mut().expect("contiguous").iter_mut().zip(gate) {
             *y = if open { *y } else { scale(self.slope, *y) };
         }
-        (y.clone(), ReluCache { y, gate: Some(gate.to_vec()) })
+        (y.clone(), ReluCache { y: y.into(), gate: Some(gate.to_vec()) })
     }
 }
 

@@ -24,8 +24,9 @@
 //! ```
 
 use super::{check_dy, Activation};
+use crate::kernels::buffers::dirty_array;
 use crate::{Error, Result, Scalar};
-use ndarray::{s, Array4};
+use ndarray::s;
 
 /// Subsampling by `stride` and zero channels up to `c_out`; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,8 @@ impl ZeroPadShortcut {
         if c_in > self.c_out {
             return Err(Error::shape("zero_pad_shortcut", "x", format!("at most C_out = {}", self.c_out), x.shape()));
         }
-        let mut y = Array4::zeros((n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out));
+        let mut y = dirty_array((n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out));
+        y.fill(T::zero());
         let step = self.stride as isize;
         y.slice_mut(s![.., .., .., self.kept(c_in)]).assign(&x.slice(s![.., ..;step, ..;step, ..]));
         Ok((y.into_shared(), ZeroPadShortcutCache { x: x.dim() }))
@@ -69,7 +71,8 @@ impl ZeroPadShortcut {
         let (n, h, w, c_in) = cache.x;
         let y = [n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out];
         check_dy("zero_pad_shortcut", dy.shape(), &y)?;
-        let (mut dx, step) = (Array4::zeros(cache.x), self.stride as isize);
+        let (mut dx, step) = (dirty_array(cache.x), self.stride as isize);
+        dx.fill(T::zero());
         dx.slice_mut(s![.., ..;step, ..;step, ..]).assign(&dy.slice(s![.., .., .., self.kept(c_in)]));
         Ok(dx.into_shared())
     }

@@ -48,10 +48,10 @@ pub struct ResidualBlock<T> {
 
 /// What [`ResidualBlock::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct ResidualCache<T>(Kept<T>);
+pub struct ResidualCache<T: Scalar>(Kept<T>);
 
 #[derive(Clone, Debug)]
-enum Kept<T> {
+enum Kept<T: Scalar> {
     Plain { branch: Vec<UnitCache<T>>, shortcut: ShortcutCache<T>, activation: ReluCache<T> },
     Fused(fused::BlockCache<T>),
 }
@@ -192,7 +192,7 @@ pub enum Block<T> {
 
 /// What [`Block::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub enum BlockCache<T> {
+pub enum BlockCache<T: Scalar> {
     /// Of a [`ResidualBlock`].
     Residual(ResidualCache<T>),
     /// Of a [`PreActivationBlock`].

@@ -18,6 +18,7 @@
 use super::block::ResidualBlock;
 use super::shortcut::Shortcut;
 use super::unit::{Unit, UnitGrads};
+use crate::kernels::buffers::{dirty, Recycled};
 use crate::kernels::simd::wide;
 use crate::layers::batch_norm::sums::{add_pairs, pair_sums, Gather, PairSums};
 use crate::layers::batch_norm::{BatchNorm2dCache, Normalization};
@@ -32,18 +33,18 @@ use rayon::prelude::*;
 
 /// What backward needs of a unit.
 #[derive(Clone, Debug)]
-pub(crate) struct UnitCache<T> {
+pub(crate) struct UnitCache<T: Scalar> {
     pub bn: BatchNorm2dCache<T>,
 }
 
 /// What backward needs of a block.
 #[derive(Clone, Debug)]
-pub(crate) struct BlockCache<T> {
-    x: Activation<T>,
+pub(crate) struct BlockCache<T: Scalar> {
+    x: Recycled<T>,
     pub branch: Vec<UnitCache<T>>,
     pub projection: Option<UnitCache<T>>,
     zero_pad: Option<ZeroPadShortcutCache>,
-    y: Activation<T>,
+    y: Recycled<T>,
 }
 
 /// h = conv(x) and its moments.
@@ -61,8 +62,8 @@ fn normalization<T: Scalar>(unit: &Unit<T>, cache: &UnitCache<T>) -> Normalizati
 }
 
 /// The gradient of `batch_norm(h)` and the sums it gives.
-struct Incoming<T> {
-    dy: Activation<T>,
+struct Incoming<T: Scalar> {
+    dy: Recycled<T>,
     sums: Option<PairSums<T>>,
 }
 
@@ -90,13 +91,13 @@ pub(crate) fn forward_stem<T: Scalar>(unit: &Unit<T>, x: &Activation<T>) -> Resu
     let normal = normalization(unit, &cache);
     let y = Normalized { h: cache.bn.x(), normal: &normal, relu: unit.activation };
     let y = y.collect(shape(cache.bn.x()));
-    Ok((y, StemCache { x, unit: cache }))
+    Ok((y, StemCache { x: x.into(), unit: cache }))
 }
 
 /// What backward needs of a stem.
 #[derive(Clone, Debug)]
-pub(crate) struct StemCache<T> {
-    x: Activation<T>,
+pub(crate) struct StemCache<T: Scalar> {
+    x: Recycled<T>,
     pub unit: UnitCache<T>,
 }
 
@@ -115,9 +116,9 @@ pub(crate) fn backward_stem<T: Scalar>(
     let finish = GatherPairs { h, normal: &normal, relu: unit.activation, gather: &gather };
     let image = h.len() / h.shape()[0].max(1);
     crate::layers::conv2d::frame::finish_all(gated.as_slice_mut().expect("contiguous"), image, &finish);
-    let incoming = Incoming { dy: gated, sums: gather.total(&add_pairs) };
+    let incoming = Incoming { dy: gated.into(), sums: gather.total(&add_pairs) };
     let finish: Option<&dyn Finish<T>> = if input_gradient { Some(&AsIs) } else { None };
-    backward_unit(unit, &cache.unit, incoming, (&cache.x, shape(&cache.x)), finish)
+    backward_unit(unit, &cache.unit, incoming, (&*cache.x, shape(&cache.x)), finish)
 }
 
 /// relu(bn(conv(x)) [+ s]) in evaluation: everything as the convolution writes.
@@ -183,7 +184,7 @@ impl<T: Scalar> ResidualBlock<T> {
             Shortcut::Projection(unit) => projection = Some(forward_unit(unit, &x, shape(&x))?),
         }
         let y = self.join(&branch[branch.len() - 1], projection.as_ref(), s.as_ref());
-        Ok((y.clone(), BlockCache { x, branch, projection, zero_pad, y }))
+        Ok((y.clone(), BlockCache { x: x.into(), branch, projection, zero_pad, y: y.into() }))
     }
 
     /// relu(bn(h) + S(x)) in one pass; S(x) is stored, or the batch norm of a projection.
@@ -196,7 +197,7 @@ impl<T: Scalar> ResidualBlock<T> {
         };
         let summand = projected.as_ref().map(|(_, h)| *h).or(s).unwrap_or(h);
         let arrays = [h, summand].map(|array| array.as_slice().expect("contiguous"));
-        let mut y = vec![T::zero(); h.len()];
+        let mut y = dirty(h.len());
         normal.run.for_each_piece(&mut y, arrays, |y, [h, s]| {
             let run = normal.run.len();
             let mut buffer = vec![T::zero(); run];
@@ -227,14 +228,14 @@ impl<T: Scalar> ResidualBlock<T> {
         cache: &BlockCache<T>,
     ) -> Result<(Activation<T>, Vec<UnitGrads<T>>, Option<UnitGrads<T>>)> {
         check_dy("residual block", dy.shape(), cache.y.shape())?;
-        let (x, x_shape) = (&cache.x, shape(&cache.x));
+        let (x, x_shape) = (&*cache.x, shape(&cache.x));
         let last = self.branch.len() - 1;
         // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
         let (ds, mut sums, projection_sums) = self.gate(dy, cache);
         let (mut through_shortcut, mut projection_grads) = (None, None);
         match (&self.shortcut, &cache.projection, &cache.zero_pad) {
             (Shortcut::Projection(unit), Some(cache), _) => {
-                let incoming = Incoming { dy: ds.clone(), sums: projection_sums };
+                let incoming = Incoming { dy: ds.clone().into(), sums: projection_sums };
                 let (dx, grads) = backward_unit(unit, cache, incoming, (x, x_shape), Some(&AsIs))?;
                 (through_shortcut, projection_grads) = (dx, Some(grads));
             }
@@ -243,7 +244,7 @@ impl<T: Scalar> ResidualBlock<T> {
             _ => through_shortcut = Some(ds.clone()), // dS/dx = 1
         }
         let mut branch = Vec::with_capacity(self.branch.len());
-        let mut dh = ds;
+        let mut dh = Recycled::from(ds);
         for i in (1..=last).rev() {
             let (before, kept) = (&self.branch[i - 1], &cache.branch[i - 1]);
             let (h, normal) = (kept.bn.x(), normalization(before, kept));
@@ -254,10 +255,11 @@ impl<T: Scalar> ResidualBlock<T> {
             let (dx, grads) =
                 backward_unit(&self.branch[i], &cache.branch[i], incoming, (&source, shape(h)), Some(&finish))?;
             branch.push(grads);
-            (dh, sums) = (dx.expect("asked for"), gather.total(&add_pairs));
+            (dh, sums) = (dx.expect("asked for").into(), gather.total(&add_pairs));
         }
         // x was used twice: its gradients add.
-        let plus = through_shortcut.as_ref().map(Plus);
+        let through_shortcut = through_shortcut.map(Recycled::from);
+        let plus = through_shortcut.as_deref().map(Plus);
         let finish: &dyn Finish<T> = match &plus {
             Some(plus) => plus,
             None => &AsIs,
@@ -284,8 +286,8 @@ impl<T: Scalar> ResidualBlock<T> {
         let means: Vec<_> = norms.iter().map(|norm| run.repeat(&norm.mean)).collect();
         let leaves = gathers[0].leaves;
         let image = last.x().len() / last.x().shape()[0].max(1);
-        let [dy, y] = [&dy, &cache.y].map(|array| array.as_slice().expect("contiguous"));
-        let mut ds = vec![T::zero(); dy.len()];
+        let [dy, y] = [&dy, &*cache.y].map(|array| array.as_slice().expect("contiguous"));
+        let mut ds = dirty(dy.len());
         let piece = (leaves.images() * image).max(1);
         ds.par_chunks_mut(piece).enumerate().for_each(|(i, ds)| {
             let at = i * piece;

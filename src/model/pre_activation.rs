@@ -45,7 +45,7 @@ pub struct PreActivationBlock<T> {
 
 /// What [`PreActivationBlock::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct PreActivationCache<T> {
+pub struct PreActivationCache<T: Scalar> {
     layers: Vec<(BatchNorm2dCache<T>, ReluCache<T>, Conv2dCache<T>)>,
     projection: Option<Conv2dCache<T>>,
     zero_pad: Option<ZeroPadShortcutCache>,

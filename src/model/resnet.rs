@@ -36,6 +36,7 @@ use super::pre_activation::PreActivationBlock;
 use super::shortcut::Shortcut;
 use super::unit::{conv, Unit, UnitCache};
 use super::{fused, init, Cost};
+use crate::kernels::buffers::recycle;
 use crate::layers::batch_norm::BatchNorm2dCache;
 use crate::layers::conv2d::Conv2dCache;
 use crate::layers::linear::LinearCache;
@@ -75,7 +76,7 @@ pub enum StemLayers<T> {
 }
 
 #[derive(Clone, Debug)]
-enum StemCache<T> {
+enum StemCache<T: Scalar> {
     Unit(Box<UnitCache<T>>),
     Fused(Box<fused::StemCache<T>>),
     Conv(Conv2dCache<T>),
@@ -84,7 +85,7 @@ enum StemCache<T> {
 /// What [`ResNet::backward`] needs from the forward pass. Backward consumes it, so that the activations of a block are
 /// released as soon as its gradient is done.
 #[derive(Clone, Debug)]
-pub struct ResNetCache<T> {
+pub struct ResNetCache<T: Scalar> {
     stem: StemCache<T>,
     max_pool: Option<MaxPool2dCache>,
     stages: Vec<Vec<BlockCache<T>>>,
@@ -231,12 +232,13 @@ impl<T: Scalar> ResNet<T> {
             for (i, (block, cache)) in stage.iter().zip(caches).enumerate().rev() {
                 let (dx, grads) = block.backward(&dh, &cache)?;
                 grads.collect(block, &block_path(index, i), &mut gradients);
-                dh = dx;
+                recycle(std::mem::replace(&mut dh, dx));
             }
         }
         // h = max_pool(stem(x))
         if let (Some(pool), Some(cache)) = (&self.max_pool, &max_pool) {
-            dh = pool.backward(&dh, cache)?;
+            let dx = pool.backward(&dh, cache)?;
+            recycle(std::mem::replace(&mut dh, dx));
         }
         let dx = match (&self.stem, &stem) {
             (StemLayers::Unit(unit), StemCache::Unit(cache)) => {
@@ -281,7 +283,8 @@ impl<T: Scalar> ResNet<T> {
             _ => self.forward_stem(x, mode, gates)?.0,
         };
         for block in self.stages.iter().flatten() {
-            h = block.predict(&h)?;
+            let y = block.predict(&h)?;
+            recycle(std::mem::replace(&mut h, y));
         }
         let (h, _) = self.forward_final_norm(h, mode, gates)?;
         let (features, _) = GlobalAvgPool.forward(&h)?;

@@ -31,7 +31,7 @@ pub type ShortcutGradients<T> = (Option<Activation<T>>, Option<UnitGrads<T>>);
 
 /// What [`Shortcut::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub enum ShortcutCache<T> {
+pub enum ShortcutCache<T: Scalar> {
     /// Nothing.
     Trivial,
     /// Of option A.

@@ -29,7 +29,7 @@ pub struct Unit<T> {
 
 /// What [`Unit::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct UnitCache<T> {
+pub struct UnitCache<T: Scalar> {
     conv: Conv2dCache<T>,
     bn: BatchNorm2dCache<T>,
     activation: Option<ReluCache<T>>,

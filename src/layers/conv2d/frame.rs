@@ -8,6 +8,7 @@
 //!
 //! `layers/fused.rs` has the sources and finishes that are not trivial.
 
+use crate::kernels::buffers::dirty;
 use crate::{Activation, Scalar};
 use ndarray::Array4;
 use rayon::prelude::*;
@@ -44,7 +45,7 @@ impl<T: Scalar> Source<T> for Activation<T> {
 /// All numbers of a source that are not stored.
 pub(crate) fn collect<T: Scalar>(source: &(impl Source<T> + ?Sized), shape: [usize; 4]) -> Activation<T> {
     let image = shape[1..].iter().product::<usize>();
-    let mut numbers = vec![T::zero(); shape[0] * image];
+    let mut numbers = dirty(shape[0] * image);
     numbers.par_chunks_mut(image.max(1)).enumerate().for_each(|(n, out)| source.read(n * image, out));
     Array4::from_shape_vec(shape, numbers).expect("the product of the shape").into_shared()
 }

@@ -22,7 +22,9 @@
 
 use super::frame::{Finish, Frame, Source};
 use super::Geometry;
+use crate::kernels::buffers::Buffer;
 use crate::kernels::gather_gemm::{gather_gemm, Panels, Segment, Segments};
+use crate::kernels::simd::wide;
 use crate::parallel::{add_slices, tree_sum};
 use crate::Scalar;
 use ndarray::Array4;
@@ -52,7 +54,8 @@ pub fn forward<T: Scalar>(g: &Geometry, x: &dyn Source<T>, weight: &Array4<T>, y
 
     let y_image = g.pixels_out() * g.c_out;
     let pieces = y.par_chunks_mut((images * y_image).max(1)).enumerate();
-    pieces.for_each_init(Vec::new, |buffer, (piece, y)| {
+    let buffer = || Buffer::empty(images * frame.numbers());
+    pieces.for_each_init(buffer, |buffer, (piece, y)| {
         let count = y.len() / y_image;
         let x = frame.fill(x, [piece * images, count], buffer);
         let pixels = count * g.pixels_out();
@@ -89,7 +92,7 @@ pub fn input_gradient<T: Scalar>(
         size: [vertical.size, horizontal.size],
         channels: g.c_out,
     };
-    struct Phase<T> {
+    struct Phase<T: Scalar> {
         rows: Vec<usize>,
         dx_rows: Vec<usize>,
         taps: Segments,
@@ -130,7 +133,8 @@ pub fn input_gradient<T: Scalar>(
 
     let x_image = g.h * g.w * g.c_in;
     let pieces = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
-    pieces.for_each_init(Vec::new, |buffer, (piece, dx)| {
+    let buffer = || Buffer::empty(images * frame.numbers());
+    pieces.for_each_init(buffer, |buffer, (piece, dx)| {
         let count = dx.len() / x_image;
         let dy = frame.fill(dy, [piece * images, count], buffer);
         if covered < g.h * g.w {
@@ -165,13 +169,13 @@ pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Sour
 
     let leaf = |index: usize| {
         let (start, end) = (index * images, g.n.min((index + 1) * images));
-        let (mut x_buffer, mut dy_buffer) = (Vec::new(), Vec::new());
+        let [mut x_buffer, mut dy_buffer] = [&frame, &dy_frame].map(|frame| Buffer::empty(images * frame.numbers()));
         let x = frame.fill(x, [start, end - start], &mut x_buffer);
         let dy = dy_frame.fill(dy, [start, end - start], &mut dy_buffer);
         let last = (end - start != images).then(|| windows(end - start));
         let windows = last.as_ref().unwrap_or(&full);
         let mut panels = Panels::default();
-        let mut dw = vec![T::zero(); g.groups * g.taps() * c_o];
+        let mut dw = Buffer::dirty(g.groups * g.taps() * c_o);
         for (group, dw) in dw.chunks_exact_mut(g.taps() * c_o).enumerate() {
             panels.repack((end - start) * g.pixels_out(), c_o, |pixel, first, out| {
                 out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
@@ -180,8 +184,8 @@ pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Sour
         }
         dw
     };
-    let dw = tree_sum(g.n.div_ceil(images), &leaf, &|a, b: Vec<T>| add_slices(a, &b));
-    let dw = dw.unwrap_or_else(|| vec![T::zero(); g.groups * g.taps() * c_o]);
+    let dw = tree_sum(g.n.div_ceil(images), &leaf, &|a: &mut Buffer<T>, b: Buffer<T>| wide(|| add_slices(a, &b)));
+    let Some(dw) = dw else { return Array4::zeros((g.c_out, c, g.kh, g.kw)) };
     Array4::from_shape_fn((g.c_out, c, g.kh, g.kw), |(o, i, p, q)| {
         let (group, o) = (o / c_o, o % c_o);
         dw[(group * g.taps() + (p * g.kw + q) * c + i) * c_o + o]

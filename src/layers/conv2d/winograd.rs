@@ -36,6 +36,7 @@
 
 use super::frame::{AsIs, Finish, Frame, Shifted, Source};
 use super::{implicit, Conv2dAlgorithm, Geometry};
+use crate::kernels::buffers::Buffer;
 use crate::kernels::gather_gemm::{Product, Segment, Segments, Strided, NR};
 use crate::kernels::simd::{dispatch, wide, Arithmetic, Kernel};
 use crate::kernels::vector::Vector;
@@ -163,8 +164,8 @@ fn convolve<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     let channels = Segments::new(1, [Segment { offset: 0, len: plan.c_in }]);
     let pieces = y.par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
     let scratch = || {
-        let numbers = |channels: usize| vec![T::zero(); S * S * plane(plan.block * channels)];
-        (Vec::new(), numbers(plan.c_in), numbers(plan.c_out))
+        let numbers = |channels: usize| Buffer::dirty(S * S * plane(plan.block * channels));
+        (Buffer::empty(plan.images * plan.frame.numbers()), numbers(plan.c_in), numbers(plan.c_out))
     };
     pieces.for_each_init(scratch, |(frame, v, m), (piece, y)| {
         let (first, count) = (piece * plan.images, y.len() / plan.y_image);
@@ -195,11 +196,15 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
 
     let panels = g.c_out.div_ceil(NR);
     let leaf = |index: usize| {
-        let mut du = vec![T::zero(); S * S * g.c_in * g.c_out];
+        let mut du = Buffer::dirty(S * S * g.c_in * g.c_out);
         let mut scratch: Vec<_> = (0..together)
             .map(|_| {
-                let numbers = |channels: usize| vec![T::zero(); S * S * plane(plan.tiles.len() * channels)];
-                ((Vec::new(), Vec::new()), numbers(g.c_in), numbers(panels * NR))
+                let numbers = |channels: usize| Buffer::dirty(S * S * plane(plan.tiles.len() * channels));
+                (
+                    (Buffer::empty(plan.images * plan.frame.numbers()), Buffer::empty(plan.images * plan.y_image)),
+                    numbers(g.c_in),
+                    numbers(panels * NR),
+                )
             })
             .collect();
         let first = index * pieces_per_leaf;
@@ -223,8 +228,10 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
         }
         du
     };
-    let du = tree_sum(pieces.div_ceil(pieces_per_leaf), &leaf, &|a, b: Vec<T>| wide(|| add_slices(a, &b)));
-    let du = du.unwrap_or_else(|| vec![T::zero(); S * S * g.c_in * g.c_out]);
+    let du = tree_sum(pieces.div_ceil(pieces_per_leaf), &leaf, &|a: &mut Buffer<T>, b: Buffer<T>| {
+        wide(|| add_slices(a, &b))
+    });
+    let Some(du) = du else { return Array4::zeros((g.c_out, g.c_in, 3, 3)) };
     let mut dw = Array4::zeros((g.c_out, g.c_in, 3, 3));
     let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(NR * g.c_in * 9).enumerate();
     outputs.for_each(|(panel, dw)| {
@@ -676,7 +683,7 @@ fn transform_weight<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usi
     transforms: F,
     [c_in, c_out]: [usize; 2],
     w: impl Fn(usize, usize, usize, usize) -> T + Sync,
-) -> Vec<T> {
+) -> Buffer<T> {
     struct Panel<'a, T, F, W, const M: usize, const S: usize> {
         transforms: F,
         panel: usize,
@@ -729,7 +736,7 @@ fn transform_weight<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usi
         }
     }
     let panels = c_out.div_ceil(NR);
-    let mut u = vec![T::zero(); panels * S * S * c_in * NR];
+    let mut u = Buffer::dirty(panels * S * S * c_in * NR);
     u.par_chunks_mut(S * S * c_in * NR).enumerate().for_each(|(panel, u)| {
         dispatch(Panel::<T, F, _, M, S> { transforms, panel, channels: [c_in, c_out], w: &w, u });
     });
