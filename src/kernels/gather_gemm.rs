@@ -43,17 +43,23 @@ pub struct Panels<T: Scalar> {
 }
 
 impl<T: Scalar> Panels<T> {
-    /// Packs B (k, n), in parallel over panels. `write(row, first column, out)` fills `out` with the row's entries from
-    /// that column on.
-    pub fn pack(k: usize, n: usize, write: impl Fn(usize, usize, &mut [T]) + Sync) -> Self {
+    /// Packs B (k, n), in parallel over panels. `write(columns, panel)` fills a panel, row after row of 16, with these
+    /// columns; where they are fewer than 16 the others are 0 already.
+    pub fn pack(k: usize, n: usize, write: impl Fn(Range<usize>, &mut [T]) + Sync) -> Self {
         let mut panels = Panels::default();
         panels.resize(k, n);
-        let chunks = panels.data.par_chunks_exact_mut((k * NR).max(1)).enumerate();
-        chunks.for_each(|(panel, data)| pack_panel(panel, n, data, &write));
+        panels.data.par_chunks_exact_mut((k * NR).max(1)).enumerate().for_each(|(panel, data)| {
+            let columns = panel * NR..n.min((panel + 1) * NR);
+            if columns.len() < NR {
+                data.fill(T::zero());
+            }
+            write(columns, data);
+        });
         panels
     }
 
-    /// The same into the memory of `self`, on this thread.
+    /// Packs B (k, n) into the memory of `self`, on this thread. `write(row, first column, out)` fills `out` with the
+    /// row's entries from that column on.
     pub fn repack(&mut self, k: usize, n: usize, write: impl Fn(usize, usize, &mut [T])) {
         self.resize(k, n);
         for (panel, data) in self.data.chunks_exact_mut((k * NR).max(1)).enumerate() {
@@ -410,8 +416,10 @@ mod tests {
             let a: Vec<T> = (0..offset + 3 * m).map(|i| T::of_usize(i * 7 % 5) - T::of(2.0)).collect();
             let rows: Vec<usize> = (0..m).map(|i| (i * 5) % (3 * m)).collect();
             let b = |k: usize, j: usize| T::of_usize((k * 3 + j * 5) % 7) - T::of(3.0);
-            let panels = Panels::pack(k, n, |row, first, out| {
-                out.iter_mut().enumerate().for_each(|(j, out)| *out = b(row, first + j));
+            let panels = Panels::pack(k, n, |columns, panel| {
+                for (row, out) in panel.chunks_exact_mut(NR).enumerate() {
+                    out.iter_mut().zip(columns.clone()).for_each(|(out, j)| *out = b(row, j));
+                }
             });
             let c_rows: Vec<usize> = (0..m).map(|i| (m - 1 - i) * (n + 2)).collect();
             let before: Vec<T> = (0..m * (n + 2)).map(T::of_usize).collect();
@@ -458,7 +466,7 @@ mod tests {
     #[should_panic(expected = "A reaches beyond its array")]
     fn a_list_that_points_outside_is_refused() {
         let segments = Segments::new(1, [Segment { offset: 0, len: 4 }]);
-        let panels = Panels::pack(4, 16, |_, _, out: &mut [f32]| out.fill(1.0));
+        let panels = Panels::pack(4, 16, |_, panel: &mut [f32]| panel.fill(1.0));
         gather_gemm((&[0.0; 8], &[0, 5], &segments), &panels, (&mut [0.0; 32], &[0, 16]), false);
     }
 }

@@ -22,8 +22,8 @@
 
 use super::frame::{Finish, Frame, Source};
 use super::Geometry;
-use crate::kernels::buffers::Buffer;
-use crate::kernels::gather_gemm::{gather_gemm, Panels, Segment, Segments};
+use crate::kernels::buffers::{dirty_array, Buffer};
+use crate::kernels::gather_gemm::{gather_gemm, Panels, Segment, Segments, NR};
 use crate::kernels::simd::wide;
 use crate::parallel::{add_slices, tree_sum};
 use crate::Scalar;
@@ -35,6 +35,9 @@ const PIECE_PIXELS: usize = 256;
 
 /// Output pixels whose dW is accumulated in place before the fixed tree takes over.
 const LEAF_PIXELS: usize = 512;
+
+/// Rows of dW that a thread computes at once.
+const DW_ROWS: usize = 96;
 
 /// y without the bias.
 pub fn forward<T: Scalar>(g: &Geometry, x: &dyn Source<T>, weight: &Array4<T>, y: &mut [T], finish: &dyn Finish<T>) {
@@ -48,8 +51,9 @@ pub fn forward<T: Scalar>(g: &Geometry, x: &dyn Source<T>, weight: &Array4<T>, y
     let y_rows: Vec<usize> = (0..images * g.pixels_out()).map(|pixel| pixel * g.c_out).collect();
     let taps = Segments::new(1, frame.taps(g).map(|offset| Segment { offset, len: c }));
     // W (K, c_o) of each group: weight[o, i, p, q] at row (p·kw + q)·c + i, column o
+    let kernel = g.kh * g.kw;
     let weights: Vec<Panels<T>> = (0..g.groups)
-        .map(|group| pack_weight(g.taps(), c_o, |k, o| weight_at(g, weight, group * c_o + o, k % c, k / c)))
+        .map(|group| pack_weight(&weight[group * c_o * g.taps()..], 0..kernel, [c, c_o], [kernel, g.taps()]))
         .collect();
 
     let y_image = g.pixels_out() * g.c_out;
@@ -118,10 +122,9 @@ pub fn input_gradient<T: Scalar>(
                 // rows (tap, o), columns i
                 weights: (0..g.groups)
                     .map(|group| {
-                        pack_weight(taps.len() * c_o, c, |k, i| {
-                            let [(p, _), (q, _)] = taps[k / c_o];
-                            weight_at(g, weight, group * c_o + k % c_o, i, p * g.kw + q)
-                        })
+                        let taps = taps.iter().map(|[(p, _), (q, _)]| p * g.kw + q);
+                        let weight = &weight[group * c_o * g.taps()..];
+                        pack_weight(weight, taps, [c_o, c], [g.taps(), g.kh * g.kw])
                     })
                     .collect(),
                 pixels: v.count * h.count,
@@ -154,7 +157,7 @@ pub fn input_gradient<T: Scalar>(
 /// dweight: dW = colsᵀ · dy, summed over pieces of the batch in a fixed tree.
 pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
     let (frame, dy_frame) = (Frame::around_x(g), Frame::none([g.h_out, g.w_out], g.c_out));
-    let images = (LEAF_PIXELS / g.pixels_out()).max(1);
+    let images = (LEAF_PIXELS / g.pixels_out()).clamp(1, g.n.max(1));
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
 
     // Row (tap, i) of colsᵀ begins at the tap's input channel i of the first window …
@@ -165,7 +168,7 @@ pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Sour
         Segments::new(g.stride[1] * g.c_in, starts.into_iter().map(|offset| Segment { offset, len: g.w_out }))
     };
     let full = windows(images.min(g.n));
-    let dw_rows: Vec<usize> = (0..g.taps()).map(|k| k * c_o).collect();
+    let dw_rows: Vec<usize> = (0..DW_ROWS).map(|k| k * c_o).collect();
 
     let leaf = |index: usize| {
         let (start, end) = (index * images, g.n.min((index + 1) * images));
@@ -180,29 +183,51 @@ pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Sour
             panels.repack((end - start) * g.pixels_out(), c_o, |pixel, first, out| {
                 out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
             });
-            gather_gemm((&x[group * c..], &rows, windows), &panels, (dw, &dw_rows), false);
+            // Where there is one leaf only, the threads share its rows.
+            dw.par_chunks_mut(DW_ROWS * c_o).zip(rows.par_chunks(DW_ROWS)).for_each(|(dw, rows)| {
+                gather_gemm((&x[group * c..], rows, windows), &panels, (dw, &dw_rows[..rows.len()]), false);
+            });
         }
         dw
     };
     let dw = tree_sum(g.n.div_ceil(images), &leaf, &|a: &mut Buffer<T>, b: Buffer<T>| wide(|| add_slices(a, &b)));
     let Some(dw) = dw else { return Array4::zeros((g.c_out, c, g.kh, g.kw)) };
-    Array4::from_shape_fn((g.c_out, c, g.kh, g.kw), |(o, i, p, q)| {
-        let (group, o) = (o / c_o, o % c_o);
-        dw[(group * g.taps() + (p * g.kw + q) * c + i) * c_o + o]
-    })
+    // (group, tap, i, o) to (group · o, i, tap): 16 output channels at a time
+    let mut dweight = dirty_array((g.c_out, c, g.kh, g.kw));
+    let numbers = dweight.as_slice_mut().expect("contiguous");
+    for (dw, dweight) in dw.chunks_exact(g.taps() * c_o).zip(numbers.chunks_exact_mut(c_o * g.taps())) {
+        dweight.par_chunks_mut(NR * g.taps()).enumerate().for_each(|(block, dweight)| {
+            let kernel = g.kh * g.kw;
+            for (k, row) in dw.chunks_exact(c_o).enumerate() {
+                let to = k % c * kernel + k / c;
+                let columns = dweight[to..].iter_mut().step_by(g.taps());
+                columns.zip(&row[block * NR..]).for_each(|(to, &from)| *to = from);
+            }
+        });
+    }
+    dweight
 }
 
-/// weight[o, i, tap / kw, tap % kw]; the weight is contiguous.
-#[inline(always)]
-fn weight_at<T: Scalar>(g: &Geometry, weight: &[T], o: usize, i: usize, tap: usize) -> T {
-    weight[(o * (g.c_in / g.groups) + i) * g.kh * g.kw + tap]
-}
-
-/// B (k, n) with entries `entry(row, column)`.
-fn pack_weight<T: Scalar>(k: usize, n: usize, entry: impl Fn(usize, usize) -> T + Sync) -> Panels<T> {
-    Panels::pack(k, n, |row, first, out| {
-        for (j, out) in out.iter_mut().enumerate() {
-            *out = entry(row, first + j);
+/// Rows (tap, o) and columns i of one group's weight, or rows (tap, i) and columns o: `strides` are the distances in the
+/// weight of two neighbours of the row's channel, of two columns; `taps` the numbers of the taps.
+fn pack_weight<T: Scalar>(
+    weight: &[T],
+    taps: impl Iterator<Item = usize> + Clone + Sync,
+    [channels, columns]: [usize; 2],
+    [row_stride, column_stride]: [usize; 2],
+) -> Panels<T> {
+    let k = taps.clone().count() * channels;
+    // A square of the transposition, about: what it reads and what it writes stay in the cache.
+    const ROWS: usize = 64;
+    Panels::pack(k, columns, |columns, panel| {
+        for (tap, rows) in taps.clone().zip(panel.chunks_exact_mut(channels * NR)) {
+            for (block, rows) in rows.chunks_mut(ROWS * NR).enumerate() {
+                for (lane, column) in columns.clone().enumerate() {
+                    let first = column * column_stride + block * ROWS * row_stride + tap;
+                    let weight = weight[first..].iter().step_by(row_stride);
+                    rows[lane..].iter_mut().step_by(NR).zip(weight).for_each(|(to, &from)| *to = from);
+                }
+            }
         }
     })
 }
