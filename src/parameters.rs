@@ -1,5 +1,6 @@
 //! Named tensors in one order, shared by the optimiser, checkpoints, file formats and the gradient checks.
 
+use crate::kernels::buffers::recycle;
 use crate::Scalar;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
@@ -65,8 +66,15 @@ pub fn join(path: &str, name: &str) -> String {
 /// The gradient of every trained tensor of a model, under its parameter's name and in the order of
 /// [`Parameters::visit`].
 #[derive(Clone, Debug, Default)]
-pub struct Gradients<T> {
+pub struct Gradients<T: Scalar> {
     entries: Vec<(String, ArrayD<T>)>,
+}
+
+/// The next step needs arrays of the same sizes.
+impl<T: Scalar> Drop for Gradients<T> {
+    fn drop(&mut self) {
+        self.entries.drain(..).for_each(|(_, gradient)| recycle(gradient.into_shared()));
+    }
 }
 
 impl<T: Scalar> Gradients<T> {

@@ -248,6 +248,80 @@ fn conv2d_in_f32_is_within_its_bound() {
     }
 }
 
+/// 3x3 convolutions over sizes and channels that do not divide by tiles, vectors or panels, every padding, one image.
+#[test]
+fn winograd_in_f32_is_within_its_bound() {
+    let sizes = [
+        (1, 1, 1, 1, 1, [1, 1]),
+        (1, 5, 7, 3, 17, [1, 1]),
+        (2, 7, 5, 17, 3, [0, 2]),
+        (3, 9, 4, 16, 33, [2, 1]),
+        (2, 32, 32, 16, 16, [1, 1]),
+        (5, 8, 8, 64, 64, [1, 1]),
+        (3, 4, 4, 130, 136, [1, 1]),
+        (2, 3, 3, 8, 8, [0, 0]),
+    ];
+    for (m, algorithm) in [(2, Conv2dAlgorithm::Winograd2), (4, Conv2dAlgorithm::Winograd4)] {
+        for (n, h, w, c_in, c_out, padding) in sizes {
+            let label = format!("F({m}) {n}x{h}x{w}, {c_in} to {c_out}, padding {padding:?}");
+            let weight = real("weight", (c_out, c_in, 3, 3));
+            let conv = Conv2d { padding, algorithm, ..Conv2d::new(weight.clone()) };
+            assert_eq!(conv.algorithm_for(&[n, h, w, c_in]).unwrap(), algorithm);
+            let exact = Conv2d { padding, ..Conv2d::new(wide(&weight)) };
+            let x = real("x", (n, h, w, c_in));
+            let (y, cache) = conv.forward(&x.to_shared()).unwrap();
+            let (y64, cache64) = exact.forward(&wide(&x).into_shared()).unwrap();
+            let dy = real("dy", y.dim());
+            let (dx, grads) = conv.backward(&dy.to_shared(), &cache).unwrap();
+            let (dx64, grads64) = exact.backward(&wide(&dy).into_shared(), &cache64).unwrap();
+            let bound = bounds::conv2d_winograd(&conv, &x.to_shared(), &dy.to_shared(), m, U32).unwrap();
+            within(&format!("{label}: y"), &y.into_owned(), &y64.into_owned(), &bound.y);
+            within(&format!("{label}: dx"), &dx.into_owned(), &dx64.into_owned(), &bound.dx);
+            within(&format!("{label}: dweight"), &grads.weight, &grads64.weight, &bound.weight);
+        }
+    }
+}
+
+/// What is not finite goes where the definition sends it and nowhere else, although a tile mixes its inputs; and what
+/// overflows in a tile only is finite.
+#[test]
+fn winograd_sends_what_is_not_finite_where_the_definition_does() {
+    let kind = |v: f32| match v {
+        v if v.is_nan() => 'n',
+        v if v == f32::INFINITY => '+',
+        v if v == f32::NEG_INFINITY => '-',
+        _ => 'f',
+    };
+    for algorithm in [Conv2dAlgorithm::Winograd2, Conv2dAlgorithm::Winograd4] {
+        let conv = Conv2d { padding: [1, 1], algorithm, ..Conv2d::new(real("weight", (16, 16, 3, 3))) };
+        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..conv.clone() };
+        let mut x = real("x", (3, 11, 10, 16));
+        x[[0, 4, 5, 3]] = f32::NAN;
+        x[[1, 0, 0, 0]] = f32::INFINITY;
+        x[[1, 9, 9, 1]] = f32::NEG_INFINITY;
+        x.slice_mut(ndarray::s![2, .., .., ..]).mapv_inplace(|v| v.signum() * 1e36);
+        let mut dy = real("dy", (3, 11, 10, 16));
+        // Inside the image: at its border a gradient also meets the padding, and 0 · NaN is NaN where a loop may skip it.
+        dy[[2, 5, 4, 7]] = f32::NAN;
+        dy[[1, 6, 6, 2]] = f32::INFINITY;
+        let run = |conv: &Conv2d<f32>| {
+            let (y, cache) = conv.forward(&x.to_shared()).unwrap();
+            let (dx, grads) = conv.backward(&dy.to_shared(), &cache).unwrap();
+            [y.into_owned().into_dyn(), dx.into_owned().into_dyn(), grads.weight.into_dyn()]
+        };
+        for ((name, fast), direct) in ["y", "dx", "dweight"].into_iter().zip(run(&conv)).zip(run(&direct)) {
+            assert!(direct.iter().any(|v| v.is_finite()) || name == "dweight");
+            for ((at, &fast), &direct) in fast.indexed_iter().zip(&direct) {
+                assert_eq!(
+                    kind(fast),
+                    kind(direct),
+                    "{algorithm:?}: {name} at {at:?} is {fast}, by definition {direct}"
+                );
+            }
+        }
+    }
+}
+
 /// Large batches are cut into pieces of some images and the pieces into groups; whole numbers make every cut exact. The
 /// sizes give: one image a piece, the last group of four pieces short; two images a piece, the last piece short.
 #[test]

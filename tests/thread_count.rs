@@ -1,6 +1,7 @@
 //! The weights after training are the same bits for every number of threads.
 
 use resnet_by_hand::data::embedded;
+use resnet_by_hand::layers::Conv2dAlgorithm;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::parameters::fingerprint;
 use resnet_by_hand::train::{Recipe, Trainer};
@@ -9,12 +10,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Trains two epochs on `images` embedded images with `threads` threads; the last batch is a smaller one.
-fn trained<T: Scalar>(model: &str, images: usize, threads: usize) -> u64 {
+fn trained<T: Scalar>(model: &str, images: usize, threads: usize, algorithm: Conv2dAlgorithm) -> u64 {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let train = embedded::load().train.subset(&(0..images).collect::<Vec<_>>()).unwrap();
         let recipe = Recipe { epochs: 2, batch_size: 28, ..Recipe::by_name("demo").unwrap() };
-        let model = ResNet::<T>::new(&Architecture::by_name(model).unwrap().with_classes(10), 5).unwrap();
+        let mut model = ResNet::<T>::new(&Architecture::by_name(model).unwrap().with_classes(10), 5).unwrap();
+        model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
         let before = fingerprint(&model);
         let mut trainer = Trainer::new(model, recipe, Arc::new(train)).unwrap();
         while !trainer.is_done() {
@@ -27,10 +29,28 @@ fn trained<T: Scalar>(model: &str, images: usize, threads: usize) -> u64 {
 }
 
 fn same_for_every_thread_count<T: Scalar>(model: &str, images: usize) {
-    let one = trained::<T>(model, images, 1);
+    same_with::<T>(model, images, Conv2dAlgorithm::Auto);
+}
+
+fn same_with<T: Scalar>(model: &str, images: usize, algorithm: Conv2dAlgorithm) {
+    let one = trained::<T>(model, images, 1, algorithm);
     for threads in [2, 3, 8] {
-        assert_eq!(trained::<T>(model, images, threads), one, "{model}, {threads} threads against one");
+        let weights = trained::<T>(model, images, threads, algorithm);
+        assert_eq!(weights, one, "{model}, {algorithm:?}, {threads} threads against one");
     }
+}
+
+/// All but the definition, whose loops are not parallel.
+#[test]
+fn every_algorithm_in_f32() {
+    use Conv2dAlgorithm::{Gemm, Implicit, Winograd2, Winograd4};
+    [Gemm, Implicit, Winograd2, Winograd4].into_iter().for_each(|algorithm| same_with::<f32>("resnet8", 60, algorithm));
+}
+
+/// Channels enough for the convolutions whose points are shared among the threads.
+#[test]
+fn wide_basic_blocks_in_f32() {
+    same_for_every_thread_count::<f32>("resnet18-cifar", 10);
 }
 
 #[test]

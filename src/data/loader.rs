@@ -15,9 +15,10 @@
 //! that is dropped early closes the channel, which ends the thread at its next batch.
 
 use super::{permutation, Augmentation, Dataset, Normalization, NormalizationTable};
+use crate::kernels::buffers::dirty_array;
 use crate::rng::{stream, Purpose};
 use crate::{Activation, Error, Result, Scalar};
-use ndarray::Array4;
+
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -143,7 +144,7 @@ impl<T: Scalar> Loader<T> {
         let (_, h, w, channels) = self.dataset.pixels.dim();
         let bytes = self.dataset.pixels.as_slice().expect("checked by new");
         let image_len = h * w * channels;
-        let mut images = Array4::zeros((indices.len(), h, w, channels));
+        let mut images = dirty_array((indices.len(), h, w, channels));
         let y = images.as_slice_mut().expect("a new array is contiguous");
         for (&index, y) in indices.iter().zip(y.chunks_exact_mut(image_len.max(1))) {
             let image = &bytes[index * image_len..(index + 1) * image_len];

@@ -2,14 +2,14 @@
 //!
 //! Every training step needs the same large arrays as the step before. Fresh from the operating system a page of memory
 //! is cleared and entered into the page table when it is first touched, which costs more than what is then done with it.
-//! So arrays are kept when they are done with: [`Buffer`] is one that returns by itself, [`Recycled`] an activation that
-//! does when its last handle is dropped, [`recycle`] returns one at once.
+//! So arrays are kept when they are done with: `Buffer` is one that returns by itself, `Recycled` an activation that
+//! does when its last handle is dropped, `recycle` returns one at once.
 //!
 //! A buffer's old contents are whatever was there. Nothing here is unsafe: they are numbers, only not meant for you.
 //! Arrays that have not been wanted for a while are given back to the system; [`clear`] gives back all.
 
 use crate::{Activation, Scalar};
-use ndarray::Array4;
+use ndarray::{ArcArray, Array4, Dimension};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard};
@@ -95,8 +95,8 @@ pub fn clear<T: Scalar>() {
     *shelf::<T>() = Shelf::new();
 }
 
-/// Keeps the memory of an activation for later, if this is its last handle.
-pub(crate) fn recycle<T: Scalar>(x: Activation<T>) {
+/// Keeps the memory of an array for later, if this is its last handle.
+pub(crate) fn recycle<T: Scalar, D: Dimension>(x: ArcArray<T, D>) {
     if let Ok(array) = x.try_into_owned_nocopy() {
         give(array.into_raw_vec_and_offset().0);
     }
@@ -208,6 +208,7 @@ mod tests {
         assert_eq!(x[[0, 0, 0, 0]], 5.0);
         recycle(x);
         // Other tests share the shelf, but none has an array of this odd size.
-        assert_eq!(dirty::<f64>(3 * 64 * 64 * 7).as_ptr(), address);
+        let again = dirty::<f64>(3 * 64 * 64 * 7);
+        assert_eq!(again.as_ptr(), address);
     }
 }

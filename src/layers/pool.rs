@@ -320,7 +320,11 @@ impl GlobalAvgPool {
         let (n, h, w, c) = cache.x;
         check_dy("global_avg_pool", dy.shape(), &[n, c])?;
         let share = dy / T::of_usize(h * w);
-        Ok(Array4::from_shape_fn((n, h, w, c), |(n, _, _, c)| share[[n, c]]).into_shared())
+        let mut dx = dirty_array((n, h, w, c));
+        for (mut dx, share) in dx.outer_iter_mut().zip(share.outer_iter()) {
+            dx.assign(&share);
+        }
+        Ok(dx.into_shared())
     }
 }
 

@@ -53,7 +53,7 @@ pub struct ResidualCache<T: Scalar>(Kept<T>);
 #[derive(Clone, Debug)]
 enum Kept<T: Scalar> {
     Plain { branch: Vec<UnitCache<T>>, shortcut: ShortcutCache<T>, activation: ReluCache<T> },
-    Fused(fused::BlockCache<T>),
+    Fused(Box<fused::BlockCache<T>>),
 }
 
 /// Gradients of a [`ResidualBlock`]'s parameters.
@@ -76,7 +76,7 @@ impl<T: Scalar> ResidualBlock<T> {
     ) -> Result<(Activation<T>, ResidualCache<T>)> {
         if self.fuses() && mode == Mode::Train && matches!(gates, Gates::Free) {
             let (y, cache) = self.forward_fused(x)?;
-            return Ok((y, ResidualCache(Kept::Fused(cache))));
+            return Ok((y, ResidualCache(Kept::Fused(Box::new(cache)))));
         }
         let (mut h, mut branch) = (x.clone(), Vec::with_capacity(self.branch.len()));
         for unit in &self.branch {

@@ -18,7 +18,7 @@
 use super::block::ResidualBlock;
 use super::shortcut::Shortcut;
 use super::unit::{Unit, UnitGrads};
-use crate::kernels::buffers::{dirty, Recycled};
+use crate::kernels::buffers::{dirty, dirty_array, Recycled};
 use crate::kernels::simd::wide;
 use crate::layers::batch_norm::sums::{add_pairs, pair_sums, Gather, PairSums};
 use crate::layers::batch_norm::{BatchNorm2dCache, Normalization};
@@ -112,11 +112,13 @@ pub(crate) fn backward_stem<T: Scalar>(
     check_dy("unit", dy.shape(), h.shape())?;
     let normal = normalization(unit, &cache.unit);
     let gather = Gather::new(h.dim());
-    let mut gated = contiguous(dy);
+    let dy = contiguous(dy);
+    let mut gated = dirty_array(dy.dim());
+    gated.assign(&dy);
     let finish = GatherPairs { h, normal: &normal, relu: unit.activation, gather: &gather };
     let image = h.len() / h.shape()[0].max(1);
     crate::layers::conv2d::frame::finish_all(gated.as_slice_mut().expect("contiguous"), image, &finish);
-    let incoming = Incoming { dy: gated.into(), sums: gather.total(&add_pairs) };
+    let incoming = Incoming { dy: gated.into_shared().into(), sums: gather.total(&add_pairs) };
     let finish: Option<&dyn Finish<T>> = if input_gradient { Some(&AsIs) } else { None };
     backward_unit(unit, &cache.unit, incoming, (&*cache.x, shape(&cache.x)), finish)
 }
@@ -149,12 +151,13 @@ impl<T: Scalar> ResidualBlock<T> {
             Shortcut::ZeroPad(layer) => Some(layer.forward(&x)?.0),
             Shortcut::Projection(unit) => Some(predict_unit(unit, &x, None, None)?),
         };
+        let s = s.map(Recycled::from);
         let (last, others) = self.branch.split_last().expect("a branch has units");
-        let mut h = x;
+        let mut h = Recycled::from(x);
         for unit in others {
-            h = predict_unit(unit, &h, None, unit.activation)?;
+            h = predict_unit(unit, &h, None, unit.activation)?.into();
         }
-        predict_unit(last, &h, s.as_ref(), Some(self.activation))
+        predict_unit(last, &h, s.as_deref(), Some(self.activation))
     }
 
     /// y and what backward needs, in training.
@@ -183,7 +186,8 @@ impl<T: Scalar> ResidualBlock<T> {
             }
             Shortcut::Projection(unit) => projection = Some(forward_unit(unit, &x, shape(&x))?),
         }
-        let y = self.join(&branch[branch.len() - 1], projection.as_ref(), s.as_ref());
+        let s = s.map(Recycled::from);
+        let y = self.join(&branch[branch.len() - 1], projection.as_ref(), s.as_deref());
         Ok((y.clone(), BlockCache { x: x.into(), branch, projection, zero_pad, y: y.into() }))
     }
 
@@ -272,7 +276,6 @@ impl<T: Scalar> ResidualBlock<T> {
     }
 
     /// ds = relu'(y) dy, and the sums of the batch norms it goes through: the branch's last and the projection's.
-    #[expect(clippy::type_complexity, reason = "a pair of sums for each batch norm")]
     fn gate(
         &self,
         dy: &Activation<T>,

@@ -262,6 +262,7 @@ impl<T: Scalar> ResNet<T> {
             }
             _ => panic!("the cache of a network of another kind"),
         };
+        recycle(dh);
         Ok((dx, gradients.in_order_of(self)))
     }
 

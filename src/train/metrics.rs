@@ -2,6 +2,7 @@
 
 use crate::data::loader::LoaderOptions;
 use crate::data::{Dataset, Loader, Normalization};
+use crate::kernels::buffers::recycle;
 use crate::layers::softmax_cross_entropy::log_softmax;
 use crate::model::ResNet;
 use crate::{Error, Result, Scalar};
@@ -109,6 +110,7 @@ pub fn evaluate<T: Scalar>(
     let mut confusion = Array2::zeros((classes, classes));
     for batch in loader.epoch(0) {
         let logits = model.predict(&batch.images)?;
+        recycle(batch.images);
         let log_p = log_softmax(&logits);
         for ((row, log_p), &target) in logits.outer_iter().zip(log_p.outer_iter()).zip(&batch.labels) {
             loss -= log_p[target].as_f64();

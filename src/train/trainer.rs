@@ -28,6 +28,7 @@ use super::metrics::{rank, EpochMetrics, StepMetrics};
 use super::Recipe;
 use crate::data::loader::LoaderOptions;
 use crate::data::{Batch, Dataset, Loader};
+use crate::kernels::buffers::recycle;
 use crate::layers::{Mode, Reduction, SoftmaxCrossEntropy};
 use crate::model::ResNet;
 use crate::optim::{Progress, Sgd};
@@ -132,6 +133,7 @@ impl<T: Scalar> Trainer<T> {
             if observe(&metrics).is_break() {
                 return Ok(None);
             }
+            recycle(batch.images);
         }
         let seen = images as f64;
         let metrics = EpochMetrics {

@@ -31,6 +31,10 @@ use crate::layers::{Reduction, SoftmaxCrossEntropy};
 use crate::{Activation, Result, Scalar};
 use ndarray::{Array1, Array2, Array4, ArrayBase, Axis, Data, Dimension};
 
+pub use winograd::conv2d_winograd;
+
+mod winograd;
+
 /// Factor on first-order bounds. A sum of first-order terms, each at most 2⁻⁷ (checked), has second-order terms of at
 /// most about 4 · 2⁻⁷ of it.
 pub const SECOND_ORDER: f64 = 1.0 + 1.0 / 32.0;
@@ -64,7 +68,7 @@ pub fn absolute<T: Scalar, D: Dimension>(a: &ArrayBase<impl Data<Elem = T>, D>) 
 }
 
 /// Bounds of a convolution computed with unit roundoff `u`, by any algorithm that multiplies and adds the defining terms
-/// (Winograd's does not):
+/// (Winograd's does not, see [`conv2d_winograd`]):
 ///
 /// ```text
 /// y        γ_{K+1} (|weight| ∗ |x| + |bias|)    K = kh·kw·C_in/groups, and one addition of the bias

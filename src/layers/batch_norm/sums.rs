@@ -35,7 +35,7 @@ impl Leaves {
         Leaves {
             total: n * h * w * c,
             image: (pixels * c).max(1),
-            leaf: (pixels * images).min(LEAF_PIXELS).max(1) * c.max(1),
+            leaf: (pixels * images).clamp(1, LEAF_PIXELS) * c.max(1),
             images,
             per_image: pixels.div_ceil(LEAF_PIXELS),
         }
@@ -255,7 +255,7 @@ mod tests {
             let mut next = 0;
             for i in 0..leaves.count() {
                 let range = leaves.range(i);
-                assert!(range.start == next && range.len() <= 256 * c && range.len() > 0, "leaf {i} of {shape:?}");
+                assert!(range.start == next && range.len() <= 256 * c && !range.is_empty(), "leaf {i} of {shape:?}");
                 next = range.end;
             }
             assert_eq!(next, n * h * w * c, "{shape:?}");

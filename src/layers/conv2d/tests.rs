@@ -107,7 +107,8 @@ fn every_wrong_argument_is_named() {
 
 /// (n, h, w, c_in, c_out, padding) for the 3x3 convolutions Winograd computes: tiles cut by the border, images of one
 /// pixel, one channel, several pieces, channels that are no multiple of a vector or a panel.
-const WINOGRAD_CASES: &[(usize, usize, usize, usize, usize, [usize; 2])] = &[
+type WinogradCase = (usize, usize, usize, usize, usize, [usize; 2]);
+const WINOGRAD_CASES: &[WinogradCase] = &[
     (1, 1, 1, 1, 1, [1, 1]),
     (2, 5, 7, 3, 17, [1, 1]),
     (1, 7, 5, 17, 3, [0, 2]),

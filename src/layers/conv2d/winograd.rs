@@ -36,7 +36,7 @@
 
 use super::frame::{AsIs, Finish, Frame, Shifted, Source};
 use super::{implicit, Conv2dAlgorithm, Geometry};
-use crate::kernels::buffers::Buffer;
+use crate::kernels::buffers::{dirty_array, Buffer};
 use crate::kernels::gather_gemm::{Product, Segment, Segments, Strided, NR};
 use crate::kernels::simd::{dispatch, wide, Arithmetic, Kernel};
 use crate::kernels::vector::Vector;
@@ -232,7 +232,7 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
         wide(|| add_slices(a, &b))
     });
     let Some(du) = du else { return Array4::zeros((g.c_out, g.c_in, 3, 3)) };
-    let mut dw = Array4::zeros((g.c_out, g.c_in, 3, 3));
+    let mut dw = dirty_array((g.c_out, g.c_in, 3, 3));
     let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(NR * g.c_in * 9).enumerate();
     outputs.for_each(|(panel, dw)| {
         dispatch(WeightAdjoint { transforms, panel, channels: [g.c_in, g.c_out], du: &du, dw });
@@ -655,7 +655,7 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
     }
 }
 
-/// dU[k] (c_in, c_out) ← [dU[k] +] V[k]ᵀ · dM[k] for one point k.
+/// `dU[k] ← [dU[k] +] V[k]ᵀ · dM[k]`, (c_in, c_out), for one point k.
 struct Correlate<'a, T> {
     tiles: usize,
     channels: [usize; 2],
