@@ -70,5 +70,6 @@ mod docs {
         checking_gradients = "checking_gradients.md",
         known_errors = "known_errors.md",
         architecture = "architecture.md",
+        speed = "speed.md",
     }
 }

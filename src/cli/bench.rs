@@ -78,6 +78,12 @@ pub struct Args {
     #[arg(long)]
     layers: bool,
 
+    /// Compute batch norm, ReLU and addition as layers of their own
+    ///
+    /// The result is the same to the bit; see docs/speed.md.
+    #[arg(long)]
+    unfused: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -130,6 +136,9 @@ pub fn run(args: &Args) -> Result<()> {
     let image @ [height, width] = args.image.unwrap_or(args.model.image);
     let mut model = ResNet::<f32>::new(&args.model.clone().with_classes(classes), 0)?;
     args.conv.apply(&mut model);
+    if args.unfused {
+        model.set_fused(false);
+    }
     let refuse = |error: Error| {
         let name = &args.model.name;
         let images = plural(args.batch_size, "image");
@@ -266,7 +275,7 @@ impl Measured<'_> {
             Mode::Train => plural(times.len(), "training step"),
             Mode::Eval => plural(times.len(), "prediction"),
         };
-        let (threads, isa) = (rayon::current_num_threads(), isa_name());
+        let (threads, isa) = (rayon::current_num_threads(), isa().name());
         let mut lines = vec![
             (
                 "model",
@@ -278,7 +287,14 @@ impl Measured<'_> {
                 ),
             ),
             ("batch", format!("{} of {height}x{width}, {} classes", plural(args.batch_size, "image"), self.classes)),
-            ("threads", format!("{threads}, instruction set {isa}, convolutions {}", args.conv.conv.name())),
+            (
+                "threads",
+                format!(
+                    "{threads}, instruction set {isa}, convolutions {}, batch norm and ReLU {}",
+                    args.conv.conv.name(),
+                    if args.unfused { "as layers of their own" } else { "fused" }
+                ),
+            ),
             ("", String::new()),
             (
                 "step",
@@ -341,7 +357,7 @@ impl Measured<'_> {
             "mode": args.mode.name(),
             "conv": args.conv.conv.name(),
             "threads": rayon::current_num_threads(),
-            "isa": isa_name(),
+            "isa": isa().name(),
             "steps": times.len(),
             "seconds": times.iter().sum::<f64>(),
             "median_step_seconds": self.median(),
@@ -363,9 +379,4 @@ impl Measured<'_> {
 /// `1 step`, `2 steps`.
 fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// As `RESNET_KERNELS` calls it.
-fn isa_name() -> String {
-    format!("{:?}", isa()).to_lowercase()
 }
