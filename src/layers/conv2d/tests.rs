@@ -28,6 +28,7 @@ const CASES: &[Case] = &[
     (3, 4, 3, 5, 4, [2, 2], [3, 4], [1, 1], [1, 1], 1),
     (2, 3, 2, 2, 5, [1, 1], [1, 1], [2, 1], [1, 1], 1),
     (40, 5, 4, 19, 18, [3, 3], [2, 2], [1, 1], [1, 1], 1),
+    (2, 5, 4, 70, 72, [3, 3], [2, 2], [1, 1], [1, 1], 1), // more channels than the weight is packed by at once
     (7, 10, 10, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1), // several pieces of several images, the last one short
 ];
 

@@ -60,8 +60,7 @@ pub fn applies(g: &Geometry) -> bool {
         && g.stride == [1, 1]
         && g.dilation == [1, 1]
         && g.groups == 1
-        && g.padding <= [2, 2]
-        && g.padding[1] <= 2
+        && g.padding.iter().all(|&padding| padding <= 2)
 }
 
 /// The tile that needs the fewest multiplications, if it is fewer than without tiles. With few channels the transforms
@@ -122,6 +121,10 @@ pub fn input_gradient<T: Scalar>(
 
 /// dweight.
 pub fn weight_gradient<T: Scalar>(size: Size, g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
+    // V and dM of a whole image at once: not of one that is far larger than anybody trains on.
+    if g.pixels_out().saturating_mul(g.c_in + g.c_out) > MOST_NUMBERS {
+        return implicit::weight_gradient(g, dy, x);
+    }
     let dw = match size {
         Size::Two => correlate(F2, g, x, dy),
         Size::Four => correlate(F4, g, x, dy),
@@ -254,6 +257,9 @@ fn block_tiles(c_in: usize, c_out: usize) -> usize {
 
 /// Channels in times channels out from which dU no longer fits a cache.
 const LARGE: usize = 1 << 14;
+
+/// Channels times pixels of an image from which its V and dM would take hundreds of megabytes.
+const MOST_NUMBERS: usize = 1 << 24;
 
 /// The most partial sums of dU: the fewer, the less there is to add; the more, the more threads have work.
 const MOST_LEAVES: usize = 16;
@@ -622,7 +628,7 @@ struct TransformBoth<'a, T, F, const M: usize, const S: usize> {
     x: &'a [T],
     dy: &'a [T],
     v: &'a mut [T],
-    /// dM: (point, panel of 16 output channels, tile, 16).
+    /// dM: (point, panel of 16 output channels, tile, 16). Columns behind the last channel are never looked at.
     dm: &'a mut [T],
 }
 
@@ -635,9 +641,6 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
         let (c_out, count) = (plan.c_out, tiles.len());
         let dm_plane = plane(count * c_out.next_multiple_of(NR));
         transform_input::<T, A, F, M, S>(transforms, plan, tiles, x, v);
-        if c_out % NR != 0 {
-            dm.fill(T::zero()); // the columns behind the last channel
-        }
         for (index, tile) in tiles.iter().enumerate() {
             let lanes = A::Vector::<T>::LANES;
             let whole = c_out / lanes * lanes;
