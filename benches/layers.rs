@@ -159,8 +159,7 @@ fn loader(c: &mut Criterion) {
 }
 
 fn main() {
-    resnet_by_hand::kernels::memory::keep_freed_memory(); // as the command does
-                                                          // On a thread of the pool, as the command computes.
+    // On a thread of the pool, as the command computes.
     rayon::scope(|_| {
         let criterion = Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(200));
         let mut criterion = criterion.measurement_time(Duration::from_secs(1)).without_plots().configure_from_args();

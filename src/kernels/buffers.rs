@@ -31,8 +31,8 @@ impl<T> Shelf<T> {
         Shelf { arrays: VecDeque::new(), requests: 0 }
     }
 
-    /// The smallest array of at least `len` numbers and less than twice as many: the last, smaller batch of an epoch uses
-    /// the arrays of the others, but not those of a stage with half the channels.
+    /// The smallest array of at least `len` numbers and at most 1¾ times as many: the last, smaller batch of an epoch uses
+    /// the arrays of the others, but those of a stage with twice as many numbers are left to that stage.
     fn take(&mut self, len: usize) -> Option<Vec<T>> {
         self.requests += 1;
         let fits = |capacity: usize| capacity >= len && capacity <= len + len / 4 * 3;
@@ -80,15 +80,20 @@ fn give<T: Scalar>(array: Vec<T>) {
     }
 }
 
-/// `len` numbers with any contents, for somebody who writes them all.
+/// `len` numbers with any contents, for somebody who writes them all. In debug builds they are NaN, so that every test of
+/// everything that asks here is also a test that no number is forgotten.
 pub(crate) fn dirty<T: Scalar>(len: usize) -> Vec<T> {
-    match if len >= LARGE { shelf::<T>().take(len) } else { None } {
+    let mut array = match if len >= LARGE { shelf::<T>().take(len) } else { None } {
         Some(mut array) => {
             array.resize(len, T::zero());
             array
         }
         None => vec![T::zero(); len],
+    };
+    if cfg!(debug_assertions) {
+        array.fill(T::nan());
     }
+    array
 }
 
 /// Gives all arrays that are kept for later back to the operating system.
@@ -203,13 +208,14 @@ mod tests {
 
     #[test]
     fn only_the_last_handle_is_recycled() {
-        let x = Array4::<f64>::from_elem((3, 64, 64, 7), 5.0).into_shared();
+        // Other tests share the shelf, but none asks for an array nearly as large.
+        let len = 3 * 640 * 640 * 7;
+        let x = Array4::<f64>::from_elem((3, 640, 640, 7), 5.0).into_shared();
         let (kept, address) = (Recycled::from(x.clone()), x.as_ptr());
         drop(kept);
         assert_eq!(x[[0, 0, 0, 0]], 5.0);
         recycle(x);
-        // Other tests share the shelf, but none has an array of this odd size.
-        let again = dirty::<f64>(3 * 64 * 64 * 7);
+        let again = dirty::<f64>(len);
         assert_eq!(again.as_ptr(), address);
     }
 }

@@ -18,8 +18,8 @@
 //! As in Goto & van de Geijn 2008, less the copies: K is cut into blocks of about 256, so that a block of a panel (16
 //! KiB) stays in the first-level cache while all rows pass by; the innermost *tile* holds 6 rows by 16 columns of C in
 //! registers and adds one rank-1 product per k, 6 broadcasts times 2 vectors of 8 (with AVX-512: 12 rows, 12 broadcasts
-//! times 1 vector of 16). Every C[i, j] is summed over k in
-//! ascending order, within blocks and block after block: the order depends on the shapes alone.
+//! times 1 vector of 16). Every C[i, j] is summed over k in ascending order, within blocks and block after block: the order
+//! depends on the shapes alone.
 
 use super::buffers::Buffer;
 use super::simd::{dispatch, Arithmetic, Kernel};
@@ -231,7 +231,8 @@ impl Rows for Strided {
     }
     #[inline(always)]
     fn last(self) -> usize {
-        self.count.saturating_sub(1) * self.stride
+        // Saturating: a product that wrapped around would pass the check it is for.
+        self.count.saturating_sub(1).saturating_mul(self.stride)
     }
 }
 

@@ -1,8 +1,9 @@
 //! General matrix multiplication, C ← α A B + β C.
 //!
-//! Every linear layer ends here, and every convolution that does not take the faster [`super::gather_gemm`]. The work is done by the crate `matrixmultiply` (through
-//! `ndarray`), on the calling thread only: parallelism is the business of the layer, which cuts the data into pieces
-//! and calls this once a piece. So the order of every sum is fixed by the shapes alone.
+//! Every linear layer ends here, and every convolution that does not take the faster [`super::gather_gemm`]. The work is
+//! done by the crate `matrixmultiply` (through `ndarray`), on the calling thread only: parallelism is the business of the
+//! layer, which cuts the data into pieces and calls this once a piece. So the order of every sum is fixed by the shapes
+//! alone.
 //!
 //! The rounding of a product depends on the processor (fused multiply-add or not), never on the number of threads.
 

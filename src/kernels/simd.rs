@@ -99,8 +99,11 @@ pub(crate) trait Arithmetic: Copy {
     type Vector<T: Scalar>: Vector<T>;
     /// A single number, with the same roundings.
     type Single<T: Scalar>: Vector<T>;
-    /// a · b + sum, rounded once or twice.
-    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T;
+    /// a · b + sum, rounded once, or twice where that takes two instructions.
+    #[inline(always)]
+    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
+        a.mul_add(b, sum)
+    }
 }
 
 /// AVX2 and FMA: a product and a sum in one instruction, with one rounding.
@@ -118,19 +121,11 @@ pub(crate) struct Any;
 impl Arithmetic for Avx2 {
     type Vector<T: Scalar> = T::Bits256;
     type Single<T: Scalar> = Single<T>;
-    #[inline(always)]
-    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
-        a.mul_add(b, sum)
-    }
 }
 
 impl Arithmetic for Avx512 {
     type Vector<T: Scalar> = T::Bits512;
     type Single<T: Scalar> = Single<T>;
-    #[inline(always)]
-    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
-        a.mul_add(b, sum)
-    }
 }
 
 impl Arithmetic for Any {

@@ -500,16 +500,17 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
             let m = &mut m[point * m_plane..][..count * c_out];
             product.run::<A, ROWS>(Strided { count, stride: c }, m, Strided { count, stride: c_out });
         }
+        let (mut half, mut half_single) = ([[A::Vector::zero(); S]; M], [[A::Single::zero(); S]; M]);
         for (index, tile) in tiles.iter().enumerate() {
             let (from, to, lanes) = (index * c_out, tile.output, A::Vector::<T>::LANES);
             let whole = c_out / lanes * lanes;
             for o in (0..whole).step_by(lanes) {
                 let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
-                output_tile::<T, A::Vector<T>, F, M, S>(transforms, m, tile, y);
+                output_tile::<T, A::Vector<T>, F, M, S>(transforms, m, &mut half, tile, y);
             }
             for o in whole..c_out {
                 let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
-                output_tile::<T, A::Single<T>, F, M, S>(transforms, m, tile, y);
+                output_tile::<T, A::Single<T>, F, M, S>(transforms, m, &mut half_single, tile, y);
             }
         }
     }
@@ -527,67 +528,75 @@ fn transform_input<T: Scalar, A: Arithmetic, F: Transforms<M, S>, const M: usize
     let c = plan.c_in;
     let (row, v_plane, lanes) = (plan.frame.size[1] * c, plane(tiles.len() * c), A::Vector::<T>::LANES);
     let whole = c / lanes * lanes;
+    let (mut half, mut half_single) = ([[A::Vector::zero(); S]; S], [[A::Single::zero(); S]; S]);
     for (index, tile) in tiles.iter().enumerate() {
         for i in (0..whole).step_by(lanes) {
             let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
-            input_tile::<T, A::Vector<T>, F, M, S>(transforms, x, v);
+            input_tile::<T, A::Vector<T>, F, M, S>(transforms, x, &mut half, v);
         }
         for i in whole..c {
             let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
-            input_tile::<T, A::Single<T>, F, M, S>(transforms, x, v);
+            input_tile::<T, A::Single<T>, F, M, S>(transforms, x, &mut half_single, v);
         }
     }
 }
 
-// In the three functions below everything is a loop and nothing a closure: a closure would be compiled by itself, for
-// every processor, and its vectors with it.
+// In the three functions below everything is a loop over indices. A closure would be compiled by itself, for every processor,
+// and its vectors with it; an array that is iterated by value would be copied first, and one made here cleared first. `half`,
+// what is between the two one-dimensional transforms, is therefore the caller's, and overwritten for every tile.
 
 /// Bᵀ d B of one tile and a vector of channels; x with the distances of its rows and columns, V with that of its points.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "see above")]
 fn input_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
     (x, row, column): (&[T], usize, usize),
+    half: &mut [[V; S]; S],
     (v, plane): (&mut [T], usize),
 ) {
-    let mut half = [[V::zero(); S]; S];
     for j in 0..S {
         let mut d = [V::zero(); S];
-        for (i, d) in d.iter_mut().enumerate() {
-            *d = V::load(x, i * row + j * column);
+        for i in 0..S {
+            d[i] = V::load(x, i * row + j * column);
         }
-        for (half, d) in half.iter_mut().zip(transforms.input::<T, V>(d)) {
-            half[j] = d;
+        let values = transforms.input::<T, V>(d);
+        for i in 0..S {
+            half[i][j] = values[i];
         }
     }
-    for (i, half) in half.into_iter().enumerate() {
-        for (j, value) in transforms.input::<T, V>(half).into_iter().enumerate() {
-            value.store(v, (i * S + j) * plane);
+    for i in 0..S {
+        let values = transforms.input::<T, V>(half[i]);
+        for j in 0..S {
+            values[j].store(v, (i * S + j) * plane);
         }
     }
 }
 
 /// Aᵀ M A of one tile and a vector of channels, the part of it inside y.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "see above")]
 fn output_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
     (m, plane): (&[T], usize),
+    half: &mut [[V; S]; M],
     tile: &Tile,
     (y, row, column): (&mut [T], usize, usize),
 ) {
-    let mut half = [[V::zero(); S]; M];
     for j in 0..S {
         let mut points = [V::zero(); S];
-        for (i, point) in points.iter_mut().enumerate() {
-            *point = V::load(m, (i * S + j) * plane);
+        for i in 0..S {
+            points[i] = V::load(m, (i * S + j) * plane);
         }
-        for (half, value) in half.iter_mut().zip(transforms.output::<T, V>(points)) {
-            half[j] = value;
+        let values = transforms.output::<T, V>(points);
+        for i in 0..M {
+            half[i][j] = values[i];
         }
     }
-    for (i, half) in half.into_iter().enumerate().take(tile.rows) {
-        for (j, value) in transforms.output::<T, V>(half).into_iter().enumerate() {
+    for i in 0..tile.rows.min(M) {
+        let values = transforms.output::<T, V>(half[i]);
+        for j in 0..M {
             if j < tile.columns {
-                value.store(y, i * row + j * column);
+                values[j].store(y, i * row + j * column);
             }
         }
     }
@@ -595,27 +604,30 @@ fn output_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, con
 
 /// A dy Aᵀ of one tile and a vector of channels, 0 in place of what is outside dy.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "see above")]
 fn adjoint_tile<T: Scalar, V: Vector<T>, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
     (dy, row, column): (&[T], usize, usize),
+    half: &mut [[V; M]; S],
     tile: &Tile,
     (dm, plane): (&mut [T], usize),
 ) {
-    let mut half = [[V::zero(); M]; S];
     for j in 0..M {
         let mut values = [V::zero(); M];
-        for (i, value) in values.iter_mut().enumerate() {
+        for i in 0..M {
             if i < tile.rows && j < tile.columns {
-                *value = V::load(dy, i * row + j * column);
+                values[i] = V::load(dy, i * row + j * column);
             }
         }
-        for (half, value) in half.iter_mut().zip(transforms.output_adjoint::<T, V>(values)) {
-            half[j] = value;
+        let values = transforms.output_adjoint::<T, V>(values);
+        for i in 0..S {
+            half[i][j] = values[i];
         }
     }
-    for (i, half) in half.into_iter().enumerate() {
-        for (j, value) in transforms.output_adjoint::<T, V>(half).into_iter().enumerate() {
-            value.store(dm, (i * S + j) * plane);
+    for i in 0..S {
+        let values = transforms.output_adjoint::<T, V>(half[i]);
+        for j in 0..S {
+            values[j].store(dm, (i * S + j) * plane);
         }
     }
 }
@@ -641,18 +653,19 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
         let (c_out, count) = (plan.c_out, tiles.len());
         let dm_plane = plane(count * c_out.next_multiple_of(NR));
         transform_input::<T, A, F, M, S>(transforms, plan, tiles, x, v);
+        let (mut half, mut half_single) = ([[A::Vector::zero(); M]; S], [[A::Single::zero(); M]; S]);
         for (index, tile) in tiles.iter().enumerate() {
             let lanes = A::Vector::<T>::LANES;
             let whole = c_out / lanes * lanes;
             for o in (0..whole).step_by(lanes) {
                 let (dy, to) = (&dy[tile.output + o..], (o / NR * count + index) * NR + o % NR);
                 let (dy, dm) = ((dy, plan.y_row, c_out), (&mut dm[to..], dm_plane));
-                adjoint_tile::<T, A::Vector<T>, F, M, S>(transforms, dy, tile, dm);
+                adjoint_tile::<T, A::Vector<T>, F, M, S>(transforms, dy, &mut half, tile, dm);
             }
             for o in whole..c_out {
                 let (dy, to) = (&dy[tile.output + o..], (o / NR * count + index) * NR + o % NR);
                 let (dy, dm) = ((dy, plan.y_row, c_out), (&mut dm[to..], dm_plane));
-                adjoint_tile::<T, A::Single<T>, F, M, S>(transforms, dy, tile, dm);
+                adjoint_tile::<T, A::Single<T>, F, M, S>(transforms, dy, &mut half_single, tile, dm);
             }
         }
     }
