@@ -6,7 +6,8 @@
 //! 2. [`layers`] holds one file per layer, forward directly above backward;
 //! 3. [`model`] composes layers into residual blocks and blocks into networks;
 //! 4. [`optim`] updates the parameters, [`train`] closes the loop;
-//! 5. [`verify`] shows that every gradient above is right.
+//! 5. [`verify`] shows that every gradient above is right;
+//! 6. [`tensors`] and, with the feature `formats`, the module `formats` exchange numbers with other programs.
 //!
 //! # Conventions
 //!
@@ -29,10 +30,12 @@ pub mod kernels;
 pub mod layers;
 pub mod model;
 pub mod optim;
+pub mod oracle;
 pub mod parallel;
 pub mod parameters;
 pub mod rng;
 pub mod scalar;
+pub mod tensors;
 pub mod train;
 pub mod verify;
 
@@ -68,8 +71,13 @@ mod docs {
         sgd = "sgd.md",
         training = "training.md",
         checking_gradients = "checking_gradients.md",
+        oracle = "oracle.md",
         known_errors = "known_errors.md",
         architecture = "architecture.md",
         speed = "speed.md",
+    }
+    #[cfg(feature = "formats")]
+    pages! {
+        formats = "formats.md",
     }
 }

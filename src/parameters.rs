@@ -88,6 +88,16 @@ impl<T: Scalar> Gradients<T> {
         self.entries.push((join(path, name), gradient.into_dyn()));
     }
 
+    /// Adds all of `other`.
+    pub fn append(&mut self, mut other: Self) {
+        self.entries.append(&mut other.entries);
+    }
+
+    /// Every `(name, gradient)` in order, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut ArrayD<T>)> {
+        self.entries.iter_mut().map(|(name, gradient)| (name.as_str(), gradient))
+    }
+
     /// Brings the gradients that a backward pass collected, last layer first, into the forward order of `model`.
     ///
     /// # Panics

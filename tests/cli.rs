@@ -1,6 +1,8 @@
 //! The command `resnet` as people and scripts use it: what it prints, its exit codes, what it leaves on disk.
 #![cfg(feature = "cli")]
 
+use resnet_by_hand::formats;
+use resnet_by_hand::tensors::Tensors;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -100,7 +102,7 @@ const TINY: &str = "train --train-images 60 --batch-size 25 --epochs 2 --eval-ba
 fn help_and_version() {
     let folder = Folder::new("help");
     let help = folder.run("--help").ok();
-    for part in ["train", "eval", "models", "gradcheck", "bench", "--threads", "Examples:", "resnet train"] {
+    for part in ["train", "eval", "convert", "models", "gradcheck", "bench", "--threads", "Examples:", "resnet train"] {
         assert!(help.contains(part), "{part} is missing in\n{help}");
     }
     let train = folder.run("train --help").ok();
@@ -490,4 +492,185 @@ fn ctrl_c_leaves_the_last_complete_checkpoint() {
     assert!(!folder.path("run/result.json").exists() && !folder.path("run/weights.safetensors.tmp").exists());
     let eval = folder.run("eval --weights run/weights.safetensors").ok();
     assert!(value(&eval, "weights").contains(&format!("(epoch {epochs} of 5000, recipe demo, seed 1)")), "{eval}");
+}
+
+/// A checkpoint as PyTorch writes it, of a network that nobody knows.
+fn checkpoint() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/checkpoint.pth")
+}
+
+#[test]
+fn weights_are_converted_there_and_back_and_tested() {
+    let folder = Folder::new("convert");
+    folder.run(&format!("{TINY} --out run")).ok();
+    let tested = folder.run("eval --weights run/weights.safetensors --json").ok();
+    for (from, to) in [("run/weights.safetensors", "a.pth"), ("a.pth", "b.npz")] {
+        let stdout = folder.run(&format!("convert {from} {to}")).ok();
+        assert!(value(&stdout, "tensors").ends_with(" numbers") && value(&stdout, "wrote").starts_with(to), "{stdout}");
+    }
+    // Of the formats without metadata one has to be told; from then on safetensors knows.
+    folder.run("eval --weights b.npz").fails(2, &["b.npz does not say which network", "--model"]);
+    let normalization = "--mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010";
+    let stdout = folder.run(&format!("convert b.npz c.safetensors --model resnet8 {normalization}")).ok();
+    assert_eq!(value(&stdout, "model"), "resnet8, 10 classes: every tensor is there");
+    let fingerprint = |json: &str| json.lines().find(|line| line.contains("fingerprint")).map(str::to_string);
+    let again = folder.run("eval --weights c.safetensors --json").ok();
+    assert!(fingerprint(&again).is_some());
+    assert_eq!(fingerprint(&again), fingerprint(&tested));
+    // f64 and back is exact; the file of f64 is about twice as large.
+    folder.run("convert c.safetensors d.safetensors --dtype f64").ok();
+    folder.run("convert d.safetensors e.safetensors --dtype f32").ok();
+    assert_eq!(fs::read(folder.path("e.safetensors")).unwrap(), fs::read(folder.path("c.safetensors")).unwrap());
+    assert!(fs::metadata(folder.path("d.safetensors")).unwrap().len() > 600_000);
+}
+
+#[test]
+fn conversion_says_what_it_left_out_and_what_does_not_fit() {
+    let folder = Folder::new("convert-other");
+    let checkpoint = checkpoint();
+    let checkpoint = checkpoint.to_str().unwrap();
+    let stdout = folder.run(&format!("convert {checkpoint} o.npz")).ok();
+    for line in ["unwrapped      state_dict", "left out       epoch (the number 7)", "tensors        2, 18 numbers"] {
+        assert!(stdout.lines().any(|found| found == line), "`{line}` is missing in\n{stdout}");
+    }
+    folder.run(&format!("convert {checkpoint} p.safetensors --model resnet8")).fails(
+        1,
+        &["these are not the weights of `resnet8`", "missing conv1.weight [16, 3, 3, 3]", "extra module.f32 [2, 3, 2]"],
+    );
+    folder.run(&format!("convert {checkpoint} p.npy")).fails(1, &["an npy file holds one array, not 2"]);
+    // A folder, a file that is there, no such file, a file of something else.
+    fs::create_dir(folder.path("folder.npz")).unwrap();
+    folder.run(&format!("convert {checkpoint} folder.npz --force")).fails(1, &["folder.npz is a folder"]);
+    fs::write(folder.path("q.npz"), "mine").unwrap();
+    folder.run(&format!("convert {checkpoint} q.npz")).fails(1, &["q.npz is there already", "--force"]);
+    assert_eq!(folder.read("q.npz"), "mine");
+    folder.run("convert q.npz r.npz").fails(1, &["q.npz", "expected safetensors, ", "6d, 69, 6e, 65"]);
+    folder.run("convert none.pth r.npz").fails(1, &["cannot read none.pth"]);
+    folder.run(&format!("convert {checkpoint} no/such/folder.npz")).fails(1, &["cannot write no/such/folder.npz.tmp"]);
+    folder.run(&format!("convert {checkpoint} q.npz --force")).ok();
+    assert_ne!(fs::read(folder.path("q.npz")).unwrap(), b"mine");
+    for (arguments, parts) in [
+        ("convert", &["<IN>", "<OUT>"][..]),
+        ("convert q.npz", &["<OUT>"]),
+        ("convert q.npz r.onnx", &["expected one of the extensions .safetensors", "found .onnx"]),
+        ("convert q.npz r", &["found none"]),
+        ("convert q.npz r.npz --dtype f16", &["--dtype", "f32"]),
+        ("convert q.npz r.npz --model resnt20", &["did you mean `resnet20`?"]),
+        ("convert q.npz r.npz --model resnet20 --mean 0,0,0 --std 1,1,1", &["only a .safetensors file has room"]),
+        ("convert q.npz r.safetensors --mean 0,0,0 --std 1,1,1", &["--model"]),
+    ] {
+        folder.run(arguments).fails(2, parts);
+    }
+    assert_eq!(files(&folder.0), ["folder.npz", "o.npz", "q.npz"]);
+}
+
+/// A strided convolution on a few numbers, and what came out of it, in files.
+fn convolution(folder: &Folder) -> Tensors {
+    let ramp = |shape: [usize; 4], step: usize| {
+        ndarray::Array4::from_shape_fn(shape, |(a, b, c, d)| ((a * 5 + b * 3 + c * step + d) % 7) as f64 / 3.0 - 1.0)
+    };
+    let mut input = Tensors::new();
+    input.insert("input", ramp([2, 3, 6, 5], 2));
+    input.insert("weight", ramp([4, 3, 3, 3], 4));
+    input.insert("grad_output", ramp([2, 4, 3, 3], 5));
+    formats::write(&folder.path("in.npz"), &input).unwrap();
+    let arguments = "oracle layer conv2d --set stride=2,padding=1 --in in.npz --out ours.safetensors";
+    let stdout = folder.run(arguments).ok();
+    assert_eq!(stdout, "wrote  ours.safetensors: 3 tensors, 360 numbers\n");
+    formats::read(&folder.path("ours.safetensors")).unwrap()
+}
+
+#[test]
+fn the_oracle_judges_a_layer() {
+    let folder = Folder::new("oracle-layer");
+    let ours = convolution(&folder);
+    let mut theirs = Tensors::new();
+    ours.iter().for_each(|(name, tensor)| theirs.insert(name, tensor.to_f64().mapv(|x| x as f32)));
+    formats::write(&folder.path("right.npz"), &theirs).unwrap();
+    let stdout = folder.run("oracle compare ours.safetensors right.npz --all").ok();
+    assert!(stdout.ends_with("right.npz: every one of the 3 tensors fits\n"), "{stdout}");
+    assert!(folder
+        .run("oracle diagnose right.npz layer conv2d --set stride=2,padding=1 --in in.npz")
+        .ok()
+        .contains("is right"));
+
+    let mut gradient = ours.get("grad_weight").unwrap().to_f64();
+    gradient[[1, 2, 0, 1]] *= 1.001;
+    theirs.insert("grad_weight", gradient);
+    formats::write(&folder.path("wrong.npz"), &theirs).unwrap();
+    let run = folder.run("oracle compare ours.safetensors wrong.npz");
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
+    for part in ["1 of 108 LEAVE", "first in the order of execution: grad_weight", "at [1, 2, 0, 1] of [4, 3, 3, 3]"] {
+        assert!(run.stdout.contains(part), "`{part}` is missing in\n{}", run.stdout);
+    }
+    let run = folder.run("oracle compare ours.safetensors wrong.npz --json");
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((report["passed"].as_bool(), report["first"].as_str()), (Some(false), Some("grad_weight")));
+    folder.run("oracle compare ours.safetensors wrong.npz --rtol 0.01").ok();
+
+    // Gradients of a mean that was taken for a sum.
+    for name in ["grad_weight", "grad_input"] {
+        theirs.insert(name, ours.get(name).unwrap().to_f64() * 2.0);
+    }
+    formats::write(&folder.path("doubled.npz"), &theirs).unwrap();
+    let run = folder.run("oracle diagnose doubled.npz layer conv2d --set stride=2,padding=1 --in in.npz");
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("one mistake explains everything in it: gradient-times-batch"), "{}", run.stdout);
+}
+
+#[test]
+fn the_oracle_runs_a_network() {
+    let folder = Folder::new("oracle-model");
+    folder.run("train --epochs 1 --out run").ok();
+    let mut batch = Tensors::new();
+    batch.insert(
+        "input",
+        ndarray::Array4::from_shape_fn((3, 3, 32, 32), |(n, c, h, w)| ((n + 2 * c + h * w) % 5) as f32),
+    );
+    batch.insert("target", ndarray::arr1(&[1i64, 0, 9]));
+    formats::write(&folder.path("batch.npz"), &batch).unwrap();
+    let model = "--model resnet8 --weights run/weights.safetensors --in batch.npz --mode train";
+    folder.run(&format!("oracle model {model} --steps 2 --out ours.safetensors")).ok();
+    folder.run(&format!("oracle model {model} --steps 2 --dtype f32 --no-tolerances --out theirs.safetensors")).ok();
+    let stdout = folder.run("oracle compare ours.safetensors theirs.safetensors").ok();
+    assert!(stdout.starts_with("theirs.safetensors: every one of the "), "{stdout}");
+    let names: Vec<String> =
+        formats::read(&folder.path("ours.safetensors")).unwrap().names().map(String::from).collect();
+    let place = |name: &str| names.iter().position(|other| other == name).unwrap_or_else(|| panic!("no {name}"));
+    let order =
+        ["output.conv1", "output.layer3.0.add", "logits", "loss", "grad_output.fc", "grad_fc.weight", "grad_input"];
+    assert!(order.windows(2).all(|pair| place(pair[0]) < place(pair[1])), "{names:?}");
+    assert!(place("conv1.weight") > place("grad_input") && place("bn1.running_var") > place("grad_input"));
+}
+
+#[test]
+fn the_oracle_says_what_is_wrong_with_its_input() {
+    let folder = Folder::new("oracle-wrong");
+    convolution(&folder);
+    for (arguments, parts) in [
+        ("oracle layer conv3d --in in.npz --out a.npz", &["conv3d", "conv2d"][..]),
+        ("oracle layer conv2d --set stride --in in.npz --out a.npz", &["expected NAME=VALUE, got `stride`"]),
+        ("oracle layer conv2d --in in.npz --out a.onnx", &["found .onnx"]),
+        ("oracle layer conv2d --in in.npz", &["--out"]),
+        ("oracle model --model resnet21 --weights w --in in.npz --out a.npz", &["resnet20"]),
+        ("oracle compare ours.safetensors in.npz --rtol -1", &["--rtol"]),
+        ("oracle diagnose in.npz", &["Usage"]),
+    ] {
+        folder.run(arguments).fails(2, parts);
+    }
+    for (arguments, parts) in [
+        ("oracle layer conv2d --in none.npz --out a.npz", &["cannot read none.npz"][..]),
+        ("oracle layer conv2d --in in.npz --out ours.safetensors", &["is there already", "--force"]),
+        ("oracle layer conv2d --set strid=2 --in in.npz --out a.npz", &["in.npz", "did you mean `stride`?"]),
+        ("oracle layer conv2d --set stride=3 --in in.npz --out a.npz", &["in.npz", "grad_output"]),
+        ("oracle layer linear --in in.npz --out a.npz", &["in.npz", "`weight` expects floats in 2 axes"]),
+        (
+            "oracle layer softmax_cross_entropy --in in.npz --out a.npz",
+            &["needs `target`; the input has input, weight"],
+        ),
+        ("oracle model --model resnet8 --weights in.npz --in in.npz --out a.npz", &["missing conv1.weight"]),
+    ] {
+        folder.run(arguments).fails(1, parts);
+    }
+    assert_eq!(files(&folder.0), ["in.npz", "ours.safetensors"]);
 }

@@ -5,7 +5,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use resnet_by_hand::data::{cifar10, embedded, Normalization, Splits};
 use resnet_by_hand::layers::Conv2dAlgorithm;
 use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::Error;
+use resnet_by_hand::{Error, Scalar};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,13 @@ pub fn model(name: &str) -> std::result::Result<Architecture, Error> {
     Architecture::by_name(name)
 }
 
+/// A number type to compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Float {
+    F32,
+    F64,
+}
+
 /// How the convolutions are computed.
 #[derive(Debug, clap::Args)]
 pub struct ConvArgs {
@@ -88,7 +95,7 @@ pub struct ConvArgs {
 
 impl ConvArgs {
     /// Forces the algorithm on every convolution of `model`.
-    pub fn apply(&self, model: &mut ResNet<f32>) {
+    pub fn apply<T: Scalar>(&self, model: &mut ResNet<T>) {
         model.convs_mut().into_iter().for_each(|conv| conv.algorithm = self.conv);
     }
 }
@@ -171,6 +178,18 @@ fn explain(path: &Path, error: Error) -> Failure {
         )),
         error => error.into(),
     }
+}
+
+/// Refuses an output that is a folder, or that is there and not to be replaced, before anything is read.
+pub fn check_output(output: &Path, force: bool) -> Result<()> {
+    let path = output.display();
+    if output.is_dir() {
+        return Err(Failure::Failed(format!("{path} is a folder; give the name of a file")));
+    }
+    if output.exists() && !force {
+        return Err(Failure::Failed(format!("{path} is there already and was not changed; --force replaces it")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use super::{args, text, Failure, Result};
 use indicatif::ProgressBar;
 use resnet_by_hand::data::{Dataset, Normalization};
 use resnet_by_hand::formats::weights::{self, Metadata};
+use resnet_by_hand::formats::{self, state_dict};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::parameters::{fingerprint, Parameters as _};
 use resnet_by_hand::train::{evaluate, Evaluation};
-use resnet_by_hand::Error;
+use resnet_by_hand::{Error, Scalar};
 use serde_json::json;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ const AFTER_HELP: &str = "\
 Examples:
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
   resnet eval --weights runs/resnet20-quick-1/weights.safetensors --data cifar10/ --json
-  resnet eval --weights other.safetensors --model resnet20 --data cifar10/ \\
+  resnet eval --weights other.pth --model resnet20 --data cifar10/ \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225";
 
 /// Test trained weights
@@ -34,7 +35,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
-    /// File of weights (safetensors)
+    /// File of weights: safetensors, PyTorch's .pth, .pt, .th, or .npz
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
 
@@ -58,6 +59,10 @@ pub struct Args {
           help_heading = "Data")]
     batch_size: usize,
 
+    /// Number type to compute in
+    #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = "Computation")]
+    dtype: args::Float,
+
     #[command(flatten)]
     conv: args::ConvArgs,
 
@@ -66,15 +71,24 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let about = weights::read_metadata(&args.weights)?;
+    match args.dtype {
+        args::Float::F32 => run_in::<f32>(args),
+        args::Float::F64 => run_in::<f64>(args),
+    }
+}
+
+fn run_in<T: Scalar>(args: &Args) -> Result<()> {
+    let tensors = formats::read(&args.weights)?;
+    let about = weights::metadata_of(&args.weights, &tensors)?;
     let architecture = architecture(args, &about)?;
     let (normalization, origin) = normalization(args, &about)?;
     let splits = args.data.load()?;
     let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
     let dataset = Arc::new(dataset);
 
-    let mut model = ResNet::<f32>::zeroed(&architecture.with_classes(dataset.classes.len()))?;
-    weights::load(&args.weights, &mut model)?;
+    let mut model = ResNet::<T>::zeroed(&architecture.with_classes(dataset.classes.len()))?;
+    state_dict::assign(&args.weights, &tensors, &mut model)?;
+    drop(tensors);
     args.conv.apply(&mut model);
     let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -192,8 +206,8 @@ fn write_classes(out: &mut impl std::io::Write, classes: &[String], evaluation: 
     Ok(())
 }
 
-fn to_json(
-    model: &ResNet<f32>,
+fn to_json<T: Scalar>(
+    model: &ResNet<T>,
     dataset: &Dataset,
     set: &str,
     normalization: Normalization,
@@ -202,6 +216,7 @@ fn to_json(
     let confusion: Vec<Vec<usize>> = evaluation.confusion.outer_iter().map(|row| row.to_vec()).collect();
     json!({
         "model": model.architecture().name,
+        "dtype": T::NAME,
         "parameters": model.parameter_count(),
         "fingerprint": format!("{:016x}", fingerprint(model)),
         "mean": normalization.mean(),

@@ -1,6 +1,7 @@
 //! The command `resnet`, one file a subcommand:
 //!
-//! - [`train`], [`eval`], [`models`], [`gradcheck`], [`mod@bench`]: the flags of each, its help, and what it does;
+//! - [`train`], [`eval`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`], [`oracle`]: the flags of each, its help,
+//!   and what it does;
 //! - [`args`]: the flags they share and how their values are read;
 //! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to;
 //! - [`memory`]: what a run has needed.
@@ -10,11 +11,13 @@
 
 mod args;
 mod bench;
+mod convert;
 mod eval;
 mod gradcheck;
 mod interrupt;
 mod memory;
 mod models;
+mod oracle;
 mod progress;
 mod run_folder;
 mod text;
@@ -31,6 +34,7 @@ Examples:
   resnet train                                    about a minute, nothing to download
   resnet train --model resnet20 --data cifar10/   ten epochs of CIFAR-10
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
+  resnet convert other.pth other.safetensors      PyTorch's and NumPy's files, in and out
   resnet models --batch-size 64                   what would fit into memory
   resnet gradcheck --layer conv2d                 is the backward pass right?
 
@@ -57,9 +61,11 @@ struct Cli {
 enum Command {
     Train(Box<train::Args>),
     Eval(eval::Args),
+    Convert(convert::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
     Bench(bench::Args),
+    Oracle(oracle::Args),
 }
 
 /// Why a subcommand ended early.
@@ -69,6 +75,8 @@ enum Failure {
     Usage(String),
     /// It could not do what it was asked for.
     Failed(String),
+    /// It did what it was asked for, and the answer is no; that has been printed.
+    Verdict,
     /// Ctrl-C; what was kept has been said already.
     Interrupted,
     /// Whoever read the output has seen enough (`resnet models | head -1`).
@@ -100,12 +108,15 @@ pub fn run() -> ExitCode {
     let name = match cli.command {
         Command::Train(_) => "train",
         Command::Eval(_) => "eval",
+        Command::Convert(_) => "convert",
         Command::Models(_) => "models",
         Command::Gradcheck(_) => "gradcheck",
         Command::Bench(_) => "bench",
+        Command::Oracle(_) => "oracle",
     };
     match dispatch(cli) {
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
+        Err(Failure::Verdict) => ExitCode::FAILURE,
         Err(Failure::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(Failure::Failed(message)) => {
             // stderr may be closed too, and then there is no one to tell.
@@ -122,7 +133,6 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
-    resnet_by_hand::kernels::memory::keep_freed_memory();
     resnet_by_hand::kernels::simd::requested_isa().map_err(|error| Failure::Usage(error.to_string()))?;
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
@@ -133,9 +143,11 @@ fn dispatch(cli: Cli) -> Result<()> {
     rayon::scope(|_| match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Gradcheck(args) => gradcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Oracle(args) => oracle::run(&args),
     })
 }
 

@@ -1,9 +1,205 @@
 //! File formats.
 //!
-//! - [`weights`]: a model's tensors as safetensors, with what is needed to use them in the file's metadata;
+//! - [`weights`]: a model's tensors in a file, with what is needed to use them;
+//! - [`state_dict`]: the names of other programs, and which tensors belong into a model;
+//! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of others;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
 //! - [`atomic`]: writing a file so that it is there whole or not at all.
+//!
+//! [`read`] takes any of them, by content; [`write()`] writes any, by extension:
+//!
+//! | extension | what | read | written |
+//! |---|---|---|---|
+//! | `.safetensors` | safetensors | yes | yes |
+//! | `.pth`, `.pt`, `.th` | PyTorch, as a zip archive (since 1.6) | yes | yes |
+//! | | PyTorch, before that | yes | no |
+//! | `.npz` | NumPy, several arrays | yes | yes |
+//! | `.npy` | NumPy, one array | yes | yes |
+//!
+//! ```
+//! use ndarray::array;
+//! use resnet_by_hand::{formats, tensors::Tensors};
+//! let mut tensors = Tensors::new();
+//! tensors.insert("weight", array![[1.0f32, 2.0], [3.0, 4.0]]);
+//! tensors.insert("bias", array![0.5f64]);
+//!
+//! let folder = std::env::temp_dir().join(format!("resnet-by-hand-doc-{}", std::process::id()));
+//! std::fs::create_dir_all(&folder).unwrap();
+//! for name in ["a.safetensors", "a.pth", "a.npz"] {
+//!     formats::write(&folder.join(name), &tensors)?;
+//!     assert_eq!(formats::read(&folder.join(name))?, tensors);
+//! }
+//! # std::fs::remove_dir_all(&folder).unwrap();
+//! # Ok::<(), resnet_by_hand::Error>(())
+//! ```
+//!
+//! # A file from a stranger
+//!
+//! Nothing in a file is ever run. Every reader asks for memory in proportion to what the file really holds, whatever it
+//! claims to hold: its tensors have the bytes that are there, 1032 times as many where they are deflated, and in
+//! PyTorch's formats, whose tensors may share bytes, 16 times those and a megabyte.
 
 pub mod atomic;
+pub mod npy;
 pub mod pickle;
+pub mod safetensors;
+pub mod state_dict;
+pub mod torch;
 pub mod weights;
+
+mod archive;
+mod numbers;
+
+use crate::tensors::Tensors;
+use crate::{Error, Result};
+use archive::Archive;
+use std::fmt;
+use std::path::Path;
+
+/// A file format for tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// safetensors.
+    Safetensors,
+    /// PyTorch's zip archive.
+    Torch,
+    /// PyTorch's format before 1.6, which is only read.
+    OldTorch,
+    /// Several arrays of NumPy.
+    Npz,
+    /// One array of NumPy.
+    Npy,
+}
+
+/// The extensions that [`write()`] knows.
+pub const EXTENSIONS: [&str; 6] = ["safetensors", "pth", "pt", "th", "npz", "npy"];
+
+impl Format {
+    /// The format in which [`write()`] writes to `path`.
+    ///
+    /// # Errors
+    /// If its extension is not one of [`EXTENSIONS`].
+    pub fn of_extension(path: &Path) -> Result<Self> {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        match extension.as_deref() {
+            Some("safetensors") => Ok(Format::Safetensors),
+            Some("pth" | "pt" | "th") => Ok(Format::Torch),
+            Some("npz") => Ok(Format::Npz),
+            Some("npy") => Ok(Format::Npy),
+            found => {
+                let found = found.map_or("none".to_string(), |extension| format!(".{extension}"));
+                let message = format!("expected one of the extensions .{}, found {found}", EXTENSIONS.join(", ."));
+                Err(Error::format(path, None, message))
+            }
+        }
+    }
+
+    /// Whether the format has room for metadata.
+    pub fn has_metadata(self) -> bool {
+        self == Format::Safetensors
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Safetensors => "safetensors",
+            Format::Torch => "PyTorch",
+            Format::OldTorch => "PyTorch before 1.6",
+            Format::Npz => "npz",
+            Format::Npy => "npy",
+        })
+    }
+}
+
+/// Everything there is to say about a file of tensors.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// What kind of file it is.
+    pub format: Format,
+    /// The tensors, and metadata where there is some.
+    pub tensors: Tensors,
+    /// The keys under which a checkpoint keeps its tensors, the outermost first.
+    pub unwrapped: Vec<String>,
+    /// What else is in a checkpoint, and is left out: key and what it is.
+    pub dropped: Vec<(String, String)>,
+}
+
+/// The tensors of a file of any format, recognised by its content.
+///
+/// # Errors
+/// If the file cannot be read, is of no known format, or is not whole.
+pub fn read(path: &Path) -> Result<Tensors> {
+    Ok(open(path)?.tensors)
+}
+
+/// The tensors of a file of any format, and what is around them.
+///
+/// # Errors
+/// As [`read`].
+pub fn open(path: &Path) -> Result<Contents> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+    read_bytes(path, &bytes)
+}
+
+/// [`open`] for the bytes of a file; `path` stands in messages.
+///
+/// # Errors
+/// If the bytes are of no known format, or not a whole file.
+pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
+    let plain = |format, tensors| Contents { format, tensors, unwrapped: Vec::new(), dropped: Vec::new() };
+    let checkpoint =
+        |format, torch::Checkpoint { tensors, unwrapped, dropped }| Contents { format, tensors, unwrapped, dropped };
+    match bytes {
+        _ if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") => {
+            let mut archive = Archive::open(path, bytes)?;
+            if torch::is_checkpoint(&archive) {
+                Ok(checkpoint(Format::Torch, torch::read_archive(path, &mut archive)?))
+            } else {
+                Ok(plain(Format::Npz, npy::arrays(&mut archive)?))
+            }
+        }
+        _ if bytes.starts_with(npy::MAGIC) => Ok(plain(Format::Npy, npy::read_bytes(path, bytes)?)),
+        _ if torch::is_stream(bytes) => Ok(checkpoint(Format::OldTorch, torch::read_stream(path, bytes)?)),
+        _ if safetensors::is_safetensors(bytes) => {
+            Ok(plain(Format::Safetensors, safetensors::read_bytes(path, bytes)?))
+        }
+        _ => {
+            let found = match bytes.len() {
+                0 => "an empty file".to_string(),
+                len => format!("the bytes {:02x?}", &bytes[..len.min(16)]),
+            };
+            let message = format!("expected safetensors, a checkpoint of PyTorch, npz or npy, found {found}");
+            Err(Error::format(path, Some(0), message))
+        }
+    }
+}
+
+/// Writes `tensors` to `path`, whole or not at all, in the format of its extension and in the types they have in
+/// memory. Only safetensors has room for their metadata.
+///
+/// # Errors
+/// If the extension is not one of [`EXTENSIONS`], an npy file should hold another number of tensors than one, or the
+/// file cannot be written.
+pub fn write(path: &Path, tensors: &Tensors) -> Result<()> {
+    atomic::write(path, &to_bytes(path, tensors)?)
+}
+
+/// The bytes that [`write()`] writes.
+fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
+    match Format::of_extension(path)? {
+        Format::Safetensors => safetensors::to_bytes(path, tensors),
+        Format::Torch | Format::OldTorch => torch::to_bytes(path, tensors),
+        Format::Npz => npy::to_npz_bytes(path, tensors),
+        Format::Npy => {
+            let mut all = tensors.iter();
+            match (all.next(), all.next()) {
+                (Some((_, tensor)), None) => Ok(npy::to_bytes(tensor)),
+                _ => {
+                    let message = format!("an npy file holds one array, not {}; npz holds several", tensors.len());
+                    Err(Error::format(path, None, message))
+                }
+            }
+        }
+    }
+}

@@ -140,6 +140,14 @@ impl<'a> Pickle<'a> {
         self.end
     }
 
+    /// Every persistent id that is mentioned, in the order of the file, also where the result does not hold it.
+    pub fn persistent_ids(&self) -> impl Iterator<Item = Value<'_>> {
+        self.nodes.iter().filter_map(|node| match node.data {
+            Data::Persistent(id) => Some(Value { pickle: self, id }),
+            _ => None,
+        })
+    }
+
     /// The i-th child of a node.
     fn child(&self, id: Id, i: usize) -> Option<Id> {
         let of_entry = |entries: &[(Id, Id)], i: usize| {
@@ -363,7 +371,7 @@ impl<'p> Value<'p> {
     }
 
     /// A short description for messages.
-    fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self.kind() {
             Kind::None => "None".into(),
             Kind::Bool(value) => (if value { "True" } else { "False" }).into(),

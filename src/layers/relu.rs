@@ -68,6 +68,21 @@ impl<T: Scalar> Relu<T> {
         }
     }
 
+    /// What negative numbers are multiplied with.
+    pub fn slope(&self) -> T {
+        self.slope
+    }
+
+    /// Whether it is a leaky one.
+    pub fn is_leaky(&self) -> bool {
+        self.slope != T::zero()
+    }
+
+    /// The same function of another number type.
+    pub(crate) fn cast<S: Scalar>(&self) -> Relu<S> {
+        Relu { slope: S::of(self.slope.as_f64()) }
+    }
+
     /// y and what backward needs. Works in place when `x` is the only handle of its numbers.
     pub fn forward(&self, x: Activation<T>) -> (Activation<T>, ReluCache<T>) {
         let mut y = contiguous(&x);

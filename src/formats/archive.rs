@@ -1,0 +1,163 @@
+//! Zip archives in memory, for PyTorch and npz files, through the crate `zip`.
+//!
+//! An archive says three times how large it is: in its end record how many members it has, in its directory how large
+//! each is, in the members themselves. None of it is believed before memory is asked for:
+//!
+//! * a directory has no more entries than the file has entry signatures;
+//! * a stored member is as long as its bytes in the file, and one byte of deflate unpacks to at most 1032 ([`RATIO`]:
+//!   258 bytes for two bits), so a directory that claims more is refused;
+//! * the bytes of two members do not overlap, so together they unpack to at most 1032 times the file;
+//! * a name stands in the directory once: of two members of one name, programs differ in which they read.
+//!
+//! A member's checksum is compared when it is read.
+
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+/// The most bytes that one byte of deflate unpacks to: its shortest code for its longest copy, 258 bytes, has two bits.
+const RATIO: u64 = 1032;
+/// Alignment of the numbers in the archives written here, as PyTorch aligns them.
+const ALIGNMENT: u16 = 64;
+/// From this size on a member needs zip's 64-bit extension.
+const LARGE: usize = u32::MAX as usize;
+
+/// A zip archive.
+pub(super) struct Archive<'a> {
+    path: PathBuf,
+    zip: ZipArchive<Cursor<&'a [u8]>>,
+    names: Vec<String>,
+    /// Where each name stands in the directory.
+    places: HashMap<String, usize>,
+}
+
+impl<'a> Archive<'a> {
+    /// Reads the directory of the archive that `bytes` are.
+    pub fn open(path: &Path, bytes: &'a [u8]) -> Result<Self> {
+        let corrupt = |error: zip::result::ZipError| {
+            let message = format!("expected a complete zip archive, found a corrupt or truncated one ({error})");
+            Error::format(path, None, message)
+        };
+        check_entry_count(path, bytes)?;
+        let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(corrupt)?;
+        if zip.has_overlapping_files().map_err(corrupt)? {
+            return Err(Error::format(path, None, "expected members of their own, found two that share bytes"));
+        }
+        let names = zip.file_names().map(|name| name.map(|name| name.into_owned()));
+        let names = names.collect::<std::result::Result<Vec<String>, _>>().map_err(corrupt)?;
+        let places: HashMap<String, usize> = names.iter().cloned().zip(0..).collect();
+        if zip.has_duplicate_names() || places.len() < names.len() {
+            return Err(Error::format(path, None, "expected every member of the archive once, found a name twice"));
+        }
+        Ok(Archive { path: path.to_path_buf(), zip, names, places })
+    }
+
+    /// Every member in the order of the directory.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// `archive.zip: member`, for messages.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        let name: String = name.chars().take(200).flat_map(char::escape_debug).collect();
+        PathBuf::from(format!("{}: {name}", self.path.display()))
+    }
+
+    fn place(&self, name: &str) -> Result<usize> {
+        let place = self.places.get(name).copied();
+        place.ok_or_else(|| Error::format(self.path_of(name), None, "expected this member in the archive, found none"))
+    }
+
+    /// How many bytes the member called `name` unpacks to: what the directory says, which is at most what its bytes can
+    /// hold.
+    pub fn size(&mut self, name: &str) -> Result<usize> {
+        let path = self.path_of(name);
+        let place = self.place(name)?;
+        let member = self.zip.by_index_raw(place).map_err(|error| cannot_read(&path, &error))?;
+        let (size, packed) = (member.size(), member.compressed_size());
+        let most = match member.compression() {
+            CompressionMethod::Stored => packed,
+            CompressionMethod::Deflated => packed.saturating_mul(RATIO),
+            other => {
+                let message = format!("expected a stored or deflated member, found {other:?}");
+                return Err(Error::format(path, None, message));
+            }
+        };
+        usize::try_from(size).ok().filter(|_| size <= most).ok_or_else(|| {
+            let message = format!("expected at most {most} bytes in {packed} packed ones, found a claim of {size}");
+            Error::format(path, None, message)
+        })
+    }
+
+    /// The first bytes of a member, `most` or all of them.
+    pub fn start(&mut self, name: &str, most: usize) -> Result<Vec<u8>> {
+        let size = self.size(name)?.min(most);
+        self.unpack(name, size)
+    }
+
+    /// All bytes of a member.
+    pub fn read(&mut self, name: &str) -> Result<Vec<u8>> {
+        let size = self.size(name)?;
+        // One byte more than claimed, so that the end is read, and with it the checksum.
+        let bytes = self.unpack(name, size.saturating_add(1))?;
+        if bytes.len() != size {
+            let message = format!("expected {size} bytes, found {}", bytes.len());
+            return Err(Error::format(self.path_of(name), None, message));
+        }
+        Ok(bytes)
+    }
+
+    fn unpack(&mut self, name: &str, most: usize) -> Result<Vec<u8>> {
+        let path = self.path_of(name);
+        let place = self.place(name)?;
+        let member = self.zip.by_index(place).map_err(|error| cannot_read(&path, &error))?;
+        let mut bytes = Vec::with_capacity(most);
+        member.take(most as u64).read_to_end(&mut bytes).map_err(|error| cannot_read(&path, &error))?;
+        Ok(bytes)
+    }
+}
+
+fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::format(path, None, format!("expected a member of the archive, found none that can be read ({error})"))
+}
+
+/// Refuses an end record that claims more entries than there are entry signatures in the file: the crate reserves
+/// memory for as many as are claimed. The short record has 16 bits for the number; that of the 64-bit extension ends
+/// where its locator begins.
+fn check_entry_count(path: &Path, bytes: &[u8]) -> Result<()> {
+    let ends = |at: usize| {
+        let field = |from: usize| Some(u64::from_le_bytes(bytes.get(at + from..at + from + 8)?.try_into().ok()?));
+        let locator = usize::try_from(field(4)?).ok()?.checked_add(at + 12)?;
+        bytes.get(locator..)?.starts_with(b"PK\x06\x07").then(|| field(32))?
+    };
+    let claims =
+        bytes.windows(4).enumerate().filter(|(_, window)| window == b"PK\x06\x06").filter_map(|(at, _)| ends(at));
+    if let Some(most) = claims.max() {
+        let entries = bytes.windows(4).filter(|window| window == b"PK\x01\x02").count() as u64;
+        if most > entries {
+            let message = format!("expected a zip archive of at most {entries} members, found a claim of {most}");
+            return Err(Error::format(path, None, message));
+        }
+    }
+    Ok(())
+}
+
+/// An archive of stored members with these names and bytes; the same members give the same bytes.
+pub(super) fn write(path: &Path, members: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
+    let size: usize = members.iter().map(|(name, bytes)| bytes.len() + 2 * name.len() + 300).sum();
+    let mut zip = ZipWriter::new(Cursor::new(Vec::with_capacity(size)));
+    let failed =
+        |error: &dyn std::fmt::Display| Error::format(path, None, format!("cannot be written as zip: {error}"));
+    for (name, bytes) in members {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .with_alignment(ALIGNMENT)
+            .large_file(bytes.len() >= LARGE);
+        zip.start_file(name, options).map_err(|error| failed(&error))?;
+        zip.write_all(bytes).map_err(|error| failed(&error))?;
+    }
+    Ok(zip.finish().map_err(|error| failed(&error))?.into_inner())
+}

@@ -1,0 +1,186 @@
+//! [safetensors](https://github.com/huggingface/safetensors): a header in JSON, then the numbers.
+//!
+//! ```text
+//! length of the header, u64 | {"__metadata__": {..}, "fc.bias": {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}, ..}
+//! numbers of every tensor, row by row, little-endian, without gaps
+//! ```
+//!
+//! Read: F16, BF16, F32, F64, I32, I64, U8 and BOOL. The crate `safetensors` checks that the offsets cover the rest of
+//! the file exactly, so nothing is allocated that is not there.
+//!
+//! The format sorts tensors by type and name. Where that is another order than ours, the metadata entry [`ORDER`] lists
+//! the names as they were, and reading puts them back; a list that does not name exactly the tensors of the file is
+//! ignored. The entries of the metadata are written in order, so that the same tensors are the same bytes.
+
+use super::numbers::{self, Placed};
+use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::{Error, Result};
+use safetensors::tensor::{serialize, Dtype as Stored, SafeTensors, TensorView};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The entry of the metadata with the names in their order, as a JSON list.
+pub const ORDER: &str = "resnet-by-hand.order";
+
+/// The header's key of the metadata.
+const METADATA: &str = "__metadata__";
+
+/// Reads the bytes of a safetensors file; `path` stands in messages.
+///
+/// # Errors
+/// If it is not a whole safetensors file of number types that are read.
+pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
+    let incomplete = |error| Error::format(path, None, format!("expected a complete safetensors file: {error}"));
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(incomplete)?;
+    let file = SafeTensors::deserialize(bytes).map_err(incomplete)?;
+    let mut tensors = Tensors::new();
+    if let Some(metadata) = header.metadata() {
+        tensors.metadata.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+    let mut stored = file.tensors();
+    // Empty tensors share an offset; the name makes the order one.
+    stored.sort_by_cached_key(|(name, _)| (header.info(name).map(|info| info.data_offsets), name.clone()));
+    let stored: BTreeMap<usize, (String, TensorView<'_>)> = match order(&tensors, &stored) {
+        Some(places) => places.into_iter().zip(stored).collect(),
+        None => stored.into_iter().enumerate().collect(),
+    };
+    tensors.metadata.remove(ORDER);
+    for (name, view) in stored.into_values() {
+        tensors.insert(name.as_str(), tensor(path, &name, &view)?);
+    }
+    Ok(tensors)
+}
+
+/// The place of every tensor in the list [`ORDER`], if there is one that names exactly these.
+fn order(tensors: &Tensors, stored: &[(String, TensorView<'_>)]) -> Option<Vec<usize>> {
+    let names: Vec<String> = serde_json::from_str(tensors.metadata.get(ORDER)?).ok()?;
+    let places: BTreeMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
+    let found: Vec<usize> = stored.iter().map_while(|(name, _)| places.get(name.as_str()).copied()).collect();
+    (names.len() == stored.len() && found.len() == stored.len()).then_some(found)
+}
+
+fn tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor> {
+    let dtype = match view.dtype() {
+        Stored::F16 => Dtype::F16,
+        Stored::BF16 => Dtype::BF16,
+        Stored::F32 => Dtype::F32,
+        Stored::F64 => Dtype::F64,
+        Stored::I32 => Dtype::I32,
+        Stored::I64 => Dtype::I64,
+        Stored::U8 => Dtype::U8,
+        Stored::BOOL => Dtype::Bool,
+        other => {
+            let message = format!("{name}: expected F16, BF16, F32, F64, I32, I64, U8 or BOOL, found {other:?}");
+            return Err(Error::format(path, None, message));
+        }
+    };
+    let (shape, strides) = (view.shape(), numbers::row_major(view.shape()));
+    let placed = Placed { dtype, big_endian: false, offset: 0, shape, strides: &strides };
+    numbers::read(view.data(), &placed).ok_or_else(|| {
+        Error::format(path, None, format!("{name}: expected a shape that memory can hold, found {shape:?}"))
+    })
+}
+
+/// A safetensors file.
+pub(super) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
+    let failed =
+        |error: &dyn std::fmt::Display| Error::format(path, None, format!("cannot be written as safetensors: {error}"));
+    if tensors.get(METADATA).is_some() {
+        return Err(failed(&format!("no tensor may be called {METADATA}")));
+    }
+    let data: Vec<(&str, Stored, &Tensor, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let dtype = match tensor.values().dtype() {
+                Dtype::F64 => Stored::F64,
+                Dtype::I64 => Stored::I64,
+                Dtype::U8 => Stored::U8,
+                _ => Stored::F32,
+            };
+            (name, dtype, tensor, numbers::little_endian(tensor.values()))
+        })
+        .collect();
+    let views = data.iter().map(|(name, dtype, tensor, bytes)| {
+        let view =
+            TensorView::new(*dtype, tensor.shape().to_vec(), bytes).expect("as many bytes as the shape asks for");
+        (*name, view)
+    });
+    let bytes = serialize(views, None).map_err(|error| failed(&error))?;
+    drop(data);
+
+    let mut metadata = tensors.metadata.clone();
+    let read_back = SafeTensors::read_metadata(&bytes).map_err(|error| failed(&error))?.1;
+    if !read_back.offset_keys().iter().eq(tensors.names()) {
+        let names: Vec<&str> = tensors.names().collect();
+        metadata.insert(ORDER.to_string(), serde_json::to_string(&names).expect("text is always JSON"));
+    }
+    Ok(if metadata.is_empty() { bytes } else { with_metadata(&bytes, &metadata) })
+}
+
+/// The file with this metadata, entries in the order of their keys: the crate's own would be in another one every time.
+fn with_metadata(bytes: &[u8], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let (length, rest) = bytes.split_at(8);
+    let (header, numbers) = rest.split_at(u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize);
+    // {"fc.bias": ..} becomes {"__metadata__": {..}, "fc.bias": ..}, filled up with spaces to a multiple of eight.
+    let about = serde_json::to_string(metadata).expect("text is always JSON");
+    let entries = header.trim_ascii_end().strip_prefix(b"{").expect("an object");
+    let comma: &[u8] = if entries == b"}" { b"" } else { b"," };
+    let mut header = [b"{\"", METADATA.as_bytes(), b"\":", about.as_bytes(), comma, entries].concat();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), &header[..], numbers].concat()
+}
+
+/// Whether the bytes begin as the format does: a length, then an object.
+pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
+    bytes.get(8) == Some(&b'{')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    fn example() -> Tensors {
+        let mut tensors = Tensors::new();
+        tensors.insert("b", array![[1.0f32, -2.0]]);
+        tensors.insert("a", array![0.1f64]);
+        tensors.insert("e", array![7i64, -7]);
+        tensors.insert("c", array![1u8, 2, 3]);
+        tensors.insert("d", ndarray::arr0(f32::INFINITY));
+        tensors.metadata.extend(["x", "z", "y", "format"].map(|key| (key.to_string(), format!("value of {key}"))));
+        tensors
+    }
+
+    #[test]
+    fn order_and_metadata_come_back_and_the_bytes_are_always_the_same() {
+        let path = Path::new("e.safetensors");
+        let bytes = to_bytes(path, &example()).unwrap();
+        assert_eq!(read_bytes(path, &bytes).unwrap(), example());
+        assert_eq!(to_bytes(path, &read_bytes(path, &bytes).unwrap()).unwrap(), bytes);
+        let header = String::from_utf8_lossy(&bytes[8..200]).into_owned();
+        assert!(
+            header.starts_with(r#"{"__metadata__":{"format":"value of format","resnet-by-hand.order":"["#),
+            "{header}"
+        );
+        assert_eq!(bytes.len() % 8, (8 + 8 + 16 + 8 + 3 + 4) % 8);
+        let none = to_bytes(path, &Tensors::new()).unwrap();
+        assert_eq!(read_bytes(path, &none).unwrap(), Tensors::new());
+        let mut only_text = Tensors::new();
+        only_text.metadata.insert("k".into(), "v".into());
+        assert_eq!(read_bytes(path, &to_bytes(path, &only_text).unwrap()).unwrap(), only_text);
+    }
+
+    #[test]
+    fn an_order_of_other_names_is_ignored() {
+        let path = Path::new("e.safetensors");
+        for list in ["", "[]", r#"["a"]"#, r#"["b","a","a"]"#, r#"["c","a","b"]"#, r#"{"b":"a"}"#, "[1,2]"] {
+            let mut tensors = Tensors::new();
+            tensors.insert("a", array![1.0f32]);
+            tensors.insert("b", array![2.0f32]);
+            tensors.metadata.insert(ORDER.into(), list.into());
+            let names: Vec<String> =
+                read_bytes(path, &to_bytes(path, &tensors).unwrap()).unwrap().names().map(String::from).collect();
+            assert_eq!(names, ["a", "b"], "{list}");
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Two dumps, tensor by tensor: how far apart they are, how far apart they may be, and where it begins.
+//!
+//! `ours` is the reference and gives the order of execution; `theirs` is on trial. A tensor of theirs *fits* if it has the
+//! shape of ours and every element satisfies
+//!
+//! ```text
+//! |theirs − ours| ≤ tolerance        written `!(error <= tolerance)` where it must fail, so that a NaN fails
+//! ```
+//!
+//! The tolerance is, unless a [`Tolerance`] is given, the one that the dump carries for the type of their numbers
+//! ([`super::rounding`]); for a dump without any, [`Tolerance::of_dtype`].
+//!
+//! What theirs does not hold is not tried, and said. What only theirs holds is an error, because it is most likely a name
+//! misspelt, and a comparison that silently compares less than it was given is worth nothing. Axes of length 1 do not
+//! matter: `(N, C, 1, 1)` is `(N, C)`.
+
+use super::dump::{tolerance_key, ALIASES};
+use crate::error::nearest;
+use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::{Error, Result};
+use ndarray::{ArrayD, Dimension as _, IxDyn};
+use std::collections::HashMap;
+use std::fmt;
+
+/// Decades of a histogram: 10⁻¹⁸ to 1 of the largest reference, and one bin for what is above.
+pub const DECADES: usize = 20;
+
+/// How far numbers may be apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Share of the reference value.
+    pub relative: f64,
+    /// Added to that.
+    pub absolute: f64,
+}
+
+impl Tolerance {
+    /// What `torch.testing.assert_close` allows between tensors of this type, with the relative part taken of the largest
+    /// value of the tensor where that is more.
+    pub fn of_dtype(dtype: Dtype) -> Tolerance {
+        let (relative, absolute) = match dtype {
+            Dtype::F16 => (1e-3, 1e-5),
+            Dtype::BF16 => (1.6e-2, 1e-5),
+            Dtype::F32 => (1.3e-6, 1e-5),
+            Dtype::F64 => (1e-7, 1e-7),
+            _ => (0.0, 0.0),
+        };
+        Tolerance { relative, absolute }
+    }
+}
+
+/// Where a tensor's tolerance came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The dump: rounding in arithmetic of this type, carried through the computation.
+    Rounding(Dtype),
+    /// The caller.
+    Given,
+    /// The type of the numbers alone.
+    Type(Dtype),
+    /// Whole numbers: equal or not.
+    Exact,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Rounding(dtype) => {
+                write!(f, "rounding in {} (u = {:.1e})", dtype.name(), dtype.unit_roundoff().unwrap_or(0.0))
+            }
+            Source::Given => write!(f, "given"),
+            Source::Type(dtype) => write!(f, "usual for {}", dtype.name()),
+            Source::Exact => write!(f, "exact"),
+        }
+    }
+}
+
+/// An element and its error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worst {
+    /// The error.
+    pub error: f64,
+    /// Where it is.
+    pub at: Vec<usize>,
+    /// The value there, ours and theirs.
+    pub values: [f64; 2],
+}
+
+/// What became of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Every element is within the tolerance.
+    Fits,
+    /// So many elements are not.
+    Leaves(usize),
+    /// Another shape: theirs.
+    Shape(Vec<usize>),
+    /// Theirs does not hold it.
+    NotGiven,
+}
+
+/// What was found about a tensor of ours.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The number types, ours and theirs.
+    pub dtypes: [Dtype; 2],
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Largest |theirs − ours|.
+    pub absolute: Worst,
+    /// Largest |theirs − ours| / |ours| among the elements where ours is not 0.
+    pub relative: Worst,
+    /// Most floating-point numbers of their type between the two.
+    pub ulps: u64,
+    /// Elements of theirs that are NaN or infinite where ours is neither.
+    pub not_finite: usize,
+    /// Largest |ours|.
+    pub scale: f64,
+    /// Number of elements with an error of about 10^(i − 18) of `scale`; those without error are not counted.
+    pub histogram: [usize; DECADES],
+    /// The largest error allowed in any element.
+    pub tolerance: f64,
+    /// Where the tolerance came from.
+    pub source: Source,
+}
+
+impl Verdict {
+    /// Whether nothing was found against it.
+    pub fn passed(&self) -> bool {
+        matches!(self.outcome, Outcome::Fits | Outcome::NotGiven)
+    }
+
+    /// Whether it was compared at all.
+    pub fn tried(&self) -> bool {
+        self.outcome != Outcome::NotGiven
+    }
+}
+
+/// What [`compare`] found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// A verdict for every tensor of ours, in the order of execution.
+    pub tensors: Vec<Verdict>,
+    /// Names only theirs has, with the nearest name of ours that theirs lacks.
+    pub unknown: Vec<(String, Option<String>)>,
+}
+
+impl Report {
+    /// Whether something was compared and everything that was given fits.
+    pub fn passed(&self) -> bool {
+        self.tried() > 0 && self.unknown.is_empty() && self.tensors.iter().all(Verdict::passed)
+    }
+
+    /// How many tensors were compared.
+    pub fn tried(&self) -> usize {
+        self.tensors.iter().filter(|verdict| verdict.tried()).count()
+    }
+
+    /// The first tensor in the order of execution that does not fit.
+    pub fn first(&self) -> Option<&Verdict> {
+        self.tensors.iter().find(|verdict| !verdict.passed())
+    }
+}
+
+/// Compares `theirs` with `ours`.
+///
+/// # Errors
+/// If the metadata of `ours` is damaged.
+pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Result<Report> {
+    let aliases = pairs(ours, ALIASES)?;
+    let mut carried = HashMap::new();
+    for dtype in [Dtype::F32, Dtype::F64] {
+        for (name, tolerance) in pairs(ours, &tolerance_key(dtype))? {
+            let tolerance: f64 = tolerance.parse().map_err(|_| damaged(&tolerance_key(dtype), tolerance))?;
+            carried.insert((name, dtype.name()), tolerance);
+        }
+    }
+    // A tensor of ours and each of its other names that theirs uses.
+    let mut entries: Vec<(&str, &str)> = Vec::new();
+    for (name, _) in ours.iter() {
+        let others = aliases.iter().filter(|(alias, own)| *own == name && theirs.get(alias).is_some());
+        let before = entries.len();
+        entries.extend(others.map(|(alias, own)| (*alias, *own)));
+        if theirs.get(name).is_some() || entries.len() == before {
+            entries.push((name, name));
+        }
+    }
+    let missing = entries.iter().filter(|(name, _)| theirs.get(name).is_none());
+    let missing: Vec<String> = missing.map(|(name, _)| name.to_string()).collect();
+    let unknown = theirs.names().filter(|name| !entries.iter().any(|(own, _)| own == name));
+    let unknown = unknown.map(|name| (name.to_string(), nearest(name, &missing).map(str::to_string)));
+    let tensors = entries.iter().map(|&(name, own)| {
+        let tensor = ours.get(own).expect("one of ours");
+        verdict(name, tensor, theirs.get(name), given, |dtype| match dtype {
+            Dtype::F16 | Dtype::BF16 => {
+                let ratio = dtype.unit_roundoff()? / Dtype::F32.unit_roundoff()?;
+                carried.get(&(own, Dtype::F32.name())).map(|tolerance| tolerance * ratio)
+            }
+            _ => carried.get(&(own, dtype.name())).copied(),
+        })
+    });
+    Ok(Report { tensors: tensors.collect(), unknown: unknown.collect() })
+}
+
+/// The `key value` lines of an entry of the metadata.
+fn pairs<'a>(tensors: &'a Tensors, key: &str) -> Result<Vec<(&'a str, &'a str)>> {
+    let lines = tensors.metadata.get(key).map_or("", String::as_str).lines();
+    lines.map(|line| line.rsplit_once(' ').ok_or_else(|| damaged(key, line))).collect()
+}
+
+fn damaged(key: &str, line: &str) -> Error {
+    Error::argument("compare", format!("the reference's metadata `{key}` has the line `{line}`, expected `name value`"))
+}
+
+fn verdict(
+    name: &str,
+    ours: &Tensor,
+    theirs: Option<&Tensor>,
+    given: Option<Tolerance>,
+    carried: impl Fn(Dtype) -> Option<f64>,
+) -> Verdict {
+    let nothing = Worst { error: 0.0, at: Vec::new(), values: [0.0; 2] };
+    let mut verdict = Verdict {
+        name: name.to_string(),
+        shape: ours.shape().to_vec(),
+        dtypes: [ours.dtype(), theirs.map_or(ours.dtype(), Tensor::dtype)],
+        outcome: Outcome::NotGiven,
+        absolute: nothing.clone(),
+        relative: nothing,
+        ulps: 0,
+        not_finite: 0,
+        scale: 0.0,
+        histogram: [0; DECADES],
+        tolerance: 0.0,
+        source: Source::Exact,
+    };
+    let Some(theirs) = theirs else { return verdict };
+    if squeezed(ours.shape()) != squeezed(theirs.shape()) {
+        verdict.outcome = Outcome::Shape(theirs.shape().to_vec());
+        return verdict;
+    }
+    let a = ours.to_f64();
+    let b = theirs.to_f64();
+    let b = ArrayD::from_shape_vec(IxDyn(ours.shape()), b.iter().copied().collect()).expect("as many elements");
+    // Of the finite ones: an infinity among them would allow every other element any error.
+    verdict.scale = a.iter().filter(|x| x.is_finite()).fold(0.0f64, |scale, x| scale.max(x.abs()));
+
+    let dtype = theirs.dtype();
+    let allowed = |value: f64| match given {
+        Some(Tolerance { relative, absolute }) => absolute + relative * value.abs(),
+        None => 0.0,
+    };
+    let (whole, source) = match (given, dtype.unit_roundoff(), carried(dtype)) {
+        (Some(_), ..) => (0.0, Source::Given),
+        (None, None, _) => (0.0, Source::Exact),
+        (None, Some(_), Some(tolerance)) => (tolerance, Source::Rounding(dtype)),
+        (None, Some(_), None) => {
+            let Tolerance { relative, absolute } = Tolerance::of_dtype(dtype);
+            (absolute.min(relative * verdict.scale) + relative * verdict.scale, Source::Type(dtype))
+        }
+    };
+    verdict.source = source;
+
+    let mut leaves = 0;
+    for ((index, &ours), &theirs) in a.indexed_iter().zip(&b) {
+        // Both the same infinity, or both NaN: the computation asked for it, and theirs gave it.
+        let error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
+        let tolerance = whole + allowed(ours);
+        verdict.tolerance = verdict.tolerance.max(tolerance);
+        verdict.not_finite += usize::from(ours.is_finite() && !theirs.is_finite());
+        if beyond(error, tolerance) {
+            leaves += 1;
+        }
+        let here = |error| Worst { error, at: index.slice().to_vec(), values: [ours, theirs] };
+        if beyond(error, verdict.absolute.error) && !verdict.absolute.error.is_nan() {
+            verdict.absolute = here(error);
+        }
+        let relative = error / ours.abs();
+        if ours != 0.0 && beyond(relative, verdict.relative.error) && !verdict.relative.error.is_nan() {
+            verdict.relative = here(relative);
+        }
+        verdict.ulps = verdict.ulps.max(ulps(dtype, ours, theirs));
+        if error > 0.0 {
+            let decade = (error / verdict.scale).log10().floor() + 18.0;
+            verdict.histogram[decade.clamp(0.0, (DECADES - 1) as f64) as usize] += 1;
+        }
+    }
+    verdict.outcome = if leaves == 0 { Outcome::Fits } else { Outcome::Leaves(leaves) };
+    verdict
+}
+
+/// Whether `error` is more than `allowed`, which a NaN is, and everything if `allowed` is no bound at all: infinite or NaN.
+// `error > allowed` would be false for NaN: exactly what must not happen.
+fn beyond(error: f64, allowed: f64) -> bool {
+    error != 0.0 && !(error <= allowed && allowed.is_finite())
+}
+
+fn squeezed(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|&axis| axis != 1).collect()
+}
+
+/// How many steps from one floating-point number of the type to the next lie between two values.
+fn ulps(dtype: Dtype, a: f64, b: f64) -> u64 {
+    if a.is_nan() || b.is_nan() {
+        return if a.is_nan() && b.is_nan() { 0 } else { u64::MAX };
+    }
+    // The bits of a positive float count up with its value; those of negative ones are mirrored at 0.
+    let signed = |x: f64, bits: i128| if x < 0.0 { -bits } else { bits };
+    let place64 = |x: f64| signed(x, x.abs().to_bits().into());
+    let place32 = |x: f64| signed(x, (x as f32).abs().to_bits().into());
+    let distance = match dtype {
+        Dtype::F64 => place64(a) - place64(b),
+        Dtype::F32 => place32(a) - place32(b),
+        // The same bits with fewer of them behind the point.
+        Dtype::BF16 => (place32(a) - place32(b)) >> 16,
+        Dtype::F16 => (place32(a) - place32(b)) >> 13,
+        _ => (a - b) as i128,
+    };
+    u64::try_from(distance.unsigned_abs()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    fn tensors(entries: &[(&str, ArrayD<f64>)]) -> Tensors {
+        let mut tensors = Tensors::new();
+        entries.iter().for_each(|(name, tensor)| tensors.insert(*name, tensor.clone()));
+        tensors
+    }
+
+    #[test]
+    fn the_first_in_the_order_of_execution_is_named() {
+        let x = array![1.0, -2.0, 4.0].into_dyn();
+        let ours = tensors(&[("output.b", x.clone()), ("output.a", x.clone()), ("loss", x.clone())]);
+        let theirs = tensors(&[("loss", &x + 1.0), ("output.a", &x + 1.0), ("output.b", x.clone())]);
+        let report = compare(&ours, &theirs, None).unwrap();
+        assert!(!report.passed());
+        assert_eq!(report.first().unwrap().name, "output.a");
+        assert!(compare(&ours, &ours, None).unwrap().passed());
+    }
+
+    #[test]
+    fn one_wrong_element_is_found_and_measured() {
+        let ours = tensors(&[("y", array![[1.0, -2.0], [4.0, 0.0]].into_dyn())]);
+        let theirs = tensors(&[("y", array![[1.0, -2.0 - 2f64.powi(-40)], [4.0, 0.0]].into_dyn())]);
+        let given = |absolute| Some(Tolerance { relative: 0.0, absolute });
+        let verdict = &compare(&ours, &theirs, given(1e-13)).unwrap().tensors[0];
+        assert_eq!(verdict.outcome, Outcome::Leaves(1));
+        assert_eq!((verdict.absolute.error, verdict.absolute.at.as_slice()), (2f64.powi(-40), &[0, 1][..]));
+        assert_eq!(verdict.relative.error, 2f64.powi(-41));
+        assert_eq!(verdict.ulps, 1 << 11); // between 2 and 4 two numbers are 2⁻⁵¹ apart
+        assert_eq!(verdict.histogram[18 - 13], 1); // 9.1e-13 of 4 is 2.3e-13
+        assert!(compare(&ours, &theirs, given(1e-12)).unwrap().passed());
+    }
+
+    #[test]
+    fn nan_shape_names_and_nothing_at_all_fail() {
+        let ours = tensors(&[("y", array![1.0, 2.0].into_dyn()), ("z", array![[1.0], [2.0]].into_dyn())]);
+        let nan = tensors(&[("y", array![1.0, f64::NAN].into_dyn())]);
+        let report = compare(&ours, &nan, Some(Tolerance { relative: 1e9, absolute: 1e9 })).unwrap();
+        assert!(!report.passed() && report.tensors[0].absolute.error.is_nan() && report.tensors[0].not_finite == 1);
+        let shape = compare(&ours, &tensors(&[("y", array![1.0, 2.0, 3.0].into_dyn())]), None).unwrap();
+        assert_eq!(shape.first().unwrap().outcome, Outcome::Shape(vec![3]));
+        // Axes of length 1 do not matter; what is not given is not tried, and does not fail.
+        let squeezed = compare(&ours, &tensors(&[("z", array![1.0, 2.0].into_dyn())]), None).unwrap();
+        assert!(squeezed.passed() && squeezed.tried() == 1 && squeezed.tensors[0].outcome == Outcome::NotGiven);
+        let misspelt = compare(&ours, &tensors(&[("zz", array![1.0].into_dyn())]), None).unwrap();
+        assert!(!misspelt.passed());
+        assert!(!compare(&ours, &Tensors::new(), None).unwrap().passed());
+    }
+
+    #[test]
+    fn an_infinity_of_ours_excuses_nothing() {
+        let ours = tensors(&[("y", array![f64::INFINITY, 1.0].into_dyn())]);
+        let theirs = |x: f64, y: f64| tensors(&[("y", array![x, y].into_dyn())]);
+        for given in [None, Some(Tolerance { relative: 0.1, absolute: 0.1 })] {
+            assert!(compare(&ours, &theirs(f64::INFINITY, 1.0), given).unwrap().passed());
+            for (x, y) in [(f64::INFINITY, 2.0), (5.0, 1.0), (f64::NEG_INFINITY, 1.0), (f64::NAN, 1.0)] {
+                assert!(!compare(&ours, &theirs(x, y), given).unwrap().passed(), "{x}, {y}, {given:?}");
+            }
+        }
+        // Nor does a tolerance that is no bound.
+        let mut ours = tensors(&[("y", array![1.0].into_dyn())]);
+        ours.metadata.insert(tolerance_key(Dtype::F64), "y inf\n".to_string());
+        assert!(!compare(&ours, &tensors(&[("y", array![2.0].into_dyn())]), None).unwrap().passed());
+    }
+
+    #[test]
+    fn ulps_count_the_numbers_between() {
+        let next = |x: f32, n: u32| f64::from(f32::from_bits(x.to_bits() + n));
+        assert_eq!(ulps(Dtype::F32, 1.0, next(1.0, 3)), 3);
+        assert_eq!(ulps(Dtype::F64, 1.0, 1.0 + f64::EPSILON), 1);
+        assert_eq!(ulps(Dtype::F64, 0.0, -0.0), 0);
+        assert_eq!(ulps(Dtype::F64, f64::from_bits(1), -f64::from_bits(1)), 2);
+        assert_eq!(ulps(Dtype::F32, f64::NAN, 1.0), u64::MAX);
+    }
+}

@@ -1,0 +1,500 @@
+//! One layer, one block or one step of the optimiser on somebody's tensors: `resnet oracle layer`.
+//!
+//! | kind | reads | settings |
+//! |---|---|---|
+//! | `conv2d` | `input` `weight` (`bias`) | `stride` `padding` `dilation` `groups` |
+//! | `batch_norm` | `input` `weight` `bias` `running_mean` `running_var` | `mode` `eps` `momentum` |
+//! | `relu` `leaky_relu` | `input` | `negative_slope` of the leaky one |
+//! | `max_pool` | `input` | `kernel_size` `stride` `padding` `dilation` `ceil_mode` |
+//! | `avg_pool` | `input` | `kernel_size` `stride` `padding` `ceil_mode` `count_include_pad` `divisor_override` |
+//! | `global_avg_pool` | `input` | |
+//! | `linear` | `input` (N, F) `weight` (`bias`) | |
+//! | `softmax_cross_entropy` | `input` (N, classes) `target` | `reduction` `label_smoothing` |
+//! | `basic_block` `bottleneck` `preact_basic_block` `preact_bottleneck` | `input` and the block's state dict | `stride` `stride_on` `groups` `shortcut` `mode` `eps` `momentum` |
+//! | `sgd` | `param` `grad` (`momentum_buffer`) | `lr` `momentum` `dampening` `weight_decay` `nesterov` |
+//!
+//! Names, shapes, settings and their defaults are PyTorch's: `input (N, C, H, W)`, `weight (C_out, C_in/groups, kh, kw)`.
+//! With `grad_output` there is a backward pass, too. What comes out is named as in [`mod@super::dump`]. What stands in parentheses may be left out.
+
+use super::dump::{dump, tolerance_key, Goal, Request, Stepper};
+use super::program::{Layer, Program};
+use super::rounding::MULTIPLE;
+use crate::error::nearest;
+use crate::layers::{
+    AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, Linear, MaxPool2d, Mode, Reduction, Relu, SoftmaxCrossEntropy,
+    ZeroPadShortcut,
+};
+use crate::model::block::ResidualBlock;
+use crate::model::pre_activation::PreActivationBlock;
+use crate::model::shortcut::Shortcut;
+use crate::model::unit::Unit;
+use crate::model::Block;
+use crate::optim::SgdConfig;
+use crate::parameters::{Gradients, Parameters, Role};
+use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::{Error, Result, Scalar};
+use ndarray::{Array1, ArrayD, ArrayViewD, ArrayViewMutD, Dimension, Ix1, Ix2, Ix4};
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+/// Every kind that [`run`] knows.
+pub const KINDS: [&str; 14] = [
+    "conv2d",
+    "batch_norm",
+    "relu",
+    "leaky_relu",
+    "max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "linear",
+    "softmax_cross_entropy",
+    "basic_block",
+    "bottleneck",
+    "preact_basic_block",
+    "preact_bottleneck",
+    "sgd",
+];
+
+/// `stride=2,padding=1x0`: names and values. A pair is written height x width; one number stands for both.
+///
+/// ```
+/// use resnet_by_hand::oracle::Settings;
+/// let settings: Settings = "stride=2,padding=1x0".parse()?;
+/// assert!("stride".parse::<Settings>().is_err());
+/// # let _ = settings;
+/// # Ok::<(), resnet_by_hand::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings(BTreeMap<String, String>);
+
+impl FromStr for Settings {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut settings = BTreeMap::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let Some((key, value)) = part.split_once('=') else {
+                return Err(Error::argument("settings", format!("expected NAME=VALUE, got `{part}`")));
+            };
+            if settings.insert(key.trim().to_string(), value.trim().to_string()).is_some() {
+                return Err(Error::argument("settings", format!("`{}` is given twice", key.trim())));
+            }
+        }
+        Ok(Settings(settings))
+    }
+}
+
+/// Settings as they are read: what was asked for is known, and what nobody asked for is an error.
+struct Reader<'a> {
+    kind: &'a str,
+    settings: &'a Settings,
+    asked: BTreeSet<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        self.asked.insert(key);
+        self.settings.0.get(key).map(String::as_str)
+    }
+
+    fn read<V>(&mut self, key: &'static str, expected: &str, read: impl Fn(&str) -> Option<V>) -> Result<Option<V>> {
+        let Some(text) = self.text(key) else { return Ok(None) };
+        let value = read(text);
+        let wrong = || Error::argument("settings", format!("{}: `{key}` expects {expected}, got `{text}`", self.kind));
+        value.ok_or_else(wrong).map(Some)
+    }
+
+    fn number(&mut self, key: &'static str, default: f64) -> Result<f64> {
+        let read = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite());
+        Ok(self.read(key, "a number", read)?.unwrap_or(default))
+    }
+
+    fn count(&mut self, key: &'static str) -> Result<Option<usize>> {
+        self.read(key, "a whole number", |text| text.parse().ok())
+    }
+
+    fn flag(&mut self, key: &'static str, default: bool) -> Result<bool> {
+        let read = |text: &str| match text.to_ascii_lowercase().as_str() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        };
+        Ok(self.read(key, "true or false", read)?.unwrap_or(default))
+    }
+
+    fn pair(&mut self, key: &'static str) -> Result<Option<[usize; 2]>> {
+        let read = |text: &str| match text.split_once('x') {
+            Some((height, width)) => Some([height.parse().ok()?, width.parse().ok()?]),
+            None => text.parse().ok().map(|side| [side, side]),
+        };
+        self.read(key, "a whole number or height x width, such as 2 or 2x1", read)
+    }
+
+    fn choice<V: Copy>(&mut self, key: &'static str, choices: &[(&str, V)]) -> Result<Option<V>> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let read = |text: &str| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        self.read(key, &names.join(" or "), read)
+    }
+
+    fn mode(&mut self) -> Result<Mode> {
+        Ok(self.choice("mode", &[("train", Mode::Train), ("eval", Mode::Eval)])?.unwrap_or(Mode::Train))
+    }
+
+    /// Refuses settings that nothing has asked for.
+    fn done(self) -> Result<()> {
+        let Some(unknown) = self.settings.0.keys().find(|key| !self.asked.contains(key.as_str())) else {
+            return Ok(());
+        };
+        let known: Vec<String> = self.asked.iter().map(|key| key.to_string()).collect();
+        let hint = nearest(unknown, &known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let list = if known.is_empty() { "it has none".to_string() } else { format!("known: {}", known.join(", ")) };
+        Err(Error::argument("settings", format!("{} has no setting `{unknown}`{hint} ({list})", self.kind)))
+    }
+}
+
+/// A layer on somebody's tensors, ready to be computed.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The layer, as steps.
+    pub program: Program<f64>,
+    /// Its `input`.
+    pub input: Tensor,
+    /// What to compute.
+    pub request: Request,
+}
+
+/// Computes a layer of the given kind on `tensors`, in `T`.
+///
+/// # Errors
+/// For an unknown kind or setting, a missing tensor, and whatever the layer refuses.
+pub fn run<T: Scalar>(kind: &str, settings: &Settings, tensors: &Tensors, tolerances: bool) -> Result<Tensors> {
+    if kind == "sgd" {
+        return sgd::<T>(&sgd_request(settings)?, tensors);
+    }
+    let mut task = prepare(kind, settings, tensors)?;
+    task.request.tolerances = tolerances;
+    let mut result = dump::<T>(&task.program, &task.input, &task.request)?;
+    name_loss(&task.program, &mut result);
+    Ok(result)
+}
+
+/// A program without steps is a loss: the logits are its input, and what comes out is the loss.
+pub(super) fn name_loss(program: &Program<f64>, result: &mut Tensors) {
+    if program.steps.is_empty() {
+        result.remove("logits");
+        result.rename("loss", "output");
+        for lines in result.metadata.values_mut() {
+            *lines = lines.replace("loss ", "output ");
+        }
+    }
+}
+
+/// The layer of the given kind, its parameters from `tensors`; every kind but `sgd`.
+///
+/// # Errors
+/// For an unknown kind or setting and a missing tensor.
+pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Task> {
+    if !KINDS.contains(&kind) || kind == "sgd" {
+        let known = KINDS.iter().map(|kind| kind.to_string()).collect();
+        return Err(Error::Unknown { kind: "layer", name: kind.to_string(), known });
+    }
+    let mut settings = Reader { kind, settings, asked: BTreeSet::new() };
+    let input = needed(kind, tensors, "input")?;
+    let mut mode = Mode::Eval;
+    let mut goal = tensors.get("grad_output").map_or(Goal::Forward, |gradient| Goal::GradOutput(gradient.clone()));
+    let program = match kind {
+        "softmax_cross_entropy" => {
+            let reductions = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
+            let loss = SoftmaxCrossEntropy {
+                label_smoothing: settings.number("label_smoothing", 0.0)?,
+                reduction: settings.choice("reduction", &reductions)?.unwrap_or_default(),
+            };
+            let target = needed(kind, tensors, "target")?;
+            let target = target.to_indices().ok_or_else(|| {
+                let found = target.dtype();
+                Error::argument("oracle", format!("`target` expects class numbers from 0 on (int64), got {found}"))
+            })?;
+            goal = Goal::CrossEntropy { target, loss };
+            Program::new()
+        }
+        "basic_block" | "bottleneck" | "preact_basic_block" | "preact_bottleneck" => {
+            mode = settings.mode()?;
+            Program::of_block(&block(&mut settings, tensors, input)?)
+        }
+        _ => {
+            let layer = layer(&mut settings, tensors, &mut mode)?;
+            let mut program = Program::new();
+            program.push("", layer, 0);
+            program
+        }
+    };
+    settings.done()?;
+    Ok(Task { program, input: input.clone(), request: Request::new(mode, goal) })
+}
+
+fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<Layer<f64>> {
+    let kind = settings.kind;
+    Ok(match kind {
+        "conv2d" => Layer::Conv2d(Conv2d {
+            weight: array::<Ix4>(kind, "weight", needed(kind, tensors, "weight")?)?,
+            bias: optional::<Ix1>(kind, tensors, "bias")?,
+            stride: settings.pair("stride")?.unwrap_or([1, 1]),
+            padding: settings.pair("padding")?.unwrap_or([0, 0]),
+            dilation: settings.pair("dilation")?.unwrap_or([1, 1]),
+            groups: settings.count("groups")?.unwrap_or(1),
+            algorithm: Conv2dAlgorithm::Gemm,
+        }),
+        "batch_norm" => {
+            *mode = settings.mode()?;
+            let [gamma, beta] = ["weight", "bias"].map(|name| optional::<Ix1>(kind, tensors, name));
+            let [running_mean, running_var] =
+                ["running_mean", "running_var"].map(|name| optional::<Ix1>(kind, tensors, name));
+            let channels = needed(kind, tensors, "input")?.shape().get(1).copied().unwrap_or(0);
+            let plain = BatchNorm2d::new(channels);
+            let (running_mean, running_var) = (running_mean?, running_var?);
+            if *mode == Mode::Eval && (running_mean.is_none() || running_var.is_none()) {
+                return Err(missing(kind, "running_mean and running_var for mode=eval", tensors));
+            }
+            Layer::BatchNorm2d(BatchNorm2d {
+                gamma: gamma?.unwrap_or(plain.gamma),
+                beta: beta?.unwrap_or(plain.beta),
+                running_mean: running_mean.unwrap_or(plain.running_mean),
+                running_var: running_var.unwrap_or(plain.running_var),
+                eps: settings.number("eps", plain.eps)?,
+                momentum: settings.number("momentum", plain.momentum)?,
+                running_variance: plain.running_variance,
+            })
+        }
+        "relu" => Layer::Relu(Relu::new()),
+        "leaky_relu" => Layer::Relu(Relu::leaky(settings.number("negative_slope", 0.01)?)?),
+        "max_pool" | "avg_pool" => {
+            let Some(kernel) = settings.pair("kernel_size")? else {
+                let message = format!("{kind} needs the setting `kernel_size`, such as kernel_size=3");
+                return Err(Error::argument("settings", message));
+            };
+            let stride = settings.pair("stride")?.unwrap_or(kernel);
+            let padding = settings.pair("padding")?.unwrap_or([0, 0]);
+            let ceil_mode = settings.flag("ceil_mode", false)?;
+            if kind == "max_pool" {
+                let dilation = settings.pair("dilation")?.unwrap_or([1, 1]);
+                Layer::MaxPool2d(MaxPool2d { dilation, ceil_mode, ..MaxPool2d::new(kernel, stride, padding) })
+            } else {
+                Layer::AvgPool2d(AvgPool2d {
+                    ceil_mode,
+                    count_include_pad: settings.flag("count_include_pad", true)?,
+                    divisor_override: settings.count("divisor_override")?,
+                    ..AvgPool2d::new(kernel, stride, padding)
+                })
+            }
+        }
+        "global_avg_pool" => Layer::GlobalAvgPool,
+        "linear" => {
+            let weight = array::<Ix2>(kind, "weight", needed(kind, tensors, "weight")?)?;
+            let bias = optional::<Ix1>(kind, tensors, "bias")?;
+            Layer::Linear(Linear { bias: bias.unwrap_or_else(|| Array1::zeros(weight.nrows())), weight })
+        }
+        _ => unreachable!("every kind of a single layer is above"),
+    })
+}
+
+/// A block with its parameters from `tensors`. Their shapes say how wide it is.
+fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Block<f64>> {
+    let kind = settings.kind;
+    let bottleneck = kind.ends_with("bottleneck");
+    let pre_activation = kind.starts_with("preact");
+    let stride = settings.count("stride")?.unwrap_or(1);
+    let groups = settings.count("groups")?.unwrap_or(1);
+    if stride == 0 || groups == 0 {
+        return Err(Error::argument("settings", format!("{kind}: `stride` and `groups` are at least 1")));
+    }
+    let strided = match bottleneck {
+        // v1.5 as torchvision, or v1 as the paper
+        true => settings.choice("stride_on", &[("conv1", 0), ("conv2", 1)])?.unwrap_or(1),
+        false => 0,
+    };
+    let count = if bottleneck { 3 } else { 2 };
+    let (mut shapes, mut problems) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let name = format!("conv{}.weight", index + 1);
+        match tensors.get(&name).map(Tensor::shape) {
+            Some(&[c_out, c_in, kh, kw]) if kh == kw && kh % 2 == 1 => shapes.push([c_in, c_out, kh]),
+            Some(shape) => problems.push(format!("`{name}` expects (C_out, C_in, k, k) with odd k, got {shape:?}")),
+            None => problems.push(format!("`{name}` is missing")),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Error::argument("oracle", format!("{kind}: {}", problems.join("; "))));
+    }
+    // Only a bottleneck's 3x3 has groups.
+    let groups_of = |index: usize| if bottleneck && index == 1 { groups } else { 1 };
+    let (c_in, c_out) = (input.shape().get(1).copied().unwrap_or(0), shapes[count - 1][1]);
+    let changes = stride != 1 || c_in != c_out;
+    let projected = tensors.get("downsample.0.weight").is_some();
+    let default = match (projected, changes) {
+        (true, _) => "projection",
+        (false, true) => "zero_pad",
+        (false, false) => "identity",
+    };
+    let choices = ["none", "identity", "zero_pad", "projection"].map(|name| (name, name));
+    let shortcut = settings.choice("shortcut", &choices)?.unwrap_or(default);
+    if shortcut == "identity" && changes {
+        let message =
+            format!("{kind}: shortcut=identity needs stride 1 and equal channels, got {stride}, {c_in} and {c_out}");
+        return Err(Error::argument("settings", message));
+    }
+    let unit = |names: [&str; 2], [c_in, c_out, k]: [usize; 3], stride: usize, groups: usize| {
+        Unit::new(names, [c_in * groups, c_out], k, stride, groups)
+    };
+    let units = shapes.iter().enumerate().map(|(index, &shape)| {
+        let names = [format!("conv{}", index + 1), format!("bn{}", index + 1)];
+        let stride = if index == strided { stride } else { 1 };
+        let unit = unit([&names[0], &names[1]], shape, stride, groups_of(index));
+        if index + 1 < count {
+            unit.with_relu()
+        } else {
+            unit
+        }
+    });
+    let branch: Vec<Unit<f64>> = units.collect();
+    let projection = || unit(["downsample.0", "downsample.1"], [c_in, c_out, 1], stride, 1);
+    let zero_pad = ZeroPadShortcut { stride, c_out };
+    let mut block = if pre_activation {
+        if shortcut == "none" {
+            return Err(Error::argument("settings", format!("{kind}: a pre-activation block has a shortcut")));
+        }
+        Block::PreActivation(PreActivationBlock {
+            norms: branch.iter().map(|unit| BatchNorm2d::new(unit.conv.weight.shape()[1] * unit.conv.groups)).collect(),
+            convs: branch.into_iter().map(|unit| unit.conv).collect(),
+            projection: (shortcut == "projection").then(|| projection().conv),
+            zero_pad: (shortcut == "zero_pad").then_some(zero_pad),
+            activation: Relu::new(),
+        })
+    } else {
+        Block::Residual(ResidualBlock {
+            branch,
+            shortcut: match shortcut {
+                "projection" => Shortcut::Projection(Box::new(projection())),
+                "zero_pad" => Shortcut::ZeroPad(zero_pad),
+                "identity" => Shortcut::Identity,
+                _ => Shortcut::Absent,
+            },
+            activation: Relu::new(),
+            fused: false,
+        })
+    };
+    let (eps, momentum) = (settings.number("eps", 1e-5)?, settings.number("momentum", 0.1)?);
+    for norm in block.norms_mut() {
+        (norm.eps, norm.momentum) = (eps, momentum);
+    }
+    assign(kind, &mut block, tensors)?;
+    Ok(block)
+}
+
+/// Fills the parameters of `model` from the tensors of their names; every problem at once.
+fn assign(kind: &str, model: &mut impl Parameters<f64>, tensors: &Tensors) -> Result<()> {
+    let mut problems = Vec::new();
+    model.visit_mut("", &mut |name, role, mut own| match tensors.get(name) {
+        // In training they only say where the running ones start.
+        None if role == Role::Statistic => {}
+        None => problems.push(format!("`{name}` {:?} is missing", own.shape())),
+        Some(tensor) if tensor.shape() != own.shape() => {
+            problems.push(format!("`{name}` expects shape {:?}, got {:?}", own.shape(), tensor.shape()));
+        }
+        Some(tensor) => match tensor.to_real::<f64>() {
+            Some(array) => own.assign(&array),
+            None => problems.push(format!("`{name}` expects floats, got {}", tensor.dtype())),
+        },
+    });
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Error::argument("oracle", format!("{kind}: {}", problems.join("; ")))),
+    }
+}
+
+/// One tensor, as a model of one parameter.
+struct One<T>(ArrayD<T>);
+
+impl<T: Scalar> Parameters<T> for One<T> {
+    fn visit(&self, _: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewD<'_, T>)) {
+        visitor("param", Role::Weight, self.0.view());
+    }
+
+    fn visit_mut(&mut self, _: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewMutD<'_, T>)) {
+        visitor("param", Role::Weight, self.0.view_mut());
+    }
+}
+
+/// The settings of a step of SGD, as a request.
+pub(super) fn sgd_request(settings: &Settings) -> Result<Request> {
+    let mut settings = Reader { kind: "sgd", settings, asked: BTreeSet::new() };
+    let mut request = Request::new(Mode::Eval, Goal::Forward);
+    request.lr = settings.number("lr", 1e-3)?;
+    request.sgd = SgdConfig {
+        momentum: settings.number("momentum", 0.0)?,
+        dampening: settings.number("dampening", 0.0)?,
+        weight_decay: settings.number("weight_decay", 0.0)?,
+        nesterov: settings.flag("nesterov", false)?,
+        ..SgdConfig::default()
+    };
+    request.steps = 1;
+    settings.done()?;
+    Ok(request)
+}
+
+/// `param` and `momentum_buffer` after a step.
+pub(super) fn sgd<T: Scalar>(request: &Request, tensors: &Tensors) -> Result<Tensors> {
+    let real = |name: &str| {
+        let tensor = needed("sgd", tensors, name)?;
+        let wrong = || Error::argument("oracle", format!("sgd: `{name}` expects floats, got {}", tensor.dtype()));
+        tensor.to_real::<T>().ok_or_else(wrong)
+    };
+    let mut model = One(real("param")?);
+    let mut gradients = Gradients::new();
+    gradients.push("", "param", real("grad")?);
+    let mut stepper = Stepper::new(request)?;
+    if tensors.get("momentum_buffer").is_some() {
+        stepper.sgd().restore(&model, [("param".to_string(), real("momentum_buffer")?)])?;
+    }
+    let largest = |array: &ArrayD<T>| array.iter().fold(0.0f64, |largest, x| largest.max(x.as_f64().abs()));
+    let before = largest(&model.0);
+    stepper.step(&mut model, &gradients)?;
+    let mut result = Tensors::new();
+    result.insert("param", Tensor::real(model.0.view()));
+    let mut buffer_size = largest(&real("grad")?) + request.sgd.weight_decay * before;
+    for (_, buffer) in stepper.sgd().buffers() {
+        buffer_size = buffer_size.max(largest(buffer));
+        result.insert("momentum_buffer", Tensor::real(buffer.view()));
+    }
+    // A handful of products and sums, each rounded once.
+    for dtype in [Dtype::F32, Dtype::F64] {
+        let u = MULTIPLE * dtype.unit_roundoff().expect("a float");
+        let param = u * (before + request.lr * buffer_size);
+        let lines = format!("param {param:e}\nmomentum_buffer {:e}\n", u * buffer_size);
+        result.metadata.insert(tolerance_key(dtype), lines);
+    }
+    Ok(result)
+}
+
+fn needed<'a>(kind: &str, tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
+    tensors.get(name).ok_or_else(|| missing(kind, &format!("`{name}`"), tensors))
+}
+
+fn missing(kind: &str, what: &str, tensors: &Tensors) -> Error {
+    let found: Vec<&str> = tensors.names().collect();
+    let found = if found.is_empty() { "nothing".to_string() } else { found.join(", ") };
+    Error::argument("oracle", format!("{kind} needs {what}; the input has {found}"))
+}
+
+fn optional<D: Dimension>(kind: &str, tensors: &Tensors, name: &str) -> Result<Option<ndarray::Array<f64, D>>> {
+    tensors.get(name).map(|tensor| array::<D>(kind, name, tensor)).transpose()
+}
+
+fn array<D: Dimension>(kind: &str, name: &str, tensor: &Tensor) -> Result<ndarray::Array<f64, D>> {
+    let wrong = || {
+        let axes = D::NDIM.expect("a fixed number of axes");
+        let message =
+            format!("{kind}: `{name}` expects floats in {axes} axes, got {} {:?}", tensor.dtype(), tensor.shape());
+        Error::argument("oracle", message)
+    };
+    tensor.to_real::<f64>().ok_or_else(wrong)?.into_dimensionality::<D>().map_err(|_| wrong())
+}

@@ -1,0 +1,22 @@
+//! The oracle: somebody else's numbers in, a verdict they can act on out.
+//!
+//! - [`program`]: a network taken apart into its steps, so that every value and every gradient has a name;
+//! - [`mod@dump`]: a pass as named tensors, with how far an implementation may be off ([`rounding`]);
+//! - [`layer`]: the same for one layer, one block, one step of SGD;
+//! - [`mod@compare`]: two dumps, and the first module in the order of execution where they part;
+//! - [`mod@diagnose`]: which classic misunderstanding explains the difference.
+//!
+//! Everything works in `f64` unless asked otherwise: `f32` is what is being judged. `docs/oracle.md` shows the use of it.
+
+pub mod compare;
+pub mod diagnose;
+pub mod dump;
+pub mod layer;
+pub mod program;
+pub mod rounding;
+
+pub use compare::{compare, Report, Tolerance, Verdict};
+pub use diagnose::{diagnose, Diagnosis, Mistake};
+pub use dump::{dump, Goal, Request};
+pub use layer::Settings;
+pub use program::Program;
