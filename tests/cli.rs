@@ -674,3 +674,52 @@ fn the_oracle_says_what_is_wrong_with_its_input() {
     }
     assert_eq!(files(&folder.0), ["in.npz", "ours.safetensors"]);
 }
+
+#[test]
+fn the_oracle_packs_and_judges_a_folder_of_results() {
+    let folder = Folder::new("oracle-pack");
+    let stdout = folder.run("oracle pack --out pack").ok();
+    assert!(stdout.contains(" of blocks, ") && stdout.contains("wrote  pack: "), "{stdout}");
+    folder.run("oracle pack --out pack").fails(1, &["pack is there already; the pack goes into a new or empty folder"]);
+    assert_eq!(files(&folder.0), ["pack"]);
+
+    // As the index says it was made.
+    fs::create_dir(folder.path("yours")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&folder.read("pack/index.json")).unwrap();
+    for case in index["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        if let (true, Some(command)) = (name.starts_with("conv2d-3x3-s"), case["command"].as_str()) {
+            let command = command.replace(&format!("{name}.in"), &format!("pack/float32/{name}.in"));
+            let command = command.replace(&format!("{name}.out"), &format!("yours/{name}"));
+            folder.run(command.strip_prefix("resnet ").unwrap()).ok();
+        }
+    }
+    assert_eq!(files(&folder.path("yours")), ["conv2d-3x3-stride2.npz", "conv2d-3x3-stride3.npz"]);
+    let stdout = folder.run("oracle compare pack yours --all").ok();
+    assert!(stdout.contains("fits   conv2d-3x3-stride2: 4 tensors\n"), "{stdout}");
+    assert!(stdout.contains("yours: 2 of 2 cases fit; 69 cases of the pack have no result"), "{stdout}");
+
+    let path = folder.path("yours/conv2d-3x3-stride2.npz");
+    let mut wrong = formats::read(&path).unwrap();
+    wrong.insert("grad_weight", wrong.get("grad_weight").unwrap().to_f64() * 1.5);
+    formats::write(&path, &wrong).unwrap();
+    let run = folder.run("oracle compare pack yours");
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
+    assert!(
+        run.stdout.starts_with("WRONG  conv2d-3x3-stride2: first in grad_weight, 90 of 90 LEAVE\n"),
+        "{}",
+        run.stdout
+    );
+    let run = folder.run("oracle compare pack yours --json");
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((report["passed"].as_bool(), report["tried"].as_u64()), (Some(false), Some(2)));
+
+    folder.run("oracle compare pack yours --rtol 1").fails(2, &["--rtol and --atol are for two files"]);
+    folder.run("oracle compare pack none").fails(1, &["cannot read none"]);
+    folder.run("oracle compare yours pack").fails(1, &["index.json"]);
+    folder.run("oracle pack").fails(2, &["--out"]);
+    fs::remove_dir_all(folder.path("yours")).unwrap();
+    fs::create_dir(folder.path("yours")).unwrap();
+    let run = folder.run("oracle compare pack yours");
+    assert_eq!(run.code, Some(1), "nothing is no proof");
+}

@@ -7,6 +7,7 @@ use resnet_by_hand::model::{Architecture, ResNet, Stage};
 use resnet_by_hand::optim::{Sgd, SgdConfig};
 use resnet_by_hand::oracle::diagnose::mistaken;
 use resnet_by_hand::oracle::layer::Task;
+use resnet_by_hand::oracle::program::Layer;
 use resnet_by_hand::oracle::{compare, diagnose, dump, layer, Goal, Mistake, Program, Request, Settings};
 use resnet_by_hand::parameters::Parameters;
 use resnet_by_hand::tensors::{Dtype, Tensor, Tensors};
@@ -330,4 +331,32 @@ fn every_mistake_is_named_and_what_is_right_is_never_accused() {
     }
     let never: Vec<&str> = Mistake::ALL.map(Mistake::name).into_iter().filter(|name| !alone.contains(name)).collect();
     assert!(never.is_empty(), "nowhere the only explanation: {never:?}");
+}
+
+/// A ResNet without its shortcuts amplifies rounding far more than with them. `f32` of that mistake is still recognised: the
+/// tolerances are those of the mistaken computation.
+#[test]
+fn a_mistake_is_recognised_in_f32_where_it_amplifies_rounding() {
+    let mut architecture = Architecture::by_name("resnet50").unwrap().with_classes(5);
+    architecture.stem_channels = 16;
+    for (stage, channels) in architecture.stages.iter_mut().zip([4, 8, 12, 16]) {
+        (stage.channels, stage.blocks) = (channels, 4);
+    }
+    let program = Program::of_network(&network(&architecture));
+    let input: Tensor = wave(&[4, 3, 32, 32], 1).into();
+    let goal = Goal::CrossEntropy { target: vec![4, 0, 2, 1], loss: SoftmaxCrossEntropy::new() };
+    let task = Task { program, input, request: Request::new(Mode::Train, goal) };
+    let mut plain = task.clone();
+    for sum in 0..plain.program.steps.len() {
+        if matches!(plain.program.steps[sum].layer, Layer::Add) {
+            let branch = plain.program.steps[sum].reads[0];
+            for step in &mut plain.program.steps[sum + 1..] {
+                step.reads.iter_mut().filter(|value| **value == sum + 1).for_each(|value| *value = branch);
+            }
+        }
+    }
+    plain.request.tolerances = false;
+    let theirs = dump::<f32>(&plain.program, &plain.input, &plain.request).unwrap();
+    let diagnosis = diagnose(&task, &theirs).unwrap();
+    assert_eq!(diagnosis.explains().collect::<Vec<_>>(), [Mistake::NoResidual]);
 }

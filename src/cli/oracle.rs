@@ -1,7 +1,7 @@
 //! `resnet oracle`.
 
 use super::args::Float;
-use super::{args, text, Failure, Result};
+use super::{args, progress, text, Failure, Result};
 use clap::{Subcommand, ValueEnum};
 use resnet_by_hand::formats::{self, state_dict, Format};
 use resnet_by_hand::layers::{Mode, Reduction, SoftmaxCrossEntropy};
@@ -11,6 +11,9 @@ use resnet_by_hand::oracle::compare::{Outcome, DECADES};
 use resnet_by_hand::oracle::diagnose::diagnose_sgd;
 use resnet_by_hand::oracle::diagnose::Suspicion;
 use resnet_by_hand::oracle::layer::{prepare, Task};
+use resnet_by_hand::oracle::mutants::Mutant;
+use resnet_by_hand::oracle::pack::{folder, Level};
+use resnet_by_hand::oracle::score::Scored;
 use resnet_by_hand::oracle::{self, Diagnosis, Goal, Mistake, Program, Report, Request, Settings, Tolerance, Verdict};
 use resnet_by_hand::tensors::Tensors;
 use resnet_by_hand::Error;
@@ -35,6 +38,8 @@ enum Command {
     Model(Box<ModelArgs>),
     Compare(CompareArgs),
     Diagnose(DiagnoseArgs),
+    Pack(PackArgs),
+    Score(ScoreArgs),
 }
 
 /// Where the result goes, and in what type it is computed.
@@ -180,7 +185,10 @@ Exit code 0 if everything in THEIRS fits, 1 if something does not.
 
 Without --rtol and --atol the tolerances are those that `resnet oracle layer` and `resnet oracle
 model` worked out beforehand and noted in OURS: what rounding in the number type of THEIRS does to
-this very computation. Tensors that THEIRS does not hold are not tried.";
+this very computation. Tensors that THEIRS does not hold are not tried.
+
+If OURS is the folder of a pack (`resnet oracle pack`), THEIRS is a folder of results, one file a
+case: conv2d-3x3.npz, sgd-decay.safetensors.";
 
 /// Compare two files of tensors; say where they part first
 #[derive(Debug, clap::Args)]
@@ -245,12 +253,40 @@ enum What {
     Model(Box<ModelInput>),
 }
 
+/// Write the backward conformance pack: inputs and expected results of every layer, as files
+///
+/// For whoever cannot run this program beside their kernel: npz and safetensors files, an index in
+/// JSON with the settings, the tolerances and the SHA-256 of everything, and a README.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+struct PackArgs {
+    /// Folder to write to, new or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Show that the pack notices mistakes: compute every operation wrongly, and count
+///
+/// Exit code 0 if the pack notices every mutant, 1 if one gets past it.
+#[derive(Debug, clap::Args)]
+struct ScoreArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Show every mutant
+    #[arg(long)]
+    all: bool,
+}
+
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Layer(args) => layer(args),
         Command::Model(args) => model(args),
         Command::Compare(args) => compare(args),
         Command::Diagnose(args) => diagnose(args),
+        Command::Pack(args) => pack(args),
+        Command::Score(args) => score(args),
     }
 }
 
@@ -355,7 +391,158 @@ fn write(args: &OutArgs, result: &Tensors) -> Result<()> {
     Ok(())
 }
 
+fn pack(args: &PackArgs) -> Result<()> {
+    let mut counts = [0; 3];
+    let written = folder::write(&args.out, |case| {
+        counts[match case.level() {
+            Level::Layer => 0,
+            Level::Block => 1,
+            Level::Network => 2,
+        }] += 1;
+    })?;
+    let mut out = std::io::stdout().lock();
+    let [layers, blocks, networks] = counts;
+    writeln!(out, "{} cases: {layers} of layers and SGD, {blocks} of blocks, {networks} of networks", written.cases)?;
+    let megabytes = written.bytes as f64 / 1e6;
+    writeln!(out, "wrote  {}: {} files, {megabytes:.0} MB; begin with README.md", args.out.display(), written.files)?;
+    Ok(())
+}
+
+fn score(args: &ScoreArgs) -> Result<()> {
+    let start = std::time::Instant::now();
+    let cases = oracle::pack::cases();
+    let bar = progress::counter("cases", cases.len());
+    let all = oracle::score::score(&cases, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    let survivors = all.iter().filter(|scored| !scored.is_caught()).count();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let mutant = |scored: &Scored| {
+            json!({
+                "operation": scored.mutant.operation,
+                "part": scored.mutant.part,
+                "what": scored.mutant.what,
+                "cases": scored.cases,
+                "layers": scored.caught[0],
+                "blocks": scored.caught[1],
+                "networks": scored.caught[2],
+                "float32": scored.caught_in_float32,
+                "forward": scored.caught_forward,
+            })
+        };
+        let value = json!({
+            "mutants": all.len(),
+            "caught": all.len() - survivors,
+            "all": all.iter().map(mutant).collect::<Vec<_>>(),
+        });
+        writeln!(out, "{value:#}")?;
+    } else {
+        print_score(&mut out, &all, args.all)?;
+        let share = 100.0 * (all.len() - survivors) as f64 / all.len() as f64;
+        let seconds = start.elapsed().as_secs();
+        writeln!(
+            out,
+            "\nthe pack catches {} of {} mutants ({share:.1} %), in {seconds} s",
+            all.len() - survivors,
+            all.len()
+        )?;
+    }
+    if survivors == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Verdict)
+    }
+}
+
+/// A line for each operation, and one for each mutant that gets past the pack.
+fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{:<22} {:>7} {:>7} {:>8}   caught by {:>6} {:>6} {:>8} {:>14}",
+        "operation", "mutants", "caught", "float32", "layers", "blocks", "networks", "results alone"
+    )?;
+    let total = |name: &str, own: &dyn Fn(&&Scored) -> bool, out: &mut dyn Write| {
+        let own: Vec<&Scored> = all.iter().filter(own).collect();
+        let count = |is: &dyn Fn(&Scored) -> bool| own.iter().filter(|scored| is(scored)).count();
+        let level = |level: usize| count(&|scored| scored.caught[level]);
+        writeln!(
+            out,
+            "{name:<22} {:>7} {:>7} {:>8}             {:>6} {:>6} {:>8} {:>14}",
+            own.len(),
+            count(&|scored| scored.caught.contains(&true)),
+            count(&|scored| scored.caught_in_float32),
+            level(0),
+            level(1),
+            level(2),
+            count(&|scored| scored.caught_forward)
+        )
+    };
+    for operation in oracle::mutants::OPERATIONS {
+        total(operation, &|scored| scored.mutant.operation == operation, out)?;
+    }
+    total("all", &|_| true, out)?;
+    for scored in all.iter().filter(|scored| every || !scored.is_caught()) {
+        let Mutant { operation, part, what, .. } = scored.mutant;
+        let part = if part == "all" { String::new() } else { format!(" {part}") };
+        let verdict = match (scored.caught.contains(&true), scored.caught_in_float32, scored.cases) {
+            (true, true, _) => "caught",
+            (true, false, _) => "GETS PAST in float32",
+            (false, _, 0) => "CANNOT BE MADE in any case",
+            (false, ..) => "GETS PAST",
+        };
+        writeln!(out, "{verdict}: {operation}{part} {what}")?;
+    }
+    Ok(())
+}
+
+/// A folder of results against the folder of a pack.
+fn compare_folders(args: &CompareArgs) -> Result<()> {
+    if args.rtol.is_some() || args.atol.is_some() {
+        let message = "the tolerances of a pack are in it: --rtol and --atol are for two files";
+        return Err(Failure::Usage(message.to_string()));
+    }
+    let judged = folder::judge(&args.ours, &args.theirs)?;
+    let found: Vec<(&str, &Report)> =
+        judged.iter().filter_map(|judged| Some((judged.case.as_str(), &judged.found.as_ref()?.1))).collect();
+    let passed = found.iter().filter(|(_, report)| report.passed()).count();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let case = |(name, report): &(&str, &Report)| json!({ "case": name, "report": to_json(report) });
+        let value = json!({
+            "passed": passed == found.len() && passed > 0,
+            "cases": judged.len(),
+            "tried": found.len(),
+            "all": found.iter().map(case).collect::<Vec<_>>(),
+        });
+        writeln!(out, "{value:#}")?;
+    } else {
+        for (name, report) in &found {
+            match (report.passed(), report.first(), report.unknown.first()) {
+                (true, ..) if args.all => writeln!(out, "fits   {name}: {} tensors", report.tried())?,
+                (true, ..) => {}
+                (false, Some(first), _) => writeln!(out, "WRONG  {name}: first in {}, {}", first.name, outcome(first))?,
+                (false, None, Some((unknown, near))) => {
+                    let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                    writeln!(out, "WRONG  {name}: there is no tensor `{unknown}`{hint}")?;
+                }
+                (false, None, None) => writeln!(out, "WRONG  {name}: nothing could be compared")?,
+            }
+        }
+        let missing = judged.len() - found.len();
+        let missing = if missing > 0 { format!("; {missing} cases of the pack have no result") } else { String::new() };
+        writeln!(out, "{}: {passed} of {} cases fit{missing}", args.theirs.display(), found.len())?;
+    }
+    if passed == found.len() && passed > 0 {
+        Ok(())
+    } else {
+        Err(Failure::Verdict)
+    }
+}
+
 fn compare(args: &CompareArgs) -> Result<()> {
+    if args.ours.is_dir() {
+        return compare_folders(args);
+    }
     let (ours, theirs) = (formats::read(&args.ours)?, formats::read(&args.theirs)?);
     let given = match (args.rtol, args.atol) {
         (None, None) => None,

@@ -24,6 +24,12 @@ pub struct Progress {
     epoch_start: Instant,
 }
 
+/// A bar that counts, on a terminal; elsewhere nothing is seen of it.
+pub fn counter(what: &'static str, of: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("[{bar:24}] {pos}/{len} {msg}").expect("a valid template");
+    ProgressBar::new(of as u64).with_style(style.progress_chars("=> ")).with_message(what)
+}
+
 impl Progress {
     pub fn new(epochs: usize) -> Self {
         let now = Instant::now();

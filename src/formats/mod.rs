@@ -186,7 +186,7 @@ pub fn write(path: &Path, tensors: &Tensors) -> Result<()> {
 }
 
 /// The bytes that [`write()`] writes.
-fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
     match Format::of_extension(path)? {
         Format::Safetensors => safetensors::to_bytes(path, tensors),
         Format::Torch | Format::OldTorch => torch::to_bytes(path, tensors),

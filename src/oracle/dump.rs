@@ -96,25 +96,9 @@ pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request
     if request.tolerances {
         let exact = pass::<f64>(program, input, request, &mut Undisturbed, None)?;
         for dtype in [Dtype::F32, Dtype::F64] {
-            let u = dtype.unit_roundoff().expect("a float");
-            let mut deviations: BTreeMap<&str, f64> = BTreeMap::new();
-            for run in 0..RUNS {
-                let mut rounding = Rounding::new(u, run);
-                let mut statistics = Rounding::new(u, RUNS + run);
-                let disturbed = pass::<f64>(program, input, request, &mut rounding, Some(&mut statistics))?;
-                for ((name, a), (_, b)) in exact.iter().zip(disturbed.iter()) {
-                    let deviation = largest_difference(&a.to_f64(), &b.to_f64());
-                    let worst = deviations.entry(name).or_default();
-                    *worst = worst.max(deviation);
-                }
-            }
-            let mut lines = String::new();
-            for (name, tensor) in exact.iter() {
-                // Whoever does nothing else still rounds the result.
-                let largest = tensor.to_f64().iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
-                let tolerance = deviations[name] + MULTIPLE * u * largest;
-                writeln!(lines, "{name} {tolerance:e}").expect("a text can grow");
-            }
+            let lines = tolerances(&exact, dtype, |rounding, statistics| {
+                pass::<f64>(program, input, request, rounding, Some(statistics))
+            })?;
             result.metadata.insert(tolerance_key(dtype), lines);
         }
     }
@@ -126,6 +110,36 @@ pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request
         result.metadata.insert(ALIASES.to_string(), aliases.collect());
     }
     Ok(result)
+}
+
+/// How far each tensor of `exact` may be off in numbers of type `dtype`, as lines of `name tolerance`. `disturbed` repeats the pass
+/// that made it with rounding on every result and on the running statistics.
+///
+/// # Errors
+/// Those of `disturbed`.
+pub(super) fn tolerances(
+    exact: &Tensors,
+    dtype: Dtype,
+    mut disturbed: impl FnMut(&mut Rounding, &mut Rounding) -> Result<Tensors>,
+) -> Result<String> {
+    let u = dtype.unit_roundoff().expect("a float");
+    let mut deviations: BTreeMap<&str, f64> = BTreeMap::new();
+    for run in 0..RUNS {
+        let disturbed = disturbed(&mut Rounding::new(u, run), &mut Rounding::new(u, RUNS + run))?;
+        for ((name, a), (_, b)) in exact.iter().zip(disturbed.iter()) {
+            let deviation = largest_difference(&a.to_f64(), &b.to_f64());
+            let worst = deviations.entry(name).or_default();
+            *worst = worst.max(deviation);
+        }
+    }
+    let mut lines = String::new();
+    for (name, tensor) in exact.iter() {
+        // Whoever does nothing else still rounds the result.
+        let largest = tensor.to_f64().iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        let tolerance = deviations[name] + MULTIPLE * u * largest;
+        writeln!(lines, "{name} {tolerance:e}").expect("a text can grow");
+    }
+    Ok(lines)
 }
 
 fn largest_difference(a: &ArrayD<f64>, b: &ArrayD<f64>) -> f64 {
@@ -164,8 +178,10 @@ fn step<T: Scalar>(
             let layer = SoftmaxCrossEntropy { label_smoothing: T::of(loss.label_smoothing), reduction: loss.reduction };
             let mut logits = logits.clone();
             disturb.logits(&mut logits);
-            let (loss, cache) = layer.forward(&logits, target)?;
-            (Some(loss), Value::Rows(layer.backward(&cache)))
+            let (mut loss, cache) = layer.forward(&logits, target)?;
+            let mut dlogits = layer.backward(&cache);
+            disturb.loss(&logits, target, &mut loss, &mut dlogits);
+            (Some(loss), Value::Rows(dlogits))
         }
     };
     let backward = program.backward(dy, &forward, disturb)?;
@@ -279,7 +295,8 @@ impl<T: Scalar> Stepper<T> {
     }
 }
 
-/// What [`dump`] returns, without metadata, with somebody changing results on the way.
+/// What [`dump`] returns, without metadata, with somebody changing results on the way, and the rounding of `statistics` on the
+/// running statistics.
 ///
 /// # Errors
 /// As [`dump`].
@@ -288,8 +305,9 @@ pub(super) fn dump_disturbed(
     input: &Tensor,
     request: &Request,
     disturb: &mut dyn Disturb<f64>,
+    statistics: Option<&mut Rounding>,
 ) -> Result<Tensors> {
-    pass::<f64>(program, input, request, disturb, None)
+    pass::<f64>(program, input, request, disturb, statistics)
 }
 
 /// `(N, C, H, W)` or `(N, F)`, in this crate's order.

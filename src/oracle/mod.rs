@@ -4,7 +4,9 @@
 //! - [`mod@dump`]: a pass as named tensors, with how far an implementation may be off ([`rounding`]);
 //! - [`layer`]: the same for one layer, one block, one step of SGD;
 //! - [`mod@compare`]: two dumps, and the first module in the order of execution where they part;
-//! - [`mod@diagnose`]: which classic misunderstanding explains the difference.
+//! - [`mod@diagnose`]: which classic misunderstanding explains the difference;
+//! - [`pack`]: inputs and expected results of every layer, for whoever cannot run this; [`mod@score`] shows with [`mutants`] that
+//!   the pack notices mistakes.
 //!
 //! Everything works in `f64` unless asked otherwise: `f32` is what is being judged. `docs/oracle.md` shows the use of it.
 
@@ -12,8 +14,11 @@ pub mod compare;
 pub mod diagnose;
 pub mod dump;
 pub mod layer;
+pub mod mutants;
+pub mod pack;
 pub mod program;
 pub mod rounding;
+pub mod score;
 
 pub use compare::{compare, Report, Tolerance, Verdict};
 pub use diagnose::{diagnose, Diagnosis, Mistake};

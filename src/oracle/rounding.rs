@@ -9,9 +9,12 @@
 //! together  u √(Σ i) ≈ u √(K/2)  in units of the sum:                         every result  +  u √K · rms · N(0, 1)
 //!
 //! y  of a convolution or linear layer   K = kh·kw·C_in/groups (F_in)          dx   K = kh·kw·C_out/groups (F_out)
-//! dweight, dbias                        K = N·H_out·W_out (N)                 a batch norm, all of it: 16 u
+//! dweight, dbias                        K = N·H_out·W_out (N)                 a batch norm, all of it: 16 u of its terms
 //! average pools                         K = the window                       everything else is exact or rounds once
 //! ```
+//!
+//! A batch norm subtracts what may be much larger than what is left: the mean from x, and in backward nearly all of dy where there
+//! are few values. Its rounding is in units of these terms, |slope| x and |slope| dy with slope = gamma·rstd, channel by channel.
 //!
 //! (Higham & Mary 2019, *A new approach to probabilistic rounding error analysis*, has √K as a theorem.) The pass is
 //! repeated in `f64` with such noise of [`MULTIPLE`] times that size; the largest deviation of a tensor in
@@ -25,7 +28,7 @@ use super::program::{Disturb, Layer, Passage, Step, Value};
 use crate::parameters::Gradients;
 use crate::rng::{name_hash, stream, Purpose, Rng};
 use crate::Scalar;
-use ndarray::{Array2, ArrayBase, DataMut, Dimension};
+use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension};
 use rand_distr::{Distribution, StandardNormal};
 
 /// How many times the model's rounding is allowed.
@@ -60,6 +63,20 @@ impl Rounding {
         });
     }
 
+    /// The same for a batch norm's y or dx, made of x or dy: in each channel in units of `|slope| · rms(terms)` where that is more.
+    fn disturb_norm<T: Scalar>(&mut self, result: &mut Value<T>, terms: &Value<T>, slopes: &[f64]) {
+        let (Value::Images(result), Value::Images(terms)) = (result, terms) else { return };
+        for (channel, slope) in slopes.iter().enumerate() {
+            let mut own = result.index_axis_mut(Axis(3), channel);
+            let size = rms(own.view()).max(slope * rms(terms.index_axis(Axis(3), channel)));
+            let size = MULTIPLE * self.u * BATCH_NORM_TERMS.sqrt() * size;
+            own.iter_mut().for_each(|x| {
+                let normal: f64 = StandardNormal.sample(&mut self.rng);
+                *x = T::of(x.as_f64() + size * normal);
+            });
+        }
+    }
+
     fn disturb_value<T: Scalar>(&mut self, x: &mut Value<T>, terms: f64) {
         match x {
             Value::Images(x) => self.disturb(x, terms),
@@ -68,12 +85,39 @@ impl Rounding {
     }
 }
 
+fn rms<T: Scalar>(x: ArrayView3<'_, T>) -> f64 {
+    let squares: f64 = x.iter().map(|x| x.as_f64().powi(2)).sum();
+    (squares / x.len().max(1) as f64).sqrt()
+}
+
+/// |gamma·rstd| of every channel, whichever statistics were used: the deviation of y over that of x.
+fn slopes<T: Scalar>(x: &Value<T>, y: &Value<T>) -> Vec<f64> {
+    let (Value::Images(x), Value::Images(y)) = (x, y) else { return Vec::new() };
+    let deviation = |x: ArrayView3<'_, T>| {
+        let mean = x.iter().map(|x| x.as_f64()).sum::<f64>() / x.len().max(1) as f64;
+        x.iter().map(|x| (x.as_f64() - mean).powi(2)).sum::<f64>().sqrt()
+    };
+    let slope = |channel| {
+        let of_x = deviation(x.index_axis(Axis(3), channel));
+        // Where x is constant, nothing is known about the slope, and y is known exactly.
+        if of_x == 0.0 {
+            0.0
+        } else {
+            deviation(y.index_axis(Axis(3), channel)) / of_x
+        }
+    };
+    (0..x.len_of(Axis(3))).map(slope).collect()
+}
+
 impl<T: Scalar> Disturb<T> for Rounding {
     fn result(&mut self, step: &Step<T>, reads: &[&Value<T>], value: &mut Value<T>) {
         let terms = match &step.layer {
             Layer::Conv2d(conv) => conv.weight.len() / conv.weight.shape()[0].max(1),
             Layer::Linear(linear) => linear.weight.ncols(),
-            Layer::BatchNorm2d(_) => return self.disturb_value(value, BATCH_NORM_TERMS),
+            Layer::BatchNorm2d(_) => {
+                let slopes = slopes(reads[0], value);
+                return self.disturb_norm(value, reads[0], &slopes);
+            }
             Layer::AvgPool2d(pool) => pool.kernel[0] * pool.kernel[1],
             Layer::GlobalAvgPool => reads[0].shape().iter().skip(1).take(2).product(),
             Layer::Add | Layer::Relu(_) => 1,
@@ -90,7 +134,7 @@ impl<T: Scalar> Disturb<T> for Rounding {
     fn gradients(
         &mut self,
         step: &Step<T>,
-        _: Passage<'_, T>,
+        Passage { reads, result, dy }: Passage<'_, T>,
         gradients: &mut [Value<T>],
         parameters: &mut Gradients<T>,
     ) {
@@ -102,7 +146,11 @@ impl<T: Scalar> Disturb<T> for Rounding {
                 (taps * c_out / conv.groups.max(1), (pixels / stride.max(1)) as f64)
             }
             Layer::Linear(linear) => (linear.weight.nrows(), gradients[0].shape()[0] as f64),
-            Layer::BatchNorm2d(_) => (BATCH_NORM_TERMS as usize, BATCH_NORM_TERMS),
+            Layer::BatchNorm2d(_) => {
+                self.disturb_norm(&mut gradients[0], dy, &slopes(reads[0], result));
+                parameters.iter_mut().for_each(|(_, gradient)| self.disturb(gradient, BATCH_NORM_TERMS));
+                return;
+            }
             Layer::MaxPool2d(pool) => (pool.kernel[0] * pool.kernel[1], 0.0),
             Layer::AvgPool2d(pool) => (pool.kernel[0] * pool.kernel[1], 0.0),
             Layer::Relu(_) | Layer::GlobalAvgPool => (1, 0.0),

@@ -1,0 +1,105 @@
+//! Is the conformance pack worth anything? Every operation is computed wrongly in many ways ([`mutants`]), and the wrong results are
+//! judged by the pack, as somebody's would be.
+//!
+//! A suite of tests that nothing fails may test nothing: the one case of a whole ResNet among ONNX's backend tests is said to
+//! pass with every residual branch cut. So a mutant that no case notices is an error of the pack's, and [`score`] names it.
+
+use super::compare::compare;
+use super::mutants::{mutants, Mutant};
+use super::pack::{Case, Level};
+use crate::tensors::{Tensor, Tensors, Values};
+use crate::Result;
+
+/// What became of a mutant.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored {
+    /// The mutant.
+    pub mutant: Mutant,
+    /// Cases in which its fault can be made.
+    pub cases: usize,
+    /// Whether a layer, a block, a network noticed it, all in `float64`.
+    pub caught: [bool; 3],
+    /// Whether a case noticed it in `float32`, with the wider tolerances of that.
+    pub caught_in_float32: bool,
+    /// Whether a case noticed it by results alone, without looking at a gradient or at an updated parameter.
+    pub caught_forward: bool,
+}
+
+impl Scored {
+    /// Whether the pack notices it, in either type.
+    pub fn is_caught(&self) -> bool {
+        self.caught.contains(&true) && self.caught_in_float32
+    }
+}
+
+/// Judges every mutant by every one of `cases`. `each` is told how many of them are done.
+///
+/// # Errors
+/// None that a pack as it is has; those of [`compare`].
+pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>> {
+    let fresh =
+        |mutant| Scored { mutant, cases: 0, caught: [false; 3], caught_in_float32: false, caught_forward: false };
+    let mut all: Vec<Scored> = mutants().into_iter().map(fresh).collect();
+    for (done, case) in cases.iter().enumerate() {
+        each(done);
+        let expected = case.expected(true);
+        for scored in &mut all {
+            let Some(wrong) = scored.mutant.compute(case) else { continue };
+            if same(&expected, &wrong) {
+                continue;
+            }
+            scored.cases += 1;
+            let level = match case.level() {
+                Level::Layer => 0,
+                Level::Block => 1,
+                Level::Network => 2,
+            };
+            if wrong.is_empty() {
+                // Nothing can be computed: nobody overlooks that.
+                scored.caught[level] = true;
+                (scored.caught_in_float32, scored.caught_forward) = (true, true);
+                continue;
+            }
+            scored.caught[level] |= !compare(&expected, &wrong, None)?.passed();
+            if !scored.caught_in_float32 {
+                scored.caught_in_float32 = !compare(&expected, &single(&wrong), None)?.passed();
+            }
+            let forward = forward(&wrong, level);
+            if !scored.caught_forward && !forward.is_empty() {
+                scored.caught_forward = !compare(&expected, &forward, None)?.passed();
+            }
+        }
+    }
+    each(cases.len());
+    Ok(all)
+}
+
+fn same(a: &Tensors, b: &Tensors) -> bool {
+    a.len() == b.len() && b.iter().all(|(name, tensor)| a.get(name) == Some(tensor))
+}
+
+/// Rounded to `float32`.
+fn single(tensors: &Tensors) -> Tensors {
+    let mut result = Tensors::new();
+    for (name, tensor) in tensors.iter() {
+        let tensor = match tensor.values() {
+            Values::F64(array) => Tensor::from(array.mapv(|x| x as f32)),
+            _ => tensor.clone(),
+        };
+        result.insert(name, tensor);
+    }
+    result
+}
+
+/// What a forward pass gives. A network's running statistics are those after steps of SGD.
+fn forward(tensors: &Tensors, level: usize) -> Tensors {
+    let mut result = Tensors::new();
+    for (name, tensor) in tensors.iter() {
+        let of_forward = ["output", "logits", "loss"].iter().any(|start| name.starts_with(start));
+        let statistic = name.ends_with("running_mean") || name.ends_with("running_var");
+        if of_forward || statistic && level < 2 {
+            result.insert(name, tensor.clone());
+        }
+    }
+    result
+}
