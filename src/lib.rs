@@ -72,6 +72,7 @@ mod docs {
         training = "training.md",
         checking_gradients = "checking_gradients.md",
         oracle = "oracle.md",
+        onnx = "onnx.md",
         known_errors = "known_errors.md",
         architecture = "architecture.md",
         speed = "speed.md",
