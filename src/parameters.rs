@@ -48,6 +48,36 @@ pub trait Parameters<T: Scalar> {
     }
 }
 
+/// Whether this is one of PyTorch's counters of batches, which are never read.
+///
+/// ```
+/// use resnet_by_hand::parameters::is_counter;
+/// assert!(is_counter("layer1.0.bn1.num_batches_tracked") && !is_counter("bn1.running_mean"));
+/// ```
+pub fn is_counter(name: &str) -> bool {
+    name.rsplit('.').next() == Some("num_batches_tracked")
+}
+
+/// The name here of what another program calls `name`: wrappers' prefixes are taken off, `linear` is `fc`, `shortcut` is
+/// `downsample`. The table is in `formats::state_dict`.
+///
+/// ```
+/// use resnet_by_hand::parameters::our_name;
+/// assert_eq!(our_name("module.layer2.0.shortcut.1.running_var"), "layer2.0.downsample.1.running_var");
+/// assert_eq!(our_name("module.linear.bias"), "fc.bias");
+/// assert_eq!(our_name("fc.bias"), "fc.bias");
+/// ```
+pub fn our_name(name: &str) -> String {
+    let mut rest = name;
+    while let Some(inner) = rest.strip_prefix("module.").or_else(|| rest.strip_prefix("_orig_mod.")) {
+        rest = inner;
+    }
+    match rest.strip_prefix("linear.") {
+        Some(last) => format!("fc.{last}"),
+        None => rest.replace(".shortcut.", ".downsample."),
+    }
+}
+
 /// Joins two parts of a name with a dot; an empty part adds nothing.
 ///
 /// ```

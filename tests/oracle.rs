@@ -170,6 +170,71 @@ fn what_is_called_by_another_name_is_compared_and_what_is_misspelt_is_refused() 
     assert_eq!(report.unknown[0].1.as_deref(), Some("grad_layer1.0.conv1.weight"));
 }
 
+/// DataParallel's and CIFAR code's names of everything, gradients and results included.
+#[test]
+fn the_names_of_others_are_understood_in_dumps() {
+    let architecture = &architectures()[2]; // resnet18: shortcuts with parameters
+    let program = Program::of_network(&network(architecture));
+    let ours = dump::<f64>(&program, &Tensor::from(images()), &Request::new(Mode::Train, cross_entropy())).unwrap();
+    let mut theirs = Tensors::new();
+    for (name, tensor) in ours.iter() {
+        let theirs_name = match name {
+            "logits" => "output.module".to_string(),
+            "loss" | "grad_input" => name.to_string(),
+            _ => {
+                let prefix = ["output.", "grad_output.", "grad_"].into_iter().find(|prefix| name.starts_with(prefix));
+                let prefix = prefix.unwrap_or("");
+                let rest = name[prefix.len()..].replace(".downsample", ".shortcut").replace("fc", "linear");
+                format!("{prefix}module.{rest}")
+            }
+        };
+        theirs.insert(theirs_name, tensor.clone());
+    }
+    theirs.insert("module.bn1.num_batches_tracked", ndarray::arr0(1i64));
+    theirs.insert("grad_output.module", ours.get("grad_output.fc").unwrap().clone());
+    let report = compare(&ours, &theirs, None).unwrap();
+    assert!(report.passed(), "{:?}, {:?}", report.first(), report.unknown);
+    assert_eq!(report.tried(), ours.len() + 1);
+    assert!(report.tensors.iter().any(|verdict| verdict.name == "grad_module.layer2.0.shortcut.0.weight"));
+}
+
+/// An element that is not finite takes no part in the tolerance of the others; and a tensor that rounding alone can make
+/// infinite has none.
+#[test]
+fn tolerances_survive_numbers_that_are_not_finite() {
+    let mut tensors = input(&[("input", &[2, 3, 4, 4]), ("weight", &[5, 3, 1, 1])]);
+    let tolerance = |ours: &Tensors| -> f64 {
+        ours.metadata["tolerance.float32"].strip_prefix("output ").unwrap().trim().parse().unwrap()
+    };
+    let run = |tensors: &Tensors| layer::run::<f64>("conv2d", &Settings::default(), tensors, true).unwrap();
+    let usual = tolerance(&run(&tensors));
+    for broken in [f64::NAN, f64::INFINITY] {
+        let mut x = tensor::<f64>(&tensors, "input");
+        x[[0, 1, 2, 3]] = broken;
+        tensors.insert("input", x);
+        let ours = run(&tensors);
+        let found = tolerance(&ours);
+        assert!(found > 0.5 * usual && found < 2.0 * usual, "{found} instead of {usual}");
+        let mut theirs = ours.clone();
+        let report = compare(&ours, &theirs, None).unwrap();
+        assert!(report.passed() && report.tensors[0].ours_not_finite == 5);
+        let mut y = tensor::<f64>(&ours, "output");
+        y[[1, 0, 0, 0]] += 2.0 * usual;
+        theirs.insert("output", y);
+        assert!(!compare(&ours, &theirs, None).unwrap().passed());
+    }
+
+    let mut tensors = Tensors::new();
+    tensors.insert("input", ArrayD::from_elem(vec![1, 2, 3, 3], f64::MAX));
+    let ours = layer::run::<f64>("relu", &Settings::default(), &tensors, true).unwrap();
+    assert_eq!(tolerance(&ours), f64::INFINITY);
+    assert!(compare(&ours, &ours, None).unwrap().passed());
+    tensors.insert("output", ArrayD::from_elem(vec![1, 2, 3, 3], f64::MAX / 2.0));
+    tensors.remove("input");
+    let report = compare(&ours, &tensors, None).unwrap();
+    assert!(!report.passed() && report.tensors[0].tolerance == f64::INFINITY);
+}
+
 /// y and all gradients of a strided convolution on whole numbers, from the definition.
 #[test]
 fn a_layer_is_computed_from_tensors_in_pytorchs_order() {

@@ -15,7 +15,7 @@ use resnet_by_hand::oracle::mutants::Mutant;
 use resnet_by_hand::oracle::pack::{folder, Level};
 use resnet_by_hand::oracle::score::Scored;
 use resnet_by_hand::oracle::{self, Diagnosis, Goal, Mistake, Program, Report, Request, Settings, Tolerance, Verdict};
-use resnet_by_hand::tensors::Tensors;
+use resnet_by_hand::tensors::{Tensor, Tensors};
 use resnet_by_hand::Error;
 use serde_json::{json, Value};
 use std::io::Write;
@@ -382,6 +382,12 @@ fn write(args: &OutArgs, result: &Tensors) -> Result<()> {
         writeln!(out, "loss   {:?}", loss.to_f64().sum())?;
     }
     writeln!(out, "wrote  {}: {tensors} tensors, {numbers} numbers", args.out.display())?;
+    let not_finite = |tensor: &Tensor| tensor.to_f64().iter().any(|x| !x.is_finite());
+    let broken: Vec<&str> = result.iter().filter(|(_, tensor)| not_finite(tensor)).map(|(name, _)| name).collect();
+    if let Some(first) = broken.first() {
+        let count = text::thousands(broken.len() as u64);
+        writeln!(out, "note   {count} tensors hold NaN or infinities, first `{first}`: there only the same will fit")?;
+    }
     if !args.no_tolerances && !Format::of_extension(&args.out)?.has_metadata() {
         writeln!(
             out,
@@ -688,6 +694,16 @@ fn print(out: &mut impl Write, report: &Report, args: &CompareArgs) -> std::io::
                     first.absolute.at, first.shape
                 )?;
                 writeln!(out, "  tolerance {:.2e}: {}", first.tolerance, first.source)?;
+                if !first.tolerance.is_finite() {
+                    writeln!(
+                        out,
+                        "  that is no bound: rounding can make an element NaN or infinite here, so only equal ones fit"
+                    )?;
+                }
+                if first.ours_not_finite > 0 {
+                    let count = text::thousands(first.ours_not_finite as u64);
+                    writeln!(out, "  {count} elements here are NaN or infinite: there only the same fits")?;
+                }
                 if first.not_finite > 0 {
                     writeln!(out, "  {} elements there are NaN or infinite", text::thousands(first.not_finite as u64))?;
                 }
@@ -754,6 +770,7 @@ fn to_json(report: &Report) -> Value {
             "relative": worst(&verdict.relative),
             "ulps": verdict.ulps,
             "not_finite": verdict.not_finite,
+            "ours_not_finite": verdict.ours_not_finite,
             "scale": verdict.scale,
             "decades": verdict.histogram,
         })

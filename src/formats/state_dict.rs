@@ -18,6 +18,7 @@
 use crate::error::nearest;
 use crate::model::ResNet;
 use crate::parameters::Parameters;
+pub use crate::parameters::{is_counter, our_name};
 use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result, Scalar};
 use std::collections::{HashMap, HashSet};
@@ -98,35 +99,6 @@ pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) 
         problems.join("\n  ")
     );
     Err(Error::format(path, None, message))
-}
-
-/// Whether this is one of PyTorch's counters of batches, which are never read.
-///
-/// ```
-/// use resnet_by_hand::formats::state_dict::is_counter;
-/// assert!(is_counter("layer1.0.bn1.num_batches_tracked") && !is_counter("bn1.running_mean"));
-/// ```
-pub fn is_counter(name: &str) -> bool {
-    name.rsplit('.').next() == Some("num_batches_tracked")
-}
-
-/// The name here of what another program calls `name`; see the table above.
-///
-/// ```
-/// use resnet_by_hand::formats::state_dict::our_name;
-/// assert_eq!(our_name("module.layer2.0.shortcut.1.running_var"), "layer2.0.downsample.1.running_var");
-/// assert_eq!(our_name("module.linear.bias"), "fc.bias");
-/// assert_eq!(our_name("fc.bias"), "fc.bias");
-/// ```
-pub fn our_name(name: &str) -> String {
-    let mut rest = name;
-    while let Some(inner) = rest.strip_prefix("module.").or_else(|| rest.strip_prefix("_orig_mod.")) {
-        rest = inner;
-    }
-    match rest.strip_prefix("linear.") {
-        Some(last) => format!("fc.{last}"),
-        None => rest.replace(".shortcut.", ".downsample."),
-    }
 }
 
 /// How many classes the weights are for: the rows of the last layer, whatever it is called.

@@ -10,12 +10,16 @@
 //! The tolerance is, unless a [`Tolerance`] is given, the one that the dump carries for the type of their numbers
 //! ([`super::rounding`]); for a dump without any, [`Tolerance::of_dtype`].
 //!
-//! What theirs does not hold is not tried, and said. What only theirs holds is an error, because it is most likely a name
+//! A name of theirs that ours does not have is tried again as names of weights are (`crate::parameters::our_name`), behind the
+//! dump's own prefix: `grad_module.linear.weight` is `grad_fc.weight`, `output.layer2.0.shortcut` is
+//! `output.layer2.0.downsample`; PyTorch's counters of batches are passed over. Then: what theirs does not hold is not
+//! tried, and said. What only theirs holds is an error, because it is most likely a name
 //! misspelt, and a comparison that silently compares less than it was given is worth nothing. Axes of length 1 do not
 //! matter: `(N, C, 1, 1)` is `(N, C)`.
 
 use super::dump::{tolerance_key, ALIASES};
 use crate::error::nearest;
+use crate::parameters::{is_counter, join, our_name};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
 use ndarray::{ArrayD, Dimension as _, IxDyn};
@@ -118,11 +122,14 @@ pub struct Verdict {
     pub ulps: u64,
     /// Elements of theirs that are NaN or infinite where ours is neither.
     pub not_finite: usize,
+    /// Elements of ours that are NaN or infinite: there only the same fits.
+    pub ours_not_finite: usize,
     /// Largest |ours|.
     pub scale: f64,
     /// Number of elements with an error of about 10^(i − 18) of `scale`; those without error are not counted.
     pub histogram: [usize; DECADES],
-    /// The largest error allowed in any element.
+    /// The largest error allowed in any finite element; infinite if the dump has no bound for this tensor, and then only
+    /// equal elements fit.
     pub tolerance: f64,
     /// Where the tolerance came from.
     pub source: Source,
@@ -176,24 +183,33 @@ pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Re
     for dtype in [Dtype::F32, Dtype::F64] {
         for (name, tolerance) in pairs(ours, &tolerance_key(dtype))? {
             let tolerance: f64 = tolerance.parse().map_err(|_| damaged(&tolerance_key(dtype), tolerance))?;
+            let tolerance = if tolerance.is_nan() { f64::INFINITY } else { tolerance };
             carried.insert((name, dtype.name()), tolerance);
         }
     }
-    // A tensor of ours and each of its other names that theirs uses.
-    let mut entries: Vec<(&str, &str)> = Vec::new();
-    for (name, _) in ours.iter() {
-        let others = aliases.iter().filter(|(alias, own)| *own == name && theirs.get(alias).is_some());
-        let before = entries.len();
-        entries.extend(others.map(|(alias, own)| (*alias, *own)));
-        if theirs.get(name).is_some() || entries.len() == before {
-            entries.push((name, name));
+    let aliases: HashMap<&str, &str> = aliases.into_iter().collect();
+    let named = |name: &str| ours.names().find(|own| *own == name);
+    let own = |name: &str| named(name).or_else(|| named(aliases.get(name)?));
+    // What theirs calls each tensor of ours; several names are possible, `layer1` and its last ReLU.
+    let mut called: HashMap<&str, Vec<&str>> = HashMap::new();
+    let mut unknown = Vec::new();
+    for name in theirs.names().filter(|name| !is_counter(name)) {
+        match own(name).or_else(|| own(&translated(name))) {
+            Some(own) => called.entry(own).or_default().push(name),
+            None => unknown.push(name),
         }
     }
-    let missing = entries.iter().filter(|(name, _)| theirs.get(name).is_none());
-    let missing: Vec<String> = missing.map(|(name, _)| name.to_string()).collect();
-    let unknown = theirs.names().filter(|name| !entries.iter().any(|(own, _)| own == name));
-    let unknown = unknown.map(|name| (name.to_string(), nearest(name, &missing).map(str::to_string)));
-    let tensors = entries.iter().map(|&(name, own)| {
+    let missing = ours.names().filter(|name| !called.contains_key(name));
+    let missing: Vec<String> = missing.map(str::to_string).collect();
+    let unknown = unknown.into_iter().map(|name| {
+        let near = nearest(&translated(name), &missing).map(str::to_string);
+        (name.to_string(), near)
+    });
+    let entries = ours.names().flat_map(|own| match called.get(own) {
+        Some(names) => names.iter().map(|&name| (name, own)).collect(),
+        None => vec![(own, own)],
+    });
+    let tensors = entries.map(|(name, own)| {
         let tensor = ours.get(own).expect("one of ours");
         verdict(name, tensor, theirs.get(name), given, |dtype| match dtype {
             Dtype::F16 | Dtype::BF16 => {
@@ -204,6 +220,21 @@ pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Re
         })
     });
     Ok(Report { tensors: tensors.collect(), unknown: unknown.collect() })
+}
+
+/// A name in another program's dump as it would be here.
+fn translated(name: &str) -> String {
+    for prefix in ["output", "grad_output"] {
+        if let Some(module) = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')) {
+            // Of a module, `linear`, where a parameter has `linear.weight`. A wrapper is the whole network.
+            let module = our_name(&format!("{module}."));
+            return join(prefix, module.strip_suffix('.').unwrap_or(&module));
+        }
+    }
+    match name.strip_prefix("grad_") {
+        Some(parameter) => format!("grad_{}", our_name(parameter)),
+        None => our_name(name),
+    }
 }
 
 /// The `key value` lines of an entry of the metadata.
@@ -233,6 +264,7 @@ fn verdict(
         relative: nothing,
         ulps: 0,
         not_finite: 0,
+        ours_not_finite: 0,
         scale: 0.0,
         histogram: [0; DECADES],
         tolerance: 0.0,
@@ -270,7 +302,11 @@ fn verdict(
         // Both the same infinity, or both NaN: the computation asked for it, and theirs gave it.
         let error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
         let tolerance = whole + allowed(ours);
-        verdict.tolerance = verdict.tolerance.max(tolerance);
+        // Relative to an infinity everything is allowed; but there only the same fits.
+        if ours.is_finite() {
+            verdict.tolerance = verdict.tolerance.max(tolerance);
+        }
+        verdict.ours_not_finite += usize::from(!ours.is_finite());
         verdict.not_finite += usize::from(ours.is_finite() && !theirs.is_finite());
         if beyond(error, tolerance) {
             leaves += 1;
@@ -387,8 +423,53 @@ mod tests {
         }
         // Nor does a tolerance that is no bound.
         let mut ours = tensors(&[("y", array![1.0].into_dyn())]);
-        ours.metadata.insert(tolerance_key(Dtype::F64), "y inf\n".to_string());
-        assert!(!compare(&ours, &tensors(&[("y", array![2.0].into_dyn())]), None).unwrap().passed());
+        for none in ["inf", "NaN"] {
+            ours.metadata.insert(tolerance_key(Dtype::F64), format!("y {none}\n"));
+            let report = compare(&ours, &tensors(&[("y", array![2.0].into_dyn())]), None).unwrap();
+            assert!(!report.passed() && report.tensors[0].tolerance == f64::INFINITY);
+            assert!(compare(&ours, &ours, None).unwrap().passed());
+        }
+    }
+
+    #[test]
+    fn names_are_translated_as_those_of_weights_are() {
+        for (theirs, here) in [
+            ("grad_module.layer1.0.conv1.weight", "grad_layer1.0.conv1.weight"),
+            ("grad__orig_mod.module.linear.bias", "grad_fc.bias"),
+            ("grad_layer2.0.shortcut.0.weight", "grad_layer2.0.downsample.0.weight"),
+            ("module.layer2.0.shortcut.1.running_var", "layer2.0.downsample.1.running_var"),
+            ("output.module.linear", "output.fc"),
+            ("grad_output.linear", "grad_output.fc"),
+            ("output.layer2.0.shortcut", "output.layer2.0.downsample"),
+            ("output.module.layer1.0.relu#2", "output.layer1.0.relu#2"),
+            ("output.module", "output"),
+            ("grad_output.module", "grad_output"),
+            ("output.conv1", "output.conv1"),
+            ("grad_input", "grad_input"),
+            ("loss", "loss"),
+        ] {
+            assert_eq!(translated(theirs), here);
+        }
+        let x = array![1.0, -2.0].into_dyn();
+        let ours = tensors(&[("logits", x.clone()), ("grad_fc.bias", x.clone()), ("grad_conv1.weight", x.clone())]);
+        let theirs = tensors(&[
+            ("bn1.num_batches_tracked", x.clone()),
+            ("grad_module.conv1.weight", &x + 1.0),
+            ("grad_conv1.weight", x.clone()),
+            ("grad_module.linear.bias", x.clone()),
+            ("grad_module.linear.bais", x.clone()),
+        ]);
+        let report = compare(&ours, &theirs, None).unwrap();
+        let found: Vec<(&str, bool)> = report.tensors.iter().map(|v| (v.name.as_str(), v.passed())).collect();
+        // Under their own names, in the order here; the one that is there twice is tried twice.
+        let expected = [
+            ("logits", true),
+            ("grad_module.linear.bias", true),
+            ("grad_module.conv1.weight", false),
+            ("grad_conv1.weight", true),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(report.unknown, [("grad_module.linear.bais".to_string(), None)]);
     }
 
     #[test]

@@ -10,10 +10,9 @@
 //! sample). None of it touches the layers.
 
 use super::compare::{compare, Outcome, Report, Verdict};
-use super::dump::{dump, dump_disturbed, tolerance_key, tolerances, Goal, Request};
+use super::dump::{dump, dump_disturbed, largest, tolerance_key, with_tolerances, Goal, Request};
 use super::layer::{name_loss, sgd, sgd_request, Settings, Task};
-use super::program::{Both, Disturb, Layer, Passage, Program, Step, Value};
-use super::rounding::Rounding;
+use super::program::{Disturb, Layer, Passage, Program, Step, Value};
 use crate::layers::{BatchNorm2d, Mode, Reduction, Relu, RunningVariance};
 use crate::parameters::Gradients;
 use crate::tensors::{Dtype, Tensor, Tensors};
@@ -632,24 +631,33 @@ impl<'a> Wrong<'a> {
         mistake.make(&mut wrong).then_some(Wrong { task, wrong, mistake })
     }
 
-    fn compute(&self, disturb: &mut dyn Disturb<f64>, statistics: Option<&mut Rounding>) -> Result<Tensors> {
+    fn result(&self) -> Result<Tensors> {
         let Task { program, input, request } = &self.wrong;
-        let mut result = dump_disturbed(program, input, request, disturb, statistics)?;
+        let mut result = dump_disturbed(program, input, request, &mut self.mistake.clone())?;
         name_loss(&self.task.program, &mut result);
         self.mistake.write(&self.wrong, &mut result);
         Ok(result)
     }
 
-    fn result(&self) -> Result<Tensors> {
-        self.compute(&mut self.mistake.clone(), None)
-    }
-
-    /// What rounding does to the mistaken computation.
-    fn tolerances(&self, result: &Tensors, dtype: Dtype) -> Result<String> {
-        let mut mistake = self.mistake;
-        tolerances(result, dtype, |rounding, statistics| {
-            self.compute(&mut Both(&mut mistake, rounding), Some(statistics))
-        })
+    /// What rounding does to the mistaken computation, for numbers of `dtypes`: entries of the metadata.
+    fn tolerances(&self, dtypes: &[Dtype]) -> Result<Vec<(String, String)>> {
+        let Task { program, input, request } = &self.wrong;
+        let (mut result, tolerances) = with_tolerances(program, input, request, Some(self.mistake), dtypes)?;
+        result.metadata.extend(tolerances);
+        name_loss(&self.task.program, &mut result);
+        let mut written = result.clone();
+        self.mistake.write(&self.wrong, &mut written);
+        // What is written larger than it was computed has larger errors.
+        let size = |tensors: &Tensors, name: &str| tensors.get(name).map_or(0.0, |tensor| largest(&tensor.to_f64()));
+        let scaled = |line: &str| match line.rsplit_once(' ').map(|(name, value)| (name, value.parse::<f64>())) {
+            Some((name, Ok(tolerance))) if size(&result, name) > 0.0 => {
+                format!("{name} {:e}\n", tolerance * size(&written, name) / size(&result, name))
+            }
+            _ => format!("{line}\n"),
+        };
+        let keys = dtypes.iter().map(|&dtype| tolerance_key(dtype));
+        let lines = |key: &String| result.metadata.get(key).map_or("", String::as_str).lines().map(scaled).collect();
+        Ok(keys.map(|key| (key.clone(), lines(&key))).collect())
     }
 }
 
@@ -683,11 +691,9 @@ pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
         if !report.passed() && report.tensors.iter().all(near) && report.unknown.is_empty() {
             // The tolerances are those of the right computation, and this one may amplify rounding more: a ResNet without its
             // shortcuts does, by far.
-            for dtype in [Dtype::F32, Dtype::F64] {
-                if theirs.iter().any(|(_, tensor)| tensor.dtype().widened() == dtype) {
-                    result.metadata.insert(tolerance_key(dtype), wrong.tolerances(&result, dtype)?);
-                }
-            }
+            let mut dtypes = vec![Dtype::F32, Dtype::F64];
+            dtypes.retain(|dtype| theirs.iter().any(|(_, tensor)| tensor.dtype().widened() == *dtype));
+            result.metadata.extend(wrong.tolerances(&dtypes)?);
             report = compare(&result, theirs, None)?;
         }
         tried.push(Suspicion { mistake, report });

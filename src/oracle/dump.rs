@@ -12,16 +12,20 @@
 //! | running statistics after the pass, parameters after SGD steps | their names in the state dict |
 //!
 //! Images are `(N, C, H, W)`, as PyTorch has them.
+//!
+//! In the metadata is the tolerance of every tensor ([`super::rounding`]) for either type of numbers. It is `inf` where there
+//! is none: with noise of the size of rounding an element is NaN or infinite that is not so without, or the other way
+//! round. Elements that are so with and without noise have no part in it: of them only the same fit.
 
-use super::program::{Backward, Disturb, Forward, Program, Undisturbed, Value};
-use super::rounding::{Rounding, MULTIPLE, RUNS};
+use super::diagnose::Mistake;
+use super::program::{Backward, Both, Disturb, Forward, Program, Undisturbed, Value};
+use super::rounding::{Kinks, Rounding, MULTIPLE, RUNS};
 use crate::layers::{nchw_to_nhwc, nhwc_to_nchw, Mode, SoftmaxCrossEntropy};
 use crate::optim::{Sgd, SgdConfig};
 use crate::parameters::{Gradients, Parameters, Role};
-use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::{Error, Result, Scalar};
 use ndarray::{arr0, ArrayD, Ix2, Ix4};
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What backward starts from.
@@ -58,7 +62,7 @@ pub struct Request {
     /// Whether weight decay is taken off the parameters by itself, θ ← (1 − η λ) θ before the step (SGDW, Loshchilov & Hutter
     /// 2019), instead of being added to the gradient.
     pub decoupled: bool,
-    /// Whether to work out how far an implementation may be off ([`super::rounding`]): seven passes instead of one.
+    /// Whether to work out how far an implementation may be off ([`super::rounding`]): up to eleven passes instead of one.
     pub tolerances: bool,
 }
 
@@ -92,58 +96,180 @@ pub(super) const ALIASES: &str = "aliases";
 /// # Errors
 /// Those of the layers; a goal that does not fit the result.
 pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request) -> Result<Tensors> {
-    let mut result = pass::<T>(&program.cast(), input, request, &mut Undisturbed, None)?;
-    if request.tolerances {
-        let exact = pass::<f64>(program, input, request, &mut Undisturbed, None)?;
-        for dtype in [Dtype::F32, Dtype::F64] {
-            let lines = tolerances(&exact, dtype, |rounding, statistics| {
-                pass::<f64>(program, input, request, rounding, Some(statistics))
-            })?;
-            result.metadata.insert(tolerance_key(dtype), lines);
+    let exact = match request.tolerances {
+        true => Some(with_tolerances(program, input, request, None, &[Dtype::F32, Dtype::F64])?),
+        false => None,
+    };
+    let mut metadata = Vec::new();
+    let mut result = match exact {
+        Some((tensors, tolerances)) => {
+            metadata = tolerances;
+            match T::NAME {
+                "float64" => tensors,
+                _ => collected(&program.cast::<T>(), input, request, &mut Undisturbed)?,
+            }
         }
+        None => collected(&program.cast::<T>(), input, request, &mut Undisturbed)?,
+    };
+    result.metadata.extend(metadata);
+    let mut aliases = String::new();
+    let mut alias = |name: &str, own: &str| writeln!(aliases, "{name} {own}").expect("a text can grow");
+    for (name, value) in &program.aliases {
+        let own = &program.steps[value - 1].name;
+        alias(&format!("output.{name}"), &format!("output.{own}"));
+        alias(&format!("grad_output.{name}"), &format!("grad_output.{own}"));
     }
-    let aliases = program.aliases.iter().flat_map(|(alias, value)| {
-        let name = &program.steps[value - 1].name;
-        [format!("output.{alias} output.{name}\n"), format!("grad_output.{alias} grad_output.{name}\n")]
-    });
-    if !program.aliases.is_empty() {
-        result.metadata.insert(ALIASES.to_string(), aliases.collect());
+    if let (Some(last), Goal::CrossEntropy { .. }) = (program.steps.last(), &request.goal) {
+        alias("output", "logits");
+        alias("grad_output", &format!("grad_output.{}", last.name));
+    }
+    if !aliases.is_empty() {
+        result.metadata.insert(ALIASES.to_string(), aliases);
     }
     Ok(result)
 }
 
-/// How far each tensor of `exact` may be off in numbers of type `dtype`, as lines of `name tolerance`. `disturbed` repeats the pass
-/// that made it with rounding on every result and on the running statistics.
+/// The dump in `f64`, with a mistake in it or not, and the entries of its metadata with the tolerances for numbers of `dtypes`.
 ///
 /// # Errors
-/// Those of `disturbed`.
-pub(super) fn tolerances(
-    exact: &Tensors,
-    dtype: Dtype,
-    mut disturbed: impl FnMut(&mut Rounding, &mut Rounding) -> Result<Tensors>,
-) -> Result<String> {
-    let u = dtype.unit_roundoff().expect("a float");
-    let mut deviations: BTreeMap<&str, f64> = BTreeMap::new();
-    for run in 0..RUNS {
-        let disturbed = disturbed(&mut Rounding::new(u, run), &mut Rounding::new(u, RUNS + run))?;
-        for ((name, a), (_, b)) in exact.iter().zip(disturbed.iter()) {
-            let deviation = largest_difference(&a.to_f64(), &b.to_f64());
-            let worst = deviations.entry(name).or_default();
-            *worst = worst.max(deviation);
-        }
-    }
-    let mut lines = String::new();
-    for (name, tensor) in exact.iter() {
-        // Whoever does nothing else still rounds the result.
-        let largest = tensor.to_f64().iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
-        let tolerance = deviations[name] + MULTIPLE * u * largest;
-        writeln!(lines, "{name} {tolerance:e}").expect("a text can grow");
-    }
-    Ok(lines)
+/// As [`dump`].
+pub(super) fn with_tolerances(
+    program: &Program<f64>,
+    input: &Tensor,
+    request: &Request,
+    mistake: Option<Mistake>,
+    dtypes: &[Dtype],
+) -> Result<(Tensors, Vec<(String, String)>)> {
+    Exact::new(&program.cast(), input, request, mistake)?.tolerances(dtypes)
 }
 
-fn largest_difference(a: &ArrayD<f64>, b: &ArrayD<f64>) -> f64 {
-    a.iter().zip(b).fold(0.0f64, |largest, (a, b)| largest.max((a - b).abs()))
+/// The pass without noise, its dump, and what is needed to go back through it once more.
+struct Exact<'a> {
+    program: &'a Program<f64>,
+    input: &'a Tensor,
+    request: &'a Request,
+    /// What is done wrong in every pass.
+    mistake: Option<Mistake>,
+    tensors: Tensors,
+    forward: Forward<f64>,
+    loss: Option<f64>,
+    /// The gradient of the result, where there is a backward pass.
+    dy: Option<Value<f64>>,
+}
+
+impl<'a> Exact<'a> {
+    fn new(
+        program: &'a Program<f64>,
+        input: &'a Tensor,
+        request: &'a Request,
+        mistake: Option<Mistake>,
+    ) -> Result<Self> {
+        let first = with(mistake, &mut Undisturbed, |disturb| step(program, input, request, disturb))?;
+        let (forward, loss) = (first.forward.clone(), first.loss);
+        let dy = first.backward.as_ref().map(|backward| backward.values.last().cloned().flatten().expect("dy itself"));
+        let mut tensors = Tensors::new();
+        let sink = &mut |name, tensor| tensors.insert(name, tensor);
+        with(mistake, &mut Undisturbed, |disturb| emit(program, input, request, first, disturb, None, sink))?;
+        Ok(Exact { program, input, request, mistake, tensors, forward, loss, dy })
+    }
+
+    /// The dump, and the entries of its metadata with the tolerances: a line `name tolerance` for every tensor.
+    fn tolerances(self, dtypes: &[Dtype]) -> Result<(Tensors, Vec<(String, String)>)> {
+        let mut entries = Vec::new();
+        for &dtype in dtypes {
+            let u = dtype.unit_roundoff().expect("a float");
+            let mut lines = String::new();
+            for ((name, tensor), deviation) in self.tensors.iter().zip(self.deviations(u)?) {
+                // Whoever does nothing else still rounds the result.
+                let tolerance = deviation + MULTIPLE * u * largest(float64(tensor));
+                let tolerance = if tolerance.is_finite() { tolerance } else { f64::INFINITY };
+                writeln!(lines, "{name} {tolerance:e}").expect("a text can grow");
+            }
+            entries.push((tolerance_key(dtype), lines));
+        }
+        Ok((self.tensors, entries))
+    }
+
+    /// What rounding in arithmetic with unit roundoff `u` does to every tensor: noise, and kinks.
+    fn deviations(&self, u: f64) -> Result<Vec<f64>> {
+        let mut by_noise = vec![0.0; self.tensors.len()];
+        let mut kinks = Kinks::new(self.program, &self.forward);
+        for run in 0..RUNS {
+            let mut rounding = Rounding::new(u, run);
+            let first =
+                with(self.mistake, &mut rounding, |disturb| step(self.program, self.input, self.request, disturb))?;
+            kinks.observe(self.program, &first.forward);
+            self.compare(first, &mut rounding, Some(&mut Rounding::new(u, RUNS + run)), &mut by_noise)?;
+        }
+        let Some(dy) = self.dy.as_ref().filter(|_| kinks.any(self.program)) else { return Ok(by_noise) };
+        let mut by_kinks = vec![0.0; self.tensors.len()];
+        for open in [true, false] {
+            kinks.open = open;
+            let backward =
+                with(self.mistake, &mut kinks, |disturb| self.program.backward(dy.clone(), &self.forward, disturb))?;
+            let first = Step { forward: self.forward.clone(), loss: self.loss, backward: Some(backward) };
+            self.compare(first, &mut kinks, None, &mut by_kinks)?;
+        }
+        Ok(by_noise.into_iter().zip(by_kinks).map(|(noise, kinks)| noise + kinks).collect())
+    }
+
+    /// Raises `worst` to the deviations of the dump that begins with `first`. Each tensor is compared as soon as it is made: a
+    /// second dump beside the first would be gigabytes.
+    fn compare(
+        &self,
+        first: Step<f64>,
+        disturb: &mut dyn Disturb<f64>,
+        statistics: Option<&mut Rounding>,
+        worst: &mut [f64],
+    ) -> Result<()> {
+        let mut places = self.tensors.iter().zip(worst);
+        let sink = &mut |name: String, tensor: Tensor| {
+            let ((expected, exact), worst) = places.next().expect("as many tensors as without noise");
+            assert_eq!(name, expected, "the order of the tensors");
+            *worst = larger(*worst, largest_difference(exact, &tensor));
+        };
+        with(self.mistake, disturb, |disturb| {
+            emit(self.program, self.input, self.request, first, disturb, statistics, sink)
+        })
+    }
+}
+
+/// Calls `run` with somebody who makes the mistake, if there is one, before `other` changes anything.
+fn with<R>(mistake: Option<Mistake>, other: &mut dyn Disturb<f64>, run: impl FnOnce(&mut dyn Disturb<f64>) -> R) -> R {
+    match mistake {
+        Some(mut mistake) => run(&mut Both(&mut mistake, other)),
+        None => run(other),
+    }
+}
+
+/// The largest |x|, of those that are finite.
+pub(super) fn largest<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> f64 {
+    numbers.into_iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest))
+}
+
+/// The larger of two numbers, or NaN if one is: `f64::max` would take the other.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b {
+        a
+    } else {
+        b
+    }
+}
+
+/// The largest |a − b|; NaN or infinite where only one of two elements is finite. The same infinities, and two NaN, do not
+/// differ.
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    let same = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan();
+    let differences = float64(a).iter().zip(float64(b)).map(|(&a, &b)| if same(a, b) { 0.0 } else { (a - b).abs() });
+    differences.fold(0.0, larger)
+}
+
+/// The numbers of a tensor that was computed in `f64`.
+fn float64(tensor: &Tensor) -> &ArrayD<f64> {
+    match tensor.values() {
+        Values::F64(array) => array,
+        other => panic!("expected float64, got {}", other.dtype()),
+    }
 }
 
 /// Forward, loss, backward of a batch.
@@ -188,30 +314,34 @@ fn step<T: Scalar>(
     Ok(Step { forward, loss, backward: Some(backward) })
 }
 
-/// The whole dump but its metadata. `statistics` disturbs the running statistics.
-fn pass<T: Scalar>(
+/// Takes a tensor of a dump, and its name, as soon as it is computed.
+type Sink<'a> = dyn FnMut(String, Tensor) + 'a;
+
+/// The whole dump but its metadata, in its order, that begins with `first`. `statistics` disturbs the running statistics.
+fn emit<T: Scalar>(
     program: &Program<T>,
     input: &Tensor,
     request: &Request,
+    first: Step<T>,
     disturb: &mut dyn Disturb<T>,
     mut statistics: Option<&mut Rounding>,
-) -> Result<Tensors> {
-    let Step { forward, loss, backward } = step(program, input, request, disturb)?;
-    let mut result = Tensors::new();
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    let Step { forward, loss, backward } = first;
     let whole = forward.values.last().expect("x at least");
     if request.activations {
         for (step, y) in program.steps.iter().zip(&forward.values[1..]) {
             // A program of one step has one result, and its name is `output`.
             if !step.name.is_empty() {
-                result.insert(format!("output.{}", step.name), tensor(y));
+                sink(format!("output.{}", step.name), tensor(y));
             }
         }
     }
     match loss {
-        None => result.insert("output", tensor(whole)),
+        None => sink("output".to_string(), tensor(whole)),
         Some(loss) => {
-            result.insert("logits", tensor(whole));
-            result.insert("loss", Tensor::real(arr0(loss).view().into_dyn()));
+            sink("logits".to_string(), tensor(whole));
+            sink("loss".to_string(), Tensor::real(arr0(loss).view().into_dyn()));
         }
     }
     let mut own = program.clone();
@@ -221,16 +351,16 @@ fn pass<T: Scalar>(
     if let Some(backward) = &backward {
         for (index, step) in program.steps.iter().enumerate().rev() {
             if let (true, false, Some(dy)) = (request.activations, step.name.is_empty(), &backward.values[index + 1]) {
-                result.insert(format!("grad_output.{}", step.name), tensor(dy));
+                sink(format!("grad_output.{}", step.name), tensor(dy));
             }
             step.visit("", &mut |name, role, _| {
                 if let (true, Some(gradient)) = (role.is_trained(), backward.parameters.get(name)) {
-                    result.insert(format!("grad_{name}"), Tensor::real(gradient.view()));
+                    sink(format!("grad_{name}"), Tensor::real(gradient.view()));
                 }
             });
         }
         if let Some(dx) = &backward.values[0] {
-            result.insert("grad_input", tensor(dx));
+            sink("grad_input".to_string(), tensor(dx));
         }
     }
     drop((forward, loss));
@@ -256,9 +386,22 @@ fn pass<T: Scalar>(
                 // As the batch norm itself: two sums of many terms.
                 statistics.disturb(&mut tensor, super::rounding::BATCH_NORM_TERMS);
             }
-            result.insert(name, Tensor::real(tensor.view()));
+            sink(name.to_string(), Tensor::real(tensor.view()));
         }
     });
+    Ok(())
+}
+
+/// The whole dump but its metadata.
+fn collected<T: Scalar>(
+    program: &Program<T>,
+    input: &Tensor,
+    request: &Request,
+    disturb: &mut dyn Disturb<T>,
+) -> Result<Tensors> {
+    let mut result = Tensors::new();
+    let first = step(program, input, request, disturb)?;
+    emit(program, input, request, first, disturb, None, &mut |name, tensor| result.insert(name, tensor))?;
     Ok(result)
 }
 
@@ -295,8 +438,7 @@ impl<T: Scalar> Stepper<T> {
     }
 }
 
-/// What [`dump`] returns, without metadata, with somebody changing results on the way, and the rounding of `statistics` on the
-/// running statistics.
+/// What [`dump`] returns, without metadata, with somebody changing results on the way.
 ///
 /// # Errors
 /// As [`dump`].
@@ -305,9 +447,8 @@ pub(super) fn dump_disturbed(
     input: &Tensor,
     request: &Request,
     disturb: &mut dyn Disturb<f64>,
-    statistics: Option<&mut Rounding>,
 ) -> Result<Tensors> {
-    pass::<f64>(program, input, request, disturb, statistics)
+    collected(program, input, request, disturb)
 }
 
 /// `(N, C, H, W)` or `(N, F)`, in this crate's order.
@@ -327,5 +468,25 @@ fn tensor<T: Scalar>(value: &Value<T>) -> Tensor {
     match value {
         Value::Images(x) => Tensor::real(nhwc_to_nchw(x).view().into_dyn()),
         Value::Rows(x) => Tensor::real(x.view().into_dyn()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::arr1;
+
+    #[test]
+    fn what_is_not_finite_is_no_small_difference() {
+        let (nan, infinite) = (f64::NAN, f64::INFINITY);
+        let difference = |a: [f64; 3], b: [f64; 3]| largest_difference(&arr1(&a).into(), &arr1(&b).into());
+        assert_eq!(difference([1.0, 2.0, 3.0], [1.5, 2.0, 2.0]), 1.0);
+        assert_eq!(difference([nan, infinite, 1.0], [nan, infinite, 1.25]), 0.25);
+        assert!(difference([nan, 1.0, 2.0], [1.0, 1.0, 2.0]).is_nan());
+        assert!(difference([1.0, 1.0, 2.0], [1.0, nan, 5.0]).is_nan());
+        assert_eq!(difference([1.0, infinite, 2.0], [1.0, 1.0, 2.0]), infinite);
+        assert_eq!(difference([1.0, infinite, 2.0], [1.0, -infinite, 2.0]), infinite);
+        assert!(larger(nan, 1.0).is_nan() && larger(1.0, nan).is_nan() && larger(1.0, 2.0) == 2.0);
+        assert_eq!(largest(&[1.0, -3.0, nan, infinite]), 3.0);
     }
 }

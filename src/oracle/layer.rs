@@ -16,7 +16,7 @@
 //! Names, shapes, settings and their defaults are PyTorch's: `input (N, C, H, W)`, `weight (C_out, C_in/groups, kh, kw)`.
 //! With `grad_output` there is a backward pass, too. What comes out is named as in [`mod@super::dump`]. What stands in parentheses may be left out.
 
-use super::dump::{dump, tolerance_key, Goal, Request, Stepper};
+use super::dump::{dump, largest, tolerance_key, Goal, Request, Stepper};
 use super::program::{Layer, Program};
 use super::rounding::MULTIPLE;
 use crate::error::nearest;
@@ -455,7 +455,7 @@ pub(super) fn sgd<T: Scalar>(request: &Request, tensors: &Tensors) -> Result<Ten
     if tensors.get("momentum_buffer").is_some() {
         stepper.sgd().restore(&model, [("param".to_string(), real("momentum_buffer")?)])?;
     }
-    let largest = |array: &ArrayD<T>| array.iter().fold(0.0f64, |largest, x| largest.max(x.as_f64().abs()));
+    let largest = |array: &ArrayD<T>| largest(&array.mapv(Scalar::as_f64));
     let before = largest(&model.0);
     stepper.step(&mut model, &gradients)?;
     let mut result = Tensors::new();

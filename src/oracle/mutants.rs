@@ -751,7 +751,7 @@ impl Mutant {
             return None;
         }
         let mut disturb = *self;
-        let result = dump_disturbed(&task.program, &task.input, &task.request, &mut disturb, None);
+        let result = dump_disturbed(&task.program, &task.input, &task.request, &mut disturb);
         let mut result = result.unwrap_or_default();
         if !result.is_empty() {
             name_loss(&right.program, &mut result);

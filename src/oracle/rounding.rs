@@ -18,21 +18,41 @@
 //!
 //! (Higham & Mary 2019, *A new approach to probabilistic rounding error analysis*, has √K as a theorem.) The pass is
 //! repeated in `f64` with such noise of [`MULTIPLE`] times that size; the largest deviation of a tensor in
-//! [`RUNS`] passes is its tolerance. The ReLUs are left free: at that size some near 0 choose otherwise, as they do in an
-//! implementation, and what that does to the gradients is in the tolerance too.
+//! [`RUNS`] passes is the first part of its tolerance.
+//!
+//! # Kinks
+//!
+//! Noise says how far smooth functions go. The gradient of a ReLU is not one: where x is so near 0 that rounding decides its
+//! sign, an implementation that does everything right has dx = 0 where another has dx = dy, all of it. A few elements in a
+//! million are, one of them may carry the largest gradient of its tensor, and whether noise happens to turn that one is
+//! chance. So they are not left to chance ([`Kinks`]): with s the standard deviation that the noise had at the input of this
+//! ReLU, the backward pass is repeated twice without noise, once with the gate open wherever |x| < [`REACH`] s, once with it
+//! shut. Each gate that can turn is turned in one of the two. A max pool whose two largest pixels, a > b, are nearer than
+//! 2 [`REACH`] s sends its gradient to b in the first. The larger deviation of the two is the second part:
+//!
+//! ```text
+//! tolerance = largest deviation by noise + largest deviation by kinks + MULTIPLE · u · largest value
+//! ```
+//!
+//! In `f64` hardly ever an element is so near, and then the second part is 0.
 //!
 //! It is a model, not a proof: it knows the order of an implementation's errors, not the constant, hence the multiple. A mistake
 //! is off by far more than both: in `f64` by a factor of 10⁶ and more.
 
-use super::program::{Disturb, Layer, Passage, Step, Value};
+use super::program::{Disturb, Forward, Layer, Passage, Program, Step, Value};
+use crate::layers::MaxPool2d;
 use crate::parameters::Gradients;
 use crate::rng::{name_hash, stream, Purpose, Rng};
-use crate::Scalar;
-use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension};
+use crate::{Activation, Scalar};
+use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension, Zip};
 use rand_distr::{Distribution, StandardNormal};
+use std::collections::HashMap;
 
 /// How many times the model's rounding is allowed.
 pub const MULTIPLE: f64 = 8.0;
+
+/// Standard deviations of the noise that an element may be away from a kink to count as on either side of it.
+pub const REACH: f64 = 3.0;
 
 /// Passes with noise, of which the largest deviation counts.
 pub const RUNS: u64 = 3;
@@ -53,10 +73,10 @@ impl Rounding {
         Rounding { u, rng: stream(run, Purpose::Verify, &[name_hash("rounding")]) }
     }
 
-    /// `x + MULTIPLE · u √terms · rms(x) · N(0, 1)`.
+    /// `x + MULTIPLE · u √terms · rms(x) · N(0, 1)`, rms of the finite elements: an infinite one, which stays as it is, would
+    /// make all others NaN.
     pub fn disturb<T: Scalar, D: Dimension>(&mut self, x: &mut ArrayBase<impl DataMut<Elem = T>, D>, terms: f64) {
-        let squares: f64 = x.iter().map(|x| x.as_f64().powi(2)).sum();
-        let size = MULTIPLE * self.u * terms.sqrt() * (squares / x.len().max(1) as f64).sqrt();
+        let size = MULTIPLE * self.u * terms.sqrt() * rms(x.iter().map(|x| x.as_f64()));
         x.iter_mut().for_each(|x| {
             let normal: f64 = StandardNormal.sample(&mut self.rng);
             *x = T::of(x.as_f64() + size * normal);
@@ -68,7 +88,8 @@ impl Rounding {
         let (Value::Images(result), Value::Images(terms)) = (result, terms) else { return };
         for (channel, slope) in slopes.iter().enumerate() {
             let mut own = result.index_axis_mut(Axis(3), channel);
-            let size = rms(own.view()).max(slope * rms(terms.index_axis(Axis(3), channel)));
+            let of = |x: ArrayView3<'_, T>| rms(x.iter().map(|x| x.as_f64()));
+            let size = of(own.view()).max(slope * of(terms.index_axis(Axis(3), channel)));
             let size = MULTIPLE * self.u * BATCH_NORM_TERMS.sqrt() * size;
             own.iter_mut().for_each(|x| {
                 let normal: f64 = StandardNormal.sample(&mut self.rng);
@@ -83,11 +104,6 @@ impl Rounding {
             Value::Rows(x) => self.disturb(x, terms),
         }
     }
-}
-
-fn rms<T: Scalar>(x: ArrayView3<'_, T>) -> f64 {
-    let squares: f64 = x.iter().map(|x| x.as_f64().powi(2)).sum();
-    (squares / x.len().max(1) as f64).sqrt()
 }
 
 /// |gamma·rstd| of every channel, whichever statistics were used: the deviation of y over that of x.
@@ -107,6 +123,20 @@ fn slopes<T: Scalar>(x: &Value<T>, y: &Value<T>) -> Vec<f64> {
         }
     };
     (0..x.len_of(Axis(3))).map(slope).collect()
+}
+
+/// √(Σ x²/n) of the finite x, 0 without any.
+fn rms(numbers: impl Iterator<Item = f64> + Clone) -> f64 {
+    let finite = numbers.filter(|x| x.is_finite());
+    let of = |scale: f64| {
+        let (sum, n) = finite.clone().fold((0.0, 0usize), |(sum, n), x| (sum + (x / scale).powi(2), n + 1));
+        scale * (sum / n.max(1) as f64).sqrt()
+    };
+    match of(1.0) {
+        // A square beyond the largest number: in units of the largest x.
+        rms if rms.is_infinite() => of(finite.clone().fold(0.0, |largest, x| x.abs().max(largest))),
+        rms => rms,
+    }
 }
 
 impl<T: Scalar> Disturb<T> for Rounding {
@@ -159,5 +189,199 @@ impl<T: Scalar> Disturb<T> for Rounding {
         };
         gradients.iter_mut().for_each(|gradient| self.disturb_value(gradient, terms as f64));
         parameters.iter_mut().for_each(|(_, gradient)| self.disturb(gradient, sums));
+    }
+}
+
+/// Turns every gate that rounding can turn; see the [module documentation](self).
+#[derive(Debug)]
+pub struct Kinks<'a> {
+    exact: &'a Forward<f64>,
+    /// By the name of the step, how far from its kink an element can be on the other side of it.
+    reach: HashMap<String, f64>,
+    /// Whether the gates are opened, or shut.
+    pub open: bool,
+}
+
+impl<'a> Kinks<'a> {
+    /// Those of `program` on its way through `exact`; none until [`Kinks::observe`] has seen noise.
+    pub fn new(program: &Program<f64>, exact: &'a Forward<f64>) -> Self {
+        let has_kink = |step: &&Step<f64>| matches!(step.layer, Layer::Relu(_) | Layer::MaxPool2d(_));
+        let reach = program.steps.iter().filter(has_kink).map(|step| (step.name.clone(), 0.0)).collect();
+        Kinks { exact, reach, open: true }
+    }
+
+    /// Learns from a pass with noise how far it goes at the input of each kink.
+    pub fn observe(&mut self, program: &Program<f64>, noisy: &Forward<f64>) {
+        for step in &program.steps {
+            let Some(reach) = self.reach.get_mut(&step.name) else { continue };
+            let value = step.reads[0];
+            if let (Value::Images(a), Value::Images(b)) = (&self.exact.values[value], &noisy.values[value]) {
+                *reach = reach.max(REACH * rms(a.iter().zip(b).map(|(a, b)| a - b)));
+            }
+        }
+    }
+
+    /// Whether there is an element that can turn.
+    pub fn any(&self, program: &Program<f64>) -> bool {
+        program.steps.iter().any(|step| {
+            let Some(&reach) = self.reach.get(&step.name) else { return false };
+            match (&step.layer, &self.exact.values[step.reads[0]]) {
+                (Layer::Relu(_), Value::Images(x)) => x.iter().any(|x| x.abs() < reach),
+                (Layer::MaxPool2d(pool), Value::Images(x)) => {
+                    let mut found = false;
+                    near_ties(pool, x, 2.0 * reach, |_, _, _| found = true);
+                    found
+                }
+                _ => false,
+            }
+        })
+    }
+}
+
+impl Disturb<f64> for Kinks<'_> {
+    fn result(&mut self, _: &Step<f64>, _: &[&Value<f64>], _: &mut Value<f64>) {}
+
+    fn logits(&mut self, _: &mut Array2<f64>) {}
+
+    fn gradients(
+        &mut self,
+        step: &Step<f64>,
+        passage: Passage<'_, f64>,
+        gradients: &mut [Value<f64>],
+        _: &mut Gradients<f64>,
+    ) {
+        let Some(&reach) = self.reach.get(&step.name) else { return };
+        let (Value::Images(x), Value::Images(dy), Value::Images(dx)) =
+            (passage.reads[0], passage.dy, &mut gradients[0])
+        else {
+            return;
+        };
+        match &step.layer {
+            Layer::Relu(relu) => {
+                let slope = if self.open { 1.0 } else { relu.slope() };
+                Zip::from(dx).and(x).and(dy).for_each(|dx, x, dy| {
+                    if x.abs() < reach {
+                        *dx = slope * dy;
+                    }
+                });
+            }
+            Layer::MaxPool2d(pool) if self.open => near_ties(pool, x, 2.0 * reach, |y, a, b| {
+                dx[a] -= dy[y];
+                dx[b] += dy[y];
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Calls `found(y, a, b)` with the places of each window of x whose largest pixel, at a, is larger than the second, at b, by
+/// less than `reach`. Equal ones are no matter of rounding: the first wins.
+fn near_ties(
+    pool: &MaxPool2d,
+    x: &Activation<f64>,
+    reach: f64,
+    mut found: impl FnMut([usize; 4], [usize; 4], [usize; 4]),
+) {
+    let (n, h, w, channels) = x.dim();
+    let Ok([_, h_out, w_out, _]) = pool.output_shape(&[n, h, w, channels]) else { return };
+    // Row or column `tap` of window `at`, if it is not in the padding.
+    let place = |axis: usize, at: usize, tap: usize, size: usize| {
+        let place = (at * pool.stride[axis] + tap * pool.dilation[axis]).checked_sub(pool.padding[axis])?;
+        (place < size).then_some(place)
+    };
+    for y in ndarray::indices([n, h_out, w_out, channels]) {
+        let (image, i, j, c) = y;
+        let (mut a, mut b) = (None::<(f64, [usize; 4])>, None::<(f64, [usize; 4])>);
+        for (p, q) in ndarray::indices(pool.kernel) {
+            let (Some(row), Some(column)) = (place(0, i, p, h), place(1, j, q, w)) else { continue };
+            let at = [image, row, column, c];
+            let value = x[at];
+            if a.is_none_or(|(largest, _)| value > largest) {
+                (a, b) = (Some((value, at)), a);
+            } else if a.is_some_and(|(largest, _)| value < largest) && b.is_none_or(|(second, _)| value > second) {
+                b = Some((value, at));
+            }
+        }
+        if let (Some((largest, a)), Some((second, b))) = (a, b) {
+            if largest - second < reach {
+                found([image, i, j, c], a, b);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::arr1;
+
+    #[test]
+    fn what_is_not_finite_stays_and_spoils_nothing() {
+        assert_eq!(rms([3.0, -4.0].into_iter()), 12.5f64.sqrt());
+        assert_eq!(rms([3.0, f64::NAN, -4.0, f64::INFINITY].into_iter()), 12.5f64.sqrt());
+        let huge = 2f64.powi(1000);
+        assert_eq!(rms([3.0 * huge, -4.0 * huge].into_iter()), 4.0 * huge * (1.5625f64 / 2.0).sqrt());
+        assert_eq!((rms([f64::NAN].into_iter()), rms([].into_iter())), (0.0, 0.0));
+
+        let mut x = arr1(&[1.0, f64::INFINITY, f64::NAN, -2.0]);
+        Rounding::new(2f64.powi(-24), 0).disturb(&mut x, 9.0);
+        assert!((x[0] - 1.0).abs() < 1e-4 && x[0] != 1.0 && (x[3] + 2.0).abs() < 1e-4);
+        assert!(x[1] == f64::INFINITY && x[2].is_nan());
+    }
+
+    #[test]
+    fn near_ties_are_those_of_the_definition() {
+        // Windows of 3x3 at steps of 2 with padding: which second largest is how near.
+        let x = Activation::from_shape_fn((2, 5, 6, 2), |(n, i, j, c)| ((31 * n + 7 * i + 11 * j + 5 * c) % 17) as f64);
+        let pool = MaxPool2d::new([3, 3], [2, 2], [1, 1]);
+        let (y, _) = pool.forward(&x).unwrap();
+        let mut windows = 0;
+        near_ties(&pool, &x, 1.5, |at, a, b| {
+            assert_eq!((x[a], x[b]), (y[at], y[at] - 1.0), "{at:?}");
+            for (axis, size) in [(1, 3), (2, 3)] {
+                let begin = (2 * at[axis] as isize) - 1;
+                for place in [a, b] {
+                    assert!((begin..begin + size).contains(&(place[axis] as isize)), "{at:?}: {place:?}");
+                }
+            }
+            windows += 1;
+        });
+        let mut expected = 0;
+        for ((n, i, j, c), y) in y.indexed_iter() {
+            let window = (0..9).filter_map(|tap| {
+                let at = [(2 * i + tap / 3).checked_sub(1)?, (2 * j + tap % 3).checked_sub(1)?];
+                x.get([n, at[0], at[1], c]).copied()
+            });
+            expected += usize::from(window.into_iter().any(|x| x == y - 1.0));
+        }
+        assert!(windows == expected && windows > 0, "{windows} and {expected}");
+        near_ties(&pool, &x, 0.5, |at, _, _| panic!("{at:?}: no two numbers are so near"));
+    }
+
+    /// A ReLU's x within reach of 0 is opened once and shut once; one beyond stays.
+    #[test]
+    fn gates_within_reach_are_turned() {
+        let x = Activation::from_shape_vec((1, 1, 1, 4), vec![1e-7, -1e-7, 0.5, -0.5]).unwrap();
+        let mut program = Program::new();
+        program.push("relu", Layer::Relu(crate::layers::Relu::new()), 0);
+        let forward = |x: &Activation<f64>| {
+            program.forward(
+                Value::Images(x.clone()),
+                crate::layers::Mode::Train,
+                &mut super::super::program::Undisturbed,
+            )
+        };
+        let exact = forward(&x).unwrap();
+        let mut kinks = Kinks::new(&program, &exact);
+        assert!(!kinks.any(&program));
+        kinks.observe(&program, &forward(&(&x + 2e-7).into_shared()).unwrap());
+        assert!(kinks.any(&program));
+        let dy = Activation::from_shape_vec((1, 1, 1, 4), vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        for (open, expected) in [(true, [1.0, 2.0, 3.0, 0.0]), (false, [0.0, 0.0, 3.0, 0.0])] {
+            kinks.open = open;
+            let backward = program.backward(Value::Images(dy.clone()), &exact, &mut kinks).unwrap();
+            let Some(Value::Images(dx)) = &backward.values[0] else { panic!("no dx") };
+            assert_eq!(dx.as_slice().unwrap(), expected);
+        }
     }
 }
