@@ -12,7 +12,7 @@
 //! the names as they were, and reading puts them back; a list that does not name exactly the tensors of the file is
 //! ignored. The entries of the metadata are written in order, so that the same tensors are the same bytes.
 
-use super::numbers::{self, Placed};
+use super::numbers::{self, Placed, MOST_AXES};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
 use safetensors::tensor::{serialize, Dtype as Stored, SafeTensors, TensorView};
@@ -77,7 +77,9 @@ fn tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     let (shape, strides) = (view.shape(), numbers::row_major(view.shape()));
     let placed = Placed { dtype, big_endian: false, offset: 0, shape, strides: &strides };
     numbers::read(view.data(), &placed).ok_or_else(|| {
-        Error::format(path, None, format!("{name}: expected a shape that memory can hold, found {shape:?}"))
+        let message = format!("{name}: expected a shape of at most {MOST_AXES} axes that memory can hold, found ");
+        let found = if shape.len() > MOST_AXES { format!("{} axes", shape.len()) } else { format!("{shape:?}") };
+        Error::format(path, None, message + &found)
     })
 }
 
