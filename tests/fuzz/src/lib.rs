@@ -230,8 +230,14 @@ fn contents(tensors: &Tensors) -> Vec<(&str, &[usize], Vec<u64>)> {
     tensors.iter().map(|(name, tensor)| (name, tensor.shape(), bits(tensor.values()))).collect()
 }
 
+/// The most tensors that go the way back: the time that an input takes should be the reader's.
+const MOST_TENSORS: usize = 128;
+
 /// What was read, written in every format, is read back as it was; and the same tensors are the same bytes.
 fn check_round_trip(tensors: &Tensors) {
+    if tensors.len() > MOST_TENSORS {
+        return;
+    }
     for name in ["t.safetensors", "t.pth", "t.npz", "t.npy"] {
         let path = Path::new(name);
         // Not every name fits into every format, and not every number of tensors: that is an error, not a wrong file.
