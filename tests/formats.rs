@@ -401,7 +401,7 @@ fn names_and_axes_are_bounded() {
     let (longest, longer) = ("k".repeat(1024), "k".repeat(1025));
     assert!(read(&checkpoint(&dict(&[(&longest, GOOD.pickle())]), &members)).is_ok());
     refused(&checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members), "expected a name of at most 1024 bytes");
-    // 60 kB that were 120 MB of names of what is left out.
+    // 50 kB that would be 134 MB of names of what is left out.
     let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));
     let shared = [shared.as_bytes(), &GOOD.pickle(), b"u."].concat();
     refused(&checkpoint(&shared, &members), "expected a name of at most 1024 bytes, found a text of 32768 bytes");
