@@ -393,6 +393,58 @@ fn expanded_and_shared_storages_are_bounded() {
     refused(&half(9), "storages shared or expanded too often");
 }
 
+/// A pickle of a few bytes can mention a long name or a long list of lengths any number of times.
+#[test]
+fn names_and_axes_are_bounded() {
+    let storage = [0; 48];
+    let members = [("a/data/0", &storage[..])];
+    let (longest, longer) = ("k".repeat(1024), "k".repeat(1025));
+    assert!(read(&checkpoint(&dict(&[(&longest, GOOD.pickle())]), &members)).is_ok());
+    refused(&checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members), "expected a name of at most 1024 bytes");
+    // 50 kB that would be 134 MB of names of what is left out.
+    let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));
+    let shared = [shared.as_bytes(), &GOOD.pickle(), b"u."].concat();
+    refused(&checkpoint(&shared, &members), "expected a name of at most 1024 bytes, found a text of 32768 bytes");
+    refused(&old(&shared, b"]V0\na", &[(12, &storage)]), "expected a name of at most 1024 bytes");
+    let key = Described { key: &longer, ..GOOD };
+    refused(&key.checkpoint(&storage), "expected a name of at most 1024 bytes");
+    refused(&old(&dict(&[("w", key.pickle())]), b"]", &[]), "expected a name of at most 1024 bytes");
+    // Every key once, with the last value, also of what is left out.
+    let twice = [b"}(Vw\nI1\nVe\nI1\nVe\nI2\nVw\n", &GOOD.pickle()[..], b"u."].concat();
+    let Contents { tensors, dropped, .. } = read(&checkpoint(&twice, &members)).unwrap();
+    assert_eq!((tensors.len(), dropped), (1, vec![("e".to_string(), "the number 2".to_string())]));
+    refused(
+        &checkpoint(&[b"}(Vw\n", &GOOD.pickle()[..], b"Vw\nI7\nu."].concat(), &members),
+        "found no tensor: w (the number 7)",
+    );
+
+    let torch =
+        |axes: usize| Described { shape: &vec!["1"; axes], strides: &vec!["1"; axes], ..GOOD }.checkpoint(&storage);
+    let npy = |axes: usize| npy_of(&"1,".repeat(axes), b"x");
+    let safetensors = |axes: usize| {
+        let shape = vec!["1"; axes].join(",");
+        let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,1]}}}}"#);
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), b"x"].concat()
+    };
+    for (file, expected) in [
+        (torch(33), "expected at most 32 axes, found a tuple of 33"),
+        (npy(33), "expected at most 32 axes"),
+        (npy(4000), "expected at most 32 axes"),
+        (safetensors(33), "expected a shape of at most 32 axes that memory can hold, found 33 axes"),
+        // Written as npy, the header of this would have had more bytes than its length can say.
+        (safetensors(30_000), "found 30000 axes"),
+    ] {
+        refused(&file, expected);
+    }
+    for file in [torch(32), npy(32), safetensors(32)] {
+        let tensors = read(&file).unwrap().tensors;
+        for path in ["t.pth", "t.npz", "t.safetensors"].map(Path::new) {
+            let again = formats::read_bytes(path, &formats::to_bytes(path, &tensors).unwrap()).unwrap().tensors;
+            assert_eq!(again, tensors, "{}", path.display());
+        }
+    }
+}
+
 #[test]
 fn nothing_is_run() {
     for (pickle, name) in [
@@ -412,6 +464,29 @@ fn nothing_is_run() {
         refused(&checkpoint(pickle, &[]), &expected);
         refused(&old(pickle, b"]", &[]), &expected);
     }
+    // The older format has five pickles: none of them may.
+    let good = old(b"N.", b"]", &[]);
+    let evil = b"cos\nsystem\n(S'id'\ntR.";
+    for from in [&b"\x80\x02\x8a\x0al"[..], b"\x80\x02M\xe9", b"\x80\x02}Vl", b"N.]."] {
+        let at = find(&good, from, 0);
+        let message = torch::read_bytes(Path::new("f"), &[&good[..at], evil].concat()).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("f, at byte {at}: global `os.system` is not allowed")), "{message}");
+    }
+    refused(&[&good[..good.len() - 2], evil].concat(), "global `os.system` is not allowed (allowed: none)");
+    // By way of the memo, by way of NEWOBJ and NEWOBJ_EX, as the state or an item of something allowed.
+    for (pickle, expected) in [
+        (&b"\x80\x04\x8c\x02os\x94\x8c\x06system\x9400h\x00h\x01\x93\x8c\x02id\x85R."[..], "`os.system`"),
+        (b"\x80\x02cnt\nsystem\n)\x81.", "`nt.system`"),
+        (b"\x80\x04ctorch\ndevice\n)}\x92.", "NEWOBJ_EX is not supported"),
+        (b"ccollections\nOrderedDict\n)Rcbuiltins\neval\n(S'1'\ntRb.", "`builtins.eval`"),
+        (b"ccollections\ndefaultdict\n(c__builtin__\neval\ntR.", "`__builtin__.eval`"),
+        (b"ccollections\nOrderedDict\n)RVw\ncshutil\nrmtree\n(S'x'\ntRs.", "`shutil.rmtree`"),
+        (b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR.", "`builtins.getattr`"),
+        (b"S'os.system'\n(S'id'\ntR.", "a call expects the name of a function"),
+        (b"\x82\x01.", "EXT1 is not supported"),
+    ] {
+        assert!(read(&checkpoint(pickle, &[])).unwrap_err().contains(expected), "{expected}: {pickle:x?}");
+    }
     refused(&checkpoint(b"(S'id'\nios\nsystem\n.", &[]), "INST is not supported");
     // A call by a name that may be mentioned is still none.
     refused(&checkpoint(b"ctorch\ndevice\n(S'cpu'\ntR.", &[]), "expected a state dict, or one tensor");
@@ -422,7 +497,21 @@ fn nothing_is_run() {
     refused(&checkpoint(&[&b")q\x00"[..], &pairs, b"."].concat(), &[]), "written out, are more than");
     refused(&checkpoint(b"]q\x00h\x00\x85ah\x00\x86.", &[]), "contains itself");
     refused(&checkpoint(&[&b")"[..], &[0x85; 100_000], b"."].concat(), &[]), "nest more than 64 deep");
-    refused(&checkpoint(b"T\xff\xff\xff\xffabc.", &[]), "expected 4294967295 more bytes");
+    // The same of lists and dicts, through the numbers of the memo, and a tuple that holds itself through a dict.
+    let lists = b"0](h\x00h\x00eq\x00".repeat(60);
+    refused(&checkpoint(&[&b"]q\x00"[..], &lists, b"."].concat(), &[]), "written out, are more than");
+    let dicts = b"0}(K\x00j\xff\xff\xff\xffK\x01j\xff\xff\xff\xffur\xff\xff\xff\xff".repeat(60);
+    refused(&checkpoint(&[&b"}r\xff\xff\xff\xff"[..], &dicts, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(b"}q\x00Va\nh\x00\x85s.", &[]), "contains itself");
+    refused(&checkpoint(&[b"N0".repeat(1 << 20), b"}.".to_vec()].concat(), &[]), "more than 2097152 opcodes");
+    refused(&checkpoint(b"j\xff\xff\xff\xff.", &[]), "is fetched before it is stored");
+    for huge in [&b"T\xff\xff\xff\xffabc."[..], b"X\xff\xff\xff\xffabc.", b"B\xff\xff\xff\xffabc."] {
+        refused(&checkpoint(huge, &[]), "expected 4294967295 more bytes");
+    }
+    for huge in [&b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff."[..], b"\x95\xff\xff\xff\xff\xff\xff\xff\xffN."] {
+        refused(&checkpoint(huge, &[]), "expected 18446744073709551615 more bytes");
+    }
+    refused(&checkpoint(&[&b"L"[..], &[b'9'; 100_000], b"L\n."].concat(), &[]), "at most 16 bytes in decimal");
 }
 
 #[test]

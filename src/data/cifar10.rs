@@ -49,7 +49,8 @@ pub const SIZE: usize = 32;
 /// Images in each of the six files.
 pub const BATCH_IMAGES: usize = 10_000;
 /// Bytes of an image: three planes of 32x32.
-const IMAGE_BYTES: usize = 3 * PLANE;
+#[doc(hidden)]
+pub const IMAGE_BYTES: usize = 3 * PLANE;
 const PLANE: usize = SIZE * SIZE;
 /// Bytes of a binary record: the label and the image.
 pub const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
@@ -248,9 +249,49 @@ fn load_archive(path: &Path, images: usize) -> Result<Splits> {
         return Err(Error::format(path, Some(0), message));
     }
     #[cfg(feature = "formats")]
-    return archive::load(path, images);
+    {
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        read_archive(path, std::io::BufReader::new(file), images)
+    }
     #[cfg(not(feature = "formats"))]
     Err(needs_formats(path, &format!("archives (of {images} images a batch)")))
+}
+
+/// The data set in the `.tar.gz` archive that `compressed` reads, with `images` images in a file. Public for
+/// `tests/fuzz`, as what follows is.
+///
+/// # Errors
+/// As [`load`].
+#[cfg(feature = "formats")]
+#[doc(hidden)]
+pub fn read_archive(path: &Path, compressed: impl std::io::BufRead, images: usize) -> Result<Splits> {
+    archive::read(path, compressed, images)
+}
+
+/// The most bytes that are read from an archive of such files, unpacked.
+#[cfg(feature = "formats")]
+#[doc(hidden)]
+pub fn most_unpacked(images: usize) -> usize {
+    archive::most(images) as usize
+}
+
+/// The images of one pickled file.
+///
+/// # Errors
+/// As [`load`].
+#[cfg(feature = "formats")]
+#[doc(hidden)]
+pub fn read_python_batch(path: &Path, bytes: &[u8], images: usize) -> Result<Dataset> {
+    python::read(path, bytes, images)?.into_dataset("")
+}
+
+/// The images of binary records.
+///
+/// # Errors
+/// As [`load`].
+#[doc(hidden)]
+pub fn read_binary_records(path: &Path, bytes: &[u8]) -> Result<Dataset> {
+    read_records(path, bytes, 0)?.into_dataset("")
 }
 
 #[cfg(not(feature = "formats"))]

@@ -18,7 +18,7 @@
 //! deep as the file likes.
 
 use super::archive::{self, Archive};
-use super::numbers::{self, Placed};
+use super::numbers::{self, Placed, MOST_AXES};
 use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::{Error, Result};
 use std::path::Path;
@@ -208,6 +208,9 @@ impl<'a> Literal<'a> {
             let digits = self.text[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
             let digits = &self.text[self.at..self.at + digits];
             let length = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+            if shape.len() == MOST_AXES {
+                return Err(format!("at most {MOST_AXES} axes"));
+            }
             shape.push(length.ok_or("the length of an axis")?);
             self.at += digits.len();
             self.takes(b"L");

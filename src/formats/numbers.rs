@@ -11,9 +11,16 @@ use crate::tensors::{Dtype, Tensor, Values};
 use half::{bf16, f16};
 use ndarray::{ArrayD, IxDyn};
 
-/// How many numbers an array of this shape has; nothing if that, or the product of the lengths that are not 0, is more
+/// The most axes of a tensor: as many as NumPy allowed before version 2. Every axis takes memory of its own, and a
+/// pickle can name a list of a million lengths a million times.
+pub(super) const MOST_AXES: usize = 32;
+
+/// How many numbers an array of this shape has; nothing if it has more than [`MOST_AXES`], or if that, or the product of the lengths that are not 0, is more
 /// than memory can hold.
 pub(super) fn len(shape: &[usize]) -> Option<usize> {
+    if shape.len() > MOST_AXES {
+        return None;
+    }
     let most = isize::MAX as usize / 8;
     let (mut product, mut is_empty) = (1usize, false);
     for &length in shape {
@@ -172,6 +179,7 @@ mod tests {
             (0, &[3, 3], &[usize::MAX / 2, 1]),
             (0, &[0, usize::MAX, usize::MAX], &[1, 1, 1]),
             (0, &[3], &[1, 1]),
+            (0, &[1; MOST_AXES + 1], &[1; MOST_AXES + 1]),
         ] {
             assert_eq!(placed(offset, shape, strides), None, "{offset} {shape:?} {strides:?}");
         }

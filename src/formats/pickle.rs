@@ -204,6 +204,10 @@ impl<'a> Pickle<'a> {
                         }
                     }
                     Visit::Unseen => {
+                        // Not only where a value is done: the path would grow with the file.
+                        if path.len() >= MAX_DEPTH as usize {
+                            return Err(refuse(child, format!("values nest more than {MAX_DEPTH} deep")));
+                        }
                         visits[child] = Visit::Open;
                         path.push(Step { id: child, next_child: 0, depth: 1, values: 1 });
                     }
@@ -308,7 +312,7 @@ pub struct Entries<'p> {
 impl<'p> Entries<'p> {
     /// The value under a text key, however it was written ([`Value::text`], [`Value::bytes`]).
     pub fn get(&self, key: &str) -> Option<Value<'p>> {
-        let is_key = |id| Value { pickle: self.pickle, id }.as_key().is_some_and(|bytes| *bytes == *key.as_bytes());
+        let is_key = |id| Value { pickle: self.pickle, id }.is_key(key);
         let &(_, id) = self.ids.iter().rev().find(|&&(id, _)| is_key(id))?;
         Some(Value { pickle: self.pickle, id })
     }
@@ -378,7 +382,8 @@ impl<'p> Value<'p> {
             Kind::Int(value) => format!("the number {value}"),
             Kind::Float(value) => format!("the float {value}"),
             Kind::Bytes(bytes) => format!("{} bytes", bytes.len()),
-            Kind::Text(text) if text.chars().count() <= 40 => format!("the text {text:?}"),
+            // Not a count of all: many values may share one long text.
+            Kind::Text(text) if text.chars().nth(40).is_none() => format!("the text {text:?}"),
             Kind::Text(text) => format!("a text of {} bytes", text.len()),
             Kind::List(items) => format!("a list of {}", items.len()),
             Kind::Tuple(items) => format!("a tuple of {}", items.len()),
@@ -433,8 +438,9 @@ impl<'p> Value<'p> {
                 let (Some(text), Some(encoding)) = (args.next(), args.next()) else {
                     return Err(self.unexpected("bytes"));
                 };
-                if !matches!(encoding.text()?, "latin1" | "latin-1") {
-                    return Err(encoding.unexpected("the encoding 'latin1'"));
+                match encoding.kind() {
+                    Kind::Text("latin1" | "latin-1") | Kind::Bytes(b"latin1" | b"latin-1") => {}
+                    _ => return Err(encoding.unexpected("the encoding 'latin1'")),
                 }
                 let latin1 = |c: char| u8::try_from(u32::from(c));
                 let bytes = text.text()?.chars().map(latin1).collect::<std::result::Result<Vec<u8>, _>>();
@@ -444,11 +450,30 @@ impl<'p> Value<'p> {
         }
     }
 
-    /// The bytes of a text or byte string.
-    fn as_key(&self) -> Option<Cow<'p, [u8]>> {
+    /// Whether this is `key`, as a text or byte string. A dict may share one long key among all its entries, so nothing
+    /// is decoded that is longer than `key`.
+    fn is_key(&self, key: &str) -> bool {
         match self.kind() {
-            Kind::Text(text) => Some(Cow::Borrowed(text.as_bytes())),
-            Kind::Bytes(_) | Kind::Call(_) => self.bytes().ok(),
+            Kind::Text(text) => text == key,
+            Kind::Bytes(bytes) => bytes == key.as_bytes(),
+            Kind::Call(call) => match call.args.get(0).map(|text| text.kind()) {
+                // A byte is at most two of text.
+                Some(Kind::Text(text)) if text.len() <= 2 * key.len() => {
+                    self.bytes().is_ok_and(|bytes| *bytes == *key.as_bytes())
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// A key for messages: its first forty characters.
+    fn short_key(&self) -> Option<String> {
+        let start = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(160)]).chars().take(40).collect();
+        match self.kind() {
+            Kind::Text(text) => Some(text.chars().take(40).collect()),
+            Kind::Bytes(bytes) => Some(start(bytes)),
+            Kind::Call(_) => self.bytes().ok().map(|bytes| start(&bytes)),
             _ => None,
         }
     }
@@ -488,8 +513,8 @@ impl<'p> Value<'p> {
     pub fn get(&self, key: &str) -> Result<Value<'p>> {
         let entries = self.dict()?;
         entries.get(key).ok_or_else(|| {
-            let keys = entries.take(20).filter_map(|(key, _)| key.as_key());
-            let keys: Vec<String> = keys.map(|key| String::from_utf8_lossy(&key).into_owned()).collect();
+            let keys = entries.take(20).filter_map(|(key, _)| key.short_key());
+            let keys: Vec<String> = keys.collect();
             self.error(format!("expected the key {key:?}, found {keys:?}"))
         })
     }
@@ -639,7 +664,7 @@ impl<'a> Machine<'a, '_> {
                     self.push(Data::Dict(entries));
                 }
                 0x85..=0x87 => {
-                    let mut items = Vec::new();
+                    let mut items = Vec::with_capacity(usize::from(opcode - 0x84));
                     for _ in 0x85..=opcode {
                         items.push(self.pop()?);
                     }
@@ -1233,6 +1258,20 @@ mod tests {
             pickle.root().tuple::<2>().unwrap_err().to_string(),
             "p, at byte 0: expected a tuple of 2, found a list of 1"
         );
+        // A key is not repeated at length, and not decoded to be compared: this would take minutes.
+        let shared = |key: &[u8]| {
+            let entries = b"h\x00N".repeat(200_000);
+            [b"}(", key, b"q\x00N", &entries[..], b"c_codecs\nencode\n(Vz\nVlatin1\ntRK\x05u."].concat()
+        };
+        let long = "k".repeat(1 << 20);
+        for key in [format!("V{long}\n"), format!("c_codecs\nencode\n(V{long}\nVlatin1\ntR")] {
+            let bytes = shared(key.as_bytes());
+            let pickle = parse(&bytes).unwrap();
+            let start = std::time::Instant::now();
+            assert_eq!(pickle.root().get("z").unwrap().int().unwrap(), 5);
+            assert!(pickle.root().get("y").unwrap_err().to_string().len() < 2000);
+            assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        }
         // As in Python, the last of two equal keys counts.
         let twice = parse(b"}(S'k'\nK\x01S'k'\nK\x02u.").unwrap();
         assert_eq!(twice.root().get("k").unwrap().int().unwrap(), 2);

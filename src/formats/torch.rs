@@ -43,8 +43,8 @@
 
 use super::archive::{self, Archive};
 use super::npy::UNNAMED;
-use super::numbers::{self, Placed};
-use super::pickle::{Items, Kind, Pickle, Value};
+use super::numbers::{self, Placed, MOST_AXES};
+use super::pickle::{Kind, Pickle, Value};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -58,6 +58,9 @@ pub const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "net
 pub const MOST_PER_BYTE: usize = 16;
 /// And how many bytes more, for files of very small storages.
 pub const SPARE: usize = 1 << 20;
+
+/// The longest name of a tensor, key of a dict or key of a storage, in bytes.
+const LONGEST_NAME: usize = 1024;
 
 const REBUILD_TENSOR: [&str; 2] = ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"];
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
@@ -205,7 +208,7 @@ pub(super) fn read_stream(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
     let mut storages: HashMap<&str, &[u8]> = HashMap::new();
     let mut at = keys.end();
     for value in keys.root().list()? {
-        let key = value.text()?;
+        let key = text_of(value)?;
         let dtype = dtypes.get(key).ok_or_else(|| value.unexpected("the key of a storage that is mentioned"))?;
         let left = bytes.len() - at;
         let refuse = |message: String| Error::format(path, Some(at as u64), message);
@@ -266,7 +269,7 @@ impl<'p> Storage<'p> {
             _ => None,
         };
         let dtype = dtype.ok_or_else(|| class.unexpected("a class of storages, such as torch.FloatStorage"))?;
-        Ok(Storage { dtype, key: key.text()?, len: len.usize()? })
+        Ok(Storage { dtype, key: text_of(key)?, len: len.usize()? })
     }
 }
 
@@ -343,6 +346,9 @@ impl<'p> View<'p> {
 /// Sizes or strides: a tuple of whole numbers from 0 on.
 fn lengths(value: Value) -> Result<Vec<usize>> {
     let Kind::Tuple(items) = value.kind() else { return Err(value.unexpected("a tuple of sizes")) };
+    if items.len() > MOST_AXES {
+        return Err(value.unexpected(format!("at most {MOST_AXES} axes")));
+    }
     items.map(|item| item.usize()).collect()
 }
 
@@ -369,16 +375,10 @@ impl<'p> Object<'p> {
             at = inner;
             entries = entries_of(at)?;
         }
-        // As in Python, the last of two equal keys counts.
-        let mut places: HashMap<String, usize> = HashMap::new();
-        for (name, value) in entries {
-            match (View::parse(value)?, places.get(&name)) {
-                (Some(view), Some(&place)) => object.views[place].1 = view,
-                (Some(view), None) => {
-                    places.insert(name.clone(), object.views.len());
-                    object.views.push((name, view));
-                }
-                (None, _) => object.dropped.push(describe(&(name, value))),
+        for entry in entries {
+            match View::parse(entry.1)? {
+                Some(view) => object.views.push((entry.0.into_owned(), view)),
+                None => object.dropped.push(describe(&entry)),
             }
         }
         if object.views.is_empty() {
@@ -435,42 +435,76 @@ impl<'p> Object<'p> {
     }
 }
 
-/// Keys and values of a dict or `OrderedDict`. Keys that are no text are described.
-fn entries_of(value: Value<'_>) -> Result<Vec<(String, Value<'_>)>> {
-    let entries = match value.kind() {
-        Kind::Dict(entries) => entries,
+/// A key of a dict, as text, and its value.
+type Entry<'p> = (Cow<'p, str>, Value<'p>);
+
+/// Keys and values of a dict or `OrderedDict`, every key once: as in Python, in the place of the first of equal ones and
+/// with the value of the last.
+fn entries_of(value: Value<'_>) -> Result<Vec<Entry<'_>>> {
+    match value.kind() {
+        Kind::Dict(entries) => unique(entries.map(Ok)),
         Kind::Call(call) if call.global == ORDERED_DICT => {
             // Python 2 wrote OrderedDict([[key, value], ..]).
-            if let Some(Kind::List(items)) = call.args.get(0).map(|list| list.kind()) {
-                return pairs_of(items);
+            match call.args.get(0).map(|list| list.kind()) {
+                Some(Kind::List(items)) => unique(items.map(pair_of)),
+                _ => unique(call.entries.map(Ok)),
             }
-            call.entries
         }
-        _ => return Err(value.unexpected("a state dict, or one tensor")),
-    };
-    Ok(entries.map(|(key, value)| (name_of(key), value)).collect())
-}
-
-fn pairs_of(items: Items<'_>) -> Result<Vec<(String, Value<'_>)>> {
-    let mut pairs = Vec::with_capacity(items.len());
-    for item in items {
-        let (Kind::List(pair) | Kind::Tuple(pair)) = item.kind() else { return Err(item.unexpected("a pair")) };
-        let (Some(key), Some(value), 2) = (pair.get(0), pair.get(1), pair.len()) else {
-            return Err(item.unexpected("a key and a value"));
-        };
-        pairs.push((name_of(key), value));
+        _ => Err(value.unexpected("a state dict, or one tensor")),
     }
-    Ok(pairs)
 }
 
-fn name_of(key: Value<'_>) -> String {
-    key.text().map_or_else(|_| key.describe(), str::to_string)
+fn pair_of(item: Value<'_>) -> Result<(Value<'_>, Value<'_>)> {
+    let (Kind::List(pair) | Kind::Tuple(pair)) = item.kind() else { return Err(item.unexpected("a pair")) };
+    match (pair.get(0), pair.get(1), pair.len()) {
+        (Some(key), Some(value), 2) => Ok((key, value)),
+        _ => Err(item.unexpected("a key and a value")),
+    }
+}
+
+fn unique<'p>(entries: impl Iterator<Item = Result<(Value<'p>, Value<'p>)>>) -> Result<Vec<Entry<'p>>> {
+    let mut all: Vec<Entry<'p>> = Vec::new();
+    let mut places: HashMap<Cow<'p, str>, usize> = HashMap::new();
+    for entry in entries {
+        let (key, value) = entry?;
+        let name = name_of(key)?;
+        match places.get(&name) {
+            Some(&place) => all[place].1 = value,
+            None => {
+                places.insert(name.clone(), all.len());
+                all.push((name, value));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The name that a key is; one that is no text is described.
+fn name_of(key: Value<'_>) -> Result<Cow<'_, str>> {
+    check_length(key)?;
+    Ok(key.text().map_or_else(|_| key.describe().into(), Cow::Borrowed))
+}
+
+/// The text that must stand here, short enough for a name.
+fn text_of(value: Value<'_>) -> Result<&str> {
+    check_length(value)?;
+    value.text()
+}
+
+/// Refuses a long name or key: all entries of a dict may share one, and each of them looks at it.
+fn check_length(value: Value<'_>) -> Result<()> {
+    match value.kind() {
+        Kind::Text(text) if text.len() > LONGEST_NAME => {}
+        Kind::Bytes(bytes) if bytes.len() > LONGEST_NAME => {}
+        _ => return Ok(()),
+    }
+    Err(value.unexpected(format!("a name of at most {LONGEST_NAME} bytes")))
 }
 
 /// The first of [`WRAPPERS`] under which there is a dict.
-fn wrapped<'p>(entries: &[(String, Value<'p>)]) -> Option<(&'static str, Value<'p>)> {
+fn wrapped<'p>(entries: &[Entry<'p>]) -> Option<(&'static str, Value<'p>)> {
     WRAPPERS.into_iter().find_map(|key| {
-        let &(_, value) = entries.iter().rev().find(|(name, _)| name == key)?;
+        let &(_, value) = entries.iter().find(|(name, _)| name == key)?;
         let is_dict = match value.kind() {
             Kind::Dict(_) => true,
             Kind::Call(call) => call.global == ORDERED_DICT,
@@ -480,14 +514,14 @@ fn wrapped<'p>(entries: &[(String, Value<'p>)]) -> Option<(&'static str, Value<'
     })
 }
 
-fn describe((name, value): &(String, Value<'_>)) -> (String, String) {
+fn describe((name, value): &Entry<'_>) -> (String, String) {
     let what = match value.kind() {
         Kind::Call(call) if REBUILD_TENSOR.contains(&call.global) || call.global == REBUILD_PARAMETER => {
             "a tensor".to_string()
         }
         _ => value.describe(),
     };
-    (name.clone(), what)
+    (name.to_string(), what)
 }
 
 /// The folder of the archives written here; PyTorch takes any.

@@ -10,18 +10,21 @@ use crate::data::Splits;
 use crate::{Error, Result};
 use flate2::bufread::MultiGzDecoder;
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// How many bytes tar headers, padding, readme.html and batches.meta may take together.
 const SLACK: u64 = 1 << 20;
 
-pub(super) fn load(path: &Path, images: usize) -> Result<Splits> {
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+/// The most that a member may take in either layout, six times.
+pub(super) fn most(images: usize) -> u64 {
+    6 * Layout::ALL.map(|layout| layout.most(images)).into_iter().max().unwrap_or(0) + SLACK
+}
+
+pub(super) fn read(path: &Path, compressed: impl BufRead, images: usize) -> Result<Splits> {
     let consumed = Rc::new(Cell::new(0));
-    let compressed = Counting { inner: BufReader::new(file), consumed: Rc::clone(&consumed) };
+    let compressed = Counting { inner: compressed, consumed: Rc::clone(&consumed) };
     // A failure below is one of the compressed stream; the offset tells how far into the file it was understood.
     let corrupt = |member: &Path, e: std::io::Error| {
         let message =
@@ -29,8 +32,7 @@ pub(super) fn load(path: &Path, images: usize) -> Result<Splits> {
         Error::format(member, Some(consumed.get()), message)
     };
 
-    // The most a member may take in either layout, six times.
-    let most = 6 * Layout::ALL.map(|layout| layout.most(images)).into_iter().max().unwrap_or(0) + SLACK;
+    let most = most(images);
     let mut archive = tar::Archive::new(MultiGzDecoder::new(compressed));
     let mut batches: [Option<Images>; 6] = Default::default();
     let mut found: Option<Layout> = None;
