@@ -53,7 +53,7 @@ struct OutArgs {
     #[arg(long, value_name = "TYPE", default_value = "f64")]
     dtype: Float,
 
-    /// Leave out how far an implementation may be off, which takes six passes more
+    /// Leave out how far an implementation may be off, which takes up to ten passes more
     #[arg(long)]
     no_tolerances: bool,
 

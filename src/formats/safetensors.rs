@@ -15,7 +15,8 @@
 use super::numbers::{self, Placed, MOST_AXES};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
-use safetensors::tensor::{serialize, Dtype as Stored, SafeTensors, TensorView};
+use safetensors::tensor::{serialize, Dtype as Stored, SafeTensors, TensorView, View};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -90,25 +91,8 @@ pub(super) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
     if tensors.get(METADATA).is_some() {
         return Err(failed(&format!("no tensor may be called {METADATA}")));
     }
-    let data: Vec<(&str, Stored, &Tensor, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let dtype = match tensor.values().dtype() {
-                Dtype::F64 => Stored::F64,
-                Dtype::I64 => Stored::I64,
-                Dtype::U8 => Stored::U8,
-                _ => Stored::F32,
-            };
-            (name, dtype, tensor, numbers::little_endian(tensor.values()))
-        })
-        .collect();
-    let views = data.iter().map(|(name, dtype, tensor, bytes)| {
-        let view =
-            TensorView::new(*dtype, tensor.shape().to_vec(), bytes).expect("as many bytes as the shape asks for");
-        (*name, view)
-    });
-    let bytes = serialize(views, None).map_err(|error| failed(&error))?;
-    drop(data);
+    let views = tensors.iter().map(|(name, tensor)| (name, Lazy(tensor)));
+    let mut bytes = serialize(views, None).map_err(|error| failed(&error))?;
 
     let mut metadata = tensors.metadata.clone();
     let read_back = SafeTensors::read_metadata(&bytes).map_err(|error| failed(&error))?.1;
@@ -120,20 +104,51 @@ pub(super) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
         let names: Vec<&str> = tensors.names().collect();
         metadata.insert(ORDER.to_string(), serde_json::to_string(&names).expect("text is always JSON"));
     }
-    Ok(if metadata.is_empty() { bytes } else { with_metadata(&bytes, &metadata) })
+    if !metadata.is_empty() {
+        insert_metadata(&mut bytes, &metadata);
+    }
+    Ok(bytes)
 }
 
-/// The file with this metadata, entries in the order of their keys: the crate's own would be in another one every time.
-fn with_metadata(bytes: &[u8], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+/// A tensor whose bytes are made when they are written: a dump's, all at once, would be gigabytes.
+struct Lazy<'a>(&'a Tensor);
+
+impl View for Lazy<'_> {
+    fn dtype(&self) -> Stored {
+        match self.0.values().dtype() {
+            Dtype::F64 => Stored::F64,
+            Dtype::I64 => Stored::I64,
+            Dtype::U8 => Stored::U8,
+            _ => Stored::F32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        numbers::little_endian(self.0.values()).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.len() * self.0.values().dtype().size()
+    }
+}
+
+/// Puts this metadata into the file, entries in the order of their keys: the crate's own would be in another one every time.
+fn insert_metadata(bytes: &mut Vec<u8>, metadata: &BTreeMap<String, String>) {
     let (length, rest) = bytes.split_at(8);
-    let (header, numbers) = rest.split_at(u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize);
+    let header = &rest[..u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize];
+    let end = 8 + header.len();
     // {"fc.bias": ..} becomes {"__metadata__": {..}, "fc.bias": ..}, filled up with spaces to a multiple of eight.
     let about = serde_json::to_string(metadata).expect("text is always JSON");
     let entries = header.trim_ascii_end().strip_prefix(b"{").expect("an object");
     let comma: &[u8] = if entries == b"}" { b"" } else { b"," };
     let mut header = [b"{\"", METADATA.as_bytes(), b"\":", about.as_bytes(), comma, entries].concat();
     header.resize(header.len().next_multiple_of(8), b' ');
-    [&(header.len() as u64).to_le_bytes(), &header[..], numbers].concat()
+    let length = header.len() as u64;
+    bytes.splice(..end, length.to_le_bytes().into_iter().chain(header));
 }
 
 /// Whether the bytes begin as the format does: a length, then an object.
