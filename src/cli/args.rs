@@ -8,6 +8,7 @@ use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::{Error, Scalar};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The most images in a batch and the most epochs: far beyond what anyone runs, and small enough that no product of
 /// sizes leaves 64 bits.
@@ -47,6 +48,23 @@ pub fn share(text: &str) -> std::result::Result<f64, String> {
 fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> std::result::Result<f64, String> {
     let value = text.parse::<f64>().ok().filter(|value| value.is_finite() && fits(*value));
     value.ok_or_else(|| format!("expected {expected}"))
+}
+
+/// A time, such as `90s`, `10m` or `1.5h`.
+pub fn duration(text: &str) -> std::result::Result<Duration, String> {
+    let wrong = || "expected a time such as 90s, 10m or 1.5h".to_string();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1.0,
+        'm' => 60.0,
+        'h' => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let count: f64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    Some(count * seconds)
+        .filter(|seconds| *seconds > 0.0 && *seconds < 1e9)
+        .map(Duration::from_secs_f64)
+        .ok_or_else(wrong)
 }
 
 /// Three numbers, `R,G,B`.
@@ -101,7 +119,7 @@ impl ConvArgs {
 }
 
 /// The names are the library's, so that the help lists every algorithm there is.
-fn algorithm() -> impl TypedValueParser<Value = Conv2dAlgorithm> {
+pub fn algorithm() -> impl TypedValueParser<Value = Conv2dAlgorithm> {
     PossibleValuesParser::new(Conv2dAlgorithm::ALL.map(|(name, _)| name))
         .try_map(|name| Conv2dAlgorithm::by_name(&name))
 }

@@ -3,6 +3,7 @@
 //! - [`train`], [`eval`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`], [`oracle`]: the flags of each, its help,
 //!   and what it does;
 //! - [`args`]: the flags they share and how their values are read;
+//! - [`config`]: what decides a run, as a TOML file;
 //! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to;
 //! - [`memory`]: what a run has needed.
 //!
@@ -11,6 +12,7 @@
 
 mod args;
 mod bench;
+mod config;
 mod convert;
 mod eval;
 mod gradcheck;
@@ -75,6 +77,8 @@ enum Failure {
     Usage(String),
     /// It could not do what it was asked for.
     Failed(String),
+    /// The numbers of a run are not finite any more.
+    Diverged(String),
     /// It did what it was asked for, and the answer is no; that has been printed.
     Verdict,
     /// Ctrl-C; what was kept has been said already.
@@ -118,7 +122,7 @@ pub fn run() -> ExitCode {
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
         Err(Failure::Verdict) => ExitCode::FAILURE,
         Err(Failure::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
-        Err(Failure::Failed(message)) => {
+        Err(Failure::Failed(message) | Failure::Diverged(message)) => {
             // stderr may be closed too, and then there is no one to tell.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("error: {message}\n"));
             ExitCode::FAILURE

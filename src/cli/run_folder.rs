@@ -2,25 +2,30 @@
 //!
 //! | file | when | what |
 //! |---|---|---|
-//! | `config.json` | before the first step | everything that decides the result |
-//! | `metrics.csv`, `metrics.jsonl` | a line after every epoch | loss, accuracy, learning rate, speed |
+//! | `config.toml` | before the first step | everything that decides the result |
+//! | `metrics.csv`, `metrics.jsonl` | a line after every epoch | loss, accuracy, learning rate |
+//! | `times.csv` | a line after every epoch | seconds and images per second: what differs from run to run |
 //! | `weights.safetensors` | replaced after every epoch | the weights, with what is needed to use them |
 //! | `best.safetensors` | when the validation accuracy rises | the same, only with `--validation` |
+//! | `checkpoints/` | at the start, after every epoch, as often as was asked for, at Ctrl-C | all that is needed to go on |
 //! | `result.json` | at the end | the test set's accuracy and loss |
+//! | `lock` | always | locked by the process that writes here |
 //!
-//! Nothing that was there before is ever written to: the folder is new, or was empty.
+//! Nothing of another run is ever written to: the folder is new, or was empty, or the run that it holds is resumed. What
+//! was written behind the checkpoint that is gone on from is written again, with the same bytes.
 
 use resnet_by_hand::formats::{atomic, weights};
 use resnet_by_hand::model::ResNet;
-use resnet_by_hand::train::{EpochMetrics, Evaluation};
+use resnet_by_hand::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
+use resnet_by_hand::train::{EpochMetrics, Evaluation, Position, Trainer};
 use resnet_by_hand::{Error, Result};
 use serde_json::{json, Value};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The columns of `metrics.csv` and the keys of `metrics.jsonl`.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 9] = [
     "epoch",
     "lr",
     "train_loss",
@@ -28,19 +33,24 @@ const COLUMNS: [&str; 11] = [
     "train_top5",
     "gradient_norm",
     "images",
-    "seconds",
-    "images_per_second",
     "validation_loss",
     "validation_top1",
 ];
 
+/// The columns of `times.csv`.
+const TIMES: &str = "epoch,seconds,images_per_second";
+
+/// The files that grow by a line an epoch.
+const GROWING: [&str; 3] = ["metrics.csv", "metrics.jsonl", "times.csv"];
+
 /// A run's folder, existing and ours.
 pub struct RunFolder {
     path: PathBuf,
-    csv: File,
-    jsonl: File,
-    /// The last checkpoint: after how many epochs, and which files are there.
-    saved_epochs: Option<usize>,
+    checkpoints: Checkpoints,
+    /// Held for as long as the folder is written to; the system lets go of it however the process ends.
+    _lock: File,
+    /// The last checkpoint: where it is.
+    saved: Option<Position>,
 }
 
 /// Refuses a folder given with `--out` that has something in it.
@@ -62,7 +72,7 @@ pub fn check_out(path: &Path) -> Result<()> {
 
 impl RunFolder {
     /// Makes the folder `out`, or else `runs/<stem>-<n>` with the first free n.
-    pub fn create(out: Option<&Path>, stem: &str) -> Result<Self> {
+    pub fn create(out: Option<&Path>, stem: &str, keep: usize) -> Result<Self> {
         let path = match out {
             Some(out) => {
                 check_out(out)?;
@@ -71,15 +81,66 @@ impl RunFolder {
             }
             None => first_free(Path::new("runs"), stem)?,
         };
-        let create = |name: &str| {
-            let path = path.join(name);
-            File::create_new(&path).map_err(|error| Error::io(&path, "create", error))
-        };
-        let (csv, jsonl) = (create("metrics.csv")?, create("metrics.jsonl")?);
-        let mut folder = RunFolder { path, csv, jsonl, saved_epochs: None };
-        let header = COLUMNS.join(",");
-        folder.append_csv(&header)?;
+        let lock = lock(&path)?;
+        let folder = RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None };
+        folder.start_file("metrics.csv", &format!("{}\n", COLUMNS.join(",")))?;
+        folder.start_file("metrics.jsonl", "")?;
+        folder.start_file("times.csv", &format!("{TIMES}\n"))?;
         Ok(folder)
+    }
+
+    /// Opens the folder of a run that was broken off, and its latest checkpoint.
+    pub fn open(path: &Path, keep: usize) -> Result<(Self, Latest)> {
+        if !path.join("checkpoints").is_dir() {
+            let message = "expected the folder of a run with `checkpoints` in it";
+            return Err(Error::format(path, None, message));
+        }
+        let lock = lock(path)?;
+        let checkpoints = checkpoints(path, keep);
+        let latest = checkpoints.latest()?;
+        let saved = Some(latest.checkpoint.position);
+        Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved }, latest))
+    }
+
+    /// Makes the files of metrics what they were at a checkpoint.
+    pub fn rewind(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.files.iter().try_for_each(|(name, content)| match GROWING.contains(&name.as_str()) {
+            true => self.start_file(name, content),
+            false => Ok(()),
+        })
+    }
+
+    /// Where a run is told to be gone on with.
+    pub fn resume_command(&self) -> String {
+        format!("resnet train --resume {}", self.path.display())
+    }
+
+    /// Whether the run is over: its result is there.
+    pub fn is_complete(&self) -> bool {
+        self.path.join("result.json").exists()
+    }
+
+    /// What the files of metrics hold, for a checkpoint.
+    fn growing(&self) -> Result<Vec<(String, String)>> {
+        let content = |name: &str| {
+            let path = self.path.join(name);
+            let content = fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
+            Ok((name.to_string(), content))
+        };
+        GROWING.into_iter().map(content).collect()
+    }
+
+    /// Writes a checkpoint of the run.
+    pub fn checkpoint(&mut self, trainer: &Trainer<f32>, best: Option<&Best>, config: &str, data: u64) -> Result<()> {
+        let checkpoint = Checkpoint::of(trainer, best.cloned(), config.to_string(), self.growing()?, data);
+        self.checkpoints.save(&checkpoint)?;
+        self.saved = Some(checkpoint.position);
+        Ok(())
+    }
+
+    /// Writes a file from its beginning, whole or not at all.
+    fn start_file(&self, name: &str, content: &str) -> Result<()> {
+        atomic::write(&self.path.join(name), content.as_bytes())
     }
 
     pub fn path(&self) -> &Path {
@@ -96,10 +157,29 @@ impl RunFolder {
 
     /// What is safe on disk, for whoever has to be told that the run has ended.
     pub fn kept(&self) -> String {
-        match self.saved_epochs {
-            Some(epochs) => format!("the weights after epoch {epochs} are in {}", self.weights().display()),
-            None => "no epoch was completed, so no weights were saved".to_string(),
+        match self.saved() {
+            None => "nothing was saved yet".to_string(),
+            Some(place) => format!("the last checkpoint is {place}; go on from it with `{}`", self.resume_command()),
         }
+    }
+
+    /// The same where going on would lead to the same end.
+    pub fn kept_good(&self) -> String {
+        let place = self.saved().unwrap_or_else(|| "none".to_string());
+        let config = self.path.join("config.toml");
+        format!(
+            "the last good checkpoint is {place}; from there the run would come to the same point again. Another one: \
+             resnet train --config {} --lr …",
+            config.display()
+        )
+    }
+
+    /// Where the last checkpoint is.
+    fn saved(&self) -> Option<String> {
+        self.saved.map(|position| match position {
+            Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
+            Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
+        })
     }
 
     /// Writes `value` to the file `name`, whole or not at all.
@@ -107,15 +187,25 @@ impl RunFolder {
         atomic::write(&self.path.join(name), format!("{value:#}\n").as_bytes())
     }
 
-    /// Replaces `weights.safetensors`.
-    pub fn save_weights(&mut self, model: &ResNet<f32>, about: &weights::Metadata, epochs: usize) -> Result<()> {
-        weights::save(&self.weights(), model, about)?;
-        self.saved_epochs = Some(epochs);
-        Ok(())
+    /// Wall-clock time of all epochs, attempts that were broken off included as far as they count.
+    pub fn seconds(&self) -> Result<f64> {
+        let path = self.path.join("times.csv");
+        let times = fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
+        Ok(times.lines().skip(1).filter_map(|line| line.split(',').nth(1)?.parse::<f64>().ok()).sum())
     }
 
-    /// Appends an epoch to both metrics files.
-    pub fn append(&mut self, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Result<()> {
+    /// Writes a text to the file `name`, whole or not at all.
+    pub fn write_text(&self, name: &str, text: &str) -> Result<()> {
+        self.start_file(name, text)
+    }
+
+    /// Replaces `weights.safetensors`.
+    pub fn save_weights(&self, model: &ResNet<f32>, about: &weights::Metadata) -> Result<()> {
+        weights::save(&self.weights(), model, about)
+    }
+
+    /// Appends an epoch to the files of metrics.
+    pub fn append(&self, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Result<()> {
         let values = [
             json!(epoch.epoch + 1),
             json!(epoch.lr),
@@ -124,24 +214,44 @@ impl RunFolder {
             json!(epoch.top5),
             json!(epoch.gradient_norm),
             json!(epoch.images),
-            json!(epoch.seconds),
-            json!(epoch.images_per_second()),
             json!(validation.map(|v| v.loss)),
             json!(validation.map(Evaluation::accuracy)),
         ];
         // Numbers and null: as text they are the same in both formats, but for a missing one.
         let row = values.each_ref().map(|value| if value.is_null() { String::new() } else { value.to_string() });
-        self.append_csv(&row.join(","))?;
+        self.append_to("metrics.csv", &row.join(","))?;
         let entries = COLUMNS.iter().zip(&values).map(|(key, value)| format!("\"{key}\":{value}"));
-        let line = format!("{{{}}}\n", entries.collect::<Vec<_>>().join(","));
-        let written = self.jsonl.write_all(line.as_bytes());
-        written.map_err(|error| Error::io(self.path.join("metrics.jsonl"), "append to", error))
+        self.append_to("metrics.jsonl", &format!("{{{}}}", entries.collect::<Vec<_>>().join(",")))?;
+        self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))
     }
 
-    fn append_csv(&mut self, line: &str) -> Result<()> {
-        // One write for a whole line, and a `File` has no buffer: whoever follows the file never sees half an epoch.
-        let written = self.csv.write_all(format!("{line}\n").as_bytes());
-        written.map_err(|error| Error::io(self.path.join("metrics.csv"), "append to", error))
+    fn append_to(&self, name: &str, line: &str) -> Result<()> {
+        // One write for a whole line: whoever follows the file never sees half an epoch.
+        let path = self.path.join(name);
+        let written = File::options().append(true).open(&path);
+        let written = written.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        written.map_err(|error| Error::io(&path, "append to", error))
+    }
+}
+
+fn checkpoints(path: &Path, keep: usize) -> Checkpoints {
+    Checkpoints::new(path.join("checkpoints"), keep)
+}
+
+/// Locks a run's folder against other processes.
+fn lock(path: &Path) -> Result<File> {
+    let name = path.join("lock");
+    // Not truncated: another process may hold it.
+    let file = File::options().create(true).truncate(false).write(true).open(&name);
+    let file = file.map_err(|error| Error::io(&name, "create", error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let message = "in use by another `resnet train`; wait for it, or give another folder with --out";
+            Err(Error::format(path, None, message))
+        }
+        // A file system without locks: better unlocked than not at all.
+        Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 

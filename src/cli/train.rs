@@ -1,20 +1,24 @@
 //! `resnet train`.
 
+use super::config::Config;
 use super::progress::Progress;
 use super::run_folder::{check_out, RunFolder};
 use super::{args, interrupt, memory, text, Failure, Result};
 use resnet_by_hand::data::{Augmentation, Dataset};
-use resnet_by_hand::formats::weights::Metadata;
-use resnet_by_hand::layers::Mode;
+use resnet_by_hand::formats::{state_dict, weights::Metadata};
+use resnet_by_hand::layers::{Conv2dAlgorithm, Mode};
 use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::optim::{DecayExemption, Schedule, Sgd};
+use resnet_by_hand::optim::{DecayExemption, Schedule};
 use resnet_by_hand::parameters::fingerprint;
-use resnet_by_hand::train::{evaluate, recipe, EpochMetrics, Evaluation, Recipe, Trainer};
+use resnet_by_hand::train::checkpoint::{data_hash, Best, Checkpoint};
+use resnet_by_hand::train::{evaluate, recipe, EpochMetrics, Evaluation, Position, Recipe, Trainer};
+use resnet_by_hand::Error;
 use serde_json::json;
+use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +26,8 @@ Examples:
   resnet train --data cifar10/                            recipe `quick`: resnet20, ten epochs
   resnet train --data cifar10/ --model resnet56 --epochs 30 --seed 7
   resnet train --data cifar10/ --recipe paper --out runs/paper
+  resnet train --config runs/paper/config.toml --seed 2   the same with another seed
+  resnet train --resume runs/paper                        go on where it was broken off
   resnet train --schedule warmup:2@0.1+cosine --lr 0.1 --label-smoothing 0.1";
 
 /// Train a network
@@ -29,10 +35,12 @@ Examples:
 /// Flags override the recipe, and the recipe names the model unless --model does.
 ///
 /// The run folder gets the weights after every epoch (weights.safetensors, what `resnet eval` reads),
-/// a line of metrics.csv and metrics.jsonl for each, and the configuration (config.json). The test
-/// images are looked at once, at the end.
+/// a line of metrics.csv, metrics.jsonl and times.csv for each, the configuration (config.toml), and
+/// checkpoints. The test images are looked at once, at the end.
 ///
-/// Ctrl-C finishes the step and stops; the weights after the last complete epoch stay.
+/// Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second one stops at once.
+/// A run that ended in any way, killed or without power, goes on with --resume at its last checkpoint,
+/// and ends with the same bits as if there had been no break, on any number of threads.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES, after_long_help = format!("{}\n\n{EXAMPLES}", recipes()))]
 pub struct Args {
@@ -46,9 +54,29 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = Recipe::by_name)]
     recipe: Option<Recipe>,
 
+    /// TOML file with any of the settings below; flags override it
+    ///
+    /// Keys are the names of the flags with `_` for `-`; config.toml of a run starts it again.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+
     /// Folder to write to, new or empty [default: runs/MODEL-RECIPE-N]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
+
+    /// Go on with the run in this folder, from its last checkpoint
+    ///
+    /// It goes on as it began: other settings are refused. --data may say where the same images are now.
+    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
+    resume: Option<PathBuf>,
+
+    /// Save a checkpoint this often, besides after every epoch: 90s, 10m, 1.5h
+    #[arg(long, value_name = "TIME", value_parser = args::duration, allow_negative_numbers = true)]
+    checkpoint_every: Option<Duration>,
+
+    /// How many checkpoints to keep
+    #[arg(long, value_name = "N", default_value = "2", value_parser = args::count(1, 1000), allow_negative_numbers = true)]
+    keep_checkpoints: usize,
 
     /// Seed of the first weights, the order of the images, crops and flips, and the validation images
     #[arg(long, value_name = "N", value_parser = args::seed, allow_negative_numbers = true)]
@@ -143,8 +171,12 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     eval_batch_size: Option<usize>,
 
-    #[command(flatten)]
-    conv: args::ConvArgs,
+    /// Compute the convolutions with this algorithm
+    ///
+    /// For comparison: it changes speed and memory, and the results by rounding only. A layer whose
+    /// shape the algorithm cannot compute uses the one `auto` would take. [default: auto]
+    #[arg(long, value_name = "NAME", value_parser = args::algorithm(), verbatim_doc_comment, help_heading = "Computation")]
+    conv: Option<Conv2dAlgorithm>,
 }
 
 /// The recipes with their values, for `--help`.
@@ -204,97 +236,115 @@ fn normalization(recipe: &Recipe) -> String {
 }
 
 impl Args {
-    /// The recipe with everything the flags say.
-    fn recipe(&self) -> Result<Recipe> {
-        let default = if self.data.is_embedded() { "demo" } else { "quick" };
-        let base = self.recipe.clone().map_or_else(|| Recipe::by_name(default), Ok)?;
-        let augmentation = if self.no_augment { Augmentation::NONE } else { base.augmentation };
-        let mut sgd = base.sgd;
-        sgd.momentum = self.momentum.unwrap_or(sgd.momentum);
-        sgd.weight_decay = self.weight_decay.unwrap_or(sgd.weight_decay);
-        sgd.nesterov = self.nesterov.unwrap_or(sgd.nesterov);
-        sgd.decay_exemption = match self.no_decay_norm_bias {
-            Some(true) => DecayExemption::NormAndBias,
-            Some(false) => DecayExemption::None,
-            None => sgd.decay_exemption,
-        };
-        if sgd.nesterov && sgd.momentum == 0.0 {
-            return Err(Failure::Usage(
-                "Nesterov's momentum needs a --momentum above 0; give --nesterov=false for none at all".to_string(),
-            ));
-        }
-        let recipe = Recipe {
-            model: self.model.as_ref().map_or(base.model, |architecture| architecture.name.clone()),
-            epochs: self.epochs.unwrap_or(base.epochs),
-            batch_size: self.batch_size.unwrap_or(base.batch_size),
-            eval_batch_size: self.eval_batch_size.unwrap_or(base.eval_batch_size),
-            lr: self.lr.unwrap_or(base.lr),
-            schedule: self.schedule.clone().unwrap_or(base.schedule),
-            sgd,
-            label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
-            augmentation: Augmentation {
-                crop_padding: self.crop_padding.unwrap_or(augmentation.crop_padding),
-                flip: self.flip.unwrap_or(augmentation.flip),
-            },
-            normalization: self.normalization.given()?.unwrap_or(base.normalization),
-            validation: self.validation.unwrap_or(base.validation),
-            zero_init_residual: self.zero_init_residual.unwrap_or(base.zero_init_residual),
-            seed: self.seed.unwrap_or(base.seed),
-            name: base.name,
-        };
-        let usage = |error: resnet_by_hand::Error| Failure::Usage(error.to_string());
-        recipe.check().map_err(usage)?;
-        Sgd::<f32>::new(recipe.sgd).map_err(usage)?;
-        Ok(recipe)
-    }
-
-    /// Training, validation (perhaps none) and test images.
-    fn load(&self, recipe: &Recipe) -> Result<(Dataset, Option<Dataset>, Dataset)> {
-        let splits = self.data.load()?;
-        let mut train = splits.train;
-        if let Some(n) = self.train_images {
-            if n > train.len() {
-                let message = format!("--train-images is {n}, but there are only {} training images", train.len());
-                return Err(Failure::Usage(message));
-            }
-            train = train.subset(&(0..n).collect::<Vec<_>>())?;
-        }
-        if recipe.validation == 0 {
-            return Ok((train, None, splits.test));
-        }
-        if recipe.validation >= train.len() {
-            return Err(Failure::Usage(format!(
-                "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
-                recipe.validation,
-                train.len()
-            )));
-        }
-        let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
-        Ok((train, Some(validation), splits.test))
+    /// What the flags say, and nothing else.
+    fn flags(&self) -> Result<Config> {
+        let (crop_padding, flip) =
+            if self.no_augment { (Some(0), Some(false)) } else { (self.crop_padding, self.flip) };
+        self.normalization.given()?;
+        Ok(Config {
+            model: self.model.as_ref().map(|architecture| architecture.name.clone()),
+            recipe: self.recipe.as_ref().map(|recipe| recipe.name.clone()),
+            seed: self.seed,
+            data: self.data.data.clone(),
+            train_images: self.train_images,
+            validation: self.validation,
+            crop_padding,
+            flip,
+            mean: self.normalization.mean,
+            std: self.normalization.std,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            eval_batch_size: self.eval_batch_size,
+            lr: self.lr,
+            schedule: self.schedule.as_ref().map(Schedule::to_string),
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+            weight_decay: self.weight_decay,
+            no_decay_norm_bias: self.no_decay_norm_bias,
+            label_smoothing: self.label_smoothing,
+            zero_init_residual: self.zero_init_residual,
+            conv: self.conv.map(|algorithm| algorithm.name().to_string()),
+        })
     }
 }
 
-/// The best weights so far, by validation.
-struct Best {
-    epoch: usize,
-    accuracy: f64,
-    model: ResNet<f32>,
+/// Training, validation (perhaps none) and test images.
+fn load(config: &Config, recipe: &Recipe) -> Result<(Dataset, Option<Dataset>, Dataset)> {
+    let splits = config.data().load()?;
+    let mut train = splits.train;
+    if let Some(n) = config.train_images {
+        if n > train.len() {
+            let message = format!("--train-images is {n}, but there are only {} training images", train.len());
+            return Err(Failure::Usage(message));
+        }
+        train = train.subset(&(0..n).collect::<Vec<_>>())?;
+    }
+    if recipe.validation == 0 {
+        return Ok((train, None, splits.test));
+    }
+    if recipe.validation >= train.len() {
+        return Err(Failure::Usage(format!(
+            "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
+            recipe.validation,
+            train.len()
+        )));
+    }
+    let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
+    Ok((train, Some(validation), splits.test))
+}
+
+/// A run that is about to begin or to go on.
+struct Run {
+    /// All of it.
+    config: Config,
+    folder: RunFolder,
+    trainer: Trainer<f32>,
+    best: Option<Best>,
+    train: Arc<Dataset>,
+    validation: Option<Arc<Dataset>>,
+    test: Arc<Dataset>,
+    /// [`data_hash`] of the training images.
+    data: u64,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let recipe = args.recipe()?;
-    if let Some(out) = &args.out {
-        check_out(out)?;
-    }
-    let (train, validation, test) = args.load(&recipe)?;
+    let mut progress;
+    let mut run = match &args.resume {
+        Some(path) => {
+            let Some(run) = resume(args, path)? else { return Ok(()) };
+            progress = Progress::new(run.trainer.recipe().epochs);
+            run
+        }
+        None => {
+            let run = begin(args)?;
+            progress = Progress::new(run.trainer.recipe().epochs);
+            run
+        }
+    };
+    run.describe(&mut progress)?;
+    interrupt::listen()?;
+    let ended = run.epochs(args.checkpoint_every, &mut progress);
+    progress.finish();
+    ended.map_err(|failure| match failure {
+        Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", run.folder.kept())),
+        Failure::Diverged(message) => Failure::Failed(format!("{message}\n\n{}", run.folder.kept_good())),
+        other => other,
+    })?;
+    run.report(&mut progress)
+}
+
+/// The model and the images of a configuration, held against each other.
+fn prepare(config: &Config, recipe: &Recipe) -> Result<(ResNet<f32>, Dataset, Option<Dataset>, Dataset)> {
+    let (train, validation, test) = load(config, recipe)?;
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
     let mut model = ResNet::<f32>::new(&architecture, recipe.seed)?;
     if recipe.zero_init_residual {
         model.zero_init_residual().map_err(|error| Failure::Usage(error.to_string()))?;
     }
-    args.conv.apply(&mut model);
+    let algorithm = config.conv()?;
+    model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
     let (_, height, width, _) = train.pixels.dim();
-    let cost = model.cost(1, [height, width]).map_err(|error| {
+    model.cost(1, [height, width]).map_err(|error| {
         Failure::Usage(format!("`{}` cannot take images of {height}x{width}: {error}", recipe.model))
     })?;
     if train.len() % recipe.batch_size == 1 || recipe.batch_size == 1 {
@@ -309,109 +359,240 @@ pub fn run(args: &Args) -> Result<()> {
             ))
         })?;
     }
-    let step_bytes = model.cost(recipe.batch_size.min(train.len()), [height, width])?.training_bytes(4);
-    let mut folder = RunFolder::create(args.out.as_deref(), &format!("{}-{}", recipe.model, recipe.name))?;
-    let config = config(args, &recipe, &train, validation.as_ref(), &test);
-    folder.write_json("config.json", &config)?;
-
-    let held_out =
-        validation.as_ref().map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
-    let count = |dataset: &Dataset| text::thousands(dataset.len() as u64);
-    let mut progress = Progress::new(recipe.epochs);
-    for (key, value) in [
-        (
-            "model",
-            format!(
-                "{}, {} parameters, {} multiply-adds per image",
-                recipe.model,
-                text::thousands(cost.parameters),
-                text::short(cost.multiply_adds)
-            ),
-        ),
-        ("memory", format!("about {} for a training step", text::bytes(step_bytes))),
-        (
-            "data",
-            format!(
-                "{} images for training{held_out}, {} for testing: {}",
-                count(&train),
-                count(&test),
-                args.data.describe()
-            ),
-        ),
-        ("recipe", format!("{}: {}", recipe.name, steps(&recipe))),
-        ("", optimiser(&recipe)),
-        ("augmentation", augmentation(recipe.augmentation)),
-        ("normalisation", normalization(&recipe)),
-        ("threads", rayon::current_num_threads().to_string()),
-        ("seed", recipe.seed.to_string()),
-        ("run folder", folder.path().display().to_string()),
-    ] {
-        progress.line(&format!("{key:<14} {value}"));
-    }
-    progress.line("");
-    let validation_header = if validation.is_some() { "  validation loss, top-1" } else { "" };
-    progress.line(&format!(
-        "    epoch        lr    loss    top-1    top-5  gradient  images/s      time{validation_header}"
-    ));
-
-    interrupt::listen()?;
-    let start = Instant::now();
-    let validation = validation.map(Arc::new);
-    let mut trainer = Trainer::new(model, recipe, Arc::new(train))?;
-    let ended = epochs(&mut trainer, validation.as_ref(), &mut folder, &mut progress, &test.classes);
-    progress.finish();
-    let best = ended.map_err(|failure| match failure {
-        Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", folder.kept())),
-        other => other,
-    })?;
-    report(&trainer, best, &folder, &mut progress, &Arc::new(test), start)
+    fits_in_memory(&model, recipe, &train)?;
+    Ok((model, train, validation, test))
 }
 
-/// Every epoch: train, validate, save, tell.
-fn epochs(
-    trainer: &mut Trainer<f32>,
-    validation: Option<&Arc<Dataset>>,
-    folder: &mut RunFolder,
-    progress: &mut Progress,
-    classes: &[String],
-) -> Result<Option<Best>> {
-    let mut best: Option<Best> = None;
-    while !trainer.is_done() {
-        progress.begin_epoch();
-        let mut stopped_at = None;
-        let trained = trainer.train_epoch(&mut |step| {
-            progress.step(step);
-            // After the last step the epoch is complete and worth saving.
-            if interrupt::requested() && step.step + 1 < step.steps_per_epoch {
-                stopped_at = Some(format!("stopped in epoch {} after step {}", step.epoch + 1, step.step + 1));
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        if let Some(epoch) = trained {
-            let recipe = trainer.recipe();
-            let evaluate = |v| evaluate(trainer.model(), v, recipe.normalization, recipe.eval_batch_size);
-            let validated = validation.map(evaluate).transpose()?;
-            let about = metadata(recipe, classes, &epoch, validated.as_ref());
-            folder.save_weights(trainer.model(), &about, trainer.epoch())?;
-            if let Some(accuracy) = validated.as_ref().map(Evaluation::accuracy) {
-                // Of equal epochs the first.
-                if best.as_ref().is_none_or(|best| accuracy > best.accuracy) {
-                    resnet_by_hand::formats::weights::save(&folder.best(), trainer.model(), &about)?;
-                    best = Some(Best { epoch: trainer.epoch(), accuracy, model: trainer.model().clone() });
-                }
-            }
-            folder.append(&epoch, validated.as_ref())?;
-            progress.line(&line(&epoch, recipe.epochs, validated.as_ref()));
-        }
-        if interrupt::requested() && !trainer.is_done() {
-            progress.finish();
-            let place = stopped_at.unwrap_or_else(|| format!("stopped after epoch {}", trainer.epoch()));
-            progress.line(&format!("{place}; {}", folder.kept()));
-            return Err(Failure::Interrupted);
+/// Refuses a step that cannot fit into the memory there is, with the batch size that would.
+fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Result<()> {
+    let Some(available) = memory::available() else { return Ok(()) };
+    let (_, height, width, _) = train.pixels.dim();
+    let needed =
+        |batch: usize| Ok::<u64, Failure>(model.cost(batch.min(train.len()), [height, width])?.training_bytes(4));
+    let bytes = needed(recipe.batch_size)?;
+    if bytes <= available {
+        return Ok(());
+    }
+    // The largest that fits: bytes grow with the batch.
+    let (mut fits, mut too_large) = (0, recipe.batch_size);
+    while too_large - fits > 1 {
+        let middle = fits + (too_large - fits) / 2;
+        if needed(middle)? <= available {
+            fits = middle;
+        } else {
+            too_large = middle;
         }
     }
-    Ok(best)
+    let advice = match fits {
+        0 => "not even a batch of one image fits".to_string(),
+        fits => format!("--batch-size {fits} would fit"),
+    };
+    Err(Failure::Failed(format!(
+        "a step of `{}` with {} images needs about {}, and {} are available; {advice}",
+        recipe.model,
+        recipe.batch_size,
+        text::bytes(bytes),
+        text::bytes(available)
+    )))
+}
+
+fn begin(args: &Args) -> Result<Run> {
+    let flags = args.flags()?;
+    let given = match &args.config {
+        Some(path) => flags.or(Config::read(path)?),
+        None => flags,
+    };
+    let recipe = given.recipe()?;
+    if let Some(out) = &args.out {
+        check_out(out)?;
+    }
+    let config = given.effective(&recipe)?;
+    let (model, train, validation, test) = prepare(&config, &recipe)?;
+    let stem = format!("{}-{}", recipe.model, recipe.name);
+    let mut folder = RunFolder::create(args.out.as_deref(), &stem, args.keep_checkpoints)?;
+    folder.write_text("config.toml", &config.to_toml())?;
+    let data = data_hash(&train);
+    let train = Arc::new(train);
+    let trainer = Trainer::new(model, recipe, train.clone())?;
+    // The first one at once: a folder that cannot be written to is noticed now, and every run can be gone on with.
+    folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
+    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
+    Ok(Run { config, folder, trainer, best: None, train, validation, test, data })
+}
+
+/// The run in a folder at its last checkpoint; `None` if it is over.
+fn resume(args: &Args, path: &Path) -> Result<Option<Run>> {
+    let (folder, latest) = RunFolder::open(path, args.keep_checkpoints)?;
+    let mut out = std::io::stdout().lock();
+    for (file, problem) in &latest.damaged {
+        writeln!(out, "note           {} is of no use, going on from the one before: {problem}", file.display())?;
+    }
+    let checkpoint = latest.checkpoint;
+    let wrong = |message: String| Failure::Failed(format!("{}: {message}", latest.path.display()));
+    let mut config = Config::parse(&checkpoint.config).map_err(wrong)?;
+    let mut flags = args.flags()?;
+    // Where the images are is no setting of the run; that they are the same is checked.
+    if let Some(data) = flags.data.take() {
+        config.data = Some(data);
+    }
+    if let [(key, given, saved), ..] = flags.conflicts(&config).as_slice() {
+        return Err(Failure::Usage(format!(
+            "--{} is {given}, but the run began with {saved}, and a run goes on as it began; for another one: \
+             resnet train --config {} --{} {}",
+            key.replace('_', "-"),
+            path.join("config.toml").display(),
+            key.replace('_', "-"),
+            given.trim_matches('"')
+        )));
+    }
+    if folder.is_complete() {
+        writeln!(out, "{} is complete: nothing is left to do", path.display())?;
+        return Ok(None);
+    }
+    drop(out);
+    let recipe = config.recipe()?;
+    let (mut model, train, validation, test) = prepare(&config, &recipe)?;
+    let data = data_hash(&train);
+    if data != checkpoint.data {
+        return Err(Failure::Failed(format!(
+            "the training images are not those the run began with: {}; say with --data where those are",
+            config.data().describe()
+        )));
+    }
+    Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
+    folder.rewind(&checkpoint)?;
+    let train = Arc::new(train);
+    let trainer = Trainer::resume(model, checkpoint.buffers(), recipe, train.clone(), checkpoint.position)?;
+    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
+    Ok(Some(Run { config, folder, trainer, best: checkpoint.best, train, validation, test, data }))
+}
+
+impl Run {
+    /// What is going to happen, for people.
+    fn describe(&self, progress: &mut Progress) -> Result<()> {
+        let recipe = self.trainer.recipe();
+        let (_, height, width, _) = self.train.pixels.dim();
+        let cost = self.trainer.model().cost(1, [height, width])?;
+        let batch = recipe.batch_size.min(self.train.len());
+        let step_bytes = self.trainer.model().cost(batch, [height, width])?.training_bytes(4);
+        let held_out = self.validation.as_ref();
+        let held_out =
+            held_out.map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
+        let count = |dataset: &Dataset| text::thousands(dataset.len() as u64);
+        let position = self.trainer.position();
+        let mut lines = vec![
+            (
+                "model",
+                format!(
+                    "{}, {} parameters, {} multiply-adds per image",
+                    recipe.model,
+                    text::thousands(cost.parameters),
+                    text::short(cost.multiply_adds)
+                ),
+            ),
+            ("memory", format!("about {} for a training step", text::bytes(step_bytes))),
+            (
+                "data",
+                format!(
+                    "{} images for training{held_out}, {} for testing: {}",
+                    count(&self.train),
+                    count(&self.test),
+                    self.config.data().describe()
+                ),
+            ),
+            ("recipe", format!("{}: {}", recipe.name, steps(recipe))),
+            ("", optimiser(recipe)),
+            ("augmentation", augmentation(recipe.augmentation)),
+            ("normalisation", normalization(recipe)),
+            ("threads", rayon::current_num_threads().to_string()),
+            ("seed", recipe.seed.to_string()),
+            ("run folder", self.folder.path().display().to_string()),
+        ];
+        if position != Position::default() {
+            let place = match position.step {
+                0 => format!("after epoch {} of {}", position.epoch, recipe.epochs),
+                step => format!(
+                    "in epoch {} of {}, after step {step} of {}",
+                    position.epoch + 1,
+                    recipe.epochs,
+                    self.trainer.steps_per_epoch()
+                ),
+            };
+            lines.push(("resumed", place));
+        }
+        for (key, value) in lines {
+            progress.line(&format!("{key:<14} {value}"));
+        }
+        progress.line("");
+        let validation_header = if self.validation.is_some() { "  validation loss, top-1" } else { "" };
+        progress.line(&format!(
+            "    epoch        lr    loss    top-1    top-5  gradient  images/s      time{validation_header}"
+        ));
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let config = self.config.to_toml();
+        Ok(self.folder.checkpoint(&self.trainer, self.best.as_ref(), &config, self.data)?)
+    }
+
+    /// Every epoch that is left: train, validate, save, tell.
+    fn epochs(&mut self, checkpoint_every: Option<Duration>, progress: &mut Progress) -> Result<()> {
+        let mut last_checkpoint = Instant::now();
+        while !self.trainer.is_done() {
+            if self.trainer.position().step == 0 {
+                progress.begin_epoch();
+            }
+            let trained = self.trainer.train_epoch(&mut |step| {
+                progress.step(step);
+                let due = checkpoint_every.is_some_and(|every| last_checkpoint.elapsed() >= every);
+                if interrupt::requested() || due {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            let trained = trained.map_err(|error| match error {
+                Error::NotFinite { message } => Failure::Diverged(message),
+                error => error.into(),
+            })?;
+            if let Some(epoch) = trained {
+                self.end_of_epoch(&epoch, progress)?;
+            }
+            self.checkpoint()?;
+            last_checkpoint = Instant::now();
+            if interrupt::requested() && !self.trainer.is_done() {
+                progress.finish();
+                let place = match self.trainer.position() {
+                    Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
+                    Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
+                };
+                progress.line(&format!("stopped {place}; go on with `{}`", self.folder.resume_command()));
+                return Err(Failure::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_of_epoch(&mut self, epoch: &EpochMetrics, progress: &mut Progress) -> Result<()> {
+        let (recipe, model) = (self.trainer.recipe(), self.trainer.model());
+        let evaluate = |v| evaluate(model, v, recipe.normalization, recipe.eval_batch_size);
+        let validated = self.validation.as_ref().map(evaluate).transpose()?;
+        let about = metadata(recipe, &self.test.classes, epoch, validated.as_ref());
+        self.folder.save_weights(model, &about)?;
+        if let Some(validated) = &validated {
+            let correct = [validated.top1, validated.images()];
+            // Of equal epochs the first.
+            if self.best.as_ref().is_none_or(|best| correct[0] > best.correct[0]) {
+                let weights = state_dict::collect(model);
+                resnet_by_hand::formats::weights::save(&self.folder.best(), model, &about)?;
+                self.best = Some(Best { epoch: self.trainer.epoch(), correct, weights });
+            }
+        }
+        self.folder.append(epoch, validated.as_ref())?;
+        progress.line(&line(epoch, recipe.epochs, validated.as_ref()));
+        Ok(())
+    }
 }
 
 fn line(epoch: &EpochMetrics, epochs: usize, validation: Option<&Evaluation>) -> String {
@@ -429,113 +610,75 @@ fn line(epoch: &EpochMetrics, epochs: usize, validation: Option<&Evaluation>) ->
     )
 }
 
-/// The test set, once, and the end of the run.
-fn report(
-    trainer: &Trainer<f32>,
-    best: Option<Best>,
-    folder: &RunFolder,
-    progress: &mut Progress,
-    test: &Arc<Dataset>,
-    start: Instant,
-) -> Result<()> {
-    let training_seconds = start.elapsed().as_secs_f64();
-    let recipe = trainer.recipe();
-    let (model, file, epoch) = match &best {
-        Some(best) => (&best.model, folder.best(), best.epoch),
-        None => (trainer.model(), folder.weights(), trainer.epoch()),
-    };
-    let tested = evaluate(model, test, recipe.normalization, recipe.eval_batch_size)?;
-    let hash = format!("{:016x}", fingerprint(trainer.model()));
-    let peak = memory::peak();
-    let result = json!({
-        "test_accuracy": tested.accuracy(),
-        "test_correct": tested.top1,
-        "test_images": tested.images(),
-        "test_loss": tested.loss,
-        "test_top5": tested.top5,
-        "tested_weights_of_epoch": epoch,
-        "seconds": training_seconds,
-        "peak_memory_bytes": peak,
-        "fingerprint": hash,
-    });
-    folder.write_json("result.json", &result)?;
+impl Run {
+    /// The test set, once, and the end of the run.
+    fn report(&self, progress: &mut Progress) -> Result<()> {
+        let (trainer, folder, test) = (&self.trainer, &self.folder, &self.test);
+        let recipe = trainer.recipe();
+        let training_seconds = folder.seconds()?;
+        let mut model = trainer.model().clone();
+        let (file, epoch) = match &self.best {
+            Some(best) => {
+                Checkpoint::load(&folder.best(), &best.weights, &mut model)?;
+                (folder.best(), best.epoch)
+            }
+            None => (folder.weights(), trainer.epoch()),
+        };
+        let best = &self.best;
+        let model = &model;
+        let tested = evaluate(model, test, recipe.normalization, recipe.eval_batch_size)?;
+        let hash = format!("{:016x}", fingerprint(trainer.model()));
+        let peak = memory::peak();
+        let result = json!({
+            "test_accuracy": tested.accuracy(),
+            "test_correct": tested.top1,
+            "test_images": tested.images(),
+            "test_loss": tested.loss,
+            "test_top5": tested.top5,
+            "tested_weights_of_epoch": epoch,
+            "seconds": training_seconds,
+            "peak_memory_bytes": peak,
+            "fingerprint": hash,
+        });
+        folder.write_json("result.json", &result)?;
 
-    let mut lines = vec![
-        (
-            "test accuracy",
-            format!(
-                "{}; guessing gets {}",
-                text::share(tested.top1, tested.images()),
-                text::chance(test.classes.len())
+        let mut lines = vec![
+            (
+                "test accuracy",
+                format!(
+                    "{}; guessing gets {}",
+                    text::share(tested.top1, tested.images()),
+                    text::chance(test.classes.len())
+                ),
             ),
-        ),
-        ("test loss", format!("{:.4}", tested.loss)),
-        (
-            "time",
-            format!(
-                "{} an epoch, {} in all",
-                text::duration(training_seconds / recipe.epochs as f64),
-                text::duration(training_seconds)
+            ("test loss", format!("{:.4}", tested.loss)),
+            (
+                "time",
+                format!(
+                    "{} an epoch, {} in all",
+                    text::duration(training_seconds / recipe.epochs as f64),
+                    text::duration(training_seconds)
+                ),
             ),
-        ),
-    ];
-    if let Some(best) = &best {
-        let found = format!("epoch {} with {:.2} % on the validation images", best.epoch, 100.0 * best.accuracy);
-        lines.insert(0, ("tested", found));
+        ];
+        if let Some(best) = best {
+            let found = format!("epoch {} with {:.2} % on the validation images", best.epoch, 100.0 * best.accuracy());
+            lines.insert(0, ("tested", found));
+        }
+        if let Some(peak) = peak {
+            lines.push(("peak memory", text::bytes(peak)));
+        }
+        lines.push(("fingerprint", format!("{hash} (of the weights after the last epoch)")));
+        lines.push(("weights", file.display().to_string()));
+        progress.line("");
+        for (key, value) in lines {
+            progress.line(&format!("{key:<14} {value}"));
+        }
+        if !tested.loss.is_finite() {
+            return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, folder.kept())));
+        }
+        Ok(())
     }
-    if let Some(peak) = peak {
-        lines.push(("peak memory", text::bytes(peak)));
-    }
-    lines.push(("fingerprint", format!("{hash} (of the weights after the last epoch)")));
-    lines.push(("weights", file.display().to_string()));
-    progress.line("");
-    for (key, value) in lines {
-        progress.line(&format!("{key:<14} {value}"));
-    }
-    if !tested.loss.is_finite() {
-        return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, folder.kept())));
-    }
-    Ok(())
-}
-
-/// Everything that decides the result, and what it was run on.
-fn config(
-    args: &Args,
-    recipe: &Recipe,
-    train: &Dataset,
-    validation: Option<&Dataset>,
-    test: &Dataset,
-) -> serde_json::Value {
-    let data = args.data.data.as_ref().map_or("embedded".to_string(), |path| path.display().to_string());
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": recipe.model,
-        "classes": train.classes,
-        "data": data,
-        "train_images": train.len(),
-        "validation_images": validation.map_or(0, Dataset::len),
-        "test_images": test.len(),
-        "recipe": recipe.name,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "eval_batch_size": recipe.eval_batch_size,
-        "lr": recipe.lr,
-        "schedule": recipe.schedule.to_string(),
-        "momentum": recipe.sgd.momentum,
-        "dampening": recipe.sgd.dampening,
-        "nesterov": recipe.sgd.nesterov,
-        "weight_decay": recipe.sgd.weight_decay,
-        "no_decay_norm_bias": recipe.sgd.decay_exemption == DecayExemption::NormAndBias,
-        "label_smoothing": recipe.label_smoothing,
-        "crop_padding": recipe.augmentation.crop_padding,
-        "flip": recipe.augmentation.flip,
-        "mean": recipe.normalization.mean(),
-        "std": recipe.normalization.std(),
-        "zero_init_residual": recipe.zero_init_residual,
-        "conv": args.conv.conv.name(),
-        "seed": recipe.seed,
-        "threads": rayon::current_num_threads(),
-    })
 }
 
 /// What the weights need to be used, and where they come from. No times: the same run writes the same bytes.

@@ -85,7 +85,7 @@ fn tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor> {
 }
 
 /// A safetensors file.
-pub(super) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
     let failed =
         |error: &dyn std::fmt::Display| Error::format(path, None, format!("cannot be written as safetensors: {error}"));
     if tensors.get(METADATA).is_some() {

@@ -31,7 +31,7 @@ pub struct StepMetrics {
 }
 
 /// One epoch of training, measured batch by batch while the weights move.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochMetrics {
     /// Epoch, counted from 0.
     pub epoch: usize,

@@ -32,7 +32,9 @@ use crate::kernels::buffers::recycle;
 use crate::layers::{Mode, Reduction, SoftmaxCrossEntropy};
 use crate::model::ResNet;
 use crate::optim::{Progress, Sgd};
+use crate::oracle::program::{Program, Undisturbed, Value};
 use crate::{Error, Result, Scalar};
+use ndarray::ArrayD;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,7 +47,38 @@ pub struct Trainer<T> {
     loss: SoftmaxCrossEntropy<T>,
     recipe: Recipe,
     loader: Loader<T>,
-    epoch: usize,
+    position: Position,
+}
+
+/// Where in a run we are. There is no state of a random number generator: the order of an epoch and the crop of an image are
+/// functions of the seed, the epoch and the image ([`crate::rng`]), so the position is all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Position {
+    /// Epochs completed.
+    pub epoch: usize,
+    /// Steps taken in the epoch after those.
+    pub step: usize,
+    /// What these steps have added up.
+    pub sums: Sums,
+}
+
+/// The metrics of an epoch while it lasts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Σ loss · images.
+    pub loss: f64,
+    /// Σ of the norms of the gradients.
+    pub gradient_norm: f64,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Images classified right.
+    pub top1: usize,
+    /// Images whose class was among the first five.
+    pub top5: usize,
+    /// Images seen.
+    pub images: usize,
+    /// Wall-clock time, that of interrupted attempts included.
+    pub seconds: f64,
 }
 
 impl<T: Scalar> Trainer<T> {
@@ -71,8 +104,49 @@ impl<T: Scalar> Trainer<T> {
             loss: SoftmaxCrossEntropy { label_smoothing, reduction: Reduction::Mean },
             loader: Loader::new(train, options)?,
             recipe,
-            epoch: 0,
+            position: Position::default(),
         })
+    }
+
+    /// A run that goes on at `position`, with `model` as it was there and the optimiser's buffers ([`Sgd::buffers`]). What follows
+    /// has the same bits as if there had been no break.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; if the position is not one of this run, or the buffers are not those of the model.
+    pub fn resume(
+        model: ResNet<T>,
+        buffers: impl IntoIterator<Item = (String, ArrayD<T>)>,
+        recipe: Recipe,
+        train: Arc<Dataset>,
+        position: Position,
+    ) -> Result<Self> {
+        let mut trainer = Trainer::new(model, recipe, train)?;
+        let (epochs, steps) = (trainer.recipe.epochs, trainer.loader.batches_per_epoch());
+        let Position { epoch, step, .. } = position;
+        // Behind the last epoch there are no steps.
+        if epoch > epochs || step >= steps || (epoch == epochs && step > 0) {
+            let found = format!("got epoch {epoch}, step {step}");
+            let message = format!("expects a position within {epochs} epochs of {steps} steps, {found}");
+            return Err(Error::argument("resume", message));
+        }
+        trainer.sgd.restore(&trainer.model, buffers)?;
+        trainer.position = position;
+        Ok(trainer)
+    }
+
+    /// Where the run is.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The optimiser.
+    pub fn sgd(&self) -> &Sgd<T> {
+        &self.sgd
+    }
+
+    /// Steps in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.loader.batches_per_epoch()
     }
 
     /// The model as it is now.
@@ -87,16 +161,16 @@ impl<T: Scalar> Trainer<T> {
 
     /// Epochs completed.
     pub fn epoch(&self) -> usize {
-        self.epoch
+        self.position.epoch
     }
 
     /// Whether every epoch of the recipe is completed.
     pub fn is_done(&self) -> bool {
-        self.epoch >= self.recipe.epochs
+        self.position.epoch >= self.recipe.epochs
     }
 
-    /// One pass over the training images. `observe` sees every step and may break off; then the result is `None`, and
-    /// the model has taken the steps seen so far.
+    /// The rest of a pass over the training images. `observe` sees every step and may break off; then the result is `None`, the
+    /// model has taken the steps seen so far, and the next call goes on behind them.
     ///
     /// # Errors
     /// If the loss is not finite any more, or a layer refuses its input.
@@ -104,24 +178,25 @@ impl<T: Scalar> Trainer<T> {
         &mut self,
         observe: &mut dyn FnMut(&StepMetrics) -> ControlFlow<()>,
     ) -> Result<Option<EpochMetrics>> {
-        let start = Instant::now();
-        let (mut loss, mut top1, mut top5, mut images, mut norms, mut lr) = (0.0, 0, 0, 0, 0.0, 0.0);
+        let Position { epoch, step: first, .. } = self.position;
+        let (start, before) = (Instant::now(), self.position.sums.seconds);
         let steps_per_epoch = self.loader.batches_per_epoch();
-        for (step, batch) in self.loader.epoch(self.epoch as u64).enumerate() {
-            let progress = Progress::in_epoch(self.epoch, step, steps_per_epoch, self.recipe.epochs)?;
-            lr = self.recipe.schedule.lr(self.recipe.lr, progress);
-            let outcome = self.step(&batch, lr)?;
+        for (step, batch) in (first..).zip(self.loader.epoch_from(epoch as u64, first)?) {
+            let progress = Progress::in_epoch(epoch, step, steps_per_epoch, self.recipe.epochs)?;
+            let lr = self.recipe.schedule.lr(self.recipe.lr, progress);
+            let outcome = self.step(&batch, step, lr)?;
             let count = batch.labels.len();
-            if !outcome.loss.is_finite() {
-                return Err(self.diverged(step, lr, outcome.loss));
-            }
-            loss += outcome.loss * count as f64;
-            top1 += outcome.top1;
-            top5 += outcome.top5;
-            norms += outcome.gradient_norm;
-            images += count;
+            let sums = &mut self.position.sums;
+            sums.loss += outcome.loss * count as f64;
+            sums.gradient_norm += outcome.gradient_norm;
+            sums.lr = lr;
+            sums.top1 += outcome.top1;
+            sums.top5 += outcome.top5;
+            sums.images += count;
+            sums.seconds = before + start.elapsed().as_secs_f64();
+            self.position.step += 1;
             let metrics = StepMetrics {
-                epoch: self.epoch,
+                epoch,
                 step,
                 steps_per_epoch,
                 images: count,
@@ -130,30 +205,36 @@ impl<T: Scalar> Trainer<T> {
                 correct: outcome.top1,
                 gradient_norm: outcome.gradient_norm,
             };
-            if observe(&metrics).is_break() {
+            // After the last step the epoch is complete, whatever the observer thinks.
+            if observe(&metrics).is_break() && self.position.step < steps_per_epoch {
                 return Ok(None);
             }
             recycle(batch.images);
         }
-        let seen = images as f64;
+        let sums = self.position.sums;
+        let seen = sums.images as f64;
         let metrics = EpochMetrics {
-            epoch: self.epoch,
-            lr,
-            loss: loss / seen,
-            top1: top1 as f64 / seen,
-            top5: top5 as f64 / seen,
-            gradient_norm: norms / steps_per_epoch as f64,
-            images,
-            seconds: start.elapsed().as_secs_f64(),
+            epoch,
+            lr: sums.lr,
+            loss: sums.loss / seen,
+            top1: sums.top1 as f64 / seen,
+            top5: sums.top5 as f64 / seen,
+            gradient_norm: sums.gradient_norm / steps_per_epoch as f64,
+            images: sums.images,
+            seconds: sums.seconds,
         };
-        self.epoch += 1;
+        self.position = Position { epoch: epoch + 1, ..Position::default() };
         Ok(Some(metrics))
     }
 
     /// One step: forward, loss, backward, update.
-    fn step(&mut self, batch: &Batch<T>, lr: f64) -> Result<StepOutcome> {
+    fn step(&mut self, batch: &Batch<T>, step: usize, lr: f64) -> Result<StepOutcome> {
         let (logits, cache) = self.model.forward(&batch.images, Mode::Train)?;
         let (loss, loss_cache) = self.loss.forward(&logits, &batch.labels)?;
+        if !loss.is_finite() {
+            // Before anything is updated: what is looked at is what was computed.
+            return Err(self.diverged(batch, step, lr, loss.as_f64()));
+        }
         self.model.update_running_statistics(&cache);
         let gradients = self.model.parameter_gradients(&self.loss.backward(&loss_cache), cache)?;
         self.sgd.step(&mut self.model, &gradients, lr)?;
@@ -163,10 +244,28 @@ impl<T: Scalar> Trainer<T> {
         Ok(StepOutcome { loss: loss.as_f64(), top1, top5, gradient_norm: gradients.norm() })
     }
 
-    fn diverged(&self, step: usize, lr: f64, loss: f64) -> Error {
-        let place = format!("in epoch {}, step {}, at learning rate {lr:.4e}", self.epoch + 1, step + 1);
+    fn diverged(&self, batch: &Batch<T>, step: usize, lr: f64, loss: f64) -> Error {
+        let place = format!("in epoch {}, step {}, at learning rate {lr:.4e}", self.position.epoch + 1, step + 1);
+        let first = match self.first_not_finite(batch) {
+            Some(layer) => format!("the first layer whose result is not finite is `{layer}`"),
+            None => "every activation is finite".to_string(),
+        };
         let advice = "try a smaller --lr, or a warm-up in front of the schedule";
-        Error::NotFinite { message: format!("the loss became {loss} {place}; {advice}") }
+        Error::NotFinite { message: format!("the loss became {loss} {place}; {first}; {advice}") }
+    }
+
+    /// The first layer, in the order of execution, whose result on the batch has an infinity or a NaN in it. The network runs once
+    /// more for it, as a list of named steps.
+    fn first_not_finite(&self, batch: &Batch<T>) -> Option<String> {
+        let program = Program::of_network(&self.model);
+        let forward = program.forward(Value::Images(batch.images.clone()), Mode::Train, &mut Undisturbed).ok()?;
+        let finite = |value: &Value<T>| match value {
+            Value::Images(x) => x.iter().all(|x| x.is_finite()),
+            Value::Rows(x) => x.iter().all(|x| x.is_finite()),
+        };
+        // Value 0 is the batch itself.
+        let results = program.steps.iter().zip(&forward.values[1..]);
+        results.into_iter().find(|(_, value)| !finite(value)).map(|(step, _)| step.name.clone())
     }
 }
 

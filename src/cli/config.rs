@@ -1,0 +1,274 @@
+//! What decides a run, as a TOML file: `resnet train --config run.toml`.
+//!
+//! Everything in it has a flag of the same name, and may be left out: then the recipe says it. A run writes the whole of it
+//! into its folder (`config.toml`), so that the file starts the same run again, and every checkpoint has it, too.
+
+use super::args;
+use super::{Failure, Result};
+use resnet_by_hand::data::{Augmentation, Normalization};
+use resnet_by_hand::layers::Conv2dAlgorithm;
+use resnet_by_hand::model::Architecture;
+use resnet_by_hand::optim::{DecayExemption, Sgd, SgdConfig};
+use resnet_by_hand::train::Recipe;
+use resnet_by_hand::Error;
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// The keys of the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub model: Option<String>,
+    pub recipe: Option<String>,
+    pub seed: Option<u64>,
+    /// A path, or `embedded`.
+    pub data: Option<PathBuf>,
+    pub train_images: Option<usize>,
+    pub validation: Option<usize>,
+    pub crop_padding: Option<usize>,
+    pub flip: Option<bool>,
+    pub mean: Option<[f64; 3]>,
+    pub std: Option<[f64; 3]>,
+    pub epochs: Option<usize>,
+    pub batch_size: Option<usize>,
+    pub eval_batch_size: Option<usize>,
+    pub lr: Option<f64>,
+    pub schedule: Option<String>,
+    pub momentum: Option<f64>,
+    pub nesterov: Option<bool>,
+    pub weight_decay: Option<f64>,
+    pub no_decay_norm_bias: Option<bool>,
+    pub label_smoothing: Option<f64>,
+    pub zero_init_residual: Option<bool>,
+    pub conv: Option<String>,
+}
+
+/// Calls `$each!(field)` for every key.
+macro_rules! for_keys {
+    ($each:ident) => {
+        $each!(
+            model,
+            recipe,
+            seed,
+            data,
+            train_images,
+            validation,
+            crop_padding,
+            flip,
+            mean,
+            std,
+            epochs,
+            batch_size,
+            eval_batch_size,
+            lr,
+            schedule,
+            momentum,
+            nesterov,
+            weight_decay,
+            no_decay_norm_bias,
+            label_smoothing,
+            zero_init_residual,
+            conv
+        )
+    };
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
+        Self::parse(&text).map_err(|message| Failure::Failed(format!("{}: {message}", path.display())))
+    }
+
+    /// Parses the text of a file; the error says where it is.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_string())
+    }
+
+    /// The text of a file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("plain values can be written")
+    }
+
+    /// What `self` says, and `other` where it says nothing.
+    pub fn or(self, other: Config) -> Config {
+        macro_rules! merged {
+            ($($key:ident),*) => { Config { $($key: self.$key.or(other.$key)),* } };
+        }
+        for_keys!(merged)
+    }
+
+    /// Every key that both say, but differently: key, here, there.
+    pub fn conflicts(&self, other: &Config) -> Vec<(&'static str, String, String)> {
+        let mut conflicts = Vec::new();
+        macro_rules! compare {
+            ($($key:ident),*) => {
+                $(if let Some(own) = &self.$key {
+                    if other.$key.as_ref() != Some(own) {
+                        let there = other.$key.as_ref().map_or("nothing".to_string(), |there| shown(there));
+                        conflicts.push((stringify!($key), shown(own), there));
+                    }
+                })*
+            };
+        }
+        for_keys!(compare);
+        conflicts
+    }
+
+    /// The recipe, with everything that is said here.
+    pub fn recipe(&self) -> Result<Recipe> {
+        let usage = |error: Error| Failure::Usage(error.to_string());
+        let default = if self.data().is_embedded() { "demo" } else { "quick" };
+        let base = Recipe::by_name(self.recipe.as_deref().unwrap_or(default)).map_err(usage)?;
+        if let Some(model) = &self.model {
+            Architecture::by_name(model).map_err(usage)?;
+        }
+        let schedule = self.schedule.as_ref().map(|text| text.parse()).transpose().map_err(usage)?;
+        let normalization = match (self.mean, self.std) {
+            (Some(mean), Some(std)) => Normalization::new(mean, std).map_err(usage)?,
+            (None, None) => base.normalization,
+            _ => return Err(Failure::Usage("`mean` and `std` are given together or not at all".to_string())),
+        };
+        for (key, value) in [("momentum", self.momentum), ("label_smoothing", self.label_smoothing)] {
+            check(key, value, args::share)?;
+        }
+        check("lr", self.lr, args::positive)?;
+        check("weight_decay", self.weight_decay, args::not_negative)?;
+        check("crop_padding", self.crop_padding, args::count(0, 32))?;
+        for (key, value) in
+            [("epochs", self.epochs), ("batch_size", self.batch_size), ("eval_batch_size", self.eval_batch_size)]
+        {
+            check(key, value, args::count(1, args::MOST))?;
+        }
+        let sgd = SgdConfig {
+            momentum: self.momentum.unwrap_or(base.sgd.momentum),
+            weight_decay: self.weight_decay.unwrap_or(base.sgd.weight_decay),
+            nesterov: self.nesterov.unwrap_or(base.sgd.nesterov),
+            decay_exemption: match self.no_decay_norm_bias {
+                Some(true) => DecayExemption::NormAndBias,
+                Some(false) => DecayExemption::None,
+                None => base.sgd.decay_exemption,
+            },
+            ..base.sgd
+        };
+        if sgd.nesterov && sgd.momentum == 0.0 {
+            return Err(Failure::Usage(
+                "Nesterov's momentum needs a --momentum above 0; give --nesterov=false for none at all".to_string(),
+            ));
+        }
+        let recipe = Recipe {
+            model: self.model.clone().unwrap_or(base.model),
+            epochs: self.epochs.unwrap_or(base.epochs),
+            batch_size: self.batch_size.unwrap_or(base.batch_size),
+            eval_batch_size: self.eval_batch_size.unwrap_or(base.eval_batch_size),
+            lr: self.lr.unwrap_or(base.lr),
+            schedule: schedule.unwrap_or(base.schedule),
+            sgd,
+            label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
+            augmentation: Augmentation {
+                crop_padding: self.crop_padding.unwrap_or(base.augmentation.crop_padding),
+                flip: self.flip.unwrap_or(base.augmentation.flip),
+            },
+            normalization,
+            validation: self.validation.unwrap_or(base.validation),
+            zero_init_residual: self.zero_init_residual.unwrap_or(base.zero_init_residual),
+            seed: self.seed.unwrap_or(base.seed),
+            name: base.name,
+        };
+        recipe.check().map_err(usage)?;
+        Sgd::<f32>::new(recipe.sgd).map_err(usage)?;
+        Ok(recipe)
+    }
+
+    /// Where the images are.
+    pub fn data(&self) -> args::DataArgs {
+        args::DataArgs { data: self.data.clone() }
+    }
+
+    /// The algorithm of the convolutions.
+    pub fn conv(&self) -> Result<Conv2dAlgorithm> {
+        let name = self.conv.as_deref().unwrap_or("auto");
+        Conv2dAlgorithm::by_name(name).map_err(|error| Failure::Usage(error.to_string()))
+    }
+
+    /// All of it: what `self` says of the data and the computation, and the whole of the recipe.
+    pub fn effective(&self, recipe: &Recipe) -> Result<Config> {
+        Ok(Config {
+            model: Some(recipe.model.clone()),
+            recipe: Some(recipe.name.clone()),
+            seed: Some(recipe.seed),
+            data: Some(self.data.clone().unwrap_or_else(|| "embedded".into())),
+            train_images: self.train_images,
+            validation: Some(recipe.validation),
+            crop_padding: Some(recipe.augmentation.crop_padding),
+            flip: Some(recipe.augmentation.flip),
+            mean: Some(recipe.normalization.mean()),
+            std: Some(recipe.normalization.std()),
+            epochs: Some(recipe.epochs),
+            batch_size: Some(recipe.batch_size),
+            eval_batch_size: Some(recipe.eval_batch_size),
+            lr: Some(recipe.lr),
+            schedule: Some(recipe.schedule.to_string()),
+            momentum: Some(recipe.sgd.momentum),
+            nesterov: Some(recipe.sgd.nesterov),
+            weight_decay: Some(recipe.sgd.weight_decay),
+            no_decay_norm_bias: Some(recipe.sgd.decay_exemption == DecayExemption::NormAndBias),
+            label_smoothing: Some(recipe.label_smoothing),
+            zero_init_residual: Some(recipe.zero_init_residual),
+            conv: Some(self.conv()?.name().to_string()),
+        })
+    }
+}
+
+/// A value of a file, held to what its flag is held to.
+fn check<V: Display, R>(
+    key: &str,
+    value: Option<V>,
+    read: impl Fn(&str) -> std::result::Result<R, String>,
+) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    let wrong = |expected| Failure::Usage(format!("`{key}` = {value}: {expected}"));
+    read(&value.to_string()).map_err(wrong)?;
+    Ok(())
+}
+
+fn shown(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_configuration_says_everything_and_starts_the_same_run_again() {
+        let config = Config::parse("recipe = \"paper\"\nlr = 0.05\nmomentum = 0.85\nseed = 9").unwrap();
+        let recipe = config.recipe().unwrap();
+        assert_eq!((recipe.lr, recipe.sgd.momentum, recipe.seed, recipe.validation), (0.05, 0.85, 9, 5000));
+        let effective = config.effective(&recipe).unwrap();
+        let again = Config::parse(&effective.to_toml()).unwrap();
+        assert_eq!(again, effective);
+        assert_eq!(again.recipe().unwrap(), recipe);
+        assert!(config.conflicts(&effective).is_empty());
+        let other = Config { epochs: Some(3), ..Config::default() };
+        assert_eq!(other.conflicts(&effective), [("epochs", "3".to_string(), "182".to_string())]);
+        assert_eq!(other.clone().or(effective.clone()).epochs, Some(3));
+        assert_eq!(Config::default().or(effective.clone()), effective);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_said_with_its_place() {
+        let message = Config::parse("epochs = 3\nlearning_rate = 1\n").unwrap_err();
+        assert!(message.contains("line 2") && message.contains("learning_rate"), "{message}");
+        let refused = |text: &str| match Config::parse(text).unwrap().recipe() {
+            Err(Failure::Usage(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        assert!(refused("lr = -1.0").contains("`lr` = -1: expected a number above 0"));
+        assert!(refused("model = \"resnt20\"").contains("did you mean `resnet20`?"));
+        assert!(refused("schedule = \"cosin\"").contains("cosine"));
+        assert!(refused("mean = [0.5, 0.5, 0.5]").contains("together"));
+        assert!(refused("epochs = 0").contains("`epochs` = 0"));
+    }
+}

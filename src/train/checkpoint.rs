@@ -1,0 +1,443 @@
+//! A run on disk: everything that is needed to go on as if there had been no break.
+//!
+//! | in the file | what |
+//! |---|---|
+//! | `model.…` | parameters and running statistics |
+//! | `momentum.…` | the optimiser's buffers |
+//! | `best.…` | the weights with the best validation accuracy so far, if images are held out |
+//! | `sums` | the metrics of the unfinished epoch: Σ loss · images, Σ gradient norm, learning rate, seconds |
+//! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of all this |
+//!
+//! The state of a random number generator is not among them because there is none ([`Position`]); the schedule is a function of the
+//! position, too.
+//!
+//! A checkpoint is a safetensors file, written beside its name and renamed ([`atomic`]), so a run that is killed at any moment
+//! leaves whole checkpoints only. A file that was damaged later fails its SHA-256, and [`Checkpoints::latest`] goes on
+//! from the one before.
+
+use super::trainer::{Position, Sums};
+use super::Trainer;
+use crate::data::Dataset;
+use crate::formats::{atomic, safetensors, state_dict};
+use crate::model::ResNet;
+use crate::rng::{fnv1a, FNV_OFFSET};
+use crate::tensors::{Tensor, Tensors};
+use crate::{Error, Result};
+use ndarray::{arr1, ArrayD};
+use serde_json::{json, Value};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// The version of the file's layout.
+const VERSION: u64 = 1;
+
+/// The entry of the metadata with the state as JSON.
+const STATE: &str = "resnet-by-hand.checkpoint";
+
+/// The entry of the metadata with the SHA-256 of everything else.
+const HASH: &str = "resnet-by-hand.sha256";
+
+/// The best weights so far, by the accuracy on the images that are held out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// Epochs completed when they were found.
+    pub epoch: usize,
+    /// Held-out images classified right, and their number.
+    pub correct: [usize; 2],
+    /// The weights.
+    pub weights: Tensors,
+}
+
+impl Best {
+    /// Share of the held-out images classified right.
+    pub fn accuracy(&self) -> f64 {
+        self.correct[0] as f64 / self.correct[1] as f64
+    }
+}
+
+/// A run at some position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Where in the run it is.
+    pub position: Position,
+    /// Parameters and running statistics.
+    pub model: Tensors,
+    /// The optimiser's buffers.
+    pub momentum: Tensors,
+    /// The best weights so far.
+    pub best: Option<Best>,
+    /// What decides the run, as text.
+    pub config: String,
+    /// The contents of the files of metrics, by name.
+    pub files: Vec<(String, String)>,
+    /// [`data_hash`] of the training images.
+    pub data: u64,
+}
+
+/// A hash of images and labels, to notice that a run is continued on others.
+pub fn data_hash(dataset: &Dataset) -> u64 {
+    let pixels = dataset.pixels.as_slice().map_or(0, |pixels| fnv1a(FNV_OFFSET, pixels));
+    let labels: Vec<u8> = dataset.labels.iter().flat_map(|label| u64::from(*label).to_le_bytes()).collect();
+    fnv1a(pixels, &labels)
+}
+
+impl Checkpoint {
+    /// A trainer's state, with what the caller keeps beside it.
+    pub fn of(
+        trainer: &Trainer<f32>,
+        best: Option<Best>,
+        config: String,
+        files: Vec<(String, String)>,
+        data: u64,
+    ) -> Self {
+        let mut momentum = Tensors::new();
+        trainer.sgd().buffers().for_each(|(name, buffer)| momentum.insert(name, Tensor::real(buffer.view())));
+        let model = state_dict::collect(trainer.model());
+        Checkpoint { position: trainer.position(), model, momentum, best, config, files, data }
+    }
+
+    /// The optimiser's buffers, for [`Trainer::resume`].
+    pub fn buffers(&self) -> Vec<(String, ArrayD<f32>)> {
+        let real = |tensor: &Tensor| tensor.to_real::<f32>().expect("buffers are real");
+        self.momentum.iter().map(|(name, tensor)| (name.to_string(), real(tensor))).collect()
+    }
+
+    /// Puts the weights of `tensors`, those of the position or the best, into `model`.
+    ///
+    /// # Errors
+    /// If they are not those of the model.
+    pub fn load(path: &Path, tensors: &Tensors, model: &mut ResNet<f32>) -> Result<()> {
+        state_dict::assign(path, tensors, model)
+    }
+
+    fn to_tensors(&self) -> Tensors {
+        let Position { epoch, step, sums } = self.position;
+        let mut all = Tensors::new();
+        let parts = [("model.", Some(&self.model)), ("momentum.", Some(&self.momentum))];
+        for (prefix, part) in parts.into_iter().chain([("best.", self.best.as_ref().map(|best| &best.weights))]) {
+            for (name, tensor) in part.into_iter().flat_map(Tensors::iter) {
+                all.insert(format!("{prefix}{name}"), tensor.clone());
+            }
+        }
+        // Numbers that must come back to the bit are tensors, not text.
+        all.insert("sums", arr1(&[sums.loss, sums.gradient_norm, sums.lr, sums.seconds]));
+        let state = json!({
+            "version": VERSION,
+            "epoch": epoch,
+            "step": step,
+            "top1": sums.top1,
+            "top5": sums.top5,
+            "images": sums.images,
+            "best": self.best.as_ref().map(|best| json!({ "epoch": best.epoch, "correct": best.correct })),
+            "config": self.config,
+            "files": self.files,
+            "data": format!("{:016x}", self.data),
+        });
+        all.metadata.insert(STATE.to_string(), state.to_string());
+        all.metadata.insert(HASH.to_string(), hash(&all));
+        all
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        atomic::write(path, &safetensors::to_bytes(path, &self.to_tensors())?)
+    }
+
+    /// Reads a checkpoint and checks that it is what was written.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no checkpoint of this version, or its SHA-256 is another.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+        let mut all = safetensors::read_bytes(path, &bytes)?;
+        let wrong = |message: String| Error::format(path, None, message);
+        let (Some(text), Some(expected)) = (all.metadata.get(STATE).cloned(), all.metadata.remove(HASH)) else {
+            return Err(wrong("expected a checkpoint of `resnet train`, found other tensors".to_string()));
+        };
+        let found = hash(&all);
+        if found != expected {
+            return Err(wrong(format!("damaged: expected the SHA-256 {expected}, found {found}")));
+        }
+        let state: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if state["version"] != json!(VERSION) {
+            return Err(wrong(format!("expected a checkpoint of version {VERSION}, found {}", state["version"])));
+        }
+        let whole = |value: &Value, key: &str| {
+            let whole = value.as_u64().and_then(|number| usize::try_from(number).ok());
+            whole.ok_or_else(|| wrong(format!("expected a whole number `{key}`, found {value}")))
+        };
+        let number = |key: &str| whole(&state[key], key);
+        let text =
+            |value: &Value| value.as_str().map(str::to_string).ok_or_else(|| wrong("expected a text".to_string()));
+        let part = |prefix: &str| {
+            let mut part = Tensors::new();
+            for (name, tensor) in all.iter() {
+                if let Some(name) = name.strip_prefix(prefix) {
+                    part.insert(name, tensor.clone());
+                }
+            }
+            part
+        };
+        let sums = all.get("sums").map(Tensor::to_f64).filter(|sums| sums.shape() == [4]);
+        let sums = sums.ok_or_else(|| wrong("expected a tensor `sums` of four numbers".to_string()))?;
+        let best = match &state["best"] {
+            Value::Null => None,
+            best => Some(Best {
+                epoch: whole(&best["epoch"], "epoch")?,
+                correct: [whole(&best["correct"][0], "correct")?, whole(&best["correct"][1], "correct")?],
+                weights: part("best."),
+            }),
+        };
+        let files = state["files"].as_array().map_or(&[][..], Vec::as_slice).iter();
+        let data = text(&state["data"])?;
+        Ok(Checkpoint {
+            position: Position {
+                epoch: number("epoch")?,
+                step: number("step")?,
+                sums: Sums {
+                    loss: sums[0],
+                    gradient_norm: sums[1],
+                    lr: sums[2],
+                    seconds: sums[3],
+                    top1: number("top1")?,
+                    top5: number("top5")?,
+                    images: number("images")?,
+                },
+            },
+            model: part("model."),
+            momentum: part("momentum."),
+            best,
+            config: text(&state["config"])?,
+            files: files.map(|file| Ok((text(&file[0])?, text(&file[1])?))).collect::<Result<_>>()?,
+            data: u64::from_str_radix(&data, 16).map_err(|_| wrong(format!("expected a hash, found `{data}`")))?,
+        })
+    }
+}
+
+/// The SHA-256 of names, types, shapes and numbers, and of the metadata but the hash itself.
+fn hash(tensors: &Tensors) -> String {
+    let mut hash = Sha256::new();
+    for (key, value) in tensors.metadata.iter().filter(|(key, _)| *key != HASH) {
+        // With their lengths, so that nothing can move from one to the next.
+        for text in [key, value] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+    }
+    for (name, tensor) in tensors.iter() {
+        hash.update(format!("{name} {} {:?}\n", tensor.dtype(), tensor.shape()));
+        match tensor.to_real::<f32>().filter(|_| tensor.dtype() == crate::tensors::Dtype::F32) {
+            Some(numbers) => numbers.iter().for_each(|x| hash.update(x.to_le_bytes())),
+            None => tensor.to_f64().iter().for_each(|x| hash.update(x.to_le_bytes())),
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A folder of checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+}
+
+/// What [`Checkpoints::latest`] found.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Its file.
+    pub path: PathBuf,
+    /// Later ones that could not be used, and why.
+    pub damaged: Vec<(PathBuf, String)>,
+}
+
+impl Checkpoints {
+    /// The checkpoints in `folder`, of which the last `keep` are kept.
+    pub fn new(folder: PathBuf, keep: usize) -> Self {
+        Checkpoints { folder, keep: keep.max(1) }
+    }
+
+    /// Writes a checkpoint and removes those that are too many.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was there stays.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.folder).map_err(|error| Error::io(&self.folder, "create", error))?;
+        let Position { epoch, step, .. } = checkpoint.position;
+        let path = self.folder.join(format!("epoch-{epoch:06}-step-{step:08}.safetensors"));
+        checkpoint.write(&path)?;
+        for old in self.files()?.iter().rev().skip(self.keep) {
+            // One too many does no harm.
+            let _ = std::fs::remove_file(old);
+        }
+        Ok(path)
+    }
+
+    /// Every checkpoint, the earliest first: the names are in the order of positions.
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let failed = |error| Error::io(&self.folder, "list", error);
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.starts_with("epoch-") && name.ends_with(".safetensors") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// The latest checkpoint that is whole.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn latest(&self) -> Result<Latest> {
+        let mut damaged = Vec::new();
+        for path in self.files()?.into_iter().rev() {
+            match Checkpoint::read(&path) {
+                Ok(checkpoint) => return Ok(Latest { checkpoint, path, damaged }),
+                Err(error) => damaged.push((path, error.to_string())),
+            }
+        }
+        let found = match damaged.as_slice() {
+            [] => "found none".to_string(),
+            damaged => damaged.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; "),
+        };
+        Err(Error::format(&self.folder, None, format!("expected a whole checkpoint, {found}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::embedded;
+    use crate::model::Architecture;
+    use crate::parameters::fingerprint;
+    use crate::train::Recipe;
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn folder(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("resnet-by-hand-checkpoint-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn data() -> Arc<Dataset> {
+        Arc::new(embedded::load().train.subset(&(0..30).collect::<Vec<_>>()).unwrap())
+    }
+
+    fn recipe() -> Recipe {
+        Recipe { epochs: 2, batch_size: 7, ..Recipe::by_name("demo").unwrap() }
+    }
+
+    fn trainer() -> Trainer<f32> {
+        let model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
+        Trainer::new(model, recipe(), data()).unwrap()
+    }
+
+    fn of(trainer: &Trainer<f32>) -> Checkpoint {
+        let best = Best { epoch: 1, correct: [3, 10], weights: state_dict::collect(trainer.model()) };
+        let files = vec![("metrics.csv".to_string(), "epoch,\"x\"\n1,2\n".to_string())];
+        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, data_hash(&data()))
+    }
+
+    /// Broken off after every step, written, read, resumed: the metrics of the epochs and the weights at the end have the same bits.
+    #[test]
+    fn a_run_that_is_broken_off_anywhere_ends_with_the_same_bits() {
+        let folder = folder("steps");
+        let path = folder.0.join("c.safetensors");
+        let mut whole = trainer();
+        let mut expected = Vec::new();
+        while !whole.is_done() {
+            expected.push(whole.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap().unwrap());
+        }
+        let (mut broken, mut found, mut breaks) = (trainer(), Vec::new(), 0);
+        while !broken.is_done() {
+            let epoch = broken.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
+            found.extend(epoch);
+            of(&broken).write(&path).unwrap();
+            let read = Checkpoint::read(&path).unwrap();
+            assert_eq!(read, of(&broken));
+            assert_eq!(read.data, data_hash(&data()));
+            let mut model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 99).unwrap();
+            Checkpoint::load(&path, &read.model, &mut model).unwrap();
+            broken = Trainer::resume(model, read.buffers(), recipe(), data(), read.position).unwrap();
+            breaks += 1;
+        }
+        assert_eq!(breaks, 2 * 5);
+        assert_eq!(fingerprint(broken.model()), fingerprint(whole.model()));
+        for (a, b) in expected.iter().zip(&found) {
+            // Seconds are not a result.
+            assert_eq!(super::super::EpochMetrics { seconds: a.seconds, ..*b }, *a);
+        }
+    }
+
+    #[test]
+    fn every_damage_is_noticed_and_the_one_before_is_used() {
+        let folder = folder("damage");
+        let checkpoints = Checkpoints::new(folder.0.clone(), 2);
+        let mut trainer = trainer();
+        for _ in 0..3 {
+            trainer.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
+            checkpoints.save(&of(&trainer)).unwrap();
+        }
+        let files = checkpoints.files().unwrap();
+        assert_eq!(files.len(), 2, "the last two are kept");
+        let latest = checkpoints.latest().unwrap();
+        assert_eq!((latest.path, latest.checkpoint.position.step), (files[1].clone(), 3));
+        assert!(latest.damaged.is_empty());
+        let bytes = std::fs::read(&files[1]).unwrap();
+        // A flipped bit in the header, in the numbers, at the end; a file that was cut; an empty one.
+        let flipped = |place: usize| {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 4;
+            bytes
+        };
+        let damages = [
+            flipped(200),
+            flipped(bytes.len() / 2),
+            flipped(bytes.len() - 1),
+            bytes[..bytes.len() - 1].to_vec(),
+            Vec::new(),
+        ];
+        for damage in damages {
+            std::fs::write(&files[1], damage).unwrap();
+            let latest = checkpoints.latest().unwrap();
+            assert_eq!((&latest.path, latest.checkpoint.position.step), (&files[0], 2));
+            assert_eq!(latest.damaged.len(), 1);
+        }
+        std::fs::write(&files[0], b"").unwrap();
+        assert!(checkpoints.latest().unwrap_err().to_string().contains("expected a whole checkpoint"));
+    }
+
+    #[test]
+    fn positions_outside_the_run_and_buffers_of_another_are_refused() {
+        let trainer = trainer();
+        let resume = |position: Position, buffers: Vec<(String, ArrayD<f32>)>| {
+            let error = Trainer::resume(trainer.model().clone(), buffers, recipe(), data(), position);
+            error.map(|_| ()).map_err(|error| error.to_string())
+        };
+        let at = |epoch, step| Position { epoch, step, ..Position::default() };
+        assert!(resume(at(1, 4), Vec::new()).is_ok() && resume(at(2, 0), Vec::new()).is_ok());
+        for wrong in [at(0, 5), at(2, 1), at(3, 0)] {
+            assert!(resume(wrong, Vec::new()).unwrap_err().contains("2 epochs of 5 steps"));
+        }
+        let buffer = ("conv1.weight".to_string(), ArrayD::zeros(vec![1]));
+        assert!(resume(at(1, 0), vec![buffer]).is_err());
+    }
+}
