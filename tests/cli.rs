@@ -1,86 +1,15 @@
 //! The command `resnet` as people and scripts use it: what it prints, its exit codes, what it leaves on disk.
 #![cfg(feature = "cli")]
 
+mod common;
+
+use common::Folder;
 use resnet_by_hand::formats;
 use resnet_by_hand::tensors::Tensors;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// An empty folder that is removed at the end; commands run in it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("resnet-by-hand-cli-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn read(&self, name: &str) -> String {
-        let path = self.path(name);
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
-        command.args(arguments.split_whitespace()).current_dir(&self.0).env("RUST_BACKTRACE", "1");
-        command
-    }
-
-    /// Runs `resnet` with these arguments, separated by spaces.
-    fn run(&self, arguments: &str) -> Run {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let run = Run {
-            arguments: arguments.to_string(),
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        };
-        assert!(!run.stderr.contains("panicked") && !run.stderr.contains("backtrace"), "{run:?}");
-        run
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-#[derive(Debug)]
-struct Run {
-    arguments: String,
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    /// It succeeded; returns stdout.
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
-        self.stdout
-    }
-
-    /// It failed with this exit code, and stderr has all of these.
-    #[track_caller]
-    fn fails(self, code: i32, parts: &[&str]) {
-        assert_eq!(self.code, Some(code), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
-        assert!(self.stderr.starts_with("error: "), "{}", self.stderr);
-        for part in parts {
-            assert!(self.stderr.contains(part), "resnet {}: expected `{part}` in\n{}", self.arguments, self.stderr);
-        }
-    }
-}
 
 /// The value of `key` in the lines `key   value` that the command prints.
 #[track_caller]

@@ -1,60 +1,13 @@
 //! Runs that are killed, interrupted, damaged and resumed, as people would: with the command.
 #![cfg(all(feature = "cli", unix))]
 
+mod common;
+
+use common::Folder;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("resnet-by-hand-resume-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
-        command.args(arguments.split_whitespace()).current_dir(&self.0).stdin(Stdio::null());
-        command
-    }
-
-    fn output(&self, arguments: &str) -> Output {
-        let output = self.command(arguments).output().unwrap();
-        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{output:?}");
-        output
-    }
-
-    #[track_caller]
-    fn ok(&self, arguments: &str) -> String {
-        let output = self.output(arguments);
-        assert_eq!(output.status.code(), Some(0), "resnet {arguments}\n{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn fails(&self, arguments: &str, code: i32, parts: &[&str]) {
-        let output = self.output(arguments);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "resnet {arguments}\n{output:?}");
-        for part in parts {
-            assert!(stderr.contains(part), "resnet {arguments}: expected `{part}` in\n{stderr}");
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Everything of a run that must not depend on breaks and threads.
 fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
@@ -80,7 +33,7 @@ const RUN: &str = "train --train-images 130 --validation 30 --batch-size 10 --ep
 /// are written after every step. Resumed on 1, 2 and 3 threads in turn, the run ends with the bytes of one that was left alone.
 #[test]
 fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
-    let folder = Folder::new("kill");
+    let folder = Folder::new("resume-kill");
     folder.ok(&format!("{RUN} --threads 2 --out whole"));
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("delays drawn with seed {seed}");
@@ -143,7 +96,7 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
         eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
         return;
     }
-    let folder = Folder::new("interrupt");
+    let folder = Folder::new("resume-interrupt");
     folder.ok(&format!("{RUN} --out whole"));
     for signal in ["-TERM", "-INT"] {
         let run = format!("run{signal}");
@@ -187,7 +140,7 @@ fn checkpoints(folder: &Folder) -> Vec<PathBuf> {
 
 #[test]
 fn a_damaged_checkpoint_falls_back_to_the_one_before() {
-    let folder = Folder::new("damage");
+    let folder = Folder::new("resume-damage");
     folder.ok(&format!("{RUN} --out whole"));
     broken_off(&folder);
     let files = checkpoints(&folder);
@@ -198,10 +151,14 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     fs::write(&files[1], bytes).unwrap();
     // A file that was being written when the power went.
     fs::write(folder.path("run/checkpoints/epoch-000099-step-00000000.safetensors.tmp"), "half").unwrap();
-    let stdout = folder.ok("train --resume run");
+    // With room for one, too: the damaged one, whose position is later, must not push the good one out.
+    let stdout = folder.ok("train --resume run --keep-checkpoints 1 --checkpoint-every 0.001s");
     assert!(stdout.contains("is of no use, going on from the one before: "), "{stdout}");
     assert!(stdout.contains("damaged: expected the SHA-256") && stdout.contains("after epoch 11 of 12"), "{stdout}");
     same_results(&folder.path("whole"), &folder.path("run"));
+    let left = checkpoints(&folder);
+    let ends = |end: &str| left.iter().filter(|file| file.to_string_lossy().ends_with(end)).count();
+    assert_eq!((ends(".safetensors"), ends(".damaged")), (1, 1), "{left:?}");
 
     fs::remove_file(folder.path("run/result.json")).unwrap();
     checkpoints(&folder).iter().for_each(|file| fs::write(file, "").unwrap());
@@ -210,7 +167,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
 
 #[test]
 fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
-    let folder = Folder::new("refused");
+    let folder = Folder::new("resume-refused");
     broken_off(&folder);
     let before = fs::read(folder.path("run/metrics.csv")).unwrap();
     folder.fails(
@@ -246,7 +203,7 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
-    let folder = Folder::new("full");
+    let folder = Folder::new("resume-full");
     folder.ok(&format!("{RUN} --out whole"));
     // A run that was killed after its eleventh epoch, and goes on where there is no room for the weights.
     broken_off(&folder);
@@ -273,7 +230,7 @@ fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
 
 #[test]
 fn a_configuration_file_starts_the_same_run_again() {
-    let folder = Folder::new("config");
+    let folder = Folder::new("resume-config");
     fs::write(folder.path("run.toml"), "epochs = 2\nbatch_size = 10\ntrain_images = 40\nvalidation = 10\n").unwrap();
     folder.ok("train --config run.toml --seed 7 --out a");
     folder.ok("train --config a/config.toml --out b");
@@ -290,7 +247,7 @@ fn a_configuration_file_starts_the_same_run_again() {
 /// A loss that is not finite: where, and which layer was the first.
 #[test]
 fn a_loss_that_is_not_finite_is_explained() {
-    let folder = Folder::new("nan");
+    let folder = Folder::new("resume-nan");
     folder.fails(
         "train --train-images 40 --batch-size 10 --epochs 3 --schedule constant --lr 1e30 --out run",
         1,

@@ -292,15 +292,22 @@ impl Checkpoints {
         Ok(files)
     }
 
-    /// The latest checkpoint that is whole.
+    /// The latest checkpoint that is whole. Later ones that are not are set aside as `….damaged`: their positions would count
+    /// as the last, and push good ones out.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is none; then nothing is changed.
     pub fn latest(&self) -> Result<Latest> {
-        let mut damaged = Vec::new();
+        let mut damaged: Vec<(PathBuf, String)> = Vec::new();
         for path in self.files()?.into_iter().rev() {
             match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok(Latest { checkpoint, path, damaged }),
+                Ok(checkpoint) => {
+                    for (path, _) in &damaged {
+                        std::fs::rename(path, path.with_extension("damaged"))
+                            .map_err(|error| Error::io(path, "set aside", error))?;
+                    }
+                    return Ok(Latest { checkpoint, path, damaged });
+                }
                 Err(error) => damaged.push((path, error.to_string())),
             }
         }
@@ -417,9 +424,10 @@ mod tests {
         ];
         for damage in damages {
             std::fs::write(&files[1], damage).unwrap();
+            assert_eq!(checkpoints.files().unwrap().len(), 2);
             let latest = checkpoints.latest().unwrap();
             assert_eq!((&latest.path, latest.checkpoint.position.step), (&files[0], 2));
-            assert_eq!(latest.damaged.len(), 1);
+            assert_eq!((latest.damaged.len(), checkpoints.files().unwrap().len()), (1, 1));
         }
         std::fs::write(&files[0], b"").unwrap();
         assert!(checkpoints.latest().unwrap_err().to_string().contains("expected a whole checkpoint"));

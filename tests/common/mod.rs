@@ -1,0 +1,95 @@
+//! What the tests of the command share: a folder to run it in, and what came of it.
+#![allow(dead_code, reason = "each test is a crate of its own and uses a part")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// An empty folder that is removed at the end; commands run in it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("resnet-by-hand-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
+        command.args(arguments.split_whitespace()).current_dir(&self.0).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
+        command
+    }
+
+    /// Runs `resnet` with these arguments, separated by spaces.
+    pub fn run(&self, arguments: &str) -> Run {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let run = Run {
+            arguments: arguments.to_string(),
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
+        assert!(!run.stderr.contains("panicked") && !run.stderr.contains("backtrace"), "{run:?}");
+        run
+    }
+}
+
+impl Folder {
+    /// Runs `resnet`, which succeeds; returns stdout.
+    #[track_caller]
+    pub fn ok(&self, arguments: &str) -> String {
+        self.run(arguments).ok()
+    }
+
+    /// Runs `resnet`, which fails with this exit code and all of these on stderr.
+    #[track_caller]
+    pub fn fails(&self, arguments: &str, code: i32, parts: &[&str]) {
+        self.run(arguments).fails(code, parts);
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Run {
+    pub arguments: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// It succeeded; returns stdout.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// It failed with this exit code, and stderr has all of these.
+    #[track_caller]
+    pub fn fails(self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        assert!(self.stderr.starts_with("error: "), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "resnet {}: expected `{part}` in\n{}", self.arguments, self.stderr);
+        }
+    }
+}
