@@ -76,7 +76,11 @@ pub struct Checkpoint {
 
 /// A hash of images and labels, to notice that a run is continued on others.
 pub fn data_hash(dataset: &Dataset) -> u64 {
-    let pixels = dataset.pixels.as_slice().map_or(0, |pixels| fnv1a(FNV_OFFSET, pixels));
+    let shape = format!("{:?}", dataset.pixels.shape());
+    let pixels = match dataset.pixels.as_slice() {
+        Some(pixels) => fnv1a(fnv1a(FNV_OFFSET, shape.as_bytes()), pixels),
+        None => fnv1a(fnv1a(FNV_OFFSET, shape.as_bytes()), &dataset.pixels.iter().copied().collect::<Vec<u8>>()),
+    };
     let labels: Vec<u8> = dataset.labels.iter().flat_map(|label| u64::from(*label).to_le_bytes()).collect();
     fnv1a(pixels, &labels)
 }
