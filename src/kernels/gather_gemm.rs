@@ -16,18 +16,19 @@
 //! # How it is computed
 //!
 //! As in Goto & van de Geijn 2008, less the copies: K is cut into blocks of about 256, so that a block of a panel (16
-//! KiB) stays in the first-level cache while all rows pass by; the innermost *tile* holds 6 rows by 16 columns of C in
-//! registers and adds one rank-1 product per k, 6 broadcasts times 2 vectors of 8 (with AVX-512: 12 rows, 12 broadcasts
-//! times 1 vector of 16). Every C[i, j] is summed over k in ascending order, within blocks and block after block: the order
-//! depends on the shapes alone.
+//! KiB) stays in the first-level cache while all rows pass by; the innermost *tile* holds a few rows by two vectors of C
+//! in registers and adds one rank-1 product per k: 6 broadcasts times 2 vectors of 8 columns, with AVX-512 8 broadcasts
+//! times 2 vectors of 16, which are two panels. Every C[i, j] is summed over k in ascending order, within blocks and block
+//! after block: the order depends on the shapes alone, and the bits not on the tile.
 
 use super::buffers::Buffer;
 use super::simd::{dispatch, Arithmetic, Kernel};
+use super::vector::Vector;
 use crate::Scalar;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of a tile and of a panel.
+/// Columns of a panel: the longest vector there is. Shorter ones divide it.
 pub(crate) const NR: usize = 16;
 /// Rows of a tile at the end of a matrix, where no more are left.
 const TAIL: usize = 4;
@@ -282,19 +283,25 @@ impl<T: Scalar> Product<'_, T> {
         );
         let last_panel = (n.div_ceil(NR) - 1).checked_mul(self.panel).and_then(|start| start.checked_add(k * NR));
         assert!(last_panel.is_some_and(|end| end <= self.b.len()), "gather_gemm: B reaches beyond its array");
+        let wide = 2 * A::Vector::<T>::LANES;
         for (index, block) in self.segments.blocks.iter().enumerate() {
             let load = self.accumulate || index > 0;
-            for panel in 0..n.div_ceil(NR) {
+            for column in (0..n).step_by(wide) {
+                // Where no more columns are left than one vector holds, a second one would compute nothing.
+                let vectors = if n - column > wide / 2 { 2 } else { 1 };
                 let mut first = 0;
                 while first < rows.count() {
-                    let count = MR.min(rows.count() - first);
+                    let left = rows.count() - first;
+                    let count = if left > TAIL { left.min(MR) } else { left };
+                    let place = Place { block, column, first, count, load };
                     // SAFETY: checked above: every start + reach is inside `a`, and reach is the largest offset of any
                     // k; every panel of B holds k rows.
                     unsafe {
-                        if count > TAIL {
-                            self.strip::<A, MR>(block, panel, (first, count), load, rows, c, c_rows);
-                        } else {
-                            self.strip::<A, TAIL>(block, panel, (first, count), load, rows, c, c_rows);
+                        match (vectors, left > TAIL) {
+                            (2, true) => self.strip::<A::Vector<T>, MR, 2>(place, rows, c, c_rows),
+                            (2, false) => self.strip::<A::Vector<T>, TAIL, 2>(place, rows, c, c_rows),
+                            (_, true) => self.strip::<A::Vector<T>, MR, 1>(place, rows, c, c_rows),
+                            (_, false) => self.strip::<A::Vector<T>, TAIL, 1>(place, rows, c, c_rows),
                         }
                     }
                     first += count;
@@ -303,87 +310,111 @@ impl<T: Scalar> Product<'_, T> {
         }
     }
 
-    /// `count ≤ MR` rows of C from row `first` on, 16 columns of them, through one block of K. A tile of fewer than `MR`
-    /// rows computes its last row several times and stores it once.
+    /// A tile of C, `count ≤ MR` rows by `N` vectors, through one block of K. A tile of fewer than `MR` rows computes its
+    /// last row several times and stores it once; columns behind the last are computed, from the zeros that fill B up, and
+    /// not stored.
     ///
     /// # Safety
-    /// Every start of a row + reach is an index of `a`; panel number `panel` of B lies inside `b`.
+    /// Every start of a row + reach is an index of `a`; the panels of B that hold the columns lie inside `b`.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "the loop variables of `run`")]
-    unsafe fn strip<A: Arithmetic, const MR: usize>(
+    unsafe fn strip<V: Vector<T>, const MR: usize, const N: usize>(
         &self,
-        (block, k_before): &(Range<usize>, usize),
-        panel: usize,
-        (first, count): (usize, usize),
-        load: bool,
+        Place { block: (block, k_before), column, first, count, load }: Place,
         rows: impl Rows,
         c: &mut [T],
         c_rows: impl Rows,
     ) {
         let segments = &self.segments.list[block.clone()];
-        let b = &self.b[panel * self.panel + k_before * NR..];
-        let columns = NR.min(self.n - panel * NR);
-        let row = |i: usize| first + i.min(count - 1);
-        let starts: [usize; MR] = std::array::from_fn(|i| rows.start(row(i)));
-        let mut sums = [[T::zero(); NR]; MR];
+        let columns: [usize; N] = std::array::from_fn(|v| column + v * V::LANES);
+        // Where a vector's columns begin in B; they never lie in two panels.
+        let b = columns.map(|column| &self.b[column / NR * self.panel + k_before * NR + column % NR..]);
+        let starts: [usize; MR] = std::array::from_fn(|i| rows.start(first + i.min(count - 1)));
+        let mut sums = [[V::zero(); N]; MR];
+        let whole = column + N * V::LANES <= self.n;
+        let mut part = [T::zero(); NR];
         // `i < count` inside loops of fixed length: they are unrolled, and `sums` stays in registers.
         if load {
             for i in 0..MR {
                 if i < count {
-                    let c = &c[c_rows.start(first + i) + panel * NR..];
-                    match columns {
-                        NR => sums[i].copy_from_slice(&c[..NR]),
-                        _ => sums[i][..columns].copy_from_slice(&c[..columns]),
+                    let c = &c[c_rows.start(first + i)..][..self.n];
+                    for v in 0..N {
+                        sums[i][v] = if whole {
+                            V::load(c, columns[v])
+                        } else {
+                            let c = &c[columns[v]..];
+                            let len = c.len().min(V::LANES);
+                            part[..len].copy_from_slice(&c[..len]);
+                            V::load(&part, 0)
+                        };
                     }
                 }
             }
         }
         // SAFETY: the caller's promise; `b` begins at row `k_before` of a panel with k rows, and the segments of this
         // block have at most k - k_before numbers in all.
-        unsafe { tile::<T, A, MR>(self.a, &starts, segments, self.segments.step, b, &mut sums) };
-        if columns == NR {
-            for i in 0..MR {
-                if i < count {
-                    c[c_rows.start(first + i) + panel * NR..][..NR].copy_from_slice(&sums[i]);
+        unsafe { tile::<T, V, MR, N>(self.a, &starts, segments, self.segments.step, b, &mut sums) };
+        for i in 0..MR {
+            if i < count {
+                let c = &mut c[c_rows.start(first + i)..][..self.n];
+                for v in 0..N {
+                    if whole {
+                        sums[i][v].store(c, columns[v]);
+                    } else {
+                        let c = &mut c[columns[v]..];
+                        let len = c.len().min(V::LANES);
+                        sums[i][v].store(&mut part, 0);
+                        c[..len].copy_from_slice(&part[..len]);
+                    }
                 }
-            }
-        } else {
-            for (i, sums) in sums.iter().enumerate().take(count) {
-                c[c_rows.start(first + i) + panel * NR..][..columns].copy_from_slice(&sums[..columns]);
             }
         }
     }
 }
 
-/// `sums[i][j] += Σ_k A[i, k] · B[k, j]` over the segments: the innermost loop of everything.
+/// Which tile of C, and which block of K.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    block: &'a (Range<usize>, usize),
+    column: usize,
+    first: usize,
+    count: usize,
+    /// Whether C holds a sum already.
+    load: bool,
+}
+
+/// `sums[i][v] += Σ_k A[i, k] · B[k, the columns of v]` over the segments: the innermost loop of everything.
 ///
 /// # Safety
-/// Every `rows[i] + offset of k` is an index of `a`; `b` holds 16 numbers for every k of the segments.
+/// Every `rows[i] + offset of k` is an index of `a`; each of `b` holds a vector at a distance of 16 for every k of the
+/// segments.
 #[inline(always)]
-unsafe fn tile<T: Scalar, A: Arithmetic, const MR: usize>(
+unsafe fn tile<T: Scalar, V: Vector<T>, const MR: usize, const N: usize>(
     a: &[T],
     rows: &[usize; MR],
     segments: &[Segment],
     step: usize,
-    b: &[T],
-    sums: &mut [[T; NR]; MR],
+    b: [&[T]; N],
+    sums: &mut [[V; N]; MR],
 ) {
     let mut acc = *sums;
-    let mut b = b.as_ptr().cast::<[T; NR]>();
+    let mut b = b.map(|b| b.as_ptr());
     for segment in segments {
         let mut a = a.as_ptr().wrapping_add(segment.offset);
         for _ in 0..segment.len {
             // SAFETY: the caller's promise. The pointers are advanced with `wrapping_add`, so that leaving the array
             // after the last k is no read.
-            let b_row = unsafe { &*b };
+            let mut b_row = [V::zero(); N];
+            for v in 0..N {
+                b_row[v] = V::load(unsafe { std::slice::from_raw_parts(b[v], V::LANES) }, 0);
+                b[v] = b[v].wrapping_add(NR);
+            }
             for i in 0..MR {
                 let a_value = unsafe { *a.wrapping_add(rows[i]) };
-                for j in 0..NR {
-                    acc[i][j] = A::multiply_add(a_value, b_row[j], acc[i][j]);
+                for v in 0..N {
+                    acc[i][v] = b_row[v].multiply_add(a_value, acc[i][v]);
                 }
             }
             a = a.wrapping_add(step);
-            b = b.wrapping_add(1);
         }
     }
     *sums = acc;

@@ -5,7 +5,8 @@
 //! - [`gemm`]: matrix multiplication for any strides and number type;
 //! - [`gather_gemm`]: matrix multiplication whose left matrix is not stored but found, the heart of the fast convolution;
 //! - [`simd`]: plain loops compiled for the vector unit of the machine they run on;
-//! - [`buffers`]: large arrays that are used again.
+//! - [`buffers`]: large arrays that are used again;
+//! - [`chains`]: the peak that all of them are measured against.
 //!
 //! The only `unsafe` of the crate is in this folder: the tile of [`gather_gemm`], the instructions behind `vector`, and the
 //! calls into code compiled for a processor feature that was detected. Each block says why it is sound. The environment
@@ -14,6 +15,7 @@
 #![allow(unsafe_code)]
 
 pub mod buffers;
+pub mod chains;
 pub mod gather_gemm;
 pub mod gemm;
 pub mod simd;

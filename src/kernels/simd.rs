@@ -99,11 +99,6 @@ pub(crate) trait Arithmetic: Copy {
     type Vector<T: Scalar>: Vector<T>;
     /// A single number, with the same roundings.
     type Single<T: Scalar>: Vector<T>;
-    /// a · b + sum, rounded once, or twice where that takes two instructions.
-    #[inline(always)]
-    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
-        a.mul_add(b, sum)
-    }
 }
 
 /// AVX2 and FMA: a product and a sum in one instruction, with one rounding.
@@ -131,10 +126,6 @@ impl Arithmetic for Avx512 {
 impl Arithmetic for Any {
     type Vector<T: Scalar> = Portable<T, 4>;
     type Single<T: Scalar> = Portable<T, 1>;
-    #[inline(always)]
-    fn multiply_add<T: Scalar>(a: T, b: T, sum: T) -> T {
-        a * b + sum
-    }
 }
 
 /// A computation that is compiled once for each [`Isa`].
@@ -143,7 +134,7 @@ pub(crate) trait Kernel {
     type Output;
 
     /// The computation; everything it calls must be `#[inline(always)]` to be compiled with it. `ROWS` rows of a matrix
-    /// times 16 columns fit into the registers as accumulators.
+    /// times two vectors fit into the registers as accumulators.
     fn run<A: Arithmetic, const ROWS: usize>(self) -> Self::Output;
 }
 
@@ -155,7 +146,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
         Isa::Avx512 => {
             #[target_feature(enable = "avx512f,avx2,fma")]
             fn avx512<K: Kernel>(kernel: K) -> K::Output {
-                kernel.run::<Avx512, 12>()
+                kernel.run::<Avx512, 8>()
             }
             // SAFETY: `isa` returns Avx512 only after the processor has reported all three features.
             unsafe { avx512(kernel) }

@@ -10,7 +10,7 @@ use num_traits::{Float, FromPrimitive};
 use std::ops::{Add, Sub};
 
 /// `LANES` numbers. Every operation is rounded lane by lane exactly as the scalar one.
-pub(crate) trait Vector<T>: Copy + Add<Output = Self> + Sub<Output = Self> {
+pub(crate) trait Vector<T: FromPrimitive>: Copy + Add<Output = Self> + Sub<Output = Self> {
     /// How many numbers.
     const LANES: usize;
     /// 0 in every lane.
@@ -19,12 +19,17 @@ pub(crate) trait Vector<T>: Copy + Add<Output = Self> + Sub<Output = Self> {
     fn load(from: &[T], at: usize) -> Self;
     /// `to[at..at + LANES] ← self`.
     fn store(self, to: &mut [T], at: usize);
-    /// self · factor + sum, for a factor that T holds exactly or that is rounded to it.
-    fn times(self, factor: f64, sum: Self) -> Self;
+    /// self · factor + sum, rounded once, or twice where that takes two instructions.
+    fn multiply_add(self, factor: T, sum: Self) -> Self;
+    /// The same with a constant, rounded to T if T does not hold it exactly.
+    #[inline(always)]
+    fn times(self, factor: f64, sum: Self) -> Self {
+        self.multiply_add(T::from_f64(factor).expect("f32 and f64 have a value for every f64"), sum)
+    }
 }
 
 /// The vector types of a number type.
-pub(crate) trait Vectors: Sized {
+pub(crate) trait Vectors: FromPrimitive {
     /// 256 bits, for AVX2 and FMA.
     type Bits256: Vector<Self>;
     /// 512 bits, for AVX-512.
@@ -50,8 +55,7 @@ impl<T: Float + FromPrimitive, const L: usize> Vector<T> for Portable<T, L> {
         to[at..at + L].copy_from_slice(&self.0);
     }
     #[inline(always)]
-    fn times(self, factor: f64, sum: Self) -> Self {
-        let factor = T::from_f64(factor).expect("a number");
+    fn multiply_add(self, factor: T, sum: Self) -> Self {
         Portable(std::array::from_fn(|l| self.0[l] * factor + sum.0[l]))
     }
 }
@@ -91,8 +95,8 @@ impl<T: Float + FromPrimitive> Vector<T> for Single<T> {
         to[at] = self.0;
     }
     #[inline(always)]
-    fn times(self, factor: f64, sum: Self) -> Self {
-        Single(self.0.mul_add(T::from_f64(factor).expect("a number"), sum.0))
+    fn multiply_add(self, factor: T, sum: Self) -> Self {
+        Single(self.0.mul_add(factor, sum.0))
     }
 }
 
@@ -142,8 +146,8 @@ mod x86 {
                     unsafe { $store(to[at..at + $lanes].as_mut_ptr(), self.0) }
                 }
                 #[inline(always)]
-                fn times(self, factor: f64, sum: Self) -> Self {
-                    $name(unsafe { $fma(self.0, $splat(factor as $number), sum.0) })
+                fn multiply_add(self, factor: $number, sum: Self) -> Self {
+                    $name(unsafe { $fma(self.0, $splat(factor), sum.0) })
                 }
             }
 
