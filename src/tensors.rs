@@ -274,6 +274,17 @@ impl Tensors {
         }
     }
 
+    /// The same tensors and metadata with every `float64` rounded to `float32`.
+    pub fn rounded(&self) -> Tensors {
+        let mut result = self.clone();
+        for (_, tensor) in &mut result.entries {
+            if let Values::F64(array) = tensor.values() {
+                *tensor = Tensor::from(array.mapv(|x| x as f32));
+            }
+        }
+        result
+    }
+
     /// The tensor called `name`.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.places.get(name).map(|&place| &self.entries[place].1)

@@ -407,10 +407,7 @@ fn a_closed_pipe_is_not_an_error() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_the_last_complete_checkpoint() {
-    let ignored = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
-    if ignored.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1) {
-        eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
+    if common::skip_under_nohup() {
         return;
     }
     let folder = Folder::new("interrupt");

@@ -90,10 +90,7 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
 /// SIGTERM and Ctrl-C finish the step and save; what follows has the same bytes.
 #[test]
 fn an_interrupted_run_says_how_to_go_on_and_does() {
-    let ignored = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
-    if ignored.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1) {
-        eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
+    if common::skip_under_nohup() {
         return;
     }
     let folder = Folder::new("resume-interrupt");

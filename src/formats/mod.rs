@@ -134,6 +134,11 @@ pub fn read(path: &Path) -> Result<Tensors> {
     Ok(open(path)?.tensors)
 }
 
+/// Bytes as hexadecimal digits, as hashes are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The tensors of a file of any format, and what is around them.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 use super::compare::compare;
 use super::mutants::{mutants, Mutant};
 use super::pack::{Case, Level};
-use crate::tensors::{Tensor, Tensors, Values};
+use crate::tensors::Tensors;
 use crate::Result;
 
 /// What became of a mutant.
@@ -62,7 +62,7 @@ pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>>
             }
             scored.caught[level] |= !compare(&expected, &wrong, None)?.passed();
             if !scored.caught_in_float32 {
-                scored.caught_in_float32 = !compare(&expected, &single(&wrong), None)?.passed();
+                scored.caught_in_float32 = !compare(&expected, &wrong.rounded(), None)?.passed();
             }
             let forward = forward(&wrong, level);
             if !scored.caught_forward && !forward.is_empty() {
@@ -76,19 +76,6 @@ pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>>
 
 fn same(a: &Tensors, b: &Tensors) -> bool {
     a.len() == b.len() && b.iter().all(|(name, tensor)| a.get(name) == Some(tensor))
-}
-
-/// Rounded to `float32`.
-fn single(tensors: &Tensors) -> Tensors {
-    let mut result = Tensors::new();
-    for (name, tensor) in tensors.iter() {
-        let tensor = match tensor.values() {
-            Values::F64(array) => Tensor::from(array.mapv(|x| x as f32)),
-            _ => tensor.clone(),
-        };
-        result.insert(name, tensor);
-    }
-    result
 }
 
 /// What a forward pass gives. A network's running statistics are those after steps of SGD.

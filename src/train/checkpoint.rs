@@ -238,7 +238,7 @@ fn hash(tensors: &Tensors) -> String {
             None => tensor.to_f64().iter().for_each(|x| hash.update(x.to_le_bytes())),
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::formats::hex(&hash.finalize())
 }
 
 /// A folder of checkpoints of one run.

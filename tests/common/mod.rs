@@ -66,6 +66,17 @@ impl Drop for Folder {
     }
 }
 
+/// Whether this process runs under nohup, where `resnet` leaves signals alone as its caller does; says so.
+pub fn skip_under_nohup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
+    let ignored = mask.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1);
+    if ignored {
+        eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
+    }
+    ignored
+}
+
 /// What a command printed, and how it ended.
 #[derive(Debug)]
 pub struct Run {
