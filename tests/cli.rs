@@ -145,6 +145,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
             "best.safetensors",
             "checkpoints",
             "config.toml",
+            "layers.csv",
             "lock",
             "metrics.csv",
             "metrics.jsonl",
@@ -173,6 +174,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     }
     assert_eq!(files(&folder.path("run/checkpoints")).len(), 2);
     assert_eq!(folder.read("run/times.csv").lines().count(), 3);
+    layers_of_two_epochs(&folder.read("run/layers.csv"));
 
     // The same two epochs in both metrics files.
     let csv = folder.read("run/metrics.csv");
@@ -239,6 +241,21 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     fs::write(folder.path("anonymous.safetensors"), anonymous).unwrap();
     folder.run("eval --weights anonymous.safetensors").fails(2, &["--model NAME"]);
     folder.run("eval --weights anonymous.safetensors --model resnet8").fails(2, &["--mean R,G,B and --std R,G,B"]);
+}
+
+/// Every learned tensor of ResNet-8 in the order of the network, twice; no running statistics.
+fn layers_of_two_epochs(csv: &str) {
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows[0], ["epoch", "parameter", "weight_norm", "gradient_norm", "update_ratio"]);
+    // 3 tensors of the first unit, 6 of each of the three blocks, 2 of the linear layer; shortcuts have none.
+    assert_eq!(rows.len(), 1 + 2 * 23, "{csv}");
+    let names = |epoch: &str| rows.iter().filter(|row| row[0] == epoch).map(|row| row[1]).collect::<Vec<_>>();
+    assert_eq!(names("1"), names("2"));
+    assert_eq!((names("1")[0], names("1")[22]), ("conv1.weight", "fc.bias"));
+    for row in &rows[1..] {
+        let numbers: Vec<f64> = row[2..].iter().map(|text| text.parse().unwrap()).collect();
+        assert!(numbers.iter().all(|x| x.is_finite() && *x > 0.0), "{row:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Everything of a run that must not depend on breaks and threads.
 fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
-    let names = ["weights.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl", "config.toml"];
+    let names =
+        ["weights.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl", "layers.csv", "config.toml"];
     let mut results: Vec<_> = names.map(|name| (name.to_string(), fs::read(run.join(name)).unwrap())).to_vec();
     let result: serde_json::Value = serde_json::from_slice(&fs::read(run.join("result.json")).unwrap()).unwrap();
     for key in ["fingerprint", "test_correct", "test_loss", "tested_weights_of_epoch"] {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `config.toml` | before the first step | everything that decides the result |
 //! | `metrics.csv`, `metrics.jsonl` | a line after every epoch | loss, accuracy, learning rate |
+//! | `layers.csv` | a line for every learned tensor after every epoch | norms of weight, gradient and update in its last step |
 //! | `times.csv` | a line after every epoch | seconds and images per second: what differs from run to run |
 //! | `weights.safetensors` | replaced after every epoch | the weights, with what is needed to use them |
 //! | `best.safetensors` | when the validation accuracy rises | the same, only with `--validation` |
@@ -17,7 +18,7 @@
 use resnet_by_hand::formats::{atomic, weights};
 use resnet_by_hand::model::ResNet;
 use resnet_by_hand::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
-use resnet_by_hand::train::{EpochMetrics, Evaluation, Position, Trainer};
+use resnet_by_hand::train::{EpochMetrics, Evaluation, LayerMetrics, Position, Trainer};
 use resnet_by_hand::{Error, Result};
 use serde_json::{json, Value};
 use std::fs::{self, File, TryLockError};
@@ -40,8 +41,21 @@ const COLUMNS: [&str; 9] = [
 /// The columns of `times.csv`.
 const TIMES: &str = "epoch,seconds,images_per_second";
 
-/// The files that grow by a line an epoch.
-const GROWING: [&str; 3] = ["metrics.csv", "metrics.jsonl", "times.csv"];
+/// The columns of `layers.csv`: see [`LayerMetrics`]. A ratio that does not exist is left empty.
+const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
+
+/// The files that grow with every epoch.
+const GROWING: [&str; 4] = ["metrics.csv", "metrics.jsonl", "layers.csv", "times.csv"];
+
+/// What a growing file is before the first epoch.
+fn beginning(name: &str) -> String {
+    match name {
+        "metrics.csv" => format!("{}\n", COLUMNS.join(",")),
+        "layers.csv" => format!("{LAYERS}\n"),
+        "times.csv" => format!("{TIMES}\n"),
+        _ => String::new(),
+    }
+}
 
 /// A run's folder, existing and ours.
 pub struct RunFolder {
@@ -83,9 +97,7 @@ impl RunFolder {
         };
         let lock = lock(&path)?;
         let folder = RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None };
-        folder.start_file("metrics.csv", &format!("{}\n", COLUMNS.join(",")))?;
-        folder.start_file("metrics.jsonl", "")?;
-        folder.start_file("times.csv", &format!("{TIMES}\n"))?;
+        GROWING.iter().try_for_each(|name| folder.start_file(name, &beginning(name)))?;
         Ok(folder)
     }
 
@@ -102,11 +114,12 @@ impl RunFolder {
         Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved }, latest))
     }
 
-    /// Makes the files of metrics what they were at a checkpoint.
+    /// Makes the files of metrics what they were at a checkpoint. One that the checkpoint does not know, because an earlier
+    /// version began the run, begins here.
     pub fn rewind(&self, checkpoint: &Checkpoint) -> Result<()> {
-        checkpoint.files.iter().try_for_each(|(name, content)| match GROWING.contains(&name.as_str()) {
-            true => self.start_file(name, content),
-            false => Ok(()),
+        GROWING.iter().try_for_each(|name| match checkpoint.files.iter().find(|(saved, _)| saved == name) {
+            Some((_, content)) => self.start_file(name, content),
+            None => self.start_file(name, &beginning(name)),
         })
     }
 
@@ -182,16 +195,16 @@ impl RunFolder {
         })
     }
 
-    /// Writes `value` to the file `name`, whole or not at all.
-    pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
-        atomic::write(&self.path.join(name), format!("{value:#}\n").as_bytes())
-    }
-
     /// Wall-clock time of all epochs, attempts that were broken off included as far as they count.
     pub fn seconds(&self) -> Result<f64> {
         let path = self.path.join("times.csv");
         let times = fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
         Ok(times.lines().skip(1).filter_map(|line| line.split(',').nth(1)?.parse::<f64>().ok()).sum())
+    }
+
+    /// Writes `value` to the file `name`, whole or not at all.
+    pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+        atomic::write(&self.path.join(name), format!("{value:#}\n").as_bytes())
     }
 
     /// Writes a text to the file `name`, whole or not at all.
@@ -205,7 +218,7 @@ impl RunFolder {
     }
 
     /// Appends an epoch to the files of metrics.
-    pub fn append(&self, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Result<()> {
+    pub fn append(&self, epoch: &EpochMetrics, validation: Option<&Evaluation>, layers: &[LayerMetrics]) -> Result<()> {
         let values = [
             json!(epoch.epoch + 1),
             json!(epoch.lr),
@@ -218,15 +231,21 @@ impl RunFolder {
             json!(validation.map(Evaluation::accuracy)),
         ];
         // Numbers and null: as text they are the same in both formats, but for a missing one.
-        let row = values.each_ref().map(|value| if value.is_null() { String::new() } else { value.to_string() });
+        let text = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
+        let row = values.each_ref().map(text);
         self.append_to("metrics.csv", &row.join(","))?;
         let entries = COLUMNS.iter().zip(&values).map(|(key, value)| format!("\"{key}\":{value}"));
         self.append_to("metrics.jsonl", &format!("{{{}}}", entries.collect::<Vec<_>>().join(",")))?;
+        let layers = layers.iter().map(|layer| {
+            let numbers = [json!(layer.weight_norm), json!(layer.gradient_norm), json!(layer.update_ratio)];
+            format!("{},{},{}", epoch.epoch + 1, layer.parameter, numbers.each_ref().map(text).join(","))
+        });
+        self.append_to("layers.csv", &layers.collect::<Vec<_>>().join("\n"))?;
         self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))
     }
 
     fn append_to(&self, name: &str, line: &str) -> Result<()> {
-        // One write for a whole line: whoever follows the file never sees half an epoch.
+        // One write for a whole epoch: whoever follows the file never sees half an epoch.
         let path = self.path.join(name);
         let written = File::options().append(true).open(&path);
         let written = written.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));

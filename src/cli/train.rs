@@ -35,8 +35,8 @@ Examples:
 /// Flags override the recipe, and the recipe names the model unless --model does.
 ///
 /// The run folder gets the weights after every epoch (weights.safetensors, what `resnet eval` reads),
-/// a line of metrics.csv, metrics.jsonl and times.csv for each, the configuration (config.toml), and
-/// checkpoints. The test images are looked at once, at the end.
+/// a line of metrics.csv, metrics.jsonl and times.csv for each, the norms of every layer (layers.csv),
+/// the configuration (config.toml), and checkpoints. The test images are looked at once, at the end.
 ///
 /// Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second one stops at once.
 /// A run that ended in any way, killed or without power, goes on with --resume at its last checkpoint,
@@ -589,7 +589,7 @@ impl Run {
                 self.best = Some(Best { epoch: self.trainer.epoch(), correct, weights });
             }
         }
-        self.folder.append(epoch, validated.as_ref())?;
+        self.folder.append(epoch, validated.as_ref(), self.trainer.layers())?;
         progress.line(&line(epoch, recipe.epochs, validated.as_ref()));
         Ok(())
     }

@@ -15,17 +15,20 @@
 //! - [`recipe`]: everything that can be chosen, as plain data, and the recipes that have a name;
 //! - [`trainer`]: the loop above, epoch by epoch;
 //! - `checkpoint` (feature `formats`): a run on disk, to go on with to the bit;
-//! - [`metrics`]: what is measured on the way: loss, top-1, top-5, gradient norm, confusion matrix.
+//! - [`metrics`]: what is measured on the way: loss, top-1, top-5, gradient norm, confusion matrix;
+//! - [`layers`]: what a step does to every learned tensor.
 //!
 //! The test images never select anything: neither the epoch whose weights are kept nor a learning rate. By choice a
 //! validation set is held out of the training images for that (45,000 + 5,000 in the paper).
 
 #[cfg(feature = "formats")]
 pub mod checkpoint;
+pub mod layers;
 pub mod metrics;
 pub mod recipe;
 pub mod trainer;
 
+pub use layers::LayerMetrics;
 pub use metrics::{evaluate, EpochMetrics, Evaluation, StepMetrics};
 pub use recipe::Recipe;
 pub use trainer::{Position, Trainer};

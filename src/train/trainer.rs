@@ -24,6 +24,7 @@
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
+use super::layers::{self, LayerMetrics};
 use super::metrics::{rank, EpochMetrics, StepMetrics};
 use super::Recipe;
 use crate::data::loader::LoaderOptions;
@@ -48,6 +49,7 @@ pub struct Trainer<T> {
     recipe: Recipe,
     loader: Loader<T>,
     position: Position,
+    layers: Vec<LayerMetrics>,
 }
 
 /// Where in a run we are. There is no state of a random number generator: the order of an epoch and the crop of an image are
@@ -105,6 +107,7 @@ impl<T: Scalar> Trainer<T> {
             loader: Loader::new(train, options)?,
             recipe,
             position: Position::default(),
+            layers: Vec::new(),
         })
     }
 
@@ -142,6 +145,11 @@ impl<T: Scalar> Trainer<T> {
     /// The optimiser.
     pub fn sgd(&self) -> &Sgd<T> {
         &self.sgd
+    }
+
+    /// What the last step of the last completed epoch did to every learned tensor; empty before there is one.
+    pub fn layers(&self) -> &[LayerMetrics] {
+        &self.layers
     }
 
     /// Steps in an epoch.
@@ -237,7 +245,12 @@ impl<T: Scalar> Trainer<T> {
         }
         self.model.update_running_statistics(&cache);
         let gradients = self.model.parameter_gradients(&self.loss.backward(&loss_cache), cache)?;
+        // Only the last step of an epoch is measured layer by layer: that takes a copy of the weights.
+        let before = (step + 1 == self.loader.batches_per_epoch()).then(|| layers::copy(&self.model));
         self.sgd.step(&mut self.model, &gradients, lr)?;
+        if let Some(before) = before {
+            self.layers = layers::measure(&before, &self.model, &gradients);
+        }
 
         let ranks = logits.outer_iter().zip(&batch.labels).map(|(row, &target)| rank(row, target));
         let (top1, top5) = ranks.fold((0, 0), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
