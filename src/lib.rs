@@ -79,6 +79,7 @@ mod docs {
     }
     #[cfg(feature = "formats")]
     pages! {
+        data = "data.md",
         formats = "formats.md",
     }
 }

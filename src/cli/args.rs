@@ -2,12 +2,11 @@
 
 use super::{Failure, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use resnet_by_hand::data::{cifar10, embedded, Normalization, Splits};
+use resnet_by_hand::data::Normalization;
 use resnet_by_hand::layers::Conv2dAlgorithm;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::{Error, Scalar};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// The most images in a batch and the most epochs: far beyond what anyone runs, and small enough that no product of
@@ -147,54 +146,6 @@ impl NormalizationArgs {
             Ok(normalization) => Ok(Some(normalization)),
             Err(_) => Err(Failure::Usage(format!("--std must be above 0 everywhere, got {}", write_three(std)))),
         }
-    }
-}
-
-/// Where the images are.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Data")]
-pub struct DataArgs {
-    /// CIFAR-10 as published, or `embedded` [default: embedded]
-    ///
-    /// A folder cifar-10-batches-bin or cifar-10-batches-py, one of the archives
-    /// cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or a folder that holds one of these.
-    /// `embedded` is a part of CIFAR-10 inside this program: 1,400 training and 500 test images.
-    #[arg(long, value_name = "PATH", verbatim_doc_comment)]
-    pub data: Option<PathBuf>,
-}
-
-impl DataArgs {
-    /// Whether the images inside the program are meant.
-    pub fn is_embedded(&self) -> bool {
-        self.data.as_ref().is_none_or(|path| path.as_os_str() == "embedded")
-    }
-
-    /// What the images are, for people.
-    pub fn describe(&self) -> String {
-        match &self.data {
-            Some(path) if !self.is_embedded() => format!("CIFAR-10 from {}", path.display()),
-            _ => "embedded part of CIFAR-10".to_string(),
-        }
-    }
-
-    /// The images.
-    pub fn load(&self) -> Result<Splits> {
-        match &self.data {
-            Some(path) if !self.is_embedded() => cifar10::load(path).map_err(|error| explain(path, error)),
-            _ => Ok(embedded::load()),
-        }
-    }
-}
-
-fn explain(path: &Path, error: Error) -> Failure {
-    match error {
-        Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !path.exists() => Failure::Failed(format!(
-            "there is no {} (given as --data)\n\n\
-             CIFAR-10 can be downloaded from https://www.cs.toronto.edu/~kriz/cifar.html; \
-             `--data embedded` needs no download",
-            path.display()
-        )),
-        error => error.into(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! into its folder (`config.toml`), so that the file starts the same run again, and every checkpoint has it, too.
 
 use super::args;
+use super::images::{DataArgs, DEFAULT_SIZE};
 use super::{Failure, Result};
 use resnet_by_hand::data::{Augmentation, Normalization};
 use resnet_by_hand::layers::Conv2dAlgorithm;
@@ -24,6 +25,7 @@ pub struct Config {
     pub seed: Option<u64>,
     /// A path, or `embedded`.
     pub data: Option<PathBuf>,
+    pub image_size: Option<usize>,
     pub train_images: Option<usize>,
     pub validation: Option<usize>,
     pub crop_padding: Option<usize>,
@@ -41,6 +43,8 @@ pub struct Config {
     pub no_decay_norm_bias: Option<bool>,
     pub label_smoothing: Option<f64>,
     pub zero_init_residual: Option<bool>,
+    /// A file of weights.
+    pub init_from: Option<PathBuf>,
     pub conv: Option<String>,
 }
 
@@ -52,6 +56,7 @@ macro_rules! for_keys {
             recipe,
             seed,
             data,
+            image_size,
             train_images,
             validation,
             crop_padding,
@@ -69,6 +74,7 @@ macro_rules! for_keys {
             no_decay_norm_bias,
             label_smoothing,
             zero_init_residual,
+            init_from,
             conv
         )
     };
@@ -136,6 +142,7 @@ impl Config {
         check("lr", self.lr, args::positive)?;
         check("weight_decay", self.weight_decay, args::not_negative)?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
+        check("image_size", self.image_size, args::count(1, 2048))?;
         for (key, value) in
             [("epochs", self.epochs), ("batch_size", self.batch_size), ("eval_batch_size", self.eval_batch_size)]
         {
@@ -182,8 +189,8 @@ impl Config {
     }
 
     /// Where the images are.
-    pub fn data(&self) -> args::DataArgs {
-        args::DataArgs { data: self.data.clone() }
+    pub fn data(&self) -> DataArgs {
+        DataArgs { data: self.data.clone(), image_size: self.image_size }
     }
 
     /// The algorithm of the convolutions.
@@ -199,6 +206,7 @@ impl Config {
             recipe: Some(recipe.name.clone()),
             seed: Some(recipe.seed),
             data: Some(self.data.clone().unwrap_or_else(|| "embedded".into())),
+            image_size: Some(self.image_size.unwrap_or(DEFAULT_SIZE)),
             train_images: self.train_images,
             validation: Some(recipe.validation),
             crop_padding: Some(recipe.augmentation.crop_padding),
@@ -216,6 +224,7 @@ impl Config {
             no_decay_norm_bias: Some(recipe.sgd.decay_exemption == DecayExemption::NormAndBias),
             label_smoothing: Some(recipe.label_smoothing),
             zero_init_residual: Some(recipe.zero_init_residual),
+            init_from: self.init_from.clone(),
             conv: Some(self.conv()?.name().to_string()),
         })
     }

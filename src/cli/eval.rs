@@ -1,17 +1,16 @@
 //! `resnet eval`.
 
-use super::{args, text, Failure, Result};
+use super::images::{DataArgs, DEFAULT_SIZE};
+use super::trained::WeightsArgs;
+use super::{args, text, Result};
 use indicatif::ProgressBar;
 use resnet_by_hand::data::{Dataset, Normalization};
-use resnet_by_hand::formats::weights::{self, Metadata};
-use resnet_by_hand::formats::{self, state_dict};
-use resnet_by_hand::model::{Architecture, ResNet};
+use resnet_by_hand::model::ResNet;
 use resnet_by_hand::parameters::{fingerprint, Parameters as _};
 use resnet_by_hand::train::{evaluate, Evaluation};
 use resnet_by_hand::{Error, Scalar};
 use serde_json::json;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,25 +29,20 @@ Examples:
 /// Prints accuracy, loss, the accuracy of every class, and which classes are taken for which. Every
 /// image counts exactly once, those of the last smaller batch included.
 ///
-/// Files written by `resnet train` name their model and normalisation; for others give --model,
-/// --mean and --std.
+/// Files written by `resnet train` name their model, normalisation and size of images; for others
+/// give --model, --mean, --std and, for pictures in folders, --image-size.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
-    /// File of weights: safetensors, PyTorch's .pth, .pt, .th, or .npz
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
-
-    /// The network, see `resnet models` [default: what the file says]
-    #[arg(long, value_name = "NAME", value_parser = args::model)]
-    model: Option<Architecture>,
+    #[command(flatten)]
+    weights: WeightsArgs,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
-    data: args::DataArgs,
+    data: DataArgs,
 
     /// Evaluate on the training images instead of the test images
     #[arg(long, help_heading = "Data")]
@@ -78,17 +72,24 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn run_in<T: Scalar>(args: &Args) -> Result<()> {
-    let tensors = formats::read(&args.weights)?;
-    let about = weights::metadata_of(&args.weights, &tensors)?;
-    let architecture = architecture(args, &about)?;
-    let (normalization, origin) = normalization(args, &about)?;
-    let splits = args.data.load()?;
+    let trained = args.weights.open()?;
+    let (normalization, origin) = trained.normalization(&args.normalization)?;
+    let (splits, about) = args.data.load(trained.image_size()?.unwrap_or(DEFAULT_SIZE))?;
     let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
     let dataset = Arc::new(dataset);
 
-    let mut model = ResNet::<T>::zeroed(&architecture.with_classes(dataset.classes.len()))?;
-    state_dict::assign(&args.weights, &tensors, &mut model)?;
-    drop(tensors);
+    let mut model = trained.model::<T>(dataset.classes.len())?;
+    // As many, but others, or in another order: every image would count as wrong.
+    if let (_, Some(names)) = trained.classes()? {
+        if names != dataset.classes {
+            let message = format!(
+                "these weights tell the classes {} apart, the images are of {}",
+                names.join(", "),
+                dataset.classes.join(", ")
+            );
+            return Err(Error::format(&trained.path, None, message).into());
+        }
+    }
     args.conv.apply(&mut model);
     let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -97,7 +98,7 @@ fn run_in<T: Scalar>(args: &Args) -> Result<()> {
     let evaluation = evaluated?;
     if !evaluation.loss.is_finite() {
         let message = format!("the loss with these weights is {}: they, or --std, are of no use", evaluation.loss);
-        return Err(Error::format(&args.weights, None, message).into());
+        return Err(Error::format(&trained.path, None, message).into());
     }
 
     let mut out = std::io::stdout().lock();
@@ -112,10 +113,10 @@ fn run_in<T: Scalar>(args: &Args) -> Result<()> {
             "model",
             format!("{}, {} parameters", model.architecture().name, text::thousands(model.parameter_count() as u64)),
         ),
-        ("weights", format!("{}{}", args.weights.display(), training(&about))),
+        ("weights", format!("{}{}", trained.path.display(), trained.training())),
         ("fingerprint", format!("{:016x}", fingerprint(&model))),
         ("normalisation", format!("mean {mean}, std {std} ({origin})")),
-        ("data", format!("{} {set} images: {}", text::thousands(images as u64), args.data.describe())),
+        ("data", format!("{} {set} images: {}", text::thousands(images as u64), about.description)),
         ("", String::new()),
         (
             "accuracy",
@@ -126,52 +127,11 @@ fn run_in<T: Scalar>(args: &Args) -> Result<()> {
         ("", String::new()),
     ] {
         writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
+        if key == "data" {
+            about.notes.iter().try_for_each(|note| writeln!(out, "{:<14} {note}", "note"))?;
+        }
     }
     Ok(write_classes(&mut out, &dataset.classes, &evaluation)?)
-}
-
-/// ` (epoch 10 of 10, recipe quick, seed 1)`, as far as the file says so.
-fn training(about: &Metadata) -> String {
-    let get = |key| about.get(key).map_or("?", String::as_str);
-    match about.contains_key("recipe") {
-        true => {
-            format!(" (epoch {} of {}, recipe {}, seed {})", get("epoch"), get("epochs"), get("recipe"), get("seed"))
-        }
-        false => String::new(),
-    }
-}
-
-fn architecture(args: &Args, about: &Metadata) -> Result<Architecture> {
-    match (&args.model, about.get("model")) {
-        (Some(architecture), _) => Ok(architecture.clone()),
-        (None, Some(name)) => {
-            Ok(Architecture::by_name(name).map_err(|error| in_file(&args.weights, &error.to_string()))?)
-        }
-        (None, None) => Err(Failure::Usage(format!(
-            "{} does not say which network its weights are for; give --model NAME",
-            args.weights.display()
-        ))),
-    }
-}
-
-/// The normalisation and who chose it.
-fn normalization(args: &Args, about: &Metadata) -> Result<(Normalization, &'static str)> {
-    if let Some(given) = args.normalization.given()? {
-        return Ok((given, "given by --mean and --std"));
-    }
-    let (Some(mean), Some(std)) = (about.get("mean"), about.get("std")) else {
-        return Err(Failure::Usage(format!(
-            "{} does not say how its images were normalised; give --mean R,G,B and --std R,G,B as they were in training",
-            args.weights.display()
-        )));
-    };
-    let read = |text: &str| args::three(text).map_err(|error| in_file(&args.weights, &format!("`{text}`: {error}")));
-    let normalization = Normalization::new(read(mean)?, read(std)?);
-    Ok((normalization.map_err(|error| in_file(&args.weights, &error.to_string()))?, "from the file of weights"))
-}
-
-fn in_file(path: &Path, message: &str) -> Error {
-    Error::format(path, None, format!("its metadata cannot be used: {message}"))
 }
 
 fn write_classes(out: &mut impl std::io::Write, classes: &[String], evaluation: &Evaluation) -> std::io::Result<()> {

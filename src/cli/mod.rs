@@ -1,8 +1,9 @@
 //! The command `resnet`, one file a subcommand:
 //!
-//! - [`train`], [`eval`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`], [`oracle`]: the flags of each, its help,
-//!   and what it does;
-//! - [`args`]: the flags they share and how their values are read;
+//! - [`train`], [`eval`], [`predict`], [`data`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`],
+//!   [`oracle`]: the flags of each, its help, and what it does;
+//! - [`args`], [`images`], [`trained`]: the flags they share, how their values are read, and what they stand for;
+//! - [`init_from`]: where fine-tuning begins;
 //! - [`config`]: what decides a run, as a TOML file;
 //! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to;
 //! - [`memory`]: what a run has needed.
@@ -14,16 +15,21 @@ mod args;
 mod bench;
 mod config;
 mod convert;
+mod data;
 mod eval;
 mod gradcheck;
+mod images;
+mod init_from;
 mod interrupt;
 mod memory;
 mod models;
 mod oracle;
+mod predict;
 mod progress;
 mod run_folder;
 mod text;
 mod train;
+mod trained;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -36,6 +42,8 @@ Examples:
   resnet train                                    about a minute, nothing to download
   resnet train --model resnet20 --data cifar10/   ten epochs of CIFAR-10
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
+  resnet predict --weights runs/resnet8-demo-1/weights.safetensors photo.jpg
+  resnet data info --data photos/                 pictures in a folder for each class
   resnet convert other.pth other.safetensors      PyTorch's and NumPy's files, in and out
   resnet models --batch-size 64                   what would fit into memory
   resnet gradcheck --layer conv2d                 is the backward pass right?
@@ -63,6 +71,8 @@ struct Cli {
 enum Command {
     Train(Box<train::Args>),
     Eval(eval::Args),
+    Predict(predict::Args),
+    Data(data::Args),
     Convert(convert::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
@@ -112,6 +122,8 @@ pub fn run() -> ExitCode {
     let name = match cli.command {
         Command::Train(_) => "train",
         Command::Eval(_) => "eval",
+        Command::Predict(_) => "predict",
+        Command::Data(_) => "data",
         Command::Convert(_) => "convert",
         Command::Models(_) => "models",
         Command::Gradcheck(_) => "gradcheck",
@@ -147,6 +159,8 @@ fn dispatch(cli: Cli) -> Result<()> {
     rayon::scope(|_| match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Gradcheck(args) => gradcheck::run(&args),

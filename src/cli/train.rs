@@ -1,9 +1,10 @@
 //! `resnet train`.
 
 use super::config::Config;
+use super::images::{About, DataArgs, DEFAULT_SIZE};
 use super::progress::Progress;
 use super::run_folder::{check_out, RunFolder};
-use super::{args, interrupt, memory, text, Failure, Result};
+use super::{args, init_from, interrupt, memory, text, Failure, Result};
 use resnet_by_hand::data::{Augmentation, Dataset};
 use resnet_by_hand::formats::{state_dict, weights::Metadata};
 use resnet_by_hand::layers::{Conv2dAlgorithm, Mode};
@@ -28,6 +29,8 @@ Examples:
   resnet train --data cifar10/ --recipe paper --out runs/paper
   resnet train --config runs/paper/config.toml --seed 2   the same with another seed
   resnet train --resume runs/paper                        go on where it was broken off
+  resnet train --data photos/ --image-size 64             a folder of pictures, one folder a class
+  resnet train --data photos/ --model resnet18 --image-size 224 --init-from resnet18.pth
   resnet train --schedule warmup:2@0.1+cosine --lr 0.1 --label-smoothing 0.1";
 
 /// Train a network
@@ -83,7 +86,7 @@ pub struct Args {
     seed: Option<u64>,
 
     #[command(flatten)]
-    data: args::DataArgs,
+    data: DataArgs,
 
     /// Use only the first N training images
     #[arg(long, value_name = "N", value_parser = args::count(1, usize::MAX), allow_negative_numbers = true, help_heading = "Data")]
@@ -167,6 +170,13 @@ pub struct Args {
           help_heading = "Optimisation")]
     zero_init_residual: Option<bool>,
 
+    /// Begin with the weights of this file where they fit (fine-tuning)
+    ///
+    /// safetensors, PyTorch's .pth, .pt, .th, or .npz. Tensors whose name or shape is another stay as they
+    /// are initialised, and are named: the last layer, when there are other classes.
+    #[arg(long, value_name = "FILE", verbatim_doc_comment, help_heading = "Optimisation")]
+    init_from: Option<PathBuf>,
+
     /// Images per step of an evaluation; changes speed and memory only
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     eval_batch_size: Option<usize>,
@@ -246,6 +256,7 @@ impl Args {
             recipe: self.recipe.as_ref().map(|recipe| recipe.name.clone()),
             seed: self.seed,
             data: self.data.data.clone(),
+            image_size: self.data.image_size,
             train_images: self.train_images,
             validation: self.validation,
             crop_padding,
@@ -263,34 +274,44 @@ impl Args {
             no_decay_norm_bias: self.no_decay_norm_bias,
             label_smoothing: self.label_smoothing,
             zero_init_residual: self.zero_init_residual,
+            init_from: self.init_from.clone(),
             conv: self.conv.map(|algorithm| algorithm.name().to_string()),
         })
     }
 }
 
 /// Training, validation (perhaps none) and test images.
-fn load(config: &Config, recipe: &Recipe) -> Result<(Dataset, Option<Dataset>, Dataset)> {
-    let splits = config.data().load()?;
-    let mut train = splits.train;
-    if let Some(n) = config.train_images {
-        if n > train.len() {
-            let message = format!("--train-images is {n}, but there are only {} training images", train.len());
-            return Err(Failure::Usage(message));
+struct Images {
+    train: Dataset,
+    validation: Option<Dataset>,
+    test: Dataset,
+    about: About,
+}
+
+impl Images {
+    fn load(config: &Config, recipe: &Recipe) -> Result<Self> {
+        let (splits, about) = config.data().load(DEFAULT_SIZE)?;
+        let (mut train, test) = (splits.train, splits.test);
+        if let Some(n) = config.train_images {
+            if n > train.len() {
+                let message = format!("--train-images is {n}, but there are only {} training images", train.len());
+                return Err(Failure::Usage(message));
+            }
+            train = train.subset(&(0..n).collect::<Vec<_>>())?;
         }
-        train = train.subset(&(0..n).collect::<Vec<_>>())?;
+        if recipe.validation == 0 {
+            return Ok(Images { train, validation: None, test, about });
+        }
+        if recipe.validation >= train.len() {
+            return Err(Failure::Usage(format!(
+                "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
+                recipe.validation,
+                train.len()
+            )));
+        }
+        let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
+        Ok(Images { train, validation: Some(validation), test, about })
     }
-    if recipe.validation == 0 {
-        return Ok((train, None, splits.test));
-    }
-    if recipe.validation >= train.len() {
-        return Err(Failure::Usage(format!(
-            "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
-            recipe.validation,
-            train.len()
-        )));
-    }
-    let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
-    Ok((train, Some(validation), splits.test))
 }
 
 /// A run that is about to begin or to go on.
@@ -303,6 +324,9 @@ struct Run {
     train: Arc<Dataset>,
     validation: Option<Arc<Dataset>>,
     test: Arc<Dataset>,
+    about: About,
+    /// What was done with the weights of `--init-from`.
+    initialised: Vec<String>,
     /// [`data_hash`] of the training images.
     data: u64,
 }
@@ -333,9 +357,8 @@ pub fn run(args: &Args) -> Result<()> {
     run.report(&mut progress)
 }
 
-/// The model and the images of a configuration, held against each other.
-fn prepare(config: &Config, recipe: &Recipe) -> Result<(ResNet<f32>, Dataset, Option<Dataset>, Dataset)> {
-    let (train, validation, test) = load(config, recipe)?;
+/// The model of a configuration, held against the images.
+fn prepare(config: &Config, recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
     let mut model = ResNet::<f32>::new(&architecture, recipe.seed)?;
     if recipe.zero_init_residual {
@@ -359,8 +382,8 @@ fn prepare(config: &Config, recipe: &Recipe) -> Result<(ResNet<f32>, Dataset, Op
             ))
         })?;
     }
-    fits_in_memory(&model, recipe, &train)?;
-    Ok((model, train, validation, test))
+    fits_in_memory(&model, recipe, train)?;
+    Ok(model)
 }
 
 /// Refuses a step that cannot fit into the memory there is, with the batch size that would.
@@ -398,7 +421,7 @@ fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Resu
 
 fn begin(args: &Args) -> Result<Run> {
     let flags = args.flags()?;
-    let given = match &args.config {
+    let mut given = match &args.config {
         Some(path) => flags.or(Config::read(path)?),
         None => flags,
     };
@@ -406,8 +429,18 @@ fn begin(args: &Args) -> Result<Run> {
     if let Some(out) = &args.out {
         check_out(out)?;
     }
+    let Images { train, validation, test, about } = Images::load(&given, &recipe)?;
+    if given.mean.is_none() {
+        let derived = about.normalization(&train)?;
+        (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
+    }
+    let recipe = given.recipe()?;
     let config = given.effective(&recipe)?;
-    let (model, train, validation, test) = prepare(&config, &recipe)?;
+    let mut model = prepare(&config, &recipe, &train)?;
+    let initialised = match &config.init_from {
+        Some(path) => init_from::apply(path, &mut model)?,
+        None => Vec::new(),
+    };
     let stem = format!("{}-{}", recipe.model, recipe.name);
     let mut folder = RunFolder::create(args.out.as_deref(), &stem, args.keep_checkpoints)?;
     folder.write_text("config.toml", &config.to_toml())?;
@@ -417,7 +450,7 @@ fn begin(args: &Args) -> Result<Run> {
     // The first one at once: a folder that cannot be written to is noticed now, and every run can be gone on with.
     folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
-    Ok(Run { config, folder, trainer, best: None, train, validation, test, data })
+    Ok(Run { config, folder, trainer, best: None, train, validation, test, about, initialised, data })
 }
 
 /// The run in a folder at its last checkpoint; `None` if it is over.
@@ -451,12 +484,13 @@ fn resume(args: &Args, path: &Path) -> Result<Option<Run>> {
     }
     drop(out);
     let recipe = config.recipe()?;
-    let (mut model, train, validation, test) = prepare(&config, &recipe)?;
+    let Images { train, validation, test, about } = Images::load(&config, &recipe)?;
+    let mut model = prepare(&config, &recipe, &train)?;
     let data = data_hash(&train);
     if data != checkpoint.data {
         return Err(Failure::Failed(format!(
             "the training images are not those the run began with: {}; say with --data where those are",
-            config.data().describe()
+            about.description
         )));
     }
     Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
@@ -464,7 +498,8 @@ fn resume(args: &Args, path: &Path) -> Result<Option<Run>> {
     let train = Arc::new(train);
     let trainer = Trainer::resume(model, checkpoint.buffers(), recipe, train.clone(), checkpoint.position)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
-    Ok(Some(Run { config, folder, trainer, best: checkpoint.best, train, validation, test, data }))
+    let (best, initialised) = (checkpoint.best, Vec::new());
+    Ok(Some(Run { config, folder, trainer, best, train, validation, test, about, initialised, data }))
 }
 
 impl Run {
@@ -497,7 +532,7 @@ impl Run {
                     "{} images for training{held_out}, {} for testing: {}",
                     count(&self.train),
                     count(&self.test),
-                    self.config.data().describe()
+                    self.about.description
                 ),
             ),
             ("recipe", format!("{}: {}", recipe.name, steps(recipe))),
@@ -520,6 +555,9 @@ impl Run {
             };
             lines.push(("resumed", place));
         }
+        lines.extend(self.about.notes.iter().map(|note| ("note", note.clone())));
+        let keys = std::iter::once("initialised").chain(std::iter::repeat(""));
+        lines.extend(keys.zip(self.initialised.iter().cloned()));
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
@@ -578,7 +616,7 @@ impl Run {
         let (recipe, model) = (self.trainer.recipe(), self.trainer.model());
         let evaluate = |v| evaluate(model, v, recipe.normalization, recipe.eval_batch_size);
         let validated = self.validation.as_ref().map(evaluate).transpose()?;
-        let about = metadata(recipe, &self.test.classes, epoch, validated.as_ref());
+        let about = metadata(recipe, &self.test, epoch, validated.as_ref());
         self.folder.save_weights(model, &about)?;
         if let Some(validated) = &validated {
             let correct = [validated.top1, validated.images()];
@@ -682,12 +720,14 @@ impl Run {
 }
 
 /// What the weights need to be used, and where they come from. No times: the same run writes the same bytes.
-fn metadata(recipe: &Recipe, classes: &[String], epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Metadata {
+fn metadata(recipe: &Recipe, test: &Dataset, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Metadata {
+    let classes = &test.classes;
     let mut about = Metadata::from(
         [
             ("model", recipe.model.clone()),
             ("classes", classes.len().to_string()),
             ("class_names", json!(classes).to_string()),
+            ("image_size", test.pixels.dim().1.to_string()),
             ("mean", args::write_three(recipe.normalization.mean())),
             ("std", args::write_three(recipe.normalization.std())),
             ("recipe", recipe.name.clone()),

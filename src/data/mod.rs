@@ -3,7 +3,9 @@
 //! Reading order, along the way of one image:
 //!
 //! 1. [`cifar10`] finds the data set in any of its four published forms and turns its records into a [`Dataset`]:
-//!    bytes in `(N, H, W, 3)`, channels last. [`embedded`] is a small real part of it that is always there;
+//!    bytes in `(N, H, W, 3)`, channels last. [`embedded`] is a small real part of it that is always there; [`cifar100`]
+//!    is its sister, and with the feature `formats` the module `folder` reads pictures of any size. [`open()`] takes
+//!    whatever is at a path;
 //! 2. [`augment`] cuts a randomly shifted window out of an image and may mirror it;
 //! 3. [`Normalization`] turns bytes into numbers around zero;
 //! 4. [`loader`] does 2 and 3 for one batch after another on a thread of its own, while the network is busy.
@@ -12,14 +14,22 @@
 //! epoch 7 whatever the batch size, the order, the number of threads, or the epoch the run was resumed in.
 
 pub mod augment;
+mod cifar;
 pub mod cifar10;
+pub mod cifar100;
 pub mod embedded;
+#[cfg(feature = "formats")]
+pub mod folder;
 pub mod loader;
 mod normalization;
+mod open;
+#[cfg(feature = "formats")]
+pub mod picture;
 
 pub use augment::Augmentation;
 pub use loader::{Batch, Loader};
 pub use normalization::{Normalization, NormalizationTable};
+pub use open::{open, Kind, Opened};
 
 use crate::rng::{stream, Purpose};
 use crate::{Error, Result};
@@ -89,6 +99,13 @@ impl Dataset {
         self.labels.is_empty()
     }
 
+    /// How many images there are of each class.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        self.labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+        counts
+    }
+
     /// The i-th image `(H, W, 3)`.
     ///
     /// # Panics
@@ -133,7 +150,18 @@ impl Dataset {
         Ok((self.subset(&order)?, self.subset(&held_out)?))
     }
 
-    /// Mean and (population) standard deviation of every channel over all pixels of all images, on the scale 0 to 1.
+    /// Mean and (population) standard deviation of every channel over all pixels of all images, on the scale 0 to 1, to
+    /// normalize with.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when there is no pixel or a channel has the same value everywhere.
+    pub fn channel_statistics(&self) -> Result<Normalization> {
+        let (mean, std) = self.mean_and_std();
+        Normalization::new(mean, std)
+    }
+
+    /// The same as plain numbers, whatever they are: not a number when there is no pixel, 0 for a channel that has the
+    /// same value everywhere.
     ///
     /// With S = Σp and Q = Σp² over the M = N·H·W bytes p of a channel,
     ///
@@ -143,10 +171,7 @@ impl Dataset {
     ///
     /// S, Q and M·Q − S² are whole numbers and computed as such, so there is no cancellation: each result is within a
     /// few units in the last place.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] when there is no pixel or a channel has the same value everywhere.
-    pub fn channel_statistics(&self) -> Result<Normalization> {
+    pub fn mean_and_std(&self) -> ([f64; 3], [f64; 3]) {
         let mut sums = [0u64; 3];
         let mut squares = [0u64; 3]; // 255² · M < 2⁶⁴ for any M below 2.8e14.
         for image in self.pixels.outer_iter() {
@@ -166,7 +191,7 @@ impl Dataset {
             // Not negative: Cauchy-Schwarz.
             ((m * q - s * s) as f64).sqrt() / scale
         });
-        Normalization::new(mean, std)
+        (mean, std)
     }
 }
 

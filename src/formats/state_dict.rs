@@ -13,7 +13,7 @@
 //! | `bn1.num_batches_tracked` | left out | a counter nothing here depends on |
 //!
 //! Then every tensor of the model must be there, with its shape and as floats, and no other. What is wrong is listed at
-//! once, and nothing is changed.
+//! once, and nothing is changed. Only [`assign_matching`], with which fine-tuning begins, takes what fits.
 
 use crate::error::nearest;
 use crate::model::ResNet;
@@ -99,6 +99,73 @@ pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) 
         problems.join("\n  ")
     );
     Err(Error::format(path, None, message))
+}
+
+/// Which tensors of a model were taken from a file, and which were not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// Names of those that were taken.
+    pub taken: Vec<String>,
+    /// Those that were left as they were: `fc.weight: (1000, 512) there, (10, 512) here`.
+    pub left: Vec<String>,
+    /// What else is in the file, under its names there.
+    pub unused: Vec<String>,
+}
+
+/// Puts every tensor that was read from `path` into `model` whose name and shape fit, and leaves the others of the model
+/// as they are: the beginning of fine-tuning, whose last layer has other classes.
+///
+/// # Errors
+/// If nothing fits, or two tensors are one under our names; then the model is left as it was.
+pub fn assign_matching<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut ResNet<T>) -> Result<Partial> {
+    let mut own: HashMap<String, Vec<usize>> = HashMap::new();
+    model.visit("", &mut |name, _, tensor| {
+        own.insert(name.to_string(), tensor.shape().to_vec());
+    });
+    let mut given: HashMap<String, (&str, &Tensor)> = HashMap::new();
+    let mut unused = Vec::new();
+    for (name, tensor) in tensors.iter().filter(|(name, _)| !is_counter(name)) {
+        let here = if own.contains_key(name) { name.to_string() } else { our_name(name) };
+        if !own.contains_key(&here) {
+            unused.push(name.to_string());
+        } else if let Some((first, _)) = given.insert(here.clone(), (name, tensor)) {
+            let message = format!("{here} is there twice, as `{first}` and as `{name}`");
+            return Err(Error::format(path, None, message));
+        }
+    }
+    let fits = |name: &str, shape: &[usize]| {
+        let (_, tensor) = given.get(name)?;
+        (tensor.shape() == shape && tensor.dtype().unit_roundoff().is_some()).then_some(*tensor)
+    };
+    let shown = |shape: &[usize]| {
+        let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
+        format!("({})", sides.join(", "))
+    };
+    let (mut taken, mut left) = (Vec::new(), Vec::new());
+    model.visit_mut("", &mut |name, _, mut tensor| {
+        if let Some(fitting) = fits(name, tensor.shape()) {
+            tensor.assign(&fitting.to_real().expect("floats"));
+            taken.push(name.to_string());
+            return;
+        }
+        let there = match given.get(name) {
+            None => "not there".to_string(),
+            Some((_, other)) if other.shape() == tensor.shape() => format!("{} there, floats here", other.dtype()),
+            Some((_, other)) => format!("{} there, {} here", shown(other.shape()), shown(tensor.shape())),
+        };
+        left.push(format!("{name}: {there}"));
+    });
+    if taken.is_empty() {
+        let architecture = model.architecture();
+        let message = format!(
+            "expected weights of which some fit `{}` with {} classes, found none whose name and shape do:\n  {}",
+            architecture.name,
+            architecture.classes,
+            left.iter().take(20).cloned().collect::<Vec<_>>().join("\n  ")
+        );
+        return Err(Error::format(path, None, message));
+    }
+    Ok(Partial { taken, left, unused })
 }
 
 /// How many classes the weights are for: the rows of the last layer, whatever it is called.

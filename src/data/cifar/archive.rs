@@ -1,11 +1,11 @@
-//! The published archives: gzip around tar around six files, read as one stream.
+//! The published archives: gzip around tar around the files, read as one stream.
 //!
 //! Nothing is unpacked to disk, so names in the archive cannot point anywhere. A member's claimed size is checked before
-//! it is allocated, and everything together may not be longer than six batches and [`SLACK`] bytes can be: a small
+//! it is allocated, and everything together may not be longer than all files and [`SLACK`] bytes can be: a small
 //! archive that unpacks to terabytes is refused after a few megabytes. Tar's own extensions (long names, sparse files)
 //! are not interpreted; the published archives have none.
 
-use super::{join, missing_batches, Images, Layout, BATCHES};
+use super::{Layout, Part, Published};
 use crate::data::Splits;
 use crate::{Error, Result};
 use flate2::bufread::MultiGzDecoder;
@@ -14,15 +14,22 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// How many bytes tar headers, padding, readme.html and batches.meta may take together.
+/// How many bytes tar headers, padding, readme.html and other small files may take together.
 const SLACK: u64 = 1 << 20;
 
-/// The most that a member may take in either layout, six times.
-pub(super) fn most(images: usize) -> u64 {
-    6 * Layout::ALL.map(|layout| layout.most(images)).into_iter().max().unwrap_or(0) + SLACK
+/// The most that the files of one of `sets` may take in either layout.
+pub(in crate::data) fn most(sets: &[&Published], images: usize) -> u64 {
+    let all = |set: &Published, layout| (0..set.parts()).map(|part| set.most(layout, part, images)).sum::<u64>();
+    let largest = sets.iter().flat_map(|set| Layout::ALL.map(|layout| all(set, layout))).max();
+    largest.unwrap_or(0) + SLACK
 }
 
-pub(super) fn read(path: &Path, compressed: impl BufRead, images: usize) -> Result<Splits> {
+pub(in crate::data) fn read<'a>(
+    path: &Path,
+    compressed: impl BufRead,
+    sets: &[&'a Published],
+    images: usize,
+) -> Result<(Splits, &'a Published)> {
     let consumed = Rc::new(Cell::new(0));
     let compressed = Counting { inner: compressed, consumed: Rc::clone(&consumed) };
     // A failure below is one of the compressed stream; the offset tells how far into the file it was understood.
@@ -32,10 +39,10 @@ pub(super) fn read(path: &Path, compressed: impl BufRead, images: usize) -> Resu
         Error::format(member, Some(consumed.get()), message)
     };
 
-    let most = most(images);
+    let most = most(sets, images);
     let mut archive = tar::Archive::new(MultiGzDecoder::new(compressed));
-    let mut batches: [Option<Images>; 6] = Default::default();
-    let mut found: Option<Layout> = None;
+    let mut parts: Vec<Option<Part>> = Vec::new();
+    let mut found: Option<(&'a Published, Layout)> = None;
     let mut names = Vec::new();
     for entry in archive.entries().map_err(|e| corrupt(path, e))?.raw(true) {
         let entry = entry.map_err(|e| corrupt(path, e))?;
@@ -48,21 +55,28 @@ pub(super) fn read(path: &Path, compressed: impl BufRead, images: usize) -> Resu
             return Err(Error::format(member, Some(consumed.get()), message));
         }
         let file_name = name.rsplit('/').next().unwrap_or_default();
-        let Some((layout, batch)) = Layout::of_file(file_name) else { continue };
+        let of_set = |set: &&'a Published| set.of_file(file_name).map(|(layout, part)| (*set, layout, part));
+        let Some((set, layout, part)) = sets.iter().find_map(of_set) else { continue };
         let kind = entry.header().entry_type();
         if !kind.is_file() {
             return Err(Error::format(member, None, format!("expected a regular file, found a {kind:?}")));
         }
-        if *found.get_or_insert(layout) != layout {
+        let (first_set, first_layout) = *found.get_or_insert((set, layout));
+        if first_set.name != set.name {
+            let message = format!("expected one data set, found files of {} and {}", first_set.name, set.name);
+            return Err(Error::format(member, None, message));
+        }
+        if first_layout != layout {
             return Err(Error::format(member, None, "expected one layout, found binary and python batches mixed"));
         }
-        if batches[batch].is_some() {
+        parts.resize(set.parts(), None);
+        if parts[part].is_some() {
             return Err(Error::format(member, None, "expected every batch once, found this one twice"));
         }
-        layout.check_size(&member, size, images)?;
+        set.check_size(layout, part, &member, size, images)?;
         let mut bytes = Vec::with_capacity(size as usize);
         entry.take(size).read_to_end(&mut bytes).map_err(|e| corrupt(&member, e))?;
-        batches[batch] = Some(layout.read(&member, &bytes, images)?);
+        parts[part] = Some(set.read(layout, part, &member, &bytes, images)?);
         names.push(file_name.to_string());
     }
     // The end of a tar archive comes before the end of the gzip stream, and gzip's checksum comes last.
@@ -72,13 +86,15 @@ pub(super) fn read(path: &Path, compressed: impl BufRead, images: usize) -> Resu
         return Err(Error::format(path, Some(consumed.get()), "expected the end of the archive, found more data"));
     }
 
-    let layout = found.unwrap_or(Layout::Binary);
-    let missing: Vec<String> = (0..BATCHES.len()).filter(|&i| batches[i].is_none()).map(|i| layout.file(i)).collect();
+    let (set, layout) = found.unwrap_or((sets[0], Layout::Binary));
+    parts.resize(set.parts(), None);
+    let missing = (0..parts.len()).filter(|&part| parts[part].is_none());
+    let missing: Vec<String> = missing.map(|part| set.file(layout, part)).collect();
     if !missing.is_empty() {
         let found = if names.is_empty() { "none of them".into() } else { names.join(", ") };
-        return Err(missing_batches(path, &missing, &found));
+        return Err(set.missing(path, &missing, &found));
     }
-    join(batches.into_iter().flatten().collect(), path)
+    Ok((set.join(parts.into_iter().flatten().collect(), path)?, set))
 }
 
 /// Counts the bytes that a decoder has consumed, as opposed to those its buffer has read ahead.

@@ -4,6 +4,7 @@
 //! {'data': uint8 array (N, 3072), 'labels': [N whole numbers], 'filenames': .., 'batch_label': ..}
 //! ```
 //!
+//! In CIFAR-100 the labels are called `fine_labels`, and a file of its own has the names: `{'fine_label_names': [..], ..}`.
 //! A row of `data` is a record's three planes. The published files were written by Python 2 (protocol 2, keys are its
 //! `str`); files written again by Python 3 have `bytes` or `str` as keys and may have any protocol. NumPy pickles an
 //! array in two ways:
@@ -17,7 +18,7 @@
 //!
 //! and since version 2 calls its module `numpy._core`.
 
-use super::{check_label, Images, Layout, IMAGE_BYTES};
+use super::{Images, Published, IMAGE_BYTES};
 use crate::formats::pickle::{Kind, Pickle, Value};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -29,16 +30,32 @@ const FROM_BUFFER: [&str; 2] = ["numpy.core.numeric._frombuffer", "numpy._core.n
 const ALLOWED: [&str; 7] =
     [RECONSTRUCT[0], RECONSTRUCT[1], FROM_BUFFER[0], FROM_BUFFER[1], "numpy.ndarray", "numpy.dtype", "_codecs.encode"];
 
-/// Reads a batch of exactly `images` images.
-pub(super) fn read(path: &Path, bytes: &[u8], images: usize) -> Result<Images> {
-    Layout::Python.check_size(path, bytes.len() as u64, images)?;
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Pickle<'a>> {
     let pickle = Pickle::parse(bytes, 0, &ALLOWED, path)?;
     if pickle.end() != bytes.len() {
         let message = format!("expected the end of the file, found {} more bytes", bytes.len() - pickle.end());
         return Err(Error::format(path, Some(pickle.end() as u64), message));
     }
+    Ok(pickle)
+}
+
+/// Reads the list of names under `key`.
+pub(super) fn read_names(path: &Path, bytes: &[u8], key: &str) -> Result<Vec<String>> {
+    let pickle = parse(path, bytes)?;
+    let names = pickle.root().get(key)?;
+    // From Python 3 in protocol 2 a name that was `bytes` is a call.
+    let name = |name: Value<'_>| match name.text() {
+        Ok(text) => Ok(text.to_string()),
+        Err(error) => name.bytes().ok().and_then(|bytes| String::from_utf8(bytes.into_owned()).ok()).ok_or(error),
+    };
+    names.list()?.map(name).collect()
+}
+
+/// Reads a batch of exactly `images` images.
+pub(in crate::data) fn read(set: &Published, path: &Path, bytes: &[u8], images: usize) -> Result<Images> {
+    let pickle = parse(path, bytes)?;
     let batch = pickle.root();
-    let labels = batch.get("labels")?;
+    let labels = batch.get(set.labels)?;
     let matrix = Matrix::read(batch.get("data")?)?;
     for (what, found, at) in [("rows", matrix.rows, batch.get("data")?), ("labels", labels.list()?.len(), labels)] {
         if found != images {
@@ -52,7 +69,7 @@ pub(super) fn read(path: &Path, bytes: &[u8], images: usize) -> Result<Images> {
 
     let mut all = Images::with_capacity(images);
     for (i, label) in labels.list()?.enumerate() {
-        all.push(check_label(path, label.offset(), label.int()?)?, &matrix.row(i));
+        all.push(set.check_label(path, label.offset(), label.int()?)?, &matrix.row(i));
     }
     Ok(all)
 }

@@ -1,7 +1,11 @@
 //! Small data sets in every layout, written by hand, and every way to damage them.
 
+use super::super::cifar10::{self, from_records, write_records, CLASSES, PUBLISHED, RECORD_BYTES};
 use super::*;
 use std::fs;
+#[cfg(feature = "formats")]
+use std::io::Write as _;
+use std::path::PathBuf;
 
 /// A folder that is removed again.
 struct TempDir(PathBuf);
@@ -50,7 +54,7 @@ fn binary_file(batch: usize) -> Vec<u8> {
 fn write_folder(folder: &Path, layout: Layout, file: impl Fn(usize) -> Vec<u8>) {
     fs::create_dir_all(folder).unwrap();
     for batch in 0..6 {
-        fs::write(folder.join(layout.file(batch)), file(batch)).unwrap();
+        fs::write(folder.join(PUBLISHED.file(layout, batch)), file(batch)).unwrap();
     }
 }
 
@@ -69,7 +73,7 @@ fn assert_is_the_data_set(splits: &Splits) {
 }
 
 fn load(path: &Path) -> Result<Splits> {
-    load_batches(path, IMAGES)
+    load_only(path, &PUBLISHED, IMAGES)
 }
 
 fn message(path: &Path) -> String {
@@ -102,7 +106,7 @@ fn binary_folder_or_its_parent() {
     assert_is_the_data_set(&load(&folder).unwrap());
     assert_is_the_data_set(&load(&dir.0).unwrap());
     // The published files have 10,000 records, and the public function insists.
-    let error = super::load(&folder).unwrap_err().to_string();
+    let error = cifar10::load(&folder).unwrap_err().to_string();
     assert!(
         error.ends_with("data_batch_1.bin, at byte 9219: expected 30730000 bytes (10000 records of 3073), found 9219")
     );
@@ -166,6 +170,7 @@ fn without_the_feature_the_error_says_so() {
 
 #[cfg(feature = "formats")]
 mod with_formats {
+    use super::super::super::cifar100;
     use super::*;
 
     /// A batch as cPickle of Python 2 writes it in protocol 2: the published files' opcodes.
@@ -250,8 +255,8 @@ mod with_formats {
     fn damaged_python_batches() {
         let good = python2_file(0);
         let path = Path::new("data_batch_1");
-        let message = |file: &[u8]| python::read(path, file, IMAGES).unwrap_err().to_string();
-        assert!(python::read(path, &good, IMAGES).is_ok());
+        let message = |file: &[u8]| PUBLISHED.read(Layout::Python, 0, path, file, IMAGES).unwrap_err().to_string();
+        assert!(PUBLISHED.read(Layout::Python, 0, path, &good, IMAGES).is_ok());
 
         // Labels stand after 65 bytes: two for each. The second becomes 10.
         let labels = replace(&good, &[b'K', 0, b'K', 1, b'K', 2], &[b'K', 0, b'K', 10, b'K', 2]);
@@ -275,7 +280,7 @@ mod with_formats {
         for length in (0..400).chain(good.len() - 300..good.len()) {
             message(&good[..length]);
         }
-        let long = vec![0; Layout::Python.most(IMAGES) as usize + 1];
+        let long = vec![0; PUBLISHED.most(Layout::Python, 0, IMAGES) as usize + 1];
         assert!(message(&long).contains("expected at most 23296 bytes for 3 images, found 23297"));
     }
 
@@ -305,7 +310,7 @@ mod with_formats {
     fn members(layout: Layout, file: impl Fn(usize) -> Vec<u8>) -> Vec<(String, u64, Vec<u8>)> {
         let member = |batch| {
             let content: Vec<u8> = file(batch);
-            (format!("{}/{}", layout.folder(), layout.file(batch)), content.len() as u64, content)
+            (format!("{}/{}", PUBLISHED.folder(layout), PUBLISHED.file(layout, batch)), content.len() as u64, content)
         };
         (0..6).map(member).collect()
     }
@@ -314,10 +319,10 @@ mod with_formats {
     fn both_archives_in_any_order_of_members() {
         let dir = TempDir::new("archives");
         for (layout, file) in [(Layout::Binary, binary_file as fn(usize) -> Vec<u8>), (Layout::Python, python2_file)] {
-            let path = dir.0.join(layout.archive());
+            let path = dir.0.join(PUBLISHED.archive(layout));
             let mut members = members(layout, file);
             members.reverse();
-            members.insert(2, (format!("{}/readme.html", layout.folder()), 6, b"<html>".to_vec()));
+            members.insert(2, (format!("{}/readme.html", PUBLISHED.folder(layout)), 6, b"<html>".to_vec()));
             fs::write(&path, archive(&members)).unwrap();
             assert_is_the_data_set(&load(&path).unwrap());
             assert_is_the_data_set(&load(&dir.0).unwrap());
@@ -410,5 +415,122 @@ mod with_formats {
         let path = dir.0.join("a.tar.gz");
         fs::write(&path, compress(&tar.into_inner().unwrap())).unwrap();
         assert!(message(&path).contains("data_batch_1.bin: expected a regular file, found a Symlink"));
+    }
+
+    /// CIFAR-100: `train` has five batches of images, `test` one.
+    const PARTS: [usize; 2] = [5 * IMAGES, IMAGES];
+
+    /// The fine label of an image; the coarse one is another number.
+    fn fine(part: usize, image: usize) -> u8 {
+        ((part * 50 + image * 7 + 3) % 100) as u8
+    }
+
+    fn names100() -> Vec<String> {
+        (0..100).map(|class| format!("class_{class}")).collect()
+    }
+
+    fn binary100(part: usize) -> Vec<u8> {
+        match part {
+            2 => (names100().join("\n") + "\n\n").into_bytes(),
+            _ => (0..PARTS[part]).flat_map(|i| [vec![i as u8 % 20, fine(part, i)], planes(part, i)].concat()).collect(),
+        }
+    }
+
+    /// As cPickle of Python 2 writes them in protocol 2.
+    fn python100(part: usize) -> Vec<u8> {
+        let text = |text: &str| [&[b'U', text.len() as u8], text.as_bytes()].concat();
+        if part == 2 {
+            let names: Vec<u8> = names100().iter().flat_map(|name| text(name)).collect();
+            return [b"\x80\x02}(", &text("fine_label_names")[..], b"](", &names, b"eu."].concat();
+        }
+        let numbers = |label: &dyn Fn(usize) -> u8| {
+            let items: Vec<u8> = (0..PARTS[part]).flat_map(|image| [b'K', label(image)]).collect();
+            [b"](", &items[..], b"e"].concat()
+        };
+        let data: Vec<u8> = (0..PARTS[part]).flat_map(|image| planes(part, image)).collect();
+        let mut file = [b"\x80\x02}(", &text("coarse_labels")[..], &numbers(&|image| image as u8 % 20)].concat();
+        file.extend([text("fine_labels"), numbers(&|image| fine(part, image)), text("data")].concat());
+        file.extend(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R");
+        file.extend([b'(', b'K', 1, b'K', PARTS[part] as u8]);
+        file.extend(b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R");
+        file.extend(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T");
+        file.extend((data.len() as u32).to_le_bytes());
+        file.extend(data);
+        file.extend(b"tbu.");
+        file
+    }
+
+    fn write100(folder: &Path, layout: Layout) {
+        fs::create_dir_all(folder).unwrap();
+        for part in 0..3 {
+            let content = if layout == Layout::Binary { binary100(part) } else { python100(part) };
+            fs::write(folder.join(cifar100::PUBLISHED.file(layout, part)), content).unwrap();
+        }
+    }
+
+    /// What is at `path`, as [`crate::data::open()`] looks for it.
+    fn load_any(path: &Path) -> Result<(Splits, &'static str)> {
+        let sets = [&PUBLISHED, &cifar100::PUBLISHED];
+        Ok(super::super::load(path, &sets, IMAGES)?.map(|(splits, set)| (splits, set.name)).expect("a data set"))
+    }
+
+    fn assert_is_cifar100(path: &Path) {
+        let (splits, name) = load_any(path).unwrap();
+        assert_eq!(name, "CIFAR-100");
+        for (part, dataset) in [&splits.train, &splits.test].into_iter().enumerate() {
+            assert_eq!(dataset.pixels.dim(), (PARTS[part], 32, 32, 3));
+            assert_eq!(dataset.classes, names100());
+            for ((i, row, column, channel), &p) in dataset.pixels.indexed_iter() {
+                assert_eq!(p, byte(part, i, channel, row, column));
+            }
+            assert_eq!(dataset.labels, (0..PARTS[part]).map(|i| fine(part, i)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn cifar100_in_every_form() {
+        for layout in Layout::ALL {
+            let dir = TempDir::new("cifar100");
+            let set = &cifar100::PUBLISHED;
+            let folder = dir.0.join(set.folder(layout));
+            write100(&folder, layout);
+            assert_is_cifar100(&folder);
+            assert_is_cifar100(&dir.0);
+            let member = |part| {
+                let file = set.file(layout, part);
+                let content = fs::read(folder.join(&file)).unwrap();
+                (format!("{}/{file}", set.folder(layout)), content.len() as u64, content)
+            };
+            // The names of the classes may come first.
+            let members: Vec<_> = [2, 1, 0].map(member).into();
+            fs::write(dir.0.join("a.tar.gz"), archive(&members)).unwrap();
+            assert_is_cifar100(&dir.0.join("a.tar.gz"));
+        }
+    }
+
+    #[test]
+    fn damaged_cifar100() {
+        let dir = TempDir::new("damaged100");
+        let message = |path: &Path| load_any(path).unwrap_err().to_string();
+        for (layout, file) in [(Layout::Binary, "fine_label_names.txt"), (Layout::Python, "meta")] {
+            let folder = dir.0.join(file);
+            write100(&folder, layout);
+            fs::remove_file(folder.join(file)).unwrap();
+            assert!(message(&folder).contains(&format!("and the names of the classes, missing {file}; found ")));
+        }
+        let folder = dir.0.join("wrong");
+        write100(&folder, Layout::Binary);
+        fs::write(folder.join("fine_label_names.txt"), "apple\nbear\n").unwrap();
+        assert!(message(&folder).ends_with("fine_label_names.txt: expected the names of 100 classes, found 2"));
+        let mut wrong = binary100(1);
+        wrong[3074 + 1] = 100;
+        fs::write(folder.join("test.bin"), wrong).unwrap();
+        assert!(message(&folder).ends_with("test.bin, at byte 3075: expected a label from 0 to 99, found 100"));
+
+        let ten = members(Layout::Binary, binary_file);
+        let hundred = binary100(1);
+        let mixed = [&ten[..1], &[("test.bin".to_string(), hundred.len() as u64, hundred)]].concat();
+        fs::write(dir.0.join("mixed.tar.gz"), archive(&mixed)).unwrap();
+        assert!(message(&dir.0.join("mixed.tar.gz")).contains("found files of CIFAR-10 and CIFAR-100"));
     }
 }

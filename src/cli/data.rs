@@ -1,0 +1,155 @@
+//! `resnet data`: looking at a data set.
+
+use super::images::{About, DataArgs, DEFAULT_SIZE};
+use super::{args, text, Result};
+use clap::Subcommand;
+use resnet_by_hand::data::{picture, Dataset, Kind};
+use serde_json::{json, Map, Value};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+const AFTER_HELP: &str = "\
+Examples:
+  resnet data info --data cifar-10-binary.tar.gz  what is in it
+  resnet data info --data photos --image-size 64  a folder of pictures, one folder a class
+  resnet data grid --data photos --out photos.png";
+
+/// Look at a data set
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Info(InfoArgs),
+    Grid(GridArgs),
+}
+
+const INFO_EXAMPLES: &str = "\
+Examples:
+  resnet data info                                the images inside this program
+  resnet data info --data cifar-10-binary.tar.gz --json
+  resnet data info --data photos --image-size 64";
+
+/// Count images and classes; mean and standard deviation of the colours
+///
+/// The mean and the (population) standard deviation are over all pixels of all images, on the scale 0
+/// to 1: what --mean and --std of `resnet train` take.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = INFO_EXAMPLES)]
+struct InfoArgs {
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const GRID_EXAMPLES: &str = "\
+Examples:
+  resnet data grid --out embedded.png
+  resnet data grid --data photos --image-size 64 --columns 6 --out photos.png --force";
+
+/// Write a picture with a row of training images for each class
+#[derive(Debug, clap::Args)]
+#[command(after_help = GRID_EXAMPLES)]
+struct GridArgs {
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// PNG file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+
+    /// Images of each class, the first ones there are
+    #[arg(long, value_name = "N", default_value = "10", value_parser = args::count(1, 1000), allow_negative_numbers = true)]
+    columns: usize,
+
+    /// Replace FILE if it is there
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        Command::Info(args) => info(args),
+        Command::Grid(args) => grid(args),
+    }
+}
+
+fn info(args: &InfoArgs) -> Result<()> {
+    let (splits, about) = args.data.load(DEFAULT_SIZE)?;
+    let splits = [("training", "train", &splits.train), ("test", "test", &splits.test)];
+    let classes = &splits[0].2.classes;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let split = |&(_, key, dataset): &(&str, &str, &Dataset)| (key.to_string(), to_json(dataset));
+        let value = json!({
+            "data": about.description,
+            "kind": kind(&about),
+            "notes": about.notes,
+            "classes": classes,
+            "splits": splits.iter().map(split).collect::<Map<String, Value>>(),
+        });
+        return Ok(writeln!(out, "{value:#}")?);
+    }
+    writeln!(out, "{:<14} {}", "data", about.description)?;
+    for note in &about.notes {
+        writeln!(out, "{:<14} {note}", "note")?;
+    }
+    for (name, _, dataset) in &splits {
+        let (_, height, width, _) = dataset.pixels.dim();
+        let (mean, std) = dataset.mean_and_std();
+        writeln!(out, "\n{name:<14} {} images of {height}x{width} pixels", text::thousands(dataset.len() as u64))?;
+        writeln!(out, "{:<14} {}", "mean", args::write_three(mean))?;
+        writeln!(out, "{:<14} {}", "std", args::write_three(std))?;
+    }
+    let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
+    let counts = splits.map(|(_, _, dataset)| dataset.counts());
+    writeln!(out, "\n{:<width$}  {:>9}  {:>9}", "class", "training", "test")?;
+    for (class, name) in classes.iter().enumerate() {
+        let [train, test] = counts.each_ref().map(|counts| text::thousands(counts[class] as u64));
+        writeln!(out, "{name:<width$}  {train:>9}  {test:>9}")?;
+    }
+    Ok(())
+}
+
+fn kind(about: &About) -> &'static str {
+    match about.kind {
+        Kind::Cifar10 => "cifar10",
+        Kind::Cifar100 => "cifar100",
+        Kind::Folder => "folder",
+    }
+}
+
+fn to_json(dataset: &Dataset) -> Value {
+    let (_, height, width, _) = dataset.pixels.dim();
+    let (mean, std) = dataset.mean_and_std();
+    json!({
+        "images": dataset.len(),
+        "height": height,
+        "width": width,
+        "counts": dataset.counts(),
+        "mean": mean,
+        "std": std,
+        "source": dataset.source,
+    })
+}
+
+fn grid(args: &GridArgs) -> Result<()> {
+    args::check_output(&args.out, args.force)?;
+    let (splits, about) = args.data.load(DEFAULT_SIZE)?;
+    let train = splits.train;
+    picture::write_png(&args.out, picture::grid(&train, args.columns)?.view())?;
+    let mut out = std::io::stdout().lock();
+    for note in &about.notes {
+        writeln!(out, "{:<14} {note}", "note")?;
+    }
+    writeln!(out, "{:<14} training images of {}", "data", about.description)?;
+    writeln!(out, "{:<14} {}", "rows", train.classes.join(", "))?;
+    Ok(writeln!(out, "{:<14} {}", "picture", args.out.display())?)
+}

@@ -1,0 +1,104 @@
+//! Where the images are: `--data` and `--image-size`, and what is said of what was found.
+
+use super::{args, memory, Failure, Result};
+use resnet_by_hand::data::{self, cifar10, embedded, Dataset, Kind, Normalization, Opened, Splits};
+use resnet_by_hand::Error;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Height and width of images where nothing says otherwise.
+pub const DEFAULT_SIZE: usize = cifar10::SIZE;
+
+/// Where the images are.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataArgs {
+    /// CIFAR-10, CIFAR-100, a folder of pictures, or `embedded` [default: embedded]
+    ///
+    /// CIFAR as published: a folder cifar-10-batches-bin, cifar-10-batches-py, cifar-100-binary or
+    /// cifar-100-python, one of the .tar.gz archives of these, or a folder that holds one of them;
+    /// Pictures, PNG or JPEG of any size: DIR/train/CLASS/ with
+    /// DIR/test/CLASS/ or DIR/val/CLASS/, or DIR/CLASS/ alone, of which every fifth is for testing.
+    /// `embedded` is a part of CIFAR-10 inside this program: 1,400 training and 500 test images.
+    #[arg(long, value_name = "PATH", verbatim_doc_comment)]
+    pub data: Option<PathBuf>,
+
+    /// Make pictures in folders N x N pixels [default: 32]
+    ///
+    /// The shorter side becomes N, then the middle is cut out, as torchvision's Resize(N) and
+    /// CenterCrop(N) do.
+    #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true, verbatim_doc_comment)]
+    pub image_size: Option<usize>,
+}
+
+/// What is said of images that were read.
+#[derive(Debug)]
+pub struct About {
+    /// What they are.
+    pub kind: Kind,
+    /// What they are and where, for people.
+    pub description: String,
+    /// What people should know about how they were read.
+    pub notes: Vec<String>,
+}
+
+impl About {
+    /// What the images are normalised with where nothing says otherwise: for CIFAR-10 what the recipe says, for others
+    /// their own mean and standard deviation.
+    pub fn normalization(&self, train: &Dataset) -> Result<Option<Normalization>> {
+        if self.kind == Kind::Cifar10 {
+            return Ok(None);
+        }
+        let (mean, std) = train.mean_and_std();
+        let derived = Normalization::new(mean, std).map_err(|_| {
+            Failure::Failed(format!(
+                "{}: cannot be normalised by their own statistics, a channel has the same value everywhere (standard \
+                 deviation {}); give --mean and --std",
+                train.source,
+                args::write_three(std)
+            ))
+        })?;
+        Ok(Some(derived))
+    }
+}
+
+impl DataArgs {
+    /// Whether the images inside the program are meant.
+    pub fn is_embedded(&self) -> bool {
+        self.data.as_ref().is_none_or(|path| path.as_os_str() == "embedded")
+    }
+
+    /// The images; pictures in folders become `size` x `size` pixels unless the flag says otherwise.
+    pub fn load(&self, size: usize) -> Result<(Splits, About)> {
+        let size = self.image_size.unwrap_or(size);
+        let Opened { splits, kind, description, notes } = match &self.data {
+            Some(path) if !self.is_embedded() => {
+                data::open(path, size, memory::available()).map_err(|error| explain(path, error))?
+            }
+            _ => Opened {
+                splits: embedded::load(),
+                kind: Kind::Cifar10,
+                description: "embedded part of CIFAR-10".to_string(),
+                notes: Vec::new(),
+            },
+        };
+        match self.image_size {
+            Some(size) if kind != Kind::Folder && size != cifar10::SIZE => Err(Failure::Usage(format!(
+                "--image-size is for pictures in folders; the images of the {description} are 32x32, got {size}"
+            ))),
+            _ => Ok((splits, About { kind, description, notes })),
+        }
+    }
+}
+
+fn explain(path: &Path, error: Error) -> Failure {
+    match error {
+        Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !path.exists() => Failure::Failed(format!(
+            "there is no {} (given as --data)\n\n\
+             CIFAR-10 can be downloaded from https://www.cs.toronto.edu/~kriz/cifar.html; \
+             `--data embedded` needs no download",
+            path.display()
+        )),
+        error => error.into(),
+    }
+}

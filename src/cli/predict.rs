@@ -1,0 +1,166 @@
+//! `resnet predict`.
+
+use super::trained::{Trained, WeightsArgs};
+use super::{args, images, Failure, Result};
+use ndarray::Axis;
+use resnet_by_hand::data::{picture, Normalization};
+use resnet_by_hand::layers::Mode;
+use resnet_by_hand::model::ResNet;
+use resnet_by_hand::Error;
+use serde_json::{json, Value};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+const AFTER_HELP: &str = "\
+Examples:
+  resnet predict --weights runs/resnet20-quick-1/weights.safetensors photo.jpg
+  resnet predict --weights weights.safetensors --top 1 photos/*.png
+  resnet predict --weights weights.safetensors --json photo.jpg
+  resnet predict --weights resnet18.pth --model resnet18 --image-size 224 \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 photo.jpg";
+
+/// Say what pictures show
+///
+/// Prints the most likely classes of each picture with their probabilities (softmax). A picture is a
+/// PNG or JPEG file of any size: its shorter side becomes N pixels, its middle N x N is looked at.
+///
+/// Files written by `resnet train` name their model, classes, normalisation and N; for others give
+/// --model, --mean, --std and --image-size.
+///
+/// A picture that cannot be read is named on stderr, the others are done, and the exit code is 1.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = AFTER_HELP)]
+pub struct Args {
+    /// PNG or JPEG files
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    weights: WeightsArgs,
+
+    /// Print the K most likely classes
+    #[arg(long, value_name = "K", default_value = "5", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
+    top: usize,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Make pictures N x N pixels [default: what the file of weights says, or 32]
+    #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
+    image_size: Option<usize>,
+
+    #[command(flatten)]
+    normalization: args::NormalizationArgs,
+}
+
+/// A network and what goes into it and comes out of it.
+struct Predictor {
+    model: ResNet<f32>,
+    normalization: Normalization,
+    size: usize,
+    classes: Vec<String>,
+    path: PathBuf,
+}
+
+/// A class and its probability.
+struct Guess {
+    class: usize,
+    probability: f64,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let trained = args.weights.open()?;
+    let predictor = Predictor::new(args, &trained)?;
+    let mut out = io::stdout().lock();
+    let (mut predictions, mut errors) = (Vec::new(), Vec::new());
+    // One by one: what is said of a picture does not depend on the others.
+    for path in &args.images {
+        match predictor.predict(path) {
+            Ok(guesses) => {
+                let top = &guesses[..args.top.min(guesses.len())];
+                match args.json {
+                    true => predictions.push(predictor.to_json(path, top)),
+                    false => predictor.write(&mut out, path, top)?,
+                }
+            }
+            Err(error) => {
+                // In the order of the pictures, also where both streams go to one terminal.
+                out.flush()?;
+                let _ = writeln!(io::stderr(), "error: {error}");
+                errors.push(json!({ "image": path.display().to_string(), "error": error.to_string() }));
+            }
+        }
+    }
+    if args.json {
+        let value = json!({
+            "model": predictor.model.architecture().name,
+            "weights": predictor.path.display().to_string(),
+            "image_size": predictor.size,
+            "mean": predictor.normalization.mean(),
+            "std": predictor.normalization.std(),
+            "classes": predictor.classes,
+            "predictions": predictions,
+            "errors": errors,
+        });
+        writeln!(out, "{value:#}")?;
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Verdict)
+    }
+}
+
+impl Predictor {
+    fn new(args: &Args, trained: &Trained) -> Result<Self> {
+        let (normalization, _) = trained.normalization(&args.normalization)?;
+        let size = match args.image_size {
+            Some(size) => size,
+            None => trained.image_size()?.unwrap_or(images::DEFAULT_SIZE),
+        };
+        let (count, names) = trained.classes()?;
+        let classes = names.unwrap_or_else(|| (0..count).map(|class| format!("class {class}")).collect());
+        let model = trained.model::<f32>(count)?;
+        model.cost(1, [size, size]).map_err(|error| {
+            let name = &model.architecture().name;
+            Failure::Usage(format!("`{name}` cannot take images of {size}x{size}: {error}; give another --image-size"))
+        })?;
+        Ok(Predictor { model, normalization, size, classes, path: trained.path.clone() })
+    }
+
+    /// Every class, the most likely first; of equal ones the first.
+    ///
+    /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
+    fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
+        let pixels = picture::read(path, self.size)?;
+        let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
+        let (logits, _) = self.model.forward(&x, Mode::Eval)?;
+        let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
+        if let Some(z) = logits.iter().find(|z| !z.is_finite()) {
+            let message =
+                format!("with these weights a score of {} is {z}: they, or --std, are of no use", path.display());
+            return Err(Error::format(&self.path, None, message));
+        }
+        let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let shares: Vec<f64> = logits.iter().map(|z| (z - most).exp()).collect();
+        let sum: f64 = shares.iter().sum();
+        let guess = |(class, share)| Guess { class, probability: share / sum };
+        let mut guesses: Vec<Guess> = shares.into_iter().enumerate().map(guess).collect();
+        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        Ok(guesses)
+    }
+
+    fn write(&self, out: &mut impl io::Write, path: &Path, guesses: &[Guess]) -> io::Result<()> {
+        writeln!(out, "{}", path.display())?;
+        for Guess { class, probability } in guesses {
+            writeln!(out, "  {:>6.2} %  {}", 100.0 * probability, self.classes[*class])?;
+        }
+        Ok(())
+    }
+
+    fn to_json(&self, path: &Path, guesses: &[Guess]) -> Value {
+        let guess = |Guess { class, probability }: &Guess| json!({ "label": class, "class": self.classes[*class], "probability": probability });
+        json!({ "image": path.display().to_string(), "top": guesses.iter().map(guess).collect::<Vec<_>>() })
+    }
+}

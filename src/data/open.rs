@@ -1,0 +1,77 @@
+//! Whatever is at a path: CIFAR-10, CIFAR-100, or a folder of pictures.
+
+#[cfg(feature = "formats")]
+use super::folder::ImageFolder;
+use super::{cifar, cifar10, cifar100, Splits};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// What a data set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// CIFAR-10, or a part of it.
+    Cifar10,
+    /// CIFAR-100 with its fine labels.
+    Cifar100,
+    /// Pictures in a folder for each class.
+    Folder,
+}
+
+/// A data set, and how it was read.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The images.
+    pub splits: Splits,
+    /// What it is.
+    pub kind: Kind,
+    /// What it is and where, for people.
+    pub description: String,
+    /// What people should know about how it was read.
+    pub notes: Vec<String>,
+}
+
+/// Opens the data set at `path`. Pictures in folders (feature `formats`) are made `(S, S, 3)`, S = `size`, if all of them
+/// together take at most `memory` bytes; those of CIFAR have their 32x32 pixels.
+///
+/// # Errors
+/// As [`cifar10::load`] and [`ImageFolder::load`](super::folder::ImageFolder::load).
+pub fn open(path: &Path, size: usize, memory: Option<u64>) -> Result<Opened> {
+    let sets = [&cifar10::PUBLISHED, &cifar100::PUBLISHED];
+    if let Some((splits, set)) = cifar::load(path, &sets, cifar10::BATCH_IMAGES)? {
+        let kind = if set.name == cifar10::PUBLISHED.name { Kind::Cifar10 } else { Kind::Cifar100 };
+        let description = format!("{} from {}", set.name, path.display());
+        return Ok(Opened { splits, kind, description, notes: Vec::new() });
+    }
+    open_folder(path, size, memory)?.ok_or_else(|| {
+        let expected = format!(
+            "expected {}, or PNG and JPEG images in train/CLASS/ and test/CLASS/ (or val/CLASS/), or in CLASS/",
+            sets.map(cifar::Published::where_it_is).join(", or ")
+        );
+        match cifar::list(path) {
+            Ok(found) => Error::format(path, None, format!("{expected}; found {found}")),
+            Err(error) => error,
+        }
+    })
+}
+
+#[cfg(feature = "formats")]
+fn open_folder(path: &Path, size: usize, memory: Option<u64>) -> Result<Option<Opened>> {
+    let Some(folder) = ImageFolder::find(path)? else { return Ok(None) };
+    let bytes = folder.bytes(size);
+    if memory.is_some_and(|memory| bytes > memory) {
+        let message = format!(
+            "the images take {bytes} bytes as {size}x{size} pixels, and {} are available; a smaller image size would fit",
+            memory.unwrap_or(0)
+        );
+        return Err(Error::format(path, None, message));
+    }
+    let description =
+        format!("{} classes of images from {}, as {size}x{size} pixels", folder.classes().len(), path.display());
+    let splits = folder.load(size)?;
+    Ok(Some(Opened { splits, kind: Kind::Folder, description, notes: folder.notes().to_vec() }))
+}
+
+#[cfg(not(feature = "formats"))]
+fn open_folder(_: &Path, _: usize, _: Option<u64>) -> Result<Option<Opened>> {
+    Ok(None)
+}
