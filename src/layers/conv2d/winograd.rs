@@ -367,7 +367,7 @@ fn correlate_at_once<T: Scalar, F: Transforms<M, S>, const M: usize, const S: us
     dw
 }
 
-/// Channels in times channels out from which U comes from memory faster than it is multiplied.
+/// Channels in times channels out from which reading U takes longer than multiplying with it, few tiles given.
 const VERY_LARGE: usize = 1 << 18;
 
 /// Input channels of a block of U or dU: with 32 output channels and F(4x4) 300 KB.
