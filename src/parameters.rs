@@ -163,6 +163,20 @@ impl<T: Scalar> Gradients<T> {
         self.entries.is_empty()
     }
 
+    /// Shortens the vector of all gradients together to the length `most` if it is longer: g ← g · min(1, most / ‖g‖), the
+    /// factor rounded to `T` first (Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063, algorithm 1). Returns ‖g‖ before.
+    ///
+    /// PyTorch's `clip_grad_norm_` adds 1e-6 to ‖g‖, for a norm of 0; here such a gradient is left alone, as one that is not
+    /// finite is.
+    pub fn clip_norm(&mut self, most: f64) -> f64 {
+        let norm = self.norm();
+        if norm > most && norm.is_finite() {
+            let factor = T::of(most / norm);
+            self.iter_mut().for_each(|(_, gradient)| gradient.mapv_inplace(|g| g * factor));
+        }
+        norm
+    }
+
     /// The Euclidean norm of all gradients together, √(Σ g²), summed in `f64`.
     pub fn norm(&self) -> f64 {
         let squares: f64 = self.entries.iter().map(|(_, g)| g.iter().map(|v| v.as_f64().powi(2)).sum::<f64>()).sum();
@@ -181,4 +195,29 @@ pub fn fingerprint<T: Scalar>(model: &impl Parameters<T>) -> u64 {
         }
     });
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::arr1;
+
+    #[test]
+    fn clipping_shortens_what_is_longer_and_nothing_else() {
+        let gradients = |values: [f64; 2]| {
+            let mut gradients = Gradients::new();
+            gradients.push("a", "weight", arr1(&values[..1]));
+            gradients.push("b", "weight", arr1(&values[1..]));
+            gradients
+        };
+        let clipped = |values, most| {
+            let mut gradients = gradients(values);
+            let norm = gradients.clip_norm(most);
+            (norm, gradients.iter().map(|(_, g)| g[[0]]).collect::<Vec<_>>())
+        };
+        assert_eq!(clipped([3.0, -4.0], 2.5), (5.0, vec![1.5, -2.0]));
+        assert_eq!(clipped([3.0, -4.0], 5.0), (5.0, vec![3.0, -4.0]));
+        assert_eq!(clipped([0.0, 0.0], 1.0), (0.0, vec![0.0, 0.0]));
+        assert_eq!(clipped([f64::INFINITY, 1.0], 1.0), (f64::INFINITY, vec![f64::INFINITY, 1.0]));
+    }
 }

@@ -28,8 +28,11 @@ pub struct Config {
     pub image_size: Option<usize>,
     pub train_images: Option<usize>,
     pub validation: Option<usize>,
+    pub validate_every: Option<usize>,
+    pub early_stopping: Option<usize>,
     pub crop_padding: Option<usize>,
     pub flip: Option<bool>,
+    pub cutout: Option<usize>,
     pub mean: Option<[f64; 3]>,
     pub std: Option<[f64; 3]>,
     pub epochs: Option<usize>,
@@ -42,6 +45,7 @@ pub struct Config {
     pub weight_decay: Option<f64>,
     pub no_decay_norm_bias: Option<bool>,
     pub label_smoothing: Option<f64>,
+    pub clip_norm: Option<f64>,
     pub zero_init_residual: Option<bool>,
     /// A file of weights.
     pub init_from: Option<PathBuf>,
@@ -59,8 +63,11 @@ macro_rules! for_keys {
             image_size,
             train_images,
             validation,
+            validate_every,
+            early_stopping,
             crop_padding,
             flip,
+            cutout,
             mean,
             std,
             epochs,
@@ -73,6 +80,7 @@ macro_rules! for_keys {
             weight_decay,
             no_decay_norm_bias,
             label_smoothing,
+            clip_norm,
             zero_init_residual,
             init_from,
             conv
@@ -141,6 +149,9 @@ impl Config {
         }
         check("lr", self.lr, args::positive)?;
         check("weight_decay", self.weight_decay, args::not_negative)?;
+        check("clip_norm", self.clip_norm, args::not_negative)?;
+        check("validate_every", self.validate_every, args::count(1, args::MOST))?;
+        check("cutout", self.cutout, args::count(0, args::MOST))?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
         check("image_size", self.image_size, args::count(1, 2048))?;
         for (key, value) in
@@ -173,12 +184,16 @@ impl Config {
             schedule: schedule.unwrap_or(base.schedule),
             sgd,
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
+            clip_norm: self.clip_norm.unwrap_or(base.clip_norm),
             augmentation: Augmentation {
                 crop_padding: self.crop_padding.unwrap_or(base.augmentation.crop_padding),
                 flip: self.flip.unwrap_or(base.augmentation.flip),
+                cutout: self.cutout.unwrap_or(base.augmentation.cutout),
             },
             normalization,
             validation: self.validation.unwrap_or(base.validation),
+            validate_every: self.validate_every.unwrap_or(base.validate_every),
+            early_stopping: self.early_stopping.unwrap_or(base.early_stopping),
             zero_init_residual: self.zero_init_residual.unwrap_or(base.zero_init_residual),
             seed: self.seed.unwrap_or(base.seed),
             name: base.name,
@@ -209,8 +224,11 @@ impl Config {
             image_size: Some(self.image_size.unwrap_or(DEFAULT_SIZE)),
             train_images: self.train_images,
             validation: Some(recipe.validation),
+            validate_every: Some(recipe.validate_every),
+            early_stopping: Some(recipe.early_stopping),
             crop_padding: Some(recipe.augmentation.crop_padding),
             flip: Some(recipe.augmentation.flip),
+            cutout: Some(recipe.augmentation.cutout),
             mean: Some(recipe.normalization.mean()),
             std: Some(recipe.normalization.std()),
             epochs: Some(recipe.epochs),
@@ -223,6 +241,7 @@ impl Config {
             weight_decay: Some(recipe.sgd.weight_decay),
             no_decay_norm_bias: Some(recipe.sgd.decay_exemption == DecayExemption::NormAndBias),
             label_smoothing: Some(recipe.label_smoothing),
+            clip_norm: Some(recipe.clip_norm),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
             conv: Some(self.conv()?.name().to_string()),

@@ -99,6 +99,14 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(0, usize::MAX), allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
     validation: Option<usize>,
 
+    /// Look at the validation images every N epochs, and after the last [default: 1]
+    #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
+    validate_every: Option<usize>,
+
+    /// Stop when N epochs have not raised the validation accuracy; 0 never does [default: 0]
+    #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
+    early_stopping: Option<usize>,
+
     /// Cut training images out at random, after adding N black pixels on each side
     #[arg(long, value_name = "N", value_parser = args::count(0, 32), allow_negative_numbers = true, help_heading = "Data")]
     crop_padding: Option<usize>,
@@ -108,8 +116,12 @@ pub struct Args {
           help_heading = "Data")]
     flip: Option<bool>,
 
-    /// Neither cut nor mirror
-    #[arg(long, conflicts_with_all = ["crop_padding", "flip"], help_heading = "Data")]
+    /// Hide a square of N pixels' side at a random place of every training image (cutout) [default: 0]
+    #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
+    cutout: Option<usize>,
+
+    /// Neither cut nor mirror nor hide
+    #[arg(long, conflicts_with_all = ["crop_padding", "flip", "cutout"], help_heading = "Data")]
     no_augment: bool,
 
     #[command(flatten)]
@@ -164,6 +176,11 @@ pub struct Args {
     #[arg(long, value_name = "X", value_parser = args::share, allow_negative_numbers = true,
           help_heading = "Optimisation")]
     label_smoothing: Option<f64>,
+
+    /// Shorten the gradient of all parameters together to this length; 0 does not [default: 0]
+    #[arg(long, value_name = "X", value_parser = args::not_negative, allow_negative_numbers = true,
+          help_heading = "Optimisation")]
+    clip_norm: Option<f64>,
 
     /// Start every block as its shortcut: gamma = 0 in its last batch norm
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
@@ -225,6 +242,9 @@ fn optimiser(recipe: &Recipe) -> String {
     if recipe.label_smoothing > 0.0 {
         text += &format!(", label smoothing {}", recipe.label_smoothing);
     }
+    if recipe.clip_norm > 0.0 {
+        text += &format!(", gradients clipped to {}", recipe.clip_norm);
+    }
     if recipe.zero_init_residual {
         text += ", blocks start as their shortcut";
     }
@@ -232,12 +252,16 @@ fn optimiser(recipe: &Recipe) -> String {
 }
 
 fn augmentation(augmentation: Augmentation) -> String {
-    match (augmentation.crop_padding, augmentation.flip) {
+    let mut text = match (augmentation.crop_padding, augmentation.flip) {
         (0, false) => "no crops or flips".to_string(),
         (0, true) => "flips".to_string(),
         (padding, false) => format!("crops with padding {padding}"),
         (padding, true) => format!("crops with padding {padding}, flips"),
+    };
+    if augmentation.cutout > 0 {
+        text += &format!(", squares of {} pixels hidden", augmentation.cutout);
     }
+    text
 }
 
 fn normalization(recipe: &Recipe) -> String {
@@ -248,8 +272,10 @@ fn normalization(recipe: &Recipe) -> String {
 impl Args {
     /// What the flags say, and nothing else.
     fn flags(&self) -> Result<Config> {
-        let (crop_padding, flip) =
-            if self.no_augment { (Some(0), Some(false)) } else { (self.crop_padding, self.flip) };
+        let (crop_padding, flip, cutout) = match self.no_augment {
+            true => (Some(0), Some(false), Some(0)),
+            false => (self.crop_padding, self.flip, self.cutout),
+        };
         self.normalization.given()?;
         Ok(Config {
             model: self.model.as_ref().map(|architecture| architecture.name.clone()),
@@ -259,8 +285,11 @@ impl Args {
             image_size: self.data.image_size,
             train_images: self.train_images,
             validation: self.validation,
+            validate_every: self.validate_every,
+            early_stopping: self.early_stopping,
             crop_padding,
             flip,
+            cutout,
             mean: self.normalization.mean,
             std: self.normalization.std,
             epochs: self.epochs,
@@ -273,6 +302,7 @@ impl Args {
             weight_decay: self.weight_decay,
             no_decay_norm_bias: self.no_decay_norm_bias,
             label_smoothing: self.label_smoothing,
+            clip_norm: self.clip_norm,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
             conv: self.conv.map(|algorithm| algorithm.name().to_string()),
@@ -577,7 +607,7 @@ impl Run {
     /// Every epoch that is left: train, validate, save, tell.
     fn epochs(&mut self, checkpoint_every: Option<Duration>, progress: &mut Progress) -> Result<()> {
         let mut last_checkpoint = Instant::now();
-        while !self.trainer.is_done() {
+        while !self.trainer.is_done() && !self.is_stopped_early() {
             if self.trainer.position().step == 0 {
                 progress.begin_epoch();
             }
@@ -599,7 +629,7 @@ impl Run {
             }
             self.checkpoint()?;
             last_checkpoint = Instant::now();
-            if interrupt::requested() && !self.trainer.is_done() {
+            if interrupt::requested() && !self.trainer.is_done() && !self.is_stopped_early() {
                 progress.finish();
                 let place = match self.trainer.position() {
                     Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
@@ -612,10 +642,17 @@ impl Run {
         Ok(())
     }
 
+    /// Whether the validation accuracy has not risen for as many epochs as the recipe waits.
+    fn is_stopped_early(&self) -> bool {
+        let (wait, epoch) = (self.trainer.recipe().early_stopping, self.trainer.epoch());
+        wait > 0 && self.best.as_ref().is_some_and(|best| epoch - best.epoch >= wait)
+    }
+
     fn end_of_epoch(&mut self, epoch: &EpochMetrics, progress: &mut Progress) -> Result<()> {
         let (recipe, model) = (self.trainer.recipe(), self.trainer.model());
         let evaluate = |v| evaluate(model, v, recipe.normalization, recipe.eval_batch_size);
-        let validated = self.validation.as_ref().map(evaluate).transpose()?;
+        let due = (epoch.epoch + 1).is_multiple_of(recipe.validate_every) || self.trainer.is_done();
+        let validated = self.validation.as_ref().filter(|_| due).map(evaluate).transpose()?;
         let about = metadata(recipe, &self.test, epoch, validated.as_ref());
         self.folder.save_weights(model, &about)?;
         if let Some(validated) = &validated {
@@ -673,6 +710,7 @@ impl Run {
             "test_images": tested.images(),
             "test_loss": tested.loss,
             "test_top5": tested.top5,
+            "epochs": trainer.epoch(),
             "tested_weights_of_epoch": epoch,
             "seconds": training_seconds,
             "peak_memory_bytes": peak,
@@ -694,7 +732,7 @@ impl Run {
                 "time",
                 format!(
                     "{} an epoch, {} in all",
-                    text::duration(training_seconds / recipe.epochs as f64),
+                    text::duration(training_seconds / trainer.epoch() as f64),
                     text::duration(training_seconds)
                 ),
             ),
@@ -702,6 +740,10 @@ impl Run {
         if let Some(best) = best {
             let found = format!("epoch {} with {:.2} % on the validation images", best.epoch, 100.0 * best.accuracy());
             lines.insert(0, ("tested", found));
+        }
+        if !trainer.is_done() {
+            let found = format!("after epoch {}: the validation accuracy rose last in epoch {epoch}", trainer.epoch());
+            lines.insert(0, ("stopped early", found));
         }
         if let Some(peak) = peak {
             lines.push(("peak memory", text::bytes(peak)));

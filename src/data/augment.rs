@@ -18,12 +18,23 @@
 //! a different recipe, which looks the same in the code.) Flipping after the crop is torchvision's order too; as top
 //! and left are uniform, the other order gives the same distribution.
 //!
+//! *Cutout* (DeVries & Taylor 2017, arXiv 1708.04552) then hides a square of side L of every image, so that the network has
+//! to know a frog by more than its eyes:
+//!
+//! ```text
+//! y[i, j] = 0     for i − r + L/2 and j − s + L/2 in 0..L, with a random pixel (r, s) of the image (L/2 rounded down)
+//! ```
+//!
+//! The middle of the square is inside the image, the square need not be. 0 *after* normalization is the mean colour, as in
+//! the authors' code.
+//!
 //! A [`Variant`] depends on (seed, epoch, index of the image) and nothing else; the crop is written straight into the
 //! batch through the [`NormalizationTable`], without a padded copy.
 
 use super::{below, NormalizationTable};
 use crate::rng::{stream, Purpose};
 use crate::Scalar;
+use std::ops::Range;
 
 /// Which random variants of an image are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,25 +43,29 @@ pub struct Augmentation {
     pub crop_padding: usize,
     /// Whether half of the images are mirrored left to right.
     pub flip: bool,
+    /// L: side of the square that is hidden; 0 hides nothing.
+    pub cutout: usize,
 }
 
 impl Augmentation {
     /// Every image as it is.
-    pub const NONE: Augmentation = Augmentation { crop_padding: 0, flip: false };
+    pub const NONE: Augmentation = Augmentation { crop_padding: 0, flip: false, cutout: 0 };
     /// The recipe of the paper and of system 1: padding 4 and flips.
-    pub const STANDARD: Augmentation = Augmentation { crop_padding: 4, flip: true };
+    pub const STANDARD: Augmentation = Augmentation { crop_padding: 4, flip: true, cutout: 0 };
 
-    /// The variant of image `index` in `epoch`.
+    /// The variant in `epoch` of image `index`, which has `height` x `width` pixels.
     ///
-    /// Three independent draws, in the order top, left, flip; they are made whatever is switched on, so an image's
+    /// Independent draws, in the order top, left, flip, r, s; they are made whatever is switched on, so an image's
     /// flips do not change when crops are switched off.
-    pub fn variant(&self, seed: u64, epoch: u64, index: usize) -> Variant {
+    pub fn variant(&self, seed: u64, epoch: u64, index: usize, [height, width]: [usize; 2]) -> Variant {
         let mut rng = stream(seed, Purpose::Augment, &[epoch, index as u64]);
         let offsets = 2 * self.crop_padding as u64 + 1;
         let top = below(offsets, &mut rng) as usize;
         let left = below(offsets, &mut rng) as usize;
         let flip = below(2, &mut rng) == 1 && self.flip;
-        Variant { padding: self.crop_padding, top, left, flip }
+        let middle = [height, width].map(|pixels| below(pixels.max(1) as u64, &mut rng) as usize);
+        let hole = (self.cutout > 0).then_some(Hole { middle, side: self.cutout });
+        Variant { padding: self.crop_padding, top, left, flip, hole }
     }
 }
 
@@ -65,6 +80,25 @@ pub struct Variant {
     pub left: usize,
     /// Whether the window is mirrored left to right.
     pub flip: bool,
+    /// What is hidden of it.
+    pub hole: Option<Hole>,
+}
+
+/// A square of an image, part of which may lie outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// (r, s): the pixel in its middle, below and right of it if the side is even.
+    pub middle: [usize; 2],
+    /// L.
+    pub side: usize,
+}
+
+impl Hole {
+    /// The rows (axis 0) or columns (axis 1) it has of an image with so many of them.
+    fn range(&self, axis: usize, len: usize) -> Range<usize> {
+        let end = (self.middle[axis] + self.side).saturating_sub(self.side / 2);
+        self.middle[axis].saturating_sub(self.side / 2)..end.min(len)
+    }
 }
 
 impl Variant {
@@ -93,6 +127,11 @@ impl Variant {
                 *y_pixel = column.and_then(|column| row.get(column)).map_or(black, |pixel| table.pixel(pixel));
             }
         }
+        if let Some(hole) = self.hole {
+            for i in hole.range(0, height) {
+                y[i * width..(i + 1) * width][hole.range(1, width)].fill([T::zero(); 3]);
+            }
+        }
     }
 }
 
@@ -115,7 +154,16 @@ mod tests {
             crop.invert_axis(ndarray::Axis(1));
         }
         let (mean, std) = (Normalization::SYSTEM1.mean(), Normalization::SYSTEM1.std());
-        Array3::from_shape_fn((h, w, 3), |(i, j, c)| (f64::from(crop[[i, j, c]]) / 255.0 - mean[c]) / std[c])
+        let hidden = |i: usize, j: usize| {
+            variant.hole.is_some_and(|Hole { middle: [r, s], side }| {
+                let (i, j) = (i + side / 2, j + side / 2);
+                (r..r + side).contains(&i) && (s..s + side).contains(&j)
+            })
+        };
+        Array3::from_shape_fn((h, w, 3), |(i, j, c)| match hidden(i, j) {
+            true => 0.0,
+            false => (f64::from(crop[[i, j, c]]) / 255.0 - mean[c]) / std[c],
+        })
     }
 
     #[test]
@@ -127,7 +175,7 @@ mod tests {
             for top in 0..=2 * padding {
                 for left in 0..=2 * padding {
                     for flip in [false, true] {
-                        let variant = Variant { padding, top, left, flip };
+                        let variant = Variant { padding, top, left, flip, hole: None };
                         let mut y = Array3::from_elem((h, w, 3), f64::NAN);
                         variant.write(image.as_slice().unwrap(), w, &table, y.as_slice_mut().unwrap());
                         assert_eq!(y, naive(&image, variant), "{variant:?}");
@@ -137,12 +185,43 @@ mod tests {
         }
     }
 
+    /// Squares of even and odd sides, inside, across every border and larger than the image.
+    #[test]
+    fn a_hole_hides_the_pixels_that_its_definition_names() {
+        let table = Normalization::SYSTEM1.table::<f64>();
+        let image = counting(1, 4, 6).image(0).to_owned();
+        for side in [1, 2, 3, 4, 13] {
+            for middle in (0..4).flat_map(|r| (0..6).map(move |s| [r, s])) {
+                let hole = Some(Hole { middle, side });
+                let variant = Variant { padding: 1, top: 0, left: 2, flip: true, hole };
+                let mut y = Array3::from_elem((4, 6, 3), f64::NAN);
+                variant.write(image.as_slice().unwrap(), 6, &table, y.as_slice_mut().unwrap());
+                assert_eq!(y, naive(&image, variant), "{variant:?}");
+            }
+        }
+    }
+
+    /// 1,024 middles, 50 of each expected, standard deviation 7.
+    #[test]
+    fn the_middle_of_a_hole_is_uniform() {
+        let cutout = Augmentation { cutout: 16, ..Augmentation::STANDARD };
+        let mut counts = [[0i32; 32]; 32];
+        for index in 0..1024 * 50 {
+            let variant = cutout.variant(3, 1, index, [32, 32]);
+            let Hole { middle: [r, s], side } = variant.hole.unwrap();
+            assert_eq!(side, 16);
+            counts[r][s] += 1;
+            assert_eq!(Variant { hole: None, ..variant }, Augmentation::STANDARD.variant(3, 1, index, [32, 32]));
+        }
+        assert!(counts.iter().flatten().all(|count| (count - 50).abs() < 42), "{counts:?}");
+    }
+
     #[test]
     fn offsets_and_flips_are_uniform() {
         // 81 windows and their mirror images: 162 outcomes, 200 of each expected, standard deviation 14.
         let mut counts = std::collections::HashMap::new();
         for index in 0..162 * 200 {
-            let variant = Augmentation::STANDARD.variant(7, index as u64 % 5, index / 5);
+            let variant = Augmentation::STANDARD.variant(7, index as u64 % 5, index / 5, [32, 32]);
             *counts.entry((variant.top, variant.left, variant.flip)).or_insert(0i32) += 1;
         }
         assert_eq!(counts.len(), 162);
@@ -153,16 +232,16 @@ mod tests {
     #[test]
     fn variants_depend_on_seed_epoch_and_image() {
         let series = |seed, epoch| -> Vec<Variant> {
-            (0..20).map(|index| Augmentation::STANDARD.variant(seed, epoch, index)).collect()
+            (0..20).map(|index| Augmentation::STANDARD.variant(seed, epoch, index, [32, 32])).collect()
         };
         assert_eq!(series(1, 2), series(1, 2));
         assert_ne!(series(1, 2), series(2, 2));
         assert_ne!(series(1, 2), series(1, 3));
-        let flips_only = Augmentation { crop_padding: 0, flip: true };
+        let flips_only = Augmentation { crop_padding: 0, ..Augmentation::STANDARD };
         for (index, variant) in series(1, 2).into_iter().enumerate() {
-            assert_eq!(flips_only.variant(1, 2, index).flip, variant.flip);
-            let none = Augmentation::NONE.variant(1, 2, index);
-            assert_eq!(none, Variant { padding: 0, top: 0, left: 0, flip: false });
+            assert_eq!(flips_only.variant(1, 2, index, [32, 32]).flip, variant.flip);
+            let none = Augmentation::NONE.variant(1, 2, index, [32, 32]);
+            assert_eq!(none, Variant { padding: 0, top: 0, left: 0, flip: false, hole: None });
         }
     }
 }

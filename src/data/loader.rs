@@ -148,7 +148,7 @@ impl<T: Scalar> Loader<T> {
         let y = images.as_slice_mut().expect("a new array is contiguous");
         for (&index, y) in indices.iter().zip(y.chunks_exact_mut(image_len.max(1))) {
             let image = &bytes[index * image_len..(index + 1) * image_len];
-            let variant = self.options.augmentation.variant(self.options.seed, epoch, index);
+            let variant = self.options.augmentation.variant(self.options.seed, epoch, index, [h, w]);
             variant.write(image, w, &self.table, y);
         }
         let labels = indices.iter().map(|&index| self.dataset.labels[index].into()).collect();
@@ -297,7 +297,7 @@ mod tests {
         for (index, image) in reference.iter().enumerate() {
             let mut y = ndarray::Array3::zeros((6, 5, 3));
             let pixels = loader.dataset.image(index).to_owned();
-            let variant = Augmentation::STANDARD.variant(42, 5, index);
+            let variant = Augmentation::STANDARD.variant(42, 5, index, [6, 5]);
             variant.write(pixels.as_slice().unwrap(), 5, &loader.table, y.as_slice_mut().unwrap());
             assert_eq!(image.as_ref().unwrap(), &y);
         }

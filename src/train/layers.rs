@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! weight norm      ‖w‖₂            before the step
-//! gradient norm    ‖∂L/∂w‖₂        of the loss alone, without weight decay
+//! gradient norm    ‖∂L/∂w‖₂        of the loss alone, without weight decay; clipped, where the recipe clips
 //! update ratio     ‖Δw‖₂ / ‖w‖₂    Δw = w after − w before: learning rate, momentum and weight decay included
 //! ```
 //!

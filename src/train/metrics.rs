@@ -26,7 +26,7 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Images of this batch classified right, before the step.
     pub correct: usize,
-    /// √(Σ g²) over all gradients.
+    /// √(Σ g²) over all gradients, before they are clipped.
     pub gradient_norm: f64,
 }
 

@@ -25,12 +25,19 @@ pub struct Recipe {
     pub sgd: SgdConfig,
     /// Label smoothing ε in [0, 1].
     pub label_smoothing: f64,
+    /// The longest gradient, all parameters together: [`Gradients::clip_norm`](crate::parameters::Gradients::clip_norm).
+    /// 0: any.
+    pub clip_norm: f64,
     /// Random crops and flips.
     pub augmentation: Augmentation,
     /// From bytes to numbers.
     pub normalization: Normalization,
     /// Training images held out for validation.
     pub validation: usize,
+    /// Epochs from one validation to the next; the last epoch has one, too.
+    pub validate_every: usize,
+    /// Epochs without a better validation after which a run ends. 0: none.
+    pub early_stopping: usize,
     /// γ = 0 in the last batch norm of every block.
     pub zero_init_residual: bool,
     /// Seed of the initial weights, the order of the images, crops and flips, and the validation split.
@@ -79,9 +86,12 @@ impl Recipe {
                 decay_exemption: DecayExemption::None,
             },
             label_smoothing: 0.0,
+            clip_norm: 0.0,
             augmentation: Augmentation::STANDARD,
             normalization: Normalization::SYSTEM1,
             validation: 5000,
+            validate_every: 1,
+            early_stopping: 0,
             zero_init_residual: false,
             seed: 1,
         };
@@ -139,6 +149,21 @@ impl Recipe {
     /// For no epochs, empty batches, or numbers out of their domain.
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::argument("recipe", message));
+        if !(self.clip_norm >= 0.0 && self.clip_norm.is_finite()) {
+            return refuse(format!("clip_norm must be a number, 0 or above, got {}", self.clip_norm));
+        }
+        if self.validate_every == 0 {
+            return refuse("validate_every must be at least 1, got 0".to_string());
+        }
+        let (early, every) = (self.early_stopping, self.validate_every);
+        if early > 0 && self.validation == 0 {
+            let why = "the test images may not decide anything";
+            return refuse(format!("early stopping needs validation images (--validation), there are none, and {why}"));
+        }
+        if early > 0 && early < every {
+            let message = format!("early stopping after {early} epochs needs a validation that often, got one in {every}");
+            return refuse(message);
+        }
         if self.epochs == 0 || self.batch_size == 0 || self.eval_batch_size == 0 {
             let found = format!("got {}, {} and {}", self.epochs, self.batch_size, self.eval_batch_size);
             return refuse(format!("epochs, batch size and evaluation batch size must be at least 1, {found}"));
@@ -176,6 +201,9 @@ mod tests {
             Recipe { batch_size: 0, ..quick.clone() },
             Recipe { lr: f64::NAN, ..quick.clone() },
             Recipe { label_smoothing: 1.5, ..quick.clone() },
+            Recipe { clip_norm: -1.0, ..quick.clone() },
+            Recipe { validate_every: 0, ..quick.clone() },
+            Recipe { early_stopping: 3, ..quick.clone() },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }

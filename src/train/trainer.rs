@@ -244,7 +244,9 @@ impl<T: Scalar> Trainer<T> {
             return Err(self.diverged(batch, step, lr, loss.as_f64()));
         }
         self.model.update_running_statistics(&cache);
-        let gradients = self.model.parameter_gradients(&self.loss.backward(&loss_cache), cache)?;
+        let mut gradients = self.model.parameter_gradients(&self.loss.backward(&loss_cache), cache)?;
+        let clip_norm = self.recipe.clip_norm;
+        let gradient_norm = if clip_norm > 0.0 { gradients.clip_norm(clip_norm) } else { gradients.norm() };
         // Only the last step of an epoch is measured layer by layer: that takes a copy of the weights.
         let before = (step + 1 == self.loader.batches_per_epoch()).then(|| layers::copy(&self.model));
         self.sgd.step(&mut self.model, &gradients, lr)?;
@@ -254,7 +256,7 @@ impl<T: Scalar> Trainer<T> {
 
         let ranks = logits.outer_iter().zip(&batch.labels).map(|(row, &target)| rank(row, target));
         let (top1, top5) = ranks.fold((0, 0), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
-        Ok(StepOutcome { loss: loss.as_f64(), top1, top5, gradient_norm: gradients.norm() })
+        Ok(StepOutcome { loss: loss.as_f64(), top1, top5, gradient_norm })
     }
 
     fn diverged(&self, batch: &Batch<T>, step: usize, lr: f64, loss: f64) -> Error {

@@ -120,6 +120,8 @@ const WINOGRAD_CASES: &[WinogradCase] = &[
     (2, 33, 34, 1, 8, [1, 1]),
     (5, 4, 4, 130, 136, [1, 1]),
     (0, 8, 8, 4, 4, [1, 1]),
+    (3, 5, 2, 530, 520, [1, 1]), // so many channels that the weight is transformed in blocks
+    (0, 5, 2, 530, 520, [1, 1]),
 ];
 
 /// In f64, with weights that are multiples of 24² = 576: then G w Gᵀ is whole and every number below 2⁵³.

@@ -44,6 +44,7 @@ use crate::parallel::{add_slices, tree_sum};
 use crate::Scalar;
 use ndarray::Array4;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The size of a tile of outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +163,12 @@ fn convolve<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     finish: &dyn Finish<T>,
     plainly: impl Fn([usize; 2], &mut [T]) + Sync,
 ) {
-    let u = transform_weight(transforms, [from[2], to[2]], w);
     let plan = Plan::new::<M>(from, to, padding, n, [PIECE_TILES, block_tiles(from[2], to[2]), finish.images()]);
+    let numbers = S * S * plane(plan.tiles_per_image * n).saturating_mul(plan.c_in + plan.c_out);
+    if n > 0 && plan.c_in * plan.c_out >= VERY_LARGE && numbers <= AT_ONCE {
+        return convolve_at_once(transforms, n, &plan, x, w, y, finish, plainly);
+    }
+    let u = transform_weight(transforms, [from[2], to[2]], w);
     let channels = Segments::new(1, [Segment { offset: 0, len: plan.c_in }]);
     let pieces = y.par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
     let scratch = || {
@@ -183,6 +188,64 @@ fn convolve<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     });
 }
 
+/// The same, with the same bits, where V and M of all images fit into a cache but U, (m + 2)²/9 times as large as the
+/// weight, does not: U is made in blocks of a few input and output channels, and each is used up where it is.
+#[expect(clippy::too_many_arguments, reason = "as `convolve`")]
+fn convolve_at_once<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    n: usize,
+    plan: &Plan,
+    x: &dyn Source<T>,
+    w: impl Fn(usize, usize, usize, usize) -> T + Sync,
+    y: &mut [T],
+    finish: &dyn Finish<T>,
+    plainly: impl Fn([usize; 2], &mut [T]) + Sync,
+) {
+    let (c_in, c_out) = (plan.c_in, plan.c_out);
+    let images = |piece: usize| [piece * plan.images, plan.images.min(n - piece * plan.images)];
+    let transformed: Vec<_> = (0..n.div_ceil(plan.images))
+        .into_par_iter()
+        .map(|piece| {
+            let tiles = &plan.tiles[..images(piece)[1] * plan.tiles_per_image];
+            let mut frame = Buffer::empty(images(piece)[1] * plan.frame.numbers());
+            let mut v = Buffer::dirty(S * S * plane(tiles.len() * c_in));
+            let x = plan.frame.fill(x, images(piece), &mut frame);
+            dispatch(TransformInput { transforms, plan, tiles, x, v: &mut v });
+            (tiles, v)
+        })
+        .collect();
+    // M: (two panels of output channels, piece, point, tile, 32).
+    let m_piece = S * S * plane(plan.images * plan.tiles_per_image * 2 * NR);
+    let m_pair = transformed.len() * m_piece;
+    let mut m = Buffer::dirty(c_out.div_ceil(2 * NR) * m_pair);
+    m.par_chunks_mut(m_pair).enumerate().for_each_init(
+        || Buffer::dirty(S * S * BLOCK_INPUTS * 2 * NR),
+        |u, (pair, m)| {
+            let columns = (c_out - pair * 2 * NR).min(2 * NR);
+            for first in (0..c_in).step_by(BLOCK_INPUTS) {
+                let inputs = first..c_in.min(first + BLOCK_INPUTS);
+                let panel = S * S * inputs.len() * NR;
+                for (index, u) in u.chunks_exact_mut(panel).enumerate().take(columns.div_ceil(NR)) {
+                    let (panel, inputs) = (2 * pair + index, inputs.clone());
+                    dispatch(Panel::<T, F, _, M, S> { transforms, panel, inputs, c_out, w: &w, u });
+                }
+                let channels = &Segments::new(1, [Segment { offset: 0, len: inputs.len() }]);
+                for ((tiles, v), m) in transformed.iter().zip(m.chunks_exact_mut(m_piece)) {
+                    dispatch(Points::<T, S> { tiles: tiles.len(), v, c_in, channels, first, u, panel, columns, m });
+                }
+            }
+        },
+    );
+    let pieces = y.par_chunks_mut(plan.images * plan.y_image).zip(&transformed).enumerate();
+    pieces.for_each(|(piece, (y, (tiles, _)))| {
+        dispatch(OutputOfPairs { transforms, plan, tiles, m: &m[piece * m_piece..], m_pair, y });
+        if !all_finite(y) {
+            plainly(images(piece), y);
+        }
+        finish.piece(piece * plan.images * plan.y_image, y);
+    });
+}
+
 fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
     g: &Geometry,
@@ -193,11 +256,15 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     let plan = Plan::new::<M>(from, to, g.padding, g.n, [PIECE_TILES, PIECE_TILES, 1]);
     let dy_frame = Frame::none([g.h_out, g.w_out], g.c_out);
     let pieces = g.n.div_ceil(plan.images);
+    let panels = g.c_out.div_ceil(NR);
+    let numbers = S * S * plane(plan.tiles_per_image * g.n).saturating_mul(g.c_in + panels * NR);
+    if g.n > 0 && g.c_in * g.c_out >= LARGE && numbers <= AT_ONCE {
+        return correlate_at_once(transforms, g, &plan, x, dy);
+    }
     // Many small dU are summed in a tree, each on its thread; of a large one there is one only, and the threads share it.
     let (leaves, together) = if g.c_in * g.c_out < LARGE { (pieces.clamp(1, MOST_LEAVES), 1) } else { (1, 4) };
     let pieces_per_leaf = pieces.div_ceil(leaves).max(1);
 
-    let panels = g.c_out.div_ceil(NR);
     let leaf = |index: usize| {
         let mut du = Buffer::dirty(S * S * g.c_in * g.c_out);
         let mut scratch: Vec<_> = (0..together)
@@ -225,7 +292,8 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
                     let tiles = images(piece)[1] * plan.tiles_per_image;
                     let v = &v[point * plane(tiles * g.c_in)..][..tiles * g.c_in];
                     let dm = &dm[point * plane(tiles * panels * NR)..][..tiles * panels * NR];
-                    dispatch(Correlate { tiles, v, dm, du, channels: [g.c_in, g.c_out], accumulate: piece > first });
+                    let (segments, channels) = (&channel_by_channel(g.c_in, tiles), [g.c_in, g.c_out]);
+                    dispatch(Correlate { tiles, segments, v, dm, du, channels, accumulate: piece > first });
                 }
             });
         }
@@ -238,10 +306,75 @@ fn correlate<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
     let mut dw = dirty_array((g.c_out, g.c_in, 3, 3));
     let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(NR * g.c_in * 9).enumerate();
     outputs.for_each(|(panel, dw)| {
-        dispatch(WeightAdjoint { transforms, panel, channels: [g.c_in, g.c_out], du: &du, dw });
+        let columns = panel * NR..g.c_out.min((panel + 1) * NR);
+        dispatch(WeightAdjoint { transforms, du: &du, row: g.c_out, columns, inputs: 0..g.c_in, c_in: g.c_in, dw });
     });
     dw
 }
+
+/// The same, with the same bits, where V and dM of all images fit into a cache but dU, (m + 2)²/9 times as large as the
+/// weight, does not: dU is made in blocks of a few input and output channels, and each is turned into dw where it is.
+fn correlate_at_once<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    g: &Geometry,
+    plan: &Plan,
+    x: &dyn Source<T>,
+    dy: &dyn Source<T>,
+) -> Array4<T> {
+    let dy_frame = Frame::none([g.h_out, g.w_out], g.c_out);
+    let padded = g.c_out.next_multiple_of(NR);
+    let transformed: Vec<_> = (0..g.n.div_ceil(plan.images))
+        .into_par_iter()
+        .map(|piece| {
+            let images = [piece * plan.images, plan.images.min(g.n - piece * plan.images)];
+            let tiles = &plan.tiles[..images[1] * plan.tiles_per_image];
+            let numbers = |channels: usize| Buffer::dirty(S * S * plane(tiles.len() * channels));
+            let (mut v, mut dm) = (numbers(g.c_in), numbers(padded));
+            let (mut frame, mut dy_buffer) =
+                (Buffer::empty(images[1] * plan.frame.numbers()), Buffer::empty(images[1] * plan.y_image));
+            let (x, dy) = (plan.frame.fill(x, images, &mut frame), dy_frame.fill(dy, images, &mut dy_buffer));
+            dispatch(TransformBoth { transforms, plan, tiles, x, dy, v: &mut v, dm: &mut dm });
+            (tiles.len(), channel_by_channel(g.c_in, tiles.len()), v, dm)
+        })
+        .collect();
+    let mut dw = dirty_array((g.c_out, g.c_in, 3, 3));
+    // Two panels: as many columns as the widest tile of a product has.
+    let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(2 * NR * g.c_in * 9).enumerate();
+    outputs.for_each_init(
+        || Buffer::dirty(S * S * BLOCK_INPUTS * 2 * NR),
+        |du, (pair, dw)| {
+            let outputs = 2 * pair * NR..g.c_out.min(2 * (pair + 1) * NR);
+            for first in (0..g.c_in).step_by(BLOCK_INPUTS) {
+                let inputs = first..g.c_in.min(first + BLOCK_INPUTS);
+                let block = inputs.len() * outputs.len();
+                for (point, du) in du[..S * S * block].chunks_exact_mut(block).enumerate() {
+                    for (piece, (tiles, segments, v, dm)) in transformed.iter().enumerate() {
+                        let v = &v[point * plane(tiles * g.c_in) + first..][..tiles * g.c_in - first];
+                        let dm = &dm[point * plane(tiles * padded) + outputs.start * tiles..];
+                        let channels = [inputs.len(), outputs.len()];
+                        let accumulate = piece > 0;
+                        dispatch(Correlate { tiles: *tiles, segments, v, dm, du, channels, accumulate });
+                    }
+                }
+                for (panel, dw) in dw.chunks_mut(NR * g.c_in * 9).enumerate() {
+                    let columns = panel * NR..outputs.len().min((panel + 1) * NR);
+                    let (du, inputs) = (&du[..S * S * block], inputs.clone());
+                    dispatch(WeightAdjoint { transforms, du, row: outputs.len(), columns, inputs, c_in: g.c_in, dw });
+                }
+            }
+        },
+    );
+    dw
+}
+
+/// Channels in times channels out from which reading U takes longer than multiplying with it, few tiles given.
+const VERY_LARGE: usize = 1 << 18;
+
+/// Input channels of a block of U or dU: with 32 output channels and F(4x4) 300 KB.
+const BLOCK_INPUTS: usize = 64;
+
+/// Numbers of V and M, or V and dM, up to which they are made for all images at once: 32 MB.
+const AT_ONCE: usize = 1 << 23;
 
 /// Tiles in a piece of work, about; a piece is made of whole images.
 const PIECE_TILES: usize = 64;
@@ -516,6 +649,92 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
     }
 }
 
+/// V of a piece.
+struct TransformInput<'a, T, F, const M: usize, const S: usize> {
+    transforms: F,
+    plan: &'a Plan,
+    tiles: &'a [Tile],
+    x: &'a [T],
+    v: &'a mut [T],
+}
+
+impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for TransformInput<'_, T, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let TransformInput { transforms, plan, tiles, x, v } = self;
+        transform_input::<T, A, F, M, S>(transforms, plan, tiles, x, v);
+    }
+}
+
+/// `M[k] ← [M[k] +] V[k] · U[k]` for every point k, some input channels and up to 32 output channels.
+struct Points<'a, T, const S: usize> {
+    tiles: usize,
+    v: &'a [T],
+    c_in: usize,
+    channels: &'a Segments,
+    /// The first of the input channels.
+    first: usize,
+    u: &'a [T],
+    /// Distance between two panels of U.
+    panel: usize,
+    columns: usize,
+    m: &'a mut [T],
+}
+
+impl<T: Scalar, const S: usize> Kernel for Points<'_, T, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Points { tiles, v, c_in, channels, first, u, panel, columns, m } = self;
+        let (v_plane, m_plane) = (plane(tiles * c_in), plane(tiles * 2 * NR));
+        for point in 0..S * S {
+            let a = &v[point * v_plane + first..][..tiles * c_in - first];
+            let b = &u[point * (panel / (S * S))..];
+            let product = Product { a, segments: channels, b, n: columns, panel, accumulate: first > 0 };
+            let (rows, m_rows) = (Strided { count: tiles, stride: c_in }, Strided { count: tiles, stride: 2 * NR });
+            product.run::<A, ROWS>(rows, &mut m[point * m_plane..][..tiles * 2 * NR], m_rows);
+        }
+    }
+}
+
+/// y = Aᵀ M A of a piece, M in pairs of panels.
+struct OutputOfPairs<'a, T, F, const M: usize, const S: usize> {
+    transforms: F,
+    plan: &'a Plan,
+    tiles: &'a [Tile],
+    m: &'a [T],
+    /// Distance between two pairs.
+    m_pair: usize,
+    y: &'a mut [T],
+}
+
+impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for OutputOfPairs<'_, T, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let OutputOfPairs { transforms, plan, tiles, m, m_pair, y } = self;
+        let (c_out, m_plane, lanes) = (plan.c_out, plane(tiles.len() * 2 * NR), A::Vector::<T>::LANES);
+        let whole = c_out / lanes * lanes;
+        let (mut half, mut half_single) = ([[A::Vector::zero(); S]; M], [[A::Single::zero(); S]; M]);
+        for (index, tile) in tiles.iter().enumerate() {
+            for o in (0..whole).step_by(lanes) {
+                let m = &m[o / (2 * NR) * m_pair + index * 2 * NR + o % (2 * NR)..];
+                let y = (&mut y[tile.output + o..], plan.y_row, c_out);
+                output_tile::<T, A::Vector<T>, F, M, S>(transforms, (m, m_plane), &mut half, tile, y);
+            }
+            for o in whole..c_out {
+                let m = &m[o / (2 * NR) * m_pair + index * 2 * NR + o % (2 * NR)..];
+                let y = (&mut y[tile.output + o..], plan.y_row, c_out);
+                output_tile::<T, A::Single<T>, F, M, S>(transforms, (m, m_plane), &mut half_single, tile, y);
+            }
+        }
+    }
+}
+
 /// V = Bᵀ d B of every tile.
 #[inline(always)]
 fn transform_input<T: Scalar, A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: usize>(
@@ -671,11 +890,20 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
     }
 }
 
-/// `dU[k] ← [dU[k] +] V[k]ᵀ · dM[k]`, (c_in, c_out), for one point k.
+/// A row of Vᵀ: it begins at a channel of the first tile and goes on from tile to tile.
+fn channel_by_channel(c_in: usize, tiles: usize) -> Segments {
+    Segments::new(c_in, [Segment { offset: 0, len: tiles }])
+}
+
+/// `dU[k] ← [dU[k] +] V[k]ᵀ · dM[k]`, `channels` in and out, for one point k.
 struct Correlate<'a, T> {
     tiles: usize,
     channels: [usize; 2],
+    /// See [`channel_by_channel`].
+    segments: &'a Segments,
+    /// From the first of the input channels on.
     v: &'a [T],
+    /// From the panel of the first of the output channels on.
     dm: &'a [T],
     du: &'a mut [T],
     accumulate: bool,
@@ -686,11 +914,9 @@ impl<T: Scalar> Kernel for Correlate<'_, T> {
 
     #[inline(always)]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
-        let Correlate { tiles, channels: [c, c_out], v, dm, du, accumulate } = self;
-        // Row i of Vᵀ begins at channel i of the first tile and goes on from tile to tile.
-        let segments = &Segments::new(c, [Segment { offset: 0, len: tiles }]);
-        let product = Product { a: v, segments, b: dm, n: c_out, panel: tiles * NR, accumulate };
-        product.run::<A, ROWS>(Strided { count: c, stride: 1 }, du, Strided { count: c, stride: c_out });
+        let Correlate { tiles, channels: [inputs, outputs], segments, v, dm, du, accumulate } = self;
+        let product = Product { a: v, segments, b: dm, n: outputs, panel: tiles * NR, accumulate };
+        product.run::<A, ROWS>(Strided { count: inputs, stride: 1 }, du, Strided { count: inputs, stride: outputs });
     }
 }
 
@@ -700,71 +926,82 @@ fn transform_weight<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usi
     [c_in, c_out]: [usize; 2],
     w: impl Fn(usize, usize, usize, usize) -> T + Sync,
 ) -> Buffer<T> {
-    struct Panel<'a, T, F, W, const M: usize, const S: usize> {
-        transforms: F,
-        panel: usize,
-        channels: [usize; 2],
-        w: &'a W,
-        u: &'a mut [T],
-    }
-    impl<T, F, W, const M: usize, const S: usize> Kernel for Panel<'_, T, F, W, M, S>
-    where
-        T: Scalar,
-        F: Transforms<M, S>,
-        W: Fn(usize, usize, usize, usize) -> T,
-    {
-        type Output = ();
-        #[inline(always)]
-        fn run<A: Arithmetic, const ROWS: usize>(self) {
-            let Panel { transforms, panel, channels: [c_in, c_out], w, u } = self;
-            let columns = NR.min(c_out - panel * NR);
-            for input in 0..c_in {
-                let mut read = [[[0.0; NR]; 3]; 3];
-                for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
-                    for (j, value) in read[p][q].iter_mut().enumerate().take(columns) {
-                        *value = w(panel * NR + j, input, p, q).as_f64();
-                    }
-                }
-                let mut points = [[[0.0; NR]; S]; S];
-                for first in (0..NR).step_by(A::Vector::<f64>::LANES) {
-                    let mut half = [[A::Vector::<f64>::zero(); 3]; S];
-                    for q in 0..3 {
-                        let mut taps = [A::Vector::<f64>::zero(); 3];
-                        for (tap, read) in taps.iter_mut().zip(&read) {
-                            *tap = A::Vector::<f64>::load(&read[q], first);
-                        }
-                        for (half, value) in half.iter_mut().zip(transforms.weight(taps)) {
-                            half[q] = value;
-                        }
-                    }
-                    for (points, half) in points.iter_mut().zip(half) {
-                        for (point, value) in points.iter_mut().zip(transforms.weight(half)) {
-                            value.store(point, first);
-                        }
-                    }
-                }
-                // One whole line of the cache at a time.
-                for (point, values) in points.iter().flatten().enumerate() {
-                    let u = &mut u[(point * c_in + input) * NR..][..NR];
-                    u.iter_mut().zip(values).for_each(|(u, &value)| *u = T::of(value));
-                }
-            }
-        }
-    }
     let panels = c_out.div_ceil(NR);
     let mut u = Buffer::dirty(panels * S * S * c_in * NR);
     u.par_chunks_mut(S * S * c_in * NR).enumerate().for_each(|(panel, u)| {
-        dispatch(Panel::<T, F, _, M, S> { transforms, panel, channels: [c_in, c_out], w: &w, u });
+        dispatch(Panel::<T, F, _, M, S> { transforms, panel, inputs: 0..c_in, c_out, w: &w, u });
     });
     u
 }
 
-/// dw = Gᵀ dU G for 16 output channels: `dw (16, c_in, 3, 3)`.
-struct WeightAdjoint<'a, T, F, const M: usize, const S: usize> {
+/// One panel of U for some input channels.
+struct Panel<'a, T, F, W, const M: usize, const S: usize> {
     transforms: F,
     panel: usize,
-    channels: [usize; 2],
+    inputs: Range<usize>,
+    c_out: usize,
+    w: &'a W,
+    /// (point, input channel of `inputs`, 16)
+    u: &'a mut [T],
+}
+
+impl<T, F, W, const M: usize, const S: usize> Kernel for Panel<'_, T, F, W, M, S>
+where
+    T: Scalar,
+    F: Transforms<M, S>,
+    W: Fn(usize, usize, usize, usize) -> T,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Panel { transforms, panel, inputs, c_out, w, u } = self;
+        let (rows, columns) = (inputs.len(), NR.min(c_out - panel * NR));
+        for (row, input) in inputs.enumerate() {
+            let mut read = [[[0.0; NR]; 3]; 3];
+            for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
+                for (j, value) in read[p][q].iter_mut().enumerate().take(columns) {
+                    *value = w(panel * NR + j, input, p, q).as_f64();
+                }
+            }
+            let mut points = [[[0.0; NR]; S]; S];
+            for first in (0..NR).step_by(A::Vector::<f64>::LANES) {
+                let mut half = [[A::Vector::<f64>::zero(); 3]; S];
+                for q in 0..3 {
+                    let mut taps = [A::Vector::<f64>::zero(); 3];
+                    for (tap, read) in taps.iter_mut().zip(&read) {
+                        *tap = A::Vector::<f64>::load(&read[q], first);
+                    }
+                    for (half, value) in half.iter_mut().zip(transforms.weight(taps)) {
+                        half[q] = value;
+                    }
+                }
+                for (points, half) in points.iter_mut().zip(half) {
+                    for (point, value) in points.iter_mut().zip(transforms.weight(half)) {
+                        value.store(point, first);
+                    }
+                }
+            }
+            // One whole line of the cache at a time.
+            for (point, values) in points.iter().flatten().enumerate() {
+                let u = &mut u[(point * rows + row) * NR..][..NR];
+                u.iter_mut().zip(values).for_each(|(u, &value)| *u = T::of(value));
+            }
+        }
+    }
+}
+
+/// dw = Gᵀ dU G for some input channels and up to 16 output channels.
+struct WeightAdjoint<'a, T, F, const M: usize, const S: usize> {
+    transforms: F,
+    /// (point, input channel of `inputs`, `row` output channels)
     du: &'a [T],
+    row: usize,
+    /// The output channels of `dw`, as columns of dU.
+    columns: Range<usize>,
+    inputs: Range<usize>,
+    c_in: usize,
+    /// (output channel, c_in, 3, 3)
     dw: &'a mut [T],
 }
 
@@ -773,12 +1010,12 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
 
     #[inline(always)]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
-        let WeightAdjoint { transforms, panel, channels: [c_in, c_out], du, dw } = self;
-        let columns = NR.min(c_out - panel * NR);
-        for input in 0..c_in {
+        let WeightAdjoint { transforms, du, row, columns, inputs, c_in, dw } = self;
+        let (rows, first_column, columns) = (inputs.len(), columns.start, columns.len());
+        for (index, input) in inputs.enumerate() {
             let mut read = [[[0.0; NR]; S]; S];
             for (i, j) in (0..S).flat_map(|i| (0..S).map(move |j| (i, j))) {
-                let du = &du[((i * S + j) * c_in + input) * c_out + panel * NR..][..columns];
+                let du = &du[((i * S + j) * rows + index) * row + first_column..][..columns];
                 read[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = value.as_f64());
             }
             for first in (0..columns).step_by(A::Vector::<f64>::LANES) {
