@@ -65,7 +65,7 @@ fn info_of_train_and_val_against_numbers_by_hand() {
     let info = json(&folder.ok("data info --data set --image-size 4 --json"));
     assert_eq!(info["kind"], "folder");
     assert_eq!(info["classes"], serde_json::json!(["owl", "yak"]));
-    assert_eq!(info["notes"], serde_json::json!(["2 files left out, not PNG or JPEG: .txt 1, hidden 1"]));
+    assert_eq!(info["notes"], serde_json::json!(["2 files left out, hidden or not PNG or JPEG: .txt 1, hidden 1"]));
     for (split, images, counts) in [("train", 2, [1, 1]), ("test", 3, [2, 1])] {
         let split = &info["splits"][split];
         assert_eq!((&split["images"], &split["counts"]), (&images.into(), &serde_json::json!(counts)));
@@ -209,6 +209,7 @@ fn grid_has_a_row_for_each_class_and_does_not_overwrite() {
     let before = fs::read(folder.path("grid.png")).unwrap();
     folder.fails("data grid --out grid.png", 1, &["grid.png", "--force"]);
     assert_eq!(fs::read(folder.path("grid.png")).unwrap(), before);
+    folder.fails("data grid --out grid.jpg", 2, &["grid.jpg", "ends in .png"]);
     folder.ok("data grid --columns 3 --out grid.png --force");
     assert_eq!(image::image_dimensions(folder.path("grid.png")).unwrap(), (3 * 34 + 2, 10 * 34 + 2));
 }

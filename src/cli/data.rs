@@ -1,7 +1,7 @@
 //! `resnet data`: looking at a data set.
 
 use super::images::{About, DataArgs, DEFAULT_SIZE};
-use super::{args, text, Result};
+use super::{args, text, Failure, Result};
 use clap::Subcommand;
 use resnet_by_hand::data::{picture, Dataset, Kind};
 use serde_json::{json, Map, Value};
@@ -141,6 +141,10 @@ fn to_json(dataset: &Dataset) -> Value {
 }
 
 fn grid(args: &GridArgs) -> Result<()> {
+    if !args.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+        let message = format!("--out is a PNG file: expected a name that ends in .png, got {}", args.out.display());
+        return Err(Failure::Usage(message));
+    }
     args::check_output(&args.out, args.force)?;
     let (splits, about) = args.data.load(DEFAULT_SIZE)?;
     let train = splits.train;

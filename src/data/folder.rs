@@ -312,11 +312,11 @@ impl Skipped {
         self.add(extension(path).as_deref().unwrap_or("no extension"));
     }
 
-    /// `3 files left out that are neither PNG nor JPEG: .db 1, .txt 2`.
+    /// `3 files left out, hidden or not PNG or JPEG: .db 1, .txt 2`.
     fn note(&self) -> Option<String> {
         let count: usize = self.0.values().sum();
         let kinds: Vec<String> = self.0.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let files = if count == 1 { "file" } else { "files" };
-        (count > 0).then(|| format!("{count} {files} left out, not PNG or JPEG: {}", kinds.join(", ")))
+        (count > 0).then(|| format!("{count} {files} left out, hidden or not PNG or JPEG: {}", kinds.join(", ")))
     }
 }

@@ -161,7 +161,8 @@ impl Recipe {
             return refuse(format!("early stopping needs validation images (--validation), there are none, and {why}"));
         }
         if early > 0 && early < every {
-            let message = format!("early stopping after {early} epochs needs a validation that often, got one in {every}");
+            let message =
+                format!("early stopping after {early} epochs needs a validation that often, got one in {every}");
             return refuse(message);
         }
         if self.epochs == 0 || self.batch_size == 0 || self.eval_batch_size == 0 {
