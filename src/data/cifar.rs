@@ -38,6 +38,7 @@ pub(super) struct Published {
     /// Labels of a binary record; the last one is used.
     pub label_bytes: usize,
     /// The key of the labels in a pickled dict.
+    #[cfg_attr(not(feature = "formats"), expect(dead_code, reason = "pickles are read with the feature only"))]
     pub labels: &'static str,
     pub class_names: ClassNames,
     pub classes: usize,
@@ -48,7 +49,11 @@ pub(super) enum ClassNames {
     /// Here.
     Known(&'static [&'static str]),
     /// In one more file: lines of text, or a pickled dict with a list under `key`.
-    File { files: [&'static str; 2], key: &'static str },
+    File {
+        files: [&'static str; 2],
+        #[cfg_attr(not(feature = "formats"), expect(dead_code, reason = "as `labels`"))]
+        key: &'static str,
+    },
 }
 
 /// The two folders that are published.
