@@ -633,19 +633,7 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
             let m = &mut m[point * m_plane..][..count * c_out];
             product.run::<A, ROWS>(Strided { count, stride: c }, m, Strided { count, stride: c_out });
         }
-        let (mut half, mut half_single) = ([[A::Vector::zero(); S]; M], [[A::Single::zero(); S]; M]);
-        for (index, tile) in tiles.iter().enumerate() {
-            let (from, to, lanes) = (index * c_out, tile.output, A::Vector::<T>::LANES);
-            let whole = c_out / lanes * lanes;
-            for o in (0..whole).step_by(lanes) {
-                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
-                output_tile::<T, A::Vector<T>, F, M, S>(transforms, m, &mut half, tile, y);
-            }
-            for o in whole..c_out {
-                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
-                output_tile::<T, A::Single<T>, F, M, S>(transforms, m, &mut half_single, tile, y);
-            }
-        }
+        transform_output::<T, A, F, M, S>(transforms, plan, tiles, (m, m_plane), [c_out, 0], y);
     }
 }
 
@@ -717,21 +705,8 @@ impl<T: Scalar, F: Transforms<M, S>, const M: usize, const S: usize> Kernel for 
     #[inline(always)]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
         let OutputOfPairs { transforms, plan, tiles, m, m_pair, y } = self;
-        let (c_out, m_plane, lanes) = (plan.c_out, plane(tiles.len() * 2 * NR), A::Vector::<T>::LANES);
-        let whole = c_out / lanes * lanes;
-        let (mut half, mut half_single) = ([[A::Vector::zero(); S]; M], [[A::Single::zero(); S]; M]);
-        for (index, tile) in tiles.iter().enumerate() {
-            for o in (0..whole).step_by(lanes) {
-                let m = &m[o / (2 * NR) * m_pair + index * 2 * NR + o % (2 * NR)..];
-                let y = (&mut y[tile.output + o..], plan.y_row, c_out);
-                output_tile::<T, A::Vector<T>, F, M, S>(transforms, (m, m_plane), &mut half, tile, y);
-            }
-            for o in whole..c_out {
-                let m = &m[o / (2 * NR) * m_pair + index * 2 * NR + o % (2 * NR)..];
-                let y = (&mut y[tile.output + o..], plan.y_row, c_out);
-                output_tile::<T, A::Single<T>, F, M, S>(transforms, (m, m_plane), &mut half_single, tile, y);
-            }
-        }
+        let m_plane = plane(tiles.len() * 2 * NR);
+        transform_output::<T, A, F, M, S>(transforms, plan, tiles, (m, m_plane), [2 * NR, m_pair], y);
     }
 }
 
@@ -756,6 +731,37 @@ fn transform_input<T: Scalar, A: Arithmetic, F: Transforms<M, S>, const M: usize
         for i in whole..c {
             let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
             input_tile::<T, A::Single<T>, F, M, S>(transforms, x, &mut half_single, v);
+        }
+    }
+}
+
+/// y = Aᵀ M A of every tile. M comes in groups of channels, of so many channels and at such a distance:
+/// (group, point, tile, channels), with the distance of the points beside it.
+#[inline(always)]
+fn transform_output<T: Scalar, A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    plan: &Plan,
+    tiles: &[Tile],
+    (m, m_plane): (&[T], usize),
+    [group, distance]: [usize; 2],
+    y: &mut [T],
+) {
+    let (c_out, lanes) = (plan.c_out, A::Vector::<T>::LANES);
+    let (mut half, mut half_single) = ([[A::Vector::zero(); S]; M], [[A::Single::zero(); S]; M]);
+    for (index, tile) in tiles.iter().enumerate() {
+        let mut from = index * group;
+        for first in (0..c_out).step_by(group) {
+            let (channels, to) = (group.min(c_out - first), tile.output + first);
+            let whole = channels / lanes * lanes;
+            for o in (0..whole).step_by(lanes) {
+                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
+                output_tile::<T, A::Vector<T>, F, M, S>(transforms, m, &mut half, tile, y);
+            }
+            for o in whole..channels {
+                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
+                output_tile::<T, A::Single<T>, F, M, S>(transforms, m, &mut half_single, tile, y);
+            }
+            from += distance;
         }
     }
 }
