@@ -28,8 +28,8 @@ use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// The version of the file's layout.
-const VERSION: u64 = 1;
+/// The version of the file's layout. 2: the hash of the images knows their shape; `layers.csv` is among the files.
+const VERSION: u64 = 2;
 
 /// The entry of the metadata with the state as JSON.
 const STATE: &str = "resnet-by-hand.checkpoint";
@@ -167,7 +167,8 @@ impl Checkpoint {
         }
         let state: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if state["version"] != json!(VERSION) {
-            return Err(wrong(format!("expected a checkpoint of version {VERSION}, found {}", state["version"])));
+            let message = format!("expected a checkpoint of version {VERSION}, found {}", state["version"]);
+            return Err(wrong(format!("{message}: another version of this program wrote it, and can go on with it")));
         }
         let whole = |value: &Value, key: &str| {
             let whole = value.as_u64().and_then(|number| usize::try_from(number).ok());
