@@ -57,7 +57,11 @@ pub const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 /// # Errors
 /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is not a whole PNG or JPEG file or too large.
 pub fn read(path: &Path, size: usize) -> Result<Array3<u8>> {
-    let length = std::fs::metadata(path).map_err(|error| Error::io(path, "read", error))?.len();
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, "read", error))?;
+    if metadata.is_dir() {
+        return Err(Error::format(path, None, "expected a PNG or JPEG image, found a folder"));
+    }
+    let length = metadata.len();
     if length > MOST_BYTES {
         return Err(Error::format(path, None, format!("expected at most {MOST_BYTES} bytes, found {length}")));
     }
