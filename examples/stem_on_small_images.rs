@@ -48,7 +48,7 @@ fn main() -> resnet_by_hand::Result<()> {
                 loss = epoch.loss;
             }
         }
-        let evaluation = evaluate(trainer.model(), &test, trainer.recipe().normalization, 100)?;
+        let evaluation = evaluate(trainer.model(), &test, trainer.recipe().evaluation())?;
         let name = format!("{stem:?}");
         println!("{name:<10} {sides:<16} {multiply_adds:>12} {loss:>10.3} {:>13.1} %", 100.0 * evaluation.accuracy());
     }

@@ -143,6 +143,18 @@ impl<T: Scalar> Gradients<T> {
         Gradients { entries }
     }
 
+    /// Adds the gradients of `other`, tensor by tensor.
+    ///
+    /// # Panics
+    /// If those are not gradients of the same tensors in the same order.
+    pub fn add(&mut self, other: &Self) {
+        assert_eq!(self.len(), other.len(), "gradients of the same tensors");
+        for ((name, sum), (other_name, gradient)) in self.entries.iter_mut().zip(&other.entries) {
+            assert_eq!(name, other_name, "gradients of the same tensors");
+            *sum += gradient;
+        }
+    }
+
     /// The gradient of the parameter called `name`.
     pub fn get(&self, name: &str) -> Option<&ArrayD<T>> {
         self.entries.iter().find(|(own, _)| own == name).map(|(_, gradient)| gradient)

@@ -25,6 +25,8 @@ pub enum Purpose {
     Validation = 4,
     /// Directions and points in the gradient checks.
     Verify = 5,
+    /// Which images of a batch are mixed, and how much; the path goes on with the epoch and the first image's index.
+    Mixup = 6,
 }
 
 /// The generator for `purpose` at `path`, derived from `seed`.

@@ -19,7 +19,7 @@ use resnet_by_hand::layers::{nhwc_to_nchw, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::oracle::{dump, Goal, Program, Request};
 use resnet_by_hand::tensors::Tensors;
-use resnet_by_hand::train::evaluate;
+use resnet_by_hand::train::{evaluate, EvaluationOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -101,7 +101,12 @@ fn the_public_checkpoints_have_their_published_accuracy() {
         ("resnet20", "resnet20-12fca82f.th", 9_173, 0.37266122689480874),
         ("resnet32", "resnet32-d509ac18.th", 9_263, 0.3741028159378853),
     ] {
-        let evaluation = evaluate(&network(name, checkpoints.join(file)), &test, Normalization::IMAGENET, 250).unwrap();
+        let evaluation = evaluate(
+            &network(name, checkpoints.join(file)),
+            &test,
+            EvaluationOptions::new(Normalization::IMAGENET, 250),
+        )
+        .unwrap();
         assert_eq!(evaluation.top1, correct, "{name}: right of {}", evaluation.images());
         assert_close(&format!("{name}: loss"), evaluation.loss, loss);
     }

@@ -30,12 +30,16 @@ fn same_results(a: &Path, b: &Path) {
 
 const RUN: &str = "train --train-images 130 --validation 30 --batch-size 10 --epochs 12 --seed 4";
 
+/// What adds to the state of a run, or to what a step is.
+const EVERYTHING: &str = "--ema-decay 0.9 --mixup 0.3 --accumulate 2 --cutout 8 --clip-norm 2 --test-flip";
+
 /// SIGKILL at twenty moments, drawn anew at every run of the test, in the middle of whatever is being done there: checkpoints
 /// are written after every step. Resumed on 1, 2 and 3 threads in turn, the run ends with the bytes of one that was left alone.
 #[test]
 fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
     let folder = Folder::new("resume-kill");
-    folder.ok(&format!("{RUN} --threads 2 --out whole"));
+    let run_flags = format!("{RUN} {EVERYTHING}");
+    folder.ok(&format!("{run_flags} --threads 2 --out whole"));
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("delays drawn with seed {seed}");
     let (mut state, mut kills, mut runs, mut inside) = (seed | 1, 0, 0, 0);
@@ -43,7 +47,7 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
         let run = format!("run{runs}");
         runs += 1;
         assert!(runs <= 20, "runs end before they are killed: {kills} kills");
-        let mut next = format!("{RUN} --out {run} --checkpoint-every 0.001s");
+        let mut next = format!("{run_flags} --out {run} --checkpoint-every 0.001s");
         for attempt in 0.. {
             let threads = 1 + attempt % 3;
             let mut child = folder
@@ -256,4 +260,57 @@ fn a_loss_that_is_not_finite_is_explained() {
             "train --config run/config.toml --lr",
         ],
     );
+}
+
+/// Two seeds, broken off in the second and before its first checkpoint; the first is not trained again.
+#[test]
+fn repeated_runs_are_those_of_their_seeds_and_go_on() {
+    let folder = Folder::new("resume-repeat");
+    const SHORT: &str = "train --train-images 60 --batch-size 10 --epochs 2";
+    let stdout = folder.ok(&format!("{SHORT} --seed 7 --repeat 2 --out all"));
+    folder.ok(&format!("{SHORT} --seed 8 --out eight"));
+    let json = |path: &str| serde_json::from_str::<serde_json::Value>(&folder.read(path)).unwrap();
+    let names = ["weights.safetensors", "metrics.csv", "layers.csv", "config.toml"];
+    for name in names {
+        let bytes = |run: &str| fs::read(folder.path(run).join(name)).unwrap();
+        assert!(bytes("all/seed-8") == bytes("eight"), "{name}");
+    }
+    let accuracies =
+        ["all/seed-7", "all/seed-8"].map(|run| json(&format!("{run}/result.json"))["test_accuracy"].clone());
+    let summary = folder.read("all/repeat.json");
+    assert_eq!(json("all/repeat.json")["test_accuracies"], serde_json::json!(accuracies));
+    let [a, b] = accuracies.map(|accuracy| accuracy.as_f64().unwrap());
+    // Of two numbers: |a − b| / √2.
+    let (mean, std) = (50.0 * (a + b), 100.0 * (a - b).abs() / 2f64.sqrt());
+    let line = format!("mean           {mean:.2} %, standard deviation {std:.2}");
+    assert!(stdout.lines().any(|found| found == line), "{line}\n{stdout}");
+
+    // The second run as if it had been killed after an epoch, then as if it had been before its first checkpoint.
+    let done = fs::metadata(folder.path("all/seed-7/result.json")).unwrap().modified().unwrap();
+    fs::remove_file(folder.path("all/seed-8/result.json")).unwrap();
+    fs::remove_file(folder.path("all/repeat.json")).unwrap();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder.path("all/seed-8/checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    fs::remove_file(files.last().unwrap()).unwrap();
+    let stdout = folder.ok("train --resume all");
+    assert!(stdout.contains("all/seed-7 is complete") && stdout.contains("after epoch 1 of 2"), "{stdout}");
+    assert!(stdout.contains(&line), "{stdout}");
+    let without_times = |text: &str| {
+        let times = |line: &&str| !line.contains("\"seconds\"") && !line.contains("peak_memory_bytes");
+        text.lines().filter(times).map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(without_times(&folder.read("all/repeat.json")), without_times(&summary));
+    fs::remove_file(folder.path("all/seed-8/result.json")).unwrap();
+    fs::remove_dir_all(folder.path("all/seed-8/checkpoints")).unwrap();
+    folder.ok("train --resume all --repeat 2 --epochs 2");
+    assert_eq!(without_times(&folder.read("all/repeat.json")), without_times(&summary));
+    assert_eq!(fs::metadata(folder.path("all/seed-7/result.json")).unwrap().modified().unwrap(), done);
+
+    folder.fails("train --resume all --repeat 3", 2, &["--repeat is 3, but the run began with 2"]);
+    folder.fails("train --resume all --lr 3", 2, &["--lr is 3.0, but the run began with 0.1"]);
+    folder.fails("train --repeat 2 --out all", 1, &["expected a new or empty folder"]);
+    folder.fails("train --repeat 0", 2, &["from 1 to 1000"]);
+    let seed = u64::MAX.to_string();
+    folder.fails(&format!("train --repeat 2 --seed {seed}"), 2, &["there are no 2 seeds from"]);
 }

@@ -2,7 +2,7 @@
 
 use super::{Failure, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use resnet_by_hand::data::Normalization;
+use resnet_by_hand::data::{mixup::check_alpha, Normalization};
 use resnet_by_hand::layers::Conv2dAlgorithm;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::{Error, Scalar};
@@ -12,6 +12,9 @@ use std::time::Duration;
 /// The most images in a batch and the most epochs: far beyond what anyone runs, and small enough that no product of
 /// sizes leaves 64 bits.
 pub const MOST: usize = 100_000;
+
+/// The most runs of `--repeat`.
+pub const MOST_RUNS: usize = 1000;
 
 /// A whole number in `least..=most`.
 pub fn count(least: usize, most: usize) -> impl Fn(&str) -> std::result::Result<usize, String> + Clone {
@@ -42,6 +45,16 @@ pub fn not_negative(text: &str) -> std::result::Result<f64, String> {
 /// A number from 0 to 1.
 pub fn share(text: &str) -> std::result::Result<f64, String> {
     number(text, "a number from 0 to 1, such as 0.1", |value| (0.0..=1.0).contains(&value))
+}
+
+/// A number from 0 to below 1.
+pub fn decay(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number from 0 to below 1, such as 0.999", |value| (0.0..1.0).contains(&value))
+}
+
+/// α of mixup.
+pub fn alpha(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number from 0 to 100, such as 0.2", |value| check_alpha(value).is_ok())
 }
 
 fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> std::result::Result<f64, String> {

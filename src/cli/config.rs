@@ -23,6 +23,8 @@ pub struct Config {
     pub model: Option<String>,
     pub recipe: Option<String>,
     pub seed: Option<u64>,
+    /// Runs, with this seed and those after it.
+    pub repeat: Option<usize>,
     /// A path, or `embedded`.
     pub data: Option<PathBuf>,
     pub image_size: Option<usize>,
@@ -33,6 +35,8 @@ pub struct Config {
     pub crop_padding: Option<usize>,
     pub flip: Option<bool>,
     pub cutout: Option<usize>,
+    pub mixup: Option<f64>,
+    pub test_flip: Option<bool>,
     pub mean: Option<[f64; 3]>,
     pub std: Option<[f64; 3]>,
     pub epochs: Option<usize>,
@@ -46,6 +50,8 @@ pub struct Config {
     pub no_decay_norm_bias: Option<bool>,
     pub label_smoothing: Option<f64>,
     pub clip_norm: Option<f64>,
+    pub accumulate: Option<usize>,
+    pub ema_decay: Option<f64>,
     pub zero_init_residual: Option<bool>,
     /// A file of weights.
     pub init_from: Option<PathBuf>,
@@ -59,6 +65,7 @@ macro_rules! for_keys {
             model,
             recipe,
             seed,
+            repeat,
             data,
             image_size,
             train_images,
@@ -68,6 +75,8 @@ macro_rules! for_keys {
             crop_padding,
             flip,
             cutout,
+            mixup,
+            test_flip,
             mean,
             std,
             epochs,
@@ -81,6 +90,8 @@ macro_rules! for_keys {
             no_decay_norm_bias,
             label_smoothing,
             clip_norm,
+            accumulate,
+            ema_decay,
             zero_init_residual,
             init_from,
             conv
@@ -130,6 +141,19 @@ impl Config {
         conflicts
     }
 
+    /// Refuses settings that are not those of the run in the folder `run`, which are `saved`.
+    pub fn refuse_conflicts(&self, saved: &Config, run: &Path) -> Result<()> {
+        let conflicts = self.conflicts(saved);
+        let Some((key, given, saved)) = conflicts.first() else { return Ok(()) };
+        let flag = key.replace('_', "-");
+        Err(Failure::Usage(format!(
+            "--{flag} is {given}, but the run began with {saved}, and a run goes on as it began; for another one: \
+             resnet train --config {} --{flag} {}",
+            run.join("config.toml").display(),
+            given.trim_matches('"')
+        )))
+    }
+
     /// The recipe, with everything that is said here.
     pub fn recipe(&self) -> Result<Recipe> {
         let usage = |error: Error| Failure::Usage(error.to_string());
@@ -150,6 +174,10 @@ impl Config {
         check("lr", self.lr, args::positive)?;
         check("weight_decay", self.weight_decay, args::not_negative)?;
         check("clip_norm", self.clip_norm, args::not_negative)?;
+        check("mixup", self.mixup, args::alpha)?;
+        check("ema_decay", self.ema_decay, args::decay)?;
+        check("accumulate", self.accumulate, args::count(1, args::MOST))?;
+        check("repeat", self.repeat, args::count(1, args::MOST_RUNS))?;
         check("validate_every", self.validate_every, args::count(1, args::MOST))?;
         check("cutout", self.cutout, args::count(0, args::MOST))?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
@@ -185,12 +213,16 @@ impl Config {
             sgd,
             label_smoothing: self.label_smoothing.unwrap_or(base.label_smoothing),
             clip_norm: self.clip_norm.unwrap_or(base.clip_norm),
+            mixup: self.mixup.unwrap_or(base.mixup),
+            accumulate: self.accumulate.unwrap_or(base.accumulate),
+            ema_decay: self.ema_decay.unwrap_or(base.ema_decay),
             augmentation: Augmentation {
                 crop_padding: self.crop_padding.unwrap_or(base.augmentation.crop_padding),
                 flip: self.flip.unwrap_or(base.augmentation.flip),
                 cutout: self.cutout.unwrap_or(base.augmentation.cutout),
             },
             normalization,
+            test_flip: self.test_flip.unwrap_or(base.test_flip),
             validation: self.validation.unwrap_or(base.validation),
             validate_every: self.validate_every.unwrap_or(base.validate_every),
             early_stopping: self.early_stopping.unwrap_or(base.early_stopping),
@@ -214,12 +246,13 @@ impl Config {
         Conv2dAlgorithm::by_name(name).map_err(|error| Failure::Usage(error.to_string()))
     }
 
-    /// All of it: what `self` says of the data and the computation, and the whole of the recipe.
+    /// All of one run: what `self` says of the data and the computation, and the whole of the recipe.
     pub fn effective(&self, recipe: &Recipe) -> Result<Config> {
         Ok(Config {
             model: Some(recipe.model.clone()),
             recipe: Some(recipe.name.clone()),
             seed: Some(recipe.seed),
+            repeat: None,
             data: Some(self.data.clone().unwrap_or_else(|| "embedded".into())),
             image_size: Some(self.image_size.unwrap_or(DEFAULT_SIZE)),
             train_images: self.train_images,
@@ -229,6 +262,8 @@ impl Config {
             crop_padding: Some(recipe.augmentation.crop_padding),
             flip: Some(recipe.augmentation.flip),
             cutout: Some(recipe.augmentation.cutout),
+            mixup: Some(recipe.mixup),
+            test_flip: Some(recipe.test_flip),
             mean: Some(recipe.normalization.mean()),
             std: Some(recipe.normalization.std()),
             epochs: Some(recipe.epochs),
@@ -242,6 +277,8 @@ impl Config {
             no_decay_norm_bias: Some(recipe.sgd.decay_exemption == DecayExemption::NormAndBias),
             label_smoothing: Some(recipe.label_smoothing),
             clip_norm: Some(recipe.clip_norm),
+            accumulate: Some(recipe.accumulate),
+            ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
             conv: Some(self.conv()?.name().to_string()),

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use resnet_by_hand::data::{Dataset, Normalization};
 use resnet_by_hand::model::ResNet;
 use resnet_by_hand::parameters::{fingerprint, Parameters as _};
-use resnet_by_hand::train::{evaluate, Evaluation};
+use resnet_by_hand::train::{evaluate, Evaluation, EvaluationOptions};
 use resnet_by_hand::{Error, Scalar};
 use serde_json::json;
 use std::io::Write as _;
@@ -47,6 +47,10 @@ pub struct Args {
     /// Evaluate on the training images instead of the test images
     #[arg(long, help_heading = "Data")]
     train_set: bool,
+
+    /// Average the logits of every image and of its mirror image
+    #[arg(long, help_heading = "Data")]
+    test_flip: bool,
 
     /// Images at once; changes speed and memory only
     #[arg(long, value_name = "N", default_value = "250", value_parser = args::count(1, args::MOST), allow_negative_numbers = true,
@@ -93,7 +97,8 @@ fn run_in<T: Scalar>(args: &Args) -> Result<()> {
     args.conv.apply(&mut model);
     let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
     spinner.enable_steady_tick(Duration::from_millis(100));
-    let evaluated = evaluate(&model, &dataset, normalization, args.batch_size);
+    let options = EvaluationOptions { normalization, batch_size: args.batch_size, test_flip: args.test_flip };
+    let evaluated = evaluate(&model, &dataset, options);
     spinner.finish_and_clear();
     let evaluation = evaluated?;
     if !evaluation.loss.is_finite() {

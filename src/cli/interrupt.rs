@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const EXIT_CODE: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static LISTENING: AtomicBool = AtomicBool::new(false);
 
 /// From now on the first Ctrl-C (or `kill`, or closed terminal) is only noted, for [`requested`].
 ///
@@ -15,7 +16,8 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 /// the run to outlive the terminal. Ctrl-C then ends the program as it ends any other; files are written whole or not
 /// at all, so the last complete checkpoint is there in that case too.
 pub fn listen() -> Result<()> {
-    if hangup_is_ignored() {
+    // Repeated runs ask once each.
+    if hangup_is_ignored() || LISTENING.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
     let handler = || {

@@ -4,8 +4,8 @@ use super::trained::{Trained, WeightsArgs};
 use super::{args, images, Failure, Result};
 use ndarray::Axis;
 use resnet_by_hand::data::{picture, Normalization};
-use resnet_by_hand::layers::Mode;
 use resnet_by_hand::model::ResNet;
+use resnet_by_hand::train::metrics::logits;
 use resnet_by_hand::Error;
 use serde_json::{json, Value};
 use std::io::{self, Write as _};
@@ -42,6 +42,10 @@ pub struct Args {
     #[arg(long, value_name = "K", default_value = "5", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
     top: usize,
 
+    /// Average the logits of a picture and of its mirror image
+    #[arg(long)]
+    test_flip: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,6 +62,7 @@ pub struct Args {
 struct Predictor {
     model: ResNet<f32>,
     normalization: Normalization,
+    test_flip: bool,
     size: usize,
     classes: Vec<String>,
     path: PathBuf,
@@ -126,7 +131,7 @@ impl Predictor {
             let name = &model.architecture().name;
             Failure::Usage(format!("`{name}` cannot take images of {size}x{size}: {error}; give another --image-size"))
         })?;
-        Ok(Predictor { model, normalization, size, classes, path: trained.path.clone() })
+        Ok(Predictor { model, normalization, test_flip: args.test_flip, size, classes, path: trained.path.clone() })
     }
 
     /// Every class, the most likely first; of equal ones the first.
@@ -135,7 +140,7 @@ impl Predictor {
     fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
         let pixels = picture::read(path, self.size)?;
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
-        let (logits, _) = self.model.forward(&x, Mode::Eval)?;
+        let logits = logits(&self.model, &x, self.test_flip)?;
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
         if let Some(z) = logits.iter().find(|z| !z.is_finite()) {
             let message =

@@ -24,6 +24,7 @@ use serde_json::{json, Value};
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The columns of `metrics.csv` and the keys of `metrics.jsonl`.
 const COLUMNS: [&str; 9] = [
@@ -47,6 +48,13 @@ const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
 /// The files that grow with every epoch.
 const GROWING: [&str; 4] = ["metrics.csv", "metrics.jsonl", "layers.csv", "times.csv"];
 
+/// A process that was killed holds its lock until it is gone, which can be some time after `kill` has returned: whoever
+/// resumes at once should not be refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The file of a run that is complete.
+pub const RESULT: &str = "result.json";
+
 /// What a growing file is before the first epoch.
 fn beginning(name: &str) -> String {
     match name {
@@ -65,6 +73,8 @@ pub struct RunFolder {
     _lock: File,
     /// The last checkpoint: where it is.
     saved: Option<Position>,
+    /// The folder of the repeated runs of which this is one.
+    all: Option<PathBuf>,
 }
 
 /// Refuses a folder given with `--out` that has something in it.
@@ -96,7 +106,7 @@ impl RunFolder {
             None => first_free(Path::new("runs"), stem)?,
         };
         let lock = lock(&path)?;
-        let folder = RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None };
+        let folder = RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None, all: None };
         GROWING.iter().try_for_each(|name| folder.start_file(name, &beginning(name)))?;
         Ok(folder)
     }
@@ -111,7 +121,7 @@ impl RunFolder {
         let checkpoints = checkpoints(path, keep);
         let latest = checkpoints.latest()?;
         let saved = Some(latest.checkpoint.position);
-        Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved }, latest))
+        Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved, all: None }, latest))
     }
 
     /// Makes the files of metrics what they were at a checkpoint.
@@ -122,14 +132,19 @@ impl RunFolder {
         })
     }
 
-    /// Where a run is told to be gone on with.
+    /// Makes it one of the repeated runs in the folder `all`: that is the one to go on with.
+    pub fn set_all(&mut self, all: &Path) {
+        self.all = Some(all.to_path_buf());
+    }
+
+    /// How a run that was broken off is gone on with.
     pub fn resume_command(&self) -> String {
-        format!("resnet train --resume {}", self.path.display())
+        format!("resnet train --resume {}", self.all.as_ref().unwrap_or(&self.path).display())
     }
 
     /// Whether the run is over: its result is there.
     pub fn is_complete(&self) -> bool {
-        self.path.join("result.json").exists()
+        self.path.join(RESULT).exists()
     }
 
     /// What the files of metrics hold, for a checkpoint.
@@ -252,17 +267,29 @@ impl RunFolder {
     }
 }
 
+/// Whether the folder `path` holds a run that can be gone on with: its first checkpoint is written before its first step.
+pub fn has_begun(path: &Path) -> bool {
+    checkpoints(path, 1).files().is_ok_and(|files| !files.is_empty())
+}
+
 fn checkpoints(path: &Path, keep: usize) -> Checkpoints {
     Checkpoints::new(path.join("checkpoints"), keep)
 }
 
-/// Locks a run's folder against other processes.
-fn lock(path: &Path) -> Result<File> {
+/// Locks a folder of runs or of one against other processes.
+pub fn lock(path: &Path) -> Result<File> {
     let name = path.join("lock");
     // Not truncated: another process may hold it.
     let file = File::options().create(true).truncate(false).write(true).open(&name);
     let file = file.map_err(|error| Error::io(&name, "create", error))?;
-    match file.try_lock() {
+    let patience = Instant::now() + PATIENCE;
+    let locked = loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < patience => std::thread::sleep(PATIENCE / 20),
+            locked => break locked,
+        }
+    };
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             let message = "in use by another `resnet train`; wait for it, or give another folder with --out";
@@ -273,7 +300,7 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-fn first_free(parent: &Path, stem: &str) -> Result<PathBuf> {
+pub fn first_free(parent: &Path, stem: &str) -> Result<PathBuf> {
     fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create", error))?;
     for n in 1.. {
         let path = parent.join(format!("{stem}-{n}"));

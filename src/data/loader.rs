@@ -5,15 +5,16 @@
 //! 16).
 //!
 //! ```text
-//! background thread:  order → variant → normalize → Batch ─┐
-//!                                        channel, at most 2 waiting
-//! training thread:                                         └→ forward, backward, step
+//! background thread:  order → variant → normalize → mix → Batch ─┐
+//!                                              channel, at most 2 waiting
+//! training thread:                                               └→ forward, backward, step
 //! ```
 //!
 //! A single thread makes about 100,000 images a second, a hundred times what a ResNet-20 trains on, so one suffices; the
 //! channel's bound keeps it from running ahead: at most [`PREPARED`] batches wait and one is being made. An iterator
 //! that is dropped early closes the channel, which ends the thread at its next batch.
 
+use super::mixup::{self, Mix};
 use super::{permutation, Augmentation, Dataset, Normalization, NormalizationTable};
 use crate::kernels::buffers::dirty_array;
 use crate::rng::{stream, Purpose};
@@ -35,6 +36,8 @@ pub struct Batch<T> {
     pub labels: Vec<usize>,
     /// Where in the data set every image stands.
     pub indices: Vec<usize>,
+    /// How the images are mixed with each other, if they are.
+    pub mix: Option<Mix>,
 }
 
 /// What a [`Loader`] does with a data set.
@@ -46,6 +49,8 @@ pub struct LoaderOptions {
     pub normalization: Normalization,
     /// Random variants of the images.
     pub augmentation: Augmentation,
+    /// α of [`mixup`](super::mixup); 0 mixes nothing.
+    pub mixup: f64,
     /// Whether every epoch has a new random order; otherwise the data set's.
     pub shuffle: bool,
     /// The seed of the order and the variants.
@@ -55,12 +60,26 @@ pub struct LoaderOptions {
 impl LoaderOptions {
     /// For training: shuffled, with crops and flips.
     pub fn training(batch_size: usize, normalization: Normalization, seed: u64) -> Self {
-        LoaderOptions { batch_size, normalization, augmentation: Augmentation::STANDARD, shuffle: true, seed }
+        LoaderOptions {
+            batch_size,
+            normalization,
+            augmentation: Augmentation::STANDARD,
+            mixup: 0.0,
+            shuffle: true,
+            seed,
+        }
     }
 
     /// For measuring: every image as it is, in order.
     pub fn evaluation(batch_size: usize, normalization: Normalization) -> Self {
-        LoaderOptions { batch_size, normalization, augmentation: Augmentation::NONE, shuffle: false, seed: 0 }
+        LoaderOptions {
+            batch_size,
+            normalization,
+            augmentation: Augmentation::NONE,
+            mixup: 0.0,
+            shuffle: false,
+            seed: 0,
+        }
     }
 }
 
@@ -86,12 +105,13 @@ impl<T: Scalar> Loader<T> {
     /// A loader of `dataset`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a batch size of 0 or a data set that [`Dataset::new`] would not have made: without a
+    /// [`Error::Argument`] for a batch size of 0, an α outside its domain, or a data set that [`Dataset::new`] would not have made: without a
     /// label for every image, with a label that is not a class, or with pixels that are not contiguous.
     pub fn new(dataset: Arc<Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch_size == 0 {
             return Err(Error::argument("Loader::new", "expected a batch size of at least 1, got 0"));
         }
+        mixup::check_alpha(options.mixup)?;
         let (n, _, _, channels) = dataset.pixels.dim();
         if n != dataset.len() || channels != 3 || !dataset.pixels.is_standard_layout() {
             let shape = dataset.pixels.shape();
@@ -136,7 +156,7 @@ impl<T: Scalar> Loader<T> {
 
     /// The batch of the images `indices` as they look in `epoch`, made on this thread.
     ///
-    /// Image i of the data set looks the same wherever it stands in a batch.
+    /// Image i of the data set looks the same wherever it stands in a batch, but for what it is mixed with.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -152,7 +172,14 @@ impl<T: Scalar> Loader<T> {
             variant.write(image, w, &self.table, y);
         }
         let labels = indices.iter().map(|&index| self.dataset.labels[index].into()).collect();
-        Batch { images: images.into_shared(), labels, indices: indices.to_vec() }
+        let (seed, alpha) = (self.options.seed, self.options.mixup);
+        let first = indices.first().filter(|_| alpha > 0.0);
+        let mix = first.map(|&first| Mix::draw(alpha, seed, epoch, first, indices.len()));
+        let images = match &mix {
+            Some(mix) => mix.images(images.into_shared()),
+            None => images.into_shared(),
+        };
+        Batch { images, labels, indices: indices.to_vec(), mix }
     }
 
     /// All batches of `epoch`, prepared ahead on a background thread.

@@ -21,13 +21,14 @@ pub mod embedded;
 #[cfg(feature = "formats")]
 pub mod folder;
 pub mod loader;
+pub mod mixup;
 mod normalization;
 mod open;
 #[cfg(feature = "formats")]
 pub mod picture;
 
 pub use augment::Augmentation;
-pub use loader::{Batch, Loader};
+pub use loader::{Batch, Epoch, Loader};
 pub use normalization::{Normalization, NormalizationTable};
 pub use open::{open, Kind, Opened};
 

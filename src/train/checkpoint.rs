@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `model.…` | parameters and running statistics |
 //! | `momentum.…` | the optimiser's buffers |
+//! | `average.…` | the moving average of the weights, if one is kept |
 //! | `best.…` | the weights with the best validation accuracy so far, if images are held out |
 //! | `sums` | the metrics of the unfinished epoch: Σ loss · images, Σ gradient norm, learning rate, seconds |
 //! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of all this |
@@ -15,15 +16,16 @@
 //! leaves whole checkpoints only. A file that was damaged later fails its SHA-256, and [`Checkpoints::latest`] goes on
 //! from the one before.
 
-use super::trainer::{Position, Sums};
+use super::trainer::{Position, Snapshot, Sums};
 use super::Trainer;
 use crate::data::Dataset;
 use crate::formats::{atomic, safetensors, state_dict};
 use crate::model::ResNet;
+use crate::optim::WeightAverage;
 use crate::rng::{fnv1a, FNV_OFFSET};
 use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result};
-use ndarray::{arr1, ArrayD};
+use ndarray::arr1;
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -64,6 +66,8 @@ pub struct Checkpoint {
     pub model: Tensors,
     /// The optimiser's buffers.
     pub momentum: Tensors,
+    /// The average of the weights; empty if none is kept.
+    pub average: Tensors,
     /// The best weights so far.
     pub best: Option<Best>,
     /// What decides the run, as text.
@@ -94,16 +98,19 @@ impl Checkpoint {
         files: Vec<(String, String)>,
         data: u64,
     ) -> Self {
-        let mut momentum = Tensors::new();
+        let (mut momentum, mut average) = (Tensors::new(), Tensors::new());
         trainer.sgd().buffers().for_each(|(name, buffer)| momentum.insert(name, Tensor::real(buffer.view())));
+        let averages = trainer.average().into_iter().flat_map(WeightAverage::tensors);
+        averages.for_each(|(name, tensor)| average.insert(name, Tensor::real(tensor.view())));
         let model = state_dict::collect(trainer.model());
-        Checkpoint { position: trainer.position(), model, momentum, best, config, files, data }
+        Checkpoint { position: trainer.position(), model, momentum, average, best, config, files, data }
     }
 
-    /// The optimiser's buffers, for [`Trainer::resume`].
-    pub fn buffers(&self) -> Vec<(String, ArrayD<f32>)> {
-        let real = |tensor: &Tensor| tensor.to_real::<f32>().expect("buffers are real");
-        self.momentum.iter().map(|(name, tensor)| (name.to_string(), real(tensor))).collect()
+    /// What [`Trainer::resume`] needs beside the model.
+    pub fn snapshot(&self) -> Snapshot<f32> {
+        let real = |tensor: &Tensor| tensor.to_real::<f32>().expect("weights are real");
+        let all = |tensors: &Tensors| tensors.iter().map(|(name, tensor)| (name.to_string(), real(tensor))).collect();
+        Snapshot { momentum: all(&self.momentum), average: all(&self.average), position: self.position }
     }
 
     /// Puts the weights of `tensors`, those of the position or the best, into `model`.
@@ -117,8 +124,14 @@ impl Checkpoint {
     fn to_tensors(&self) -> Tensors {
         let Position { epoch, step, sums } = self.position;
         let mut all = Tensors::new();
-        let parts = [("model.", Some(&self.model)), ("momentum.", Some(&self.momentum))];
-        for (prefix, part) in parts.into_iter().chain([("best.", self.best.as_ref().map(|best| &best.weights))]) {
+        let best = self.best.as_ref().map(|best| &best.weights);
+        let parts = [
+            ("model.", Some(&self.model)),
+            ("momentum.", Some(&self.momentum)),
+            ("average.", Some(&self.average)),
+            ("best.", best),
+        ];
+        for (prefix, part) in parts {
             for (name, tensor) in part.into_iter().flat_map(Tensors::iter) {
                 all.insert(format!("{prefix}{name}"), tensor.clone());
             }
@@ -214,6 +227,7 @@ impl Checkpoint {
             },
             model: part("model."),
             momentum: part("momentum."),
+            average: part("average."),
             best,
             config: text(&state["config"])?,
             files: files.map(|file| Ok((text(&file[0])?, text(&file[1])?))).collect::<Result<_>>()?,
@@ -283,7 +297,10 @@ impl Checkpoints {
     }
 
     /// Every checkpoint, the earliest first: the names are in the order of positions.
-    fn files(&self) -> Result<Vec<PathBuf>> {
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
         let failed = |error| Error::io(&self.folder, "list", error);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
@@ -331,6 +348,7 @@ mod tests {
     use crate::model::Architecture;
     use crate::parameters::fingerprint;
     use crate::train::Recipe;
+    use ndarray::ArrayD;
     use std::ops::ControlFlow;
     use std::sync::Arc;
 
@@ -358,8 +376,12 @@ mod tests {
     }
 
     fn trainer() -> Trainer<f32> {
+        trainer_of(recipe())
+    }
+
+    fn trainer_of(recipe: Recipe) -> Trainer<f32> {
         let model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
-        Trainer::new(model, recipe(), data()).unwrap()
+        Trainer::new(model, recipe, data()).unwrap()
     }
 
     fn of(trainer: &Trainer<f32>) -> Checkpoint {
@@ -368,17 +390,24 @@ mod tests {
         Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, data_hash(&data()))
     }
 
-    /// Broken off after every step, written, read, resumed: the metrics of the epochs and the weights at the end have the same bits.
     #[test]
     fn a_run_that_is_broken_off_anywhere_ends_with_the_same_bits() {
-        let folder = folder("steps");
+        break_after_every_step("steps", recipe(), 5);
+        // Everything that adds to a run's state or to what a step is. Two batches of 7 to a step, the last step of two images.
+        let recipe = Recipe { mixup: 0.3, accumulate: 2, ema_decay: 0.9, ..recipe() };
+        break_after_every_step("steps-all", recipe, 3);
+    }
+
+    /// Broken off after every step, written, read, resumed: the metrics of the epochs and the weights at the end have the same bits.
+    fn break_after_every_step(name: &str, recipe: Recipe, steps: usize) {
+        let folder = folder(name);
         let path = folder.0.join("c.safetensors");
-        let mut whole = trainer();
+        let mut whole = trainer_of(recipe.clone());
         let mut expected = Vec::new();
         while !whole.is_done() {
             expected.push(whole.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap().unwrap());
         }
-        let (mut broken, mut found, mut breaks) = (trainer(), Vec::new(), 0);
+        let (mut broken, mut found, mut breaks) = (trainer_of(recipe.clone()), Vec::new(), 0);
         while !broken.is_done() {
             let epoch = broken.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
             found.extend(epoch);
@@ -388,11 +417,12 @@ mod tests {
             assert_eq!(read.data, data_hash(&data()));
             let mut model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 99).unwrap();
             Checkpoint::load(&path, &read.model, &mut model).unwrap();
-            broken = Trainer::resume(model, read.buffers(), recipe(), data(), read.position).unwrap();
+            broken = Trainer::resume(model, read.snapshot(), recipe.clone(), data()).unwrap();
             breaks += 1;
         }
-        assert_eq!(breaks, 2 * 5);
+        assert_eq!(breaks, 2 * steps);
         assert_eq!(fingerprint(broken.model()), fingerprint(whole.model()));
+        assert_eq!(fingerprint(&broken.result()), fingerprint(&whole.result()));
         for (a, b) in expected.iter().zip(&found) {
             // Seconds are not a result.
             assert_eq!(super::super::EpochMetrics { seconds: a.seconds, ..*b }, *a);
@@ -441,8 +471,9 @@ mod tests {
     #[test]
     fn positions_outside_the_run_and_buffers_of_another_are_refused() {
         let trainer = trainer();
-        let resume = |position: Position, buffers: Vec<(String, ArrayD<f32>)>| {
-            let error = Trainer::resume(trainer.model().clone(), buffers, recipe(), data(), position);
+        let resume = |position: Position, momentum: Vec<(String, ArrayD<f32>)>| {
+            let snapshot = Snapshot { position, momentum, average: Vec::new() };
+            let error = Trainer::resume(trainer.model().clone(), snapshot, recipe(), data());
             error.map(|_| ()).map_err(|error| error.to_string())
         };
         let at = |epoch, step| Position { epoch, step, ..Position::default() };
@@ -452,5 +483,9 @@ mod tests {
         }
         let buffer = ("conv1.weight".to_string(), ArrayD::zeros(vec![1]));
         assert!(resume(at(1, 0), vec![buffer]).is_err());
+        // An average that is not there.
+        let recipe = Recipe { ema_decay: 0.9, ..recipe() };
+        let error = Trainer::resume(trainer.model().clone(), Snapshot::default(), recipe, data()).map(|_| ());
+        assert!(error.unwrap_err().to_string().contains("expects an average of conv1.weight, there is none"));
     }
 }

@@ -5,8 +5,8 @@ use crate::data::{Dataset, Loader, Normalization};
 use crate::kernels::buffers::recycle;
 use crate::layers::softmax_cross_entropy::log_softmax;
 use crate::model::ResNet;
-use crate::{Error, Result, Scalar};
-use ndarray::{Array2, ArrayView1};
+use crate::{Activation, Error, Result, Scalar};
+use ndarray::{s, Array2, ArrayView1};
 use std::sync::Arc;
 
 /// One training step.
@@ -89,17 +89,57 @@ impl Evaluation {
     }
 }
 
-/// Classifies every image of `dataset`, batches of `batch_size`; the result does not depend on the batch size up to the
-/// rounding of the products, and not at all on the number of threads.
+/// How a network is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvaluationOptions {
+    /// From bytes to numbers: as in training.
+    pub normalization: Normalization,
+    /// Images at once.
+    pub batch_size: usize,
+    /// Whether the [`logits`] of an image are averaged with those of its mirror image.
+    pub test_flip: bool,
+}
+
+impl EvaluationOptions {
+    /// Every image as it is.
+    pub fn new(normalization: Normalization, batch_size: usize) -> Self {
+        EvaluationOptions { normalization, batch_size, test_flip: false }
+    }
+}
+
+/// The logits `(N, K)` of images `x (N, H, W, 3)` in evaluation mode, or, with `test_flip`, the mean of theirs and of those of their
+/// mirror images:
+///
+/// ```text
+/// z = (f(x) + f(x mirrored left to right)) / 2
+/// ```
+///
+/// A network that was trained with random flips has seen both; their errors are not the same, and the mean has fewer. It takes
+/// twice as long.
+///
+/// # Errors
+/// If the network cannot take such images.
+pub fn logits<T: Scalar>(model: &ResNet<T>, x: &Activation<T>, test_flip: bool) -> Result<Array2<T>> {
+    let logits = model.predict(x)?;
+    if !test_flip {
+        return Ok(logits);
+    }
+    let mirrored = x.slice(s![.., .., ..;-1, ..]).as_standard_layout().into_owned().into_shared();
+    let half = T::of(0.5);
+    Ok((logits + model.predict(&mirrored)?).mapv_into(|z| half * z))
+}
+
+/// Classifies every image of `dataset`; the result does not depend on the batch size up to the rounding of the products, and not at
+/// all on the number of threads.
 ///
 /// # Errors
 /// If the data set is empty, has classes the network does not know, or images it cannot take.
 pub fn evaluate<T: Scalar>(
     model: &ResNet<T>,
     dataset: &Arc<Dataset>,
-    normalization: Normalization,
-    batch_size: usize,
+    options: EvaluationOptions,
 ) -> Result<Evaluation> {
+    let EvaluationOptions { normalization, batch_size, test_flip } = options;
     let classes = model.architecture().classes;
     if dataset.is_empty() || dataset.classes.len() != classes {
         let found = format!("got {} images of {} classes", dataset.len(), dataset.classes.len());
@@ -109,7 +149,7 @@ pub fn evaluate<T: Scalar>(
     let (mut loss, mut top1, mut top5) = (0.0, 0, 0);
     let mut confusion = Array2::zeros((classes, classes));
     for batch in loader.epoch(0) {
-        let logits = model.predict(&batch.images)?;
+        let logits = logits(model, &batch.images, test_flip)?;
         recycle(batch.images);
         let log_p = log_softmax(&logits);
         for ((row, log_p), &target) in logits.outer_iter().zip(log_p.outer_iter()).zip(&batch.labels) {
@@ -144,7 +184,8 @@ pub fn rank<T: Scalar>(logits: ArrayView1<T>, class: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::array;
+    use crate::model::Architecture;
+    use ndarray::{array, Array4};
 
     #[test]
     fn ranks_break_ties_by_number_and_put_nan_last() {
@@ -153,6 +194,20 @@ mod tests {
         assert_eq!(ranks, [2, 0, 3, 1]);
         assert_eq!(predicted(logits.view()), 1);
         assert_eq!(predicted(array![f32::NAN, f32::NEG_INFINITY].view()), 1);
+    }
+
+    /// The mean is the same for an image and its mirror image, to the bit; and it is the mean of the two.
+    #[test]
+    fn with_the_mirror_image_left_and_right_do_not_matter() {
+        let model = ResNet::<f64>::new(&Architecture::by_name("resnet8").unwrap(), 1).unwrap();
+        let x = Array4::from_shape_fn((2, 8, 7, 3), |(n, i, j, c)| ((13 * n + 5 * i + 3 * j * j + c) % 11) as f64);
+        let mirrored = Array4::from_shape_fn((2, 8, 7, 3), |(n, i, j, c)| x[[n, i, 6 - j, c]]).into_shared();
+        let x = x.into_shared();
+        let plain = logits(&model, &x, false).unwrap();
+        let both = logits(&model, &x, true).unwrap();
+        assert_eq!(both, logits(&model, &mirrored, true).unwrap());
+        assert_eq!(both, (&plain + logits(&model, &mirrored, false).unwrap()) / 2.0);
+        assert_ne!(both, plain);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Everything that can be chosen about a training run, as plain data.
 
-use crate::data::{Augmentation, Normalization};
+use super::metrics::EvaluationOptions;
+use crate::data::{mixup, Augmentation, Normalization};
 use crate::optim::{DecayExemption, Schedule, SgdConfig};
 use crate::{Error, Result};
 
@@ -13,7 +14,7 @@ pub struct Recipe {
     pub model: String,
     /// Passes over the training images.
     pub epochs: usize,
-    /// Images per training step.
+    /// Images per batch; a training step is of [`accumulate`](Self::accumulate) batches.
     pub batch_size: usize,
     /// Images per step of an evaluation.
     pub eval_batch_size: usize,
@@ -28,10 +29,18 @@ pub struct Recipe {
     /// The longest gradient, all parameters together: [`Gradients::clip_norm`](crate::parameters::Gradients::clip_norm).
     /// 0: any.
     pub clip_norm: f64,
+    /// α of mixup: [`data::mixup`](crate::data::mixup). 0: none.
+    pub mixup: f64,
+    /// Batches to a step: their gradients together are those of their images, with the memory of one batch.
+    pub accumulate: usize,
+    /// d of the moving average of the weights: [`WeightAverage`](crate::optim::WeightAverage). 0: none.
+    pub ema_decay: f64,
     /// Random crops and flips.
     pub augmentation: Augmentation,
     /// From bytes to numbers.
     pub normalization: Normalization,
+    /// Whether an evaluation averages the logits of an image and of its mirror image.
+    pub test_flip: bool,
     /// Training images held out for validation.
     pub validation: usize,
     /// Epochs from one validation to the next; the last epoch has one, too.
@@ -87,8 +96,12 @@ impl Recipe {
             },
             label_smoothing: 0.0,
             clip_norm: 0.0,
+            mixup: 0.0,
+            accumulate: 1,
+            ema_decay: 0.0,
             augmentation: Augmentation::STANDARD,
             normalization: Normalization::SYSTEM1,
+            test_flip: false,
             validation: 5000,
             validate_every: 1,
             early_stopping: 0,
@@ -143,6 +156,12 @@ impl Recipe {
         }
     }
 
+    /// How its networks are evaluated.
+    pub fn evaluation(&self) -> EvaluationOptions {
+        let Recipe { normalization, eval_batch_size: batch_size, test_flip, .. } = *self;
+        EvaluationOptions { normalization, batch_size, test_flip }
+    }
+
     /// Refuses what cannot be run.
     ///
     /// # Errors
@@ -164,6 +183,13 @@ impl Recipe {
             let message =
                 format!("early stopping after {early} epochs needs a validation that often, got one in {every}");
             return refuse(message);
+        }
+        mixup::check_alpha(self.mixup)?;
+        if !(0.0..1.0).contains(&self.ema_decay) {
+            return refuse(format!("ema_decay must be a number from 0 to below 1, got {}", self.ema_decay));
+        }
+        if self.accumulate == 0 {
+            return refuse("accumulate must be at least 1 batch to a step, got 0".to_string());
         }
         if self.epochs == 0 || self.batch_size == 0 || self.eval_batch_size == 0 {
             let found = format!("got {}, {} and {}", self.epochs, self.batch_size, self.eval_batch_size);
@@ -205,6 +231,9 @@ mod tests {
             Recipe { clip_norm: -1.0, ..quick.clone() },
             Recipe { validate_every: 0, ..quick.clone() },
             Recipe { early_stopping: 3, ..quick.clone() },
+            Recipe { mixup: -1.0, ..quick.clone() },
+            Recipe { accumulate: 0, ..quick.clone() },
+            Recipe { ema_decay: 1.0, ..quick.clone() },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }

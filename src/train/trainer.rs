@@ -19,7 +19,7 @@
 //!         ControlFlow::Continue(())
 //!     })?;
 //! }
-//! let evaluation = evaluate(trainer.model(), &train, trainer.recipe().normalization, 20)?;
+//! let evaluation = evaluate(&trainer.result(), &train, trainer.recipe().evaluation())?;
 //! assert_eq!(evaluation.images(), 20);
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
@@ -28,14 +28,15 @@ use super::layers::{self, LayerMetrics};
 use super::metrics::{rank, EpochMetrics, StepMetrics};
 use super::Recipe;
 use crate::data::loader::LoaderOptions;
-use crate::data::{Batch, Dataset, Loader};
+use crate::data::{Batch, Dataset, Epoch, Loader};
 use crate::kernels::buffers::recycle;
 use crate::layers::{Mode, Reduction, SoftmaxCrossEntropy};
 use crate::model::ResNet;
-use crate::optim::{Progress, Sgd};
+use crate::optim::{Progress, Sgd, WeightAverage};
 use crate::oracle::program::{Program, Undisturbed, Value};
+use crate::parameters::Gradients;
 use crate::{Error, Result, Scalar};
-use ndarray::ArrayD;
+use ndarray::{Array2, ArrayD};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,6 +51,18 @@ pub struct Trainer<T> {
     loader: Loader<T>,
     position: Position,
     layers: Vec<LayerMetrics>,
+    average: Option<WeightAverage<T>>,
+}
+
+/// What [`Trainer::resume`] needs beside the model: tensors with their names, and the position.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot<T> {
+    /// The optimiser's buffers ([`Sgd::buffers`]).
+    pub momentum: Vec<(String, ArrayD<T>)>,
+    /// The average of the weights ([`WeightAverage::tensors`]), if the recipe keeps one.
+    pub average: Vec<(String, ArrayD<T>)>,
+    /// Where the run was.
+    pub position: Position,
 }
 
 /// Where in a run we are. There is no state of a random number generator: the order of an epoch and the crop of an image are
@@ -97,9 +110,11 @@ impl<T: Scalar> Trainer<T> {
         }
         let options = LoaderOptions {
             augmentation: recipe.augmentation,
+            mixup: recipe.mixup,
             ..LoaderOptions::training(recipe.batch_size, recipe.normalization, recipe.seed)
         };
         let label_smoothing = T::of(recipe.label_smoothing);
+        let average = (recipe.ema_decay > 0.0).then(|| WeightAverage::new(recipe.ema_decay, &model)).transpose()?;
         Ok(Trainer {
             model,
             sgd: Sgd::new(recipe.sgd)?,
@@ -108,23 +123,19 @@ impl<T: Scalar> Trainer<T> {
             recipe,
             position: Position::default(),
             layers: Vec::new(),
+            average,
         })
     }
 
-    /// A run that goes on at `position`, with `model` as it was there and the optimiser's buffers ([`Sgd::buffers`]). What follows
-    /// has the same bits as if there had been no break.
+    /// A run that goes on where the snapshot was taken, with `model` as it was there. What follows has the same bits as if there
+    /// had been no break.
     ///
     /// # Errors
-    /// As [`Trainer::new`]; if the position is not one of this run, or the buffers are not those of the model.
-    pub fn resume(
-        model: ResNet<T>,
-        buffers: impl IntoIterator<Item = (String, ArrayD<T>)>,
-        recipe: Recipe,
-        train: Arc<Dataset>,
-        position: Position,
-    ) -> Result<Self> {
+    /// As [`Trainer::new`]; if the position is not one of this run, or the tensors are not those of the model.
+    pub fn resume(model: ResNet<T>, snapshot: Snapshot<T>, recipe: Recipe, train: Arc<Dataset>) -> Result<Self> {
+        let Snapshot { momentum, average, position } = snapshot;
         let mut trainer = Trainer::new(model, recipe, train)?;
-        let (epochs, steps) = (trainer.recipe.epochs, trainer.loader.batches_per_epoch());
+        let (epochs, steps) = (trainer.recipe.epochs, trainer.steps_per_epoch());
         let Position { epoch, step, .. } = position;
         // Behind the last epoch there are no steps.
         if epoch > epochs || step >= steps || (epoch == epochs && step > 0) {
@@ -132,7 +143,10 @@ impl<T: Scalar> Trainer<T> {
             let message = format!("expects a position within {epochs} epochs of {steps} steps, {found}");
             return Err(Error::argument("resume", message));
         }
-        trainer.sgd.restore(&trainer.model, buffers)?;
+        trainer.sgd.restore(&trainer.model, momentum)?;
+        if let Some(own) = &mut trainer.average {
+            own.restore(average)?;
+        }
         trainer.position = position;
         Ok(trainer)
     }
@@ -152,14 +166,28 @@ impl<T: Scalar> Trainer<T> {
         &self.layers
     }
 
-    /// Steps in an epoch.
+    /// Steps in an epoch: ⌈batches / accumulate⌉.
     pub fn steps_per_epoch(&self) -> usize {
-        self.loader.batches_per_epoch()
+        self.loader.batches_per_epoch().div_ceil(self.recipe.accumulate)
     }
 
     /// The model as it is now.
     pub fn model(&self) -> &ResNet<T> {
         &self.model
+    }
+
+    /// The average of its weights over the steps, if the recipe keeps one.
+    pub fn average(&self) -> Option<&WeightAverage<T>> {
+        self.average.as_ref()
+    }
+
+    /// The model to evaluate and to keep: the averaged one if the recipe keeps an average, otherwise the model as it is.
+    pub fn result(&self) -> ResNet<T> {
+        let mut model = self.model.clone();
+        if let Some(average) = &self.average {
+            average.copy_to(&mut model);
+        }
+        model
     }
 
     /// The recipe.
@@ -188,12 +216,13 @@ impl<T: Scalar> Trainer<T> {
     ) -> Result<Option<EpochMetrics>> {
         let Position { epoch, step: first, .. } = self.position;
         let (start, before) = (Instant::now(), self.position.sums.seconds);
-        let steps_per_epoch = self.loader.batches_per_epoch();
-        for (step, batch) in (first..).zip(self.loader.epoch_from(epoch as u64, first)?) {
+        let (steps_per_epoch, accumulate) = (self.steps_per_epoch(), self.recipe.accumulate);
+        let mut batches = self.loader.epoch_from(epoch as u64, first * accumulate)?;
+        for step in first..steps_per_epoch {
             let progress = Progress::in_epoch(epoch, step, steps_per_epoch, self.recipe.epochs)?;
             let lr = self.recipe.schedule.lr(self.recipe.lr, progress);
-            let outcome = self.step(&batch, step, lr)?;
-            let count = batch.labels.len();
+            let outcome = self.step(&mut batches, step, lr)?;
+            let count = outcome.images;
             let sums = &mut self.position.sums;
             sums.loss += outcome.loss * count as f64;
             sums.gradient_norm += outcome.gradient_norm;
@@ -217,7 +246,6 @@ impl<T: Scalar> Trainer<T> {
             if observe(&metrics).is_break() && self.position.step < steps_per_epoch {
                 return Ok(None);
             }
-            recycle(batch.images);
         }
         let sums = self.position.sums;
         let seen = sums.images as f64;
@@ -235,28 +263,64 @@ impl<T: Scalar> Trainer<T> {
         Ok(Some(metrics))
     }
 
-    /// One step: forward, loss, backward, update.
-    fn step(&mut self, batch: &Batch<T>, step: usize, lr: f64) -> Result<StepOutcome> {
-        let (logits, cache) = self.model.forward(&batch.images, Mode::Train)?;
-        let (loss, loss_cache) = self.loss.forward(&logits, &batch.labels)?;
-        if !loss.is_finite() {
-            // Before anything is updated: what is looked at is what was computed.
-            return Err(self.diverged(batch, step, lr, loss.as_f64()));
+    /// One step: forward, loss and backward for each of its batches, then the update.
+    ///
+    /// The gradient of a step is that of the mean loss over all its images, g = Σ_b (n_b / n) g_b: with batches of several sizes
+    /// the mean of the batches' gradients would be another. Batch norm knows each batch by itself.
+    fn step(&mut self, batches: &mut Epoch<T>, step: usize, lr: f64) -> Result<StepOutcome> {
+        let Recipe { batch_size, accumulate, clip_norm, .. } = self.recipe;
+        let images = (batch_size * accumulate).min(self.loader.dataset().len() - step * batch_size * accumulate);
+        let (mut loss, mut top1, mut top5, mut sum) = (0.0, 0, 0, None::<Gradients<T>>);
+        for batch in batches.take(accumulate) {
+            let (logits, cache) = self.model.forward(&batch.images, Mode::Train)?;
+            let (batch_loss, dlogits) = self.loss(&logits, &batch)?;
+            if !batch_loss.is_finite() {
+                // Before anything is updated: what is looked at is what was computed.
+                return Err(self.diverged(&batch, step, lr, batch_loss.as_f64()));
+            }
+            self.model.update_running_statistics(&cache);
+            // With one batch to a step the share is 1, and multiplying by it changes no bit.
+            let share = batch.labels.len() as f64 / images as f64;
+            loss += share * batch_loss.as_f64();
+            let gradients = self.model.parameter_gradients(&(dlogits * T::of(share)), cache)?;
+            sum = Some(match sum {
+                None => gradients,
+                Some(mut sum) => {
+                    sum.add(&gradients);
+                    sum
+                }
+            });
+            let ranks = logits.outer_iter().zip(&batch.labels).map(|(row, &target)| rank(row, target));
+            (top1, top5) =
+                ranks.fold((top1, top5), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
+            recycle(batch.images);
         }
-        self.model.update_running_statistics(&cache);
-        let mut gradients = self.model.parameter_gradients(&self.loss.backward(&loss_cache), cache)?;
-        let clip_norm = self.recipe.clip_norm;
+        let mut gradients = sum.expect("a step has a batch");
         let gradient_norm = if clip_norm > 0.0 { gradients.clip_norm(clip_norm) } else { gradients.norm() };
         // Only the last step of an epoch is measured layer by layer: that takes a copy of the weights.
-        let before = (step + 1 == self.loader.batches_per_epoch()).then(|| layers::copy(&self.model));
+        let steps_per_epoch = self.steps_per_epoch();
+        let before = (step + 1 == steps_per_epoch).then(|| layers::copy(&self.model));
         self.sgd.step(&mut self.model, &gradients, lr)?;
+        if let Some(average) = &mut self.average {
+            average.update(&self.model, self.position.epoch * steps_per_epoch + step);
+        }
         if let Some(before) = before {
             self.layers = layers::measure(&before, &self.model, &gradients);
         }
+        Ok(StepOutcome { loss, top1, top5, images, gradient_norm })
+    }
 
-        let ranks = logits.outer_iter().zip(&batch.labels).map(|(row, &target)| rank(row, target));
-        let (top1, top5) = ranks.fold((0, 0), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
-        Ok(StepOutcome { loss: loss.as_f64(), top1, top5, gradient_norm })
+    /// The loss of a batch and its gradient in the logits. Of mixed images it is λ L(t) + (1 − λ) L(t ∘ π): [`mixup`](crate::data::mixup).
+    fn loss(&self, logits: &Array2<T>, batch: &Batch<T>) -> Result<(T, Array2<T>)> {
+        let loss_of = |targets: &[usize]| -> Result<(T, Array2<T>)> {
+            let (loss, cache) = self.loss.forward(logits, targets)?;
+            Ok((loss, self.loss.backward(&cache)))
+        };
+        let (loss, dlogits) = loss_of(&batch.labels)?;
+        let Some(mix) = &batch.mix else { return Ok((loss, dlogits)) };
+        let (partner_loss, partner_dlogits) = loss_of(&mix.labels(&batch.labels))?;
+        let (lambda, rest) = (T::of(mix.lambda), T::of(1.0 - mix.lambda));
+        Ok((lambda * loss + rest * partner_loss, dlogits * lambda + partner_dlogits * rest))
     }
 
     fn diverged(&self, batch: &Batch<T>, step: usize, lr: f64, loss: f64) -> Error {
@@ -288,5 +352,123 @@ struct StepOutcome {
     loss: f64,
     top1: usize,
     top5: usize,
+    images: usize,
     gradient_norm: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{embedded, mixup::Mix};
+    use crate::layers::softmax_cross_entropy::softmax;
+    use crate::model::Architecture;
+    use crate::parameters::Parameters as _;
+    use ndarray::array;
+
+    fn trainer(recipe: Recipe, images: usize) -> Trainer<f64> {
+        let train = embedded::load().train.subset(&(0..images).collect::<Vec<_>>()).unwrap();
+        let model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
+        Trainer::new(model, recipe, Arc::new(train)).unwrap()
+    }
+
+    fn recipe() -> Recipe {
+        Recipe { epochs: 1, label_smoothing: 0.2, ..Recipe::by_name("demo").unwrap() }
+    }
+
+    /// The two losses against the one with a target of two classes: loss = −Σ q log p / N, dlogits = (p − q) / N.
+    #[test]
+    fn the_loss_of_mixed_images_is_that_of_mixed_targets() {
+        let trainer = trainer(recipe(), 4);
+        let logits = array![[0.5, -1.0, 2.0], [0.1, 0.2, -0.3], [1.5, 0.0, 0.3]];
+        let mix = Mix { lambda: 0.625, partners: vec![1, 0, 2] };
+        let images = ndarray::Array4::zeros((3, 1, 1, 3)).into_shared();
+        let batch = Batch { images, labels: vec![2, 0, 1], indices: vec![0, 1, 2], mix: Some(mix) };
+        let (loss, dlogits) = trainer.loss(&logits, &batch).unwrap();
+        // 0.8 of the target as below, 0.2 over three classes.
+        let targets = array![[0.375, 0.0, 0.625], [0.625, 0.0, 0.375], [0.0, 1.0, 0.0]];
+        let (q, p) = (targets * 0.8 + 0.2 / 3.0, softmax(&logits));
+        let expected = -(&q * &p.mapv(f64::ln)).sum() / 3.0;
+        // Some ten roundings of numbers near 1.
+        assert!((loss - expected).abs() <= 10.0 * f64::EPSILON, "{loss} {expected}");
+        let expected = (p - q) / 3.0;
+        assert!(dlogits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 10.0 * f64::EPSILON));
+    }
+
+    /// Ten images in batches of four, three batches to a step: one step of batches of 4, 4 and 2. Its gradient is Σ ∂(sum of losses) / 10,
+    /// every batch with its own statistics; without momentum and decay the step is −lr times that.
+    #[test]
+    fn accumulated_gradients_are_those_of_all_images() {
+        let sgd = crate::optim::SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.0, ..recipe().sgd };
+        let constant = crate::optim::Schedule::constant();
+        let recipe = Recipe { batch_size: 4, accumulate: 3, lr: 0.5, schedule: constant, sgd, ..recipe() };
+        let mut trainer = trainer(recipe, 10);
+        assert_eq!(trainer.steps_per_epoch(), 1);
+        let mut model = trainer.model().clone();
+        let loss = SoftmaxCrossEntropy { reduction: Reduction::Sum, ..trainer.loss };
+        let mut sum: Vec<(String, ArrayD<f64>)> = Vec::new();
+        let mut losses = 0.0;
+        for batch in trainer.loader.epoch(0) {
+            let (logits, cache) = model.forward(&batch.images, Mode::Train).unwrap();
+            let (batch_loss, loss_cache) = loss.forward(&logits, &batch.labels).unwrap();
+            losses += batch_loss;
+            model.update_running_statistics(&cache);
+            let gradients = model.parameter_gradients(&loss.backward(&loss_cache), cache).unwrap();
+            let gradients = gradients.iter().map(|(name, g)| (name.to_string(), g.clone()));
+            match sum.is_empty() {
+                true => sum = gradients.collect(),
+                false => sum.iter_mut().zip(gradients).for_each(|((_, sum), (_, g))| *sum += &g),
+            }
+        }
+        let mut steps = 0;
+        let epoch = trainer.train_epoch(&mut |step| {
+            steps += 1;
+            assert_eq!((step.images, step.steps_per_epoch), (10, 1));
+            ControlFlow::Continue(())
+        });
+        let epoch = epoch.unwrap().unwrap();
+        assert_eq!((steps, epoch.images), (1, 10));
+        assert!((epoch.loss - losses / 10.0).abs() <= 1e-14 * losses, "{} {losses}", epoch.loss);
+        let mut rest = sum.iter();
+        model.visit_mut("", &mut |name, role, mut tensor| {
+            if role.is_trained() {
+                let (own, gradient) = rest.next().unwrap();
+                assert_eq!(own, name);
+                tensor.zip_mut_with(gradient, |w, g| *w -= 0.5 * g / 10.0);
+            }
+        });
+        // The same sums with dlogits divided by ten before instead of after: 2⁻⁵² for each of some thousand operations behind one
+        // another, of numbers near 1.
+        let mut worst = 0f64;
+        let expected = crate::formats::state_dict::collect(&model);
+        trainer.model().visit("", &mut |name, _, tensor| {
+            let expected = expected.get(name).unwrap().to_f64();
+            worst = tensor.iter().zip(&expected).fold(worst, |worst, (a, b)| worst.max((a - b).abs()));
+        });
+        assert!(worst <= 1e-12, "{worst}");
+    }
+
+    /// What is evaluated is the average, by its definition, of the weights after every step.
+    #[test]
+    fn the_result_is_the_average_of_the_weights() {
+        let recipe = Recipe { batch_size: 5, ema_decay: 0.15, ..recipe() };
+        let mut trainer = trainer(recipe, 20);
+        let weight = |model: &ResNet<f64>| {
+            let mut first = 0.0;
+            model.visit("", &mut |name, _, tensor| {
+                if name == "fc.weight" {
+                    first = tensor[[0, 0]];
+                }
+            });
+            first
+        };
+        let mut average = weight(trainer.model());
+        for t in 0..4 {
+            trainer.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
+            // d_0 = 1/10, then 2/11 and more are above 0.15.
+            let d = if t == 0 { 0.1 } else { 0.15 };
+            average = d * average + (1.0 - d) * weight(trainer.model());
+            assert!((weight(&trainer.result()) - average).abs() <= 1e-15, "{t}");
+        }
+        assert!(weight(trainer.model()) != average);
+    }
 }

@@ -1,0 +1,153 @@
+//! `resnet train --repeat K`: the same run with K seeds, one after the other, and what their mean is.
+//!
+//! | in the folder | what |
+//! |---|---|
+//! | `config.toml` | what all have in common, with `repeat` and the first seed |
+//! | `seed-1/`, `seed-2/`, … | a run each, see [`run_folder`](crate::cli::run_folder) |
+//! | `repeat.json` | at the end: the test accuracy of each, mean and standard deviation |
+//! | `lock` | locked by the process that works here |
+//!
+//! One seed says little: two runs that differ in nothing else differ by some tenths of a percent, and a recipe that is better by
+//! less is not seen to be better. The standard deviation is that of the sample, with K − 1 in the denominator.
+
+use super::{start, Args};
+use crate::cli::config::Config;
+use crate::cli::run_folder::{check_out, first_free, has_begun, lock, RESULT};
+use crate::cli::{text, Failure, Result};
+use resnet_by_hand::formats::atomic;
+use resnet_by_hand::Error;
+use serde_json::{json, Value};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// What all runs of the folder `path` have in common, if it is one of repeated runs.
+pub fn configuration(path: &Path) -> Result<Option<Config>> {
+    let file = path.join("config.toml");
+    // What is wrong with the folder of a single run is said elsewhere.
+    Ok(if file.is_file() { Some(Config::read(&file)?).filter(|config| config.repeat.is_some()) } else { None })
+}
+
+/// All runs, from the first.
+pub fn begin(mut given: Config, args: &Args) -> Result<()> {
+    let recipe = given.recipe()?;
+    let runs = given.repeat.unwrap_or(1);
+    if recipe.seed.checked_add(runs as u64 - 1).is_none() {
+        let message = format!("--repeat {runs}: there are no {runs} seeds from {} on", recipe.seed);
+        return Err(Failure::Usage(message));
+    }
+    let path = match &args.out {
+        Some(out) => {
+            check_out(out)?;
+            fs::create_dir_all(out).map_err(|error| Error::io(out, "create", error))?;
+            out.clone()
+        }
+        None => first_free(Path::new("runs"), &format!("{}-{}-repeated", recipe.model, recipe.name))?,
+    };
+    let _lock = lock(&path)?;
+    (given.recipe, given.seed) = (Some(recipe.name), Some(recipe.seed));
+    atomic::write(&path.join("config.toml"), given.to_toml().as_bytes())?;
+    all(&given, recipe.seed, runs, &path, args)
+}
+
+/// What is left of the runs in the folder `path`.
+pub fn resume(mut flags: Config, mut config: Config, path: &Path, args: &Args) -> Result<()> {
+    if let Some(data) = flags.data.take() {
+        config.data = Some(data);
+    }
+    let recipe = config.recipe()?;
+    let runs = config.repeat.unwrap_or(1);
+    let effective = Config { repeat: config.repeat, ..config.effective(&recipe)? };
+    flags.refuse_conflicts(&effective, path)?;
+    let _lock = lock(path)?;
+    all(&config, recipe.seed, runs, path, args)
+}
+
+fn all(config: &Config, first: u64, runs: usize, path: &Path, args: &Args) -> Result<()> {
+    let seeds: Vec<u64> = (first..).take(runs).collect();
+    for (number, &seed) in (1..).zip(&seeds) {
+        writeln!(std::io::stdout(), "{}== seed {seed}, run {number} of {runs}", if number > 1 { "\n" } else { "" })?;
+        one(config, seed, path, args)?;
+    }
+    summarise(&seeds, path)
+}
+
+fn folder_of(path: &Path, seed: u64) -> PathBuf {
+    path.join(format!("seed-{seed}"))
+}
+
+/// The run of one seed: from its beginning, from where it is, or not at all if it is complete.
+fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
+    let folder = folder_of(path, seed);
+    let run = if has_begun(&folder) {
+        // Where the images are may have changed; everything else the run's checkpoint knows.
+        let flags = Config { data: config.data.clone(), ..Config::default() };
+        start::resume(flags, &folder, args.keep_checkpoints)?
+    } else {
+        if folder.exists() {
+            // Broken off before its first checkpoint, so nothing was trained.
+            fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, "remove", error))?;
+        }
+        let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
+        Some(start::begin(config, Some(&folder), args.keep_checkpoints)?)
+    };
+    let Some(mut run) = run else { return Ok(()) };
+    run.folder.set_all(path);
+    run.go(args.checkpoint_every)
+}
+
+/// Mean and standard deviation (of the sample) of the test accuracy, for people and as `repeat.json`.
+fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
+    let results: Vec<Value> = seeds.iter().map(|&seed| read_result(&folder_of(path, seed))).collect::<Result<_>>()?;
+    let accuracy = |result: &Value| result["test_accuracy"].as_f64().expect("checked when it was read");
+    let accuracies: Vec<f64> = results.iter().map(accuracy).collect();
+    let (mean, std) = mean_and_std(&accuracies);
+    let runs = seeds.iter().zip(&results).map(|(seed, result)| {
+        let mut run = result.clone();
+        run["seed"] = json!(seed);
+        run
+    });
+    let summary = json!({
+        "test_accuracy_mean": mean,
+        "test_accuracy_std": std,
+        "test_accuracies": accuracies,
+        "runs": runs.collect::<Vec<_>>(),
+    });
+    atomic::write(&path.join("repeat.json"), format!("{summary:#}\n").as_bytes())?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out)?;
+    for (seed, result) in seeds.iter().zip(&results) {
+        let count = |key: &str| result[key].as_u64().unwrap_or(0) as usize;
+        writeln!(out, "{:<14} {}", format!("seed {seed}"), text::share(count("test_correct"), count("test_images")))?;
+    }
+    let spread = std.map_or(String::new(), |std| format!(", standard deviation {:.2}", 100.0 * std));
+    writeln!(out, "{:<14} {:.2} %{spread}", "mean", 100.0 * mean)?;
+    Ok(writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?)
+}
+
+fn read_result(folder: &Path) -> Result<Value> {
+    let path = folder.join(RESULT);
+    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
+    let result: Option<Value> = serde_json::from_str(&text).ok();
+    let complete = result.filter(|result| result["test_accuracy"].is_f64());
+    Ok(complete.ok_or_else(|| Error::format(&path, None, "expected the result of a run, with `test_accuracy`"))?)
+}
+
+/// x̄ = Σ x / n and s = √(Σ (x − x̄)² / (n − 1)), which a single number has not.
+fn mean_and_std(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_standard_deviation_by_hand() {
+        assert_eq!(mean_and_std(&[2.0, 4.0, 9.0]), (5.0, Some(13f64.sqrt()))); // (9 + 1 + 16) / 2
+        assert_eq!(mean_and_std(&[0.5]), (0.5, None));
+    }
+}

@@ -1,0 +1,179 @@
+//! From a configuration, or the last checkpoint of a run, to a run that can go on.
+
+use super::Run;
+use crate::cli::config::Config;
+use crate::cli::images::{About, DEFAULT_SIZE};
+use crate::cli::run_folder::{check_out, RunFolder};
+use crate::cli::{init_from, memory, text, Failure, Result};
+use resnet_by_hand::data::Dataset;
+use resnet_by_hand::layers::Mode;
+use resnet_by_hand::model::{Architecture, ResNet};
+use resnet_by_hand::train::checkpoint::{data_hash, Checkpoint};
+use resnet_by_hand::train::{Recipe, Trainer};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Training, validation (perhaps none) and test images.
+struct Images {
+    train: Dataset,
+    validation: Option<Dataset>,
+    test: Dataset,
+    about: About,
+}
+
+impl Images {
+    fn load(config: &Config, recipe: &Recipe) -> Result<Self> {
+        let (splits, about) = config.data().load(DEFAULT_SIZE)?;
+        let (mut train, test) = (splits.train, splits.test);
+        if let Some(n) = config.train_images {
+            if n > train.len() {
+                let message = format!("--train-images is {n}, but there are only {} training images", train.len());
+                return Err(Failure::Usage(message));
+            }
+            train = train.subset(&(0..n).collect::<Vec<_>>())?;
+        }
+        if recipe.validation == 0 {
+            return Ok(Images { train, validation: None, test, about });
+        }
+        if recipe.validation >= train.len() {
+            return Err(Failure::Usage(format!(
+                "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
+                recipe.validation,
+                train.len()
+            )));
+        }
+        let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
+        Ok(Images { train, validation: Some(validation), test, about })
+    }
+}
+/// The model of a configuration, held against the images.
+fn prepare(config: &Config, recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
+    let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
+    let mut model = ResNet::<f32>::new(&architecture, recipe.seed)?;
+    if recipe.zero_init_residual {
+        model.zero_init_residual().map_err(|error| Failure::Usage(error.to_string()))?;
+    }
+    let algorithm = config.conv()?;
+    model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
+    let (_, height, width, _) = train.pixels.dim();
+    model.cost(1, [height, width]).map_err(|error| {
+        Failure::Usage(format!("`{}` cannot take images of {height}x{width}: {error}", recipe.model))
+    })?;
+    if train.len() % recipe.batch_size == 1 || recipe.batch_size == 1 {
+        let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
+        model.forward(&one, Mode::Train).map_err(|error| {
+            Failure::Usage(format!(
+                "the last batch of an epoch would hold a single image ({} images in batches of {}), which `{}` cannot \
+                 train on: {error}; give another --batch-size",
+                train.len(),
+                recipe.batch_size,
+                recipe.model
+            ))
+        })?;
+    }
+    fits_in_memory(&model, recipe, train)?;
+    Ok(model)
+}
+
+/// Refuses a step that cannot fit into the memory there is, with the batch size that would.
+fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Result<()> {
+    let Some(available) = memory::available() else { return Ok(()) };
+    let (_, height, width, _) = train.pixels.dim();
+    let needed =
+        |batch: usize| Ok::<u64, Failure>(model.cost(batch.min(train.len()), [height, width])?.training_bytes(4));
+    let bytes = needed(recipe.batch_size)?;
+    if bytes <= available {
+        return Ok(());
+    }
+    // The largest that fits: bytes grow with the batch.
+    let (mut fits, mut too_large) = (0, recipe.batch_size);
+    while too_large - fits > 1 {
+        let middle = fits + (too_large - fits) / 2;
+        if needed(middle)? <= available {
+            fits = middle;
+        } else {
+            too_large = middle;
+        }
+    }
+    let advice = match fits {
+        0 => "not even a batch of one image fits".to_string(),
+        fits => format!("--batch-size {fits} would fit"),
+    };
+    Err(Failure::Failed(format!(
+        "a step of `{}` with {} images needs about {}, and {} are available; {advice}",
+        recipe.model,
+        recipe.batch_size,
+        text::bytes(bytes),
+        text::bytes(available)
+    )))
+}
+
+/// A run that begins, in the folder `out` if there is one.
+pub fn begin(mut given: Config, out: Option<&Path>, keep_checkpoints: usize) -> Result<Run> {
+    let recipe = given.recipe()?;
+    if let Some(out) = out {
+        check_out(out)?;
+    }
+    let Images { train, validation, test, about } = Images::load(&given, &recipe)?;
+    if given.mean.is_none() {
+        let derived = about.normalization(&train)?;
+        (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
+    }
+    let recipe = given.recipe()?;
+    let config = given.effective(&recipe)?;
+    let mut model = prepare(&config, &recipe, &train)?;
+    let initialised = match &config.init_from {
+        Some(path) => init_from::apply(path, &mut model)?,
+        None => Vec::new(),
+    };
+    let stem = format!("{}-{}", recipe.model, recipe.name);
+    let mut folder = RunFolder::create(out, &stem, keep_checkpoints)?;
+    folder.write_text("config.toml", &config.to_toml())?;
+    let data = data_hash(&train);
+    let train = Arc::new(train);
+    let trainer = Trainer::new(model, recipe, train.clone())?;
+    // The first one at once: a folder that cannot be written to is noticed now, and every run can be gone on with.
+    folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
+    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
+    Ok(Run { config, folder, trainer, best: None, train, validation, test, about, initialised, data })
+}
+
+/// The run in a folder at its last checkpoint; `None` if it is over.
+pub fn resume(mut flags: Config, path: &Path, keep_checkpoints: usize) -> Result<Option<Run>> {
+    let (folder, latest) = RunFolder::open(path, keep_checkpoints)?;
+    let mut out = std::io::stdout().lock();
+    for (file, problem) in &latest.damaged {
+        writeln!(out, "note           {} is of no use, going on from the one before: {problem}", file.display())?;
+    }
+    let checkpoint = latest.checkpoint;
+    let wrong = |message: String| Failure::Failed(format!("{}: {message}", latest.path.display()));
+    let mut config = Config::parse(&checkpoint.config).map_err(wrong)?;
+    // Where the images are is no setting of the run; that they are the same is checked.
+    if let Some(data) = flags.data.take() {
+        config.data = Some(data);
+    }
+    flags.refuse_conflicts(&config, path)?;
+    if folder.is_complete() {
+        writeln!(out, "{} is complete: nothing is left to do", path.display())?;
+        return Ok(None);
+    }
+    drop(out);
+    let recipe = config.recipe()?;
+    let Images { train, validation, test, about } = Images::load(&config, &recipe)?;
+    let mut model = prepare(&config, &recipe, &train)?;
+    let data = data_hash(&train);
+    if data != checkpoint.data {
+        return Err(Failure::Failed(format!(
+            "the training images are not those the run began with: {}; say with --data where those are",
+            about.description
+        )));
+    }
+    Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
+    folder.rewind(&checkpoint)?;
+    let train = Arc::new(train);
+    let trainer = Trainer::resume(model, checkpoint.snapshot(), recipe, train.clone())?;
+    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
+    let (best, initialised) = (checkpoint.best, Vec::new());
+    Ok(Some(Run { config, folder, trainer, best, train, validation, test, about, initialised, data }))
+}

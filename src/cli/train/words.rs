@@ -1,0 +1,167 @@
+//! A recipe, a run that is going to happen and an epoch that has, in words.
+
+use super::Run;
+use crate::cli::progress::Progress;
+use crate::cli::{args, text, Result};
+use resnet_by_hand::data::Dataset;
+use resnet_by_hand::optim::DecayExemption;
+use resnet_by_hand::train::{recipe, EpochMetrics, Evaluation, Position, Recipe};
+
+/// The recipes with their values, for `--help`.
+pub fn recipes() -> String {
+    let mut help = "Recipes:\n".to_string();
+    for (name, about) in recipe::RECIPES {
+        let recipe = Recipe::by_name(name).expect("a known recipe");
+        let held_out = match recipe.validation {
+            0 => String::new(),
+            n => format!("; {n} images held out"),
+        };
+        help += &format!(
+            "  {name}: {about}\n      {}, {}\n      {}; {}{held_out}\n      {}\n",
+            recipe.model,
+            steps(&recipe),
+            optimiser(&recipe),
+            augmentation(&recipe),
+            normalization(&recipe)
+        );
+    }
+    help.trim_end().to_string()
+}
+
+fn steps(recipe: &Recipe) -> String {
+    let Recipe { epochs, batch_size, accumulate, lr, schedule, .. } = recipe;
+    let batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
+    format!("{epochs} epochs in batches of {batches}, lr {lr} {schedule}")
+}
+
+fn optimiser(recipe: &Recipe) -> String {
+    let sgd = &recipe.sgd;
+    let nesterov = if sgd.nesterov { " (Nesterov)" } else { "" };
+    let spared = match sgd.decay_exemption {
+        DecayExemption::None => "",
+        DecayExemption::NormAndBias => " except on batch norm and biases",
+    };
+    let mut text = format!("momentum {}{nesterov}, weight decay {}{spared}", sgd.momentum, sgd.weight_decay);
+    if recipe.label_smoothing > 0.0 {
+        text += &format!(", label smoothing {}", recipe.label_smoothing);
+    }
+    if recipe.clip_norm > 0.0 {
+        text += &format!(", gradients clipped to {}", recipe.clip_norm);
+    }
+    if recipe.ema_decay > 0.0 {
+        text += &format!(", weights averaged with decay {}", recipe.ema_decay);
+    }
+    if recipe.zero_init_residual {
+        text += ", blocks start as their shortcut";
+    }
+    text
+}
+
+fn augmentation(recipe: &Recipe) -> String {
+    let augmentation = recipe.augmentation;
+    let mut text = match (augmentation.crop_padding, augmentation.flip) {
+        (0, false) => "no crops or flips".to_string(),
+        (0, true) => "flips".to_string(),
+        (padding, false) => format!("crops with padding {padding}"),
+        (padding, true) => format!("crops with padding {padding}, flips"),
+    };
+    if augmentation.cutout > 0 {
+        text += &format!(", squares of {} pixels hidden", augmentation.cutout);
+    }
+    if recipe.mixup > 0.0 {
+        text += &format!(", mixed with alpha {}", recipe.mixup);
+    }
+    if recipe.test_flip {
+        text += "; evaluations see mirror images, too";
+    }
+    text
+}
+
+fn normalization(recipe: &Recipe) -> String {
+    let (mean, std) = (recipe.normalization.mean(), recipe.normalization.std());
+    format!("mean {}, std {}", args::write_three(mean), args::write_three(std))
+}
+
+impl Run {
+    /// What is going to happen, for people.
+    pub fn describe(&self, progress: &mut Progress) -> Result<()> {
+        let recipe = self.trainer.recipe();
+        let (_, height, width, _) = self.train.pixels.dim();
+        let cost = self.trainer.model().cost(1, [height, width])?;
+        let batch = recipe.batch_size.min(self.train.len());
+        let step_bytes = self.trainer.model().cost(batch, [height, width])?.training_bytes(4);
+        let held_out = self.validation.as_ref();
+        let held_out =
+            held_out.map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
+        let count = |dataset: &Dataset| text::thousands(dataset.len() as u64);
+        let position = self.trainer.position();
+        let mut lines = vec![
+            (
+                "model",
+                format!(
+                    "{}, {} parameters, {} multiply-adds per image",
+                    recipe.model,
+                    text::thousands(cost.parameters),
+                    text::short(cost.multiply_adds)
+                ),
+            ),
+            ("memory", format!("about {} for a training step", text::bytes(step_bytes))),
+            (
+                "data",
+                format!(
+                    "{} images for training{held_out}, {} for testing: {}",
+                    count(&self.train),
+                    count(&self.test),
+                    self.about.description
+                ),
+            ),
+            ("recipe", format!("{}: {}", recipe.name, steps(recipe))),
+            ("", optimiser(recipe)),
+            ("augmentation", augmentation(recipe)),
+            ("normalisation", normalization(recipe)),
+            ("threads", rayon::current_num_threads().to_string()),
+            ("seed", recipe.seed.to_string()),
+            ("run folder", self.folder.path().display().to_string()),
+        ];
+        if position != Position::default() {
+            let place = match position.step {
+                0 => format!("after epoch {} of {}", position.epoch, recipe.epochs),
+                step => format!(
+                    "in epoch {} of {}, after step {step} of {}",
+                    position.epoch + 1,
+                    recipe.epochs,
+                    self.trainer.steps_per_epoch()
+                ),
+            };
+            lines.push(("resumed", place));
+        }
+        lines.extend(self.about.notes.iter().map(|note| ("note", note.clone())));
+        let keys = std::iter::once("initialised").chain(std::iter::repeat(""));
+        lines.extend(keys.zip(self.initialised.iter().cloned()));
+        for (key, value) in lines {
+            progress.line(&format!("{key:<14} {value}"));
+        }
+        progress.line("");
+        let validation_header = if self.validation.is_some() { "  validation loss, top-1" } else { "" };
+        progress.line(&format!(
+            "    epoch        lr    loss    top-1    top-5  gradient  images/s      time{validation_header}"
+        ));
+        Ok(())
+    }
+}
+
+/// An epoch in the columns of the table.
+pub fn line(epoch: &EpochMetrics, epochs: usize, validation: Option<&Evaluation>) -> String {
+    let validation = validation.map_or(String::new(), |v| format!("  {:.4} {:6.2} %", v.loss, 100.0 * v.accuracy()));
+    format!(
+        "{:>9} {:>9.2e} {:>7.4} {:>6.2} % {:>6.2} % {:>9.3} {:>9.0} {:>9}{validation}",
+        format!("{}/{epochs}", epoch.epoch + 1),
+        epoch.lr,
+        epoch.loss,
+        100.0 * epoch.top1,
+        100.0 * epoch.top5,
+        epoch.gradient_norm,
+        epoch.images_per_second(),
+        text::duration(epoch.seconds)
+    )
+}

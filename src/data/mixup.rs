@@ -1,0 +1,132 @@
+//! Mixup: training on what lies between two images (Zhang et al. 2018, arXiv 1710.09412, section 2).
+//!
+//! ```text
+//! λ ~ Beta(α, α)     π a random permutation of the batch
+//!
+//! x[n]  ← λ x[n] + (1 − λ) x[π(n)]
+//! loss  = λ L(logits, t) + (1 − λ) L(logits, t ∘ π)
+//! ```
+//!
+//! Between a frog and a ship the network is asked for "so much frog, so much ship", and not for a sudden change
+//! somewhere. α = 1 draws λ uniformly, a small α mixes most batches hardly at all, α = 0 is no mixup. As in the authors' code
+//! there is one λ for a batch, and the partners come from the batch itself.
+//!
+//! λ is taken as max(λ, 1 − λ). That changes nothing: λ and 1 − λ are equally likely, and to swap them is to exchange π for π⁻¹,
+//! which is equally likely, too. So image n of the batch stays the larger part of what is at n, and "classified right", in
+//! the metrics of an epoch, is asked of its class.
+//!
+//! The loss is linear in the target, hence the two losses; the trainer adds them and their gradients.
+//!
+//! λ and π depend on the seed, the epoch and the first image of the batch.
+
+use super::permutation;
+use crate::kernels::buffers::{dirty_array, recycle};
+use crate::rng::{stream, Purpose};
+use crate::{Activation, Error, Result, Scalar};
+use rand_distr::{Beta, Distribution as _};
+
+/// The largest α: there λ is within 0.07 of 1/2 nineteen times in twenty.
+pub const LARGEST_ALPHA: f64 = 100.0;
+
+/// How the images of a batch are mixed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mix {
+    /// λ in [1/2, 1]: the share of the image itself.
+    pub lambda: f64,
+    /// π: where in the batch the other image stands.
+    pub partners: Vec<usize>,
+}
+
+/// Refuses an α that is not in 0..=[`LARGEST_ALPHA`].
+///
+/// # Errors
+/// [`Error::Argument`] with what was found.
+pub fn check_alpha(alpha: f64) -> Result<()> {
+    if (0.0..=LARGEST_ALPHA).contains(&alpha) {
+        return Ok(());
+    }
+    Err(Error::argument("mixup", format!("expects an alpha from 0 to {LARGEST_ALPHA}, got {alpha}")))
+}
+
+impl Mix {
+    /// The mix of the `n` images of a batch of `epoch` that begins with image `first` of the data set.
+    ///
+    /// # Panics
+    /// If α is not above 0 and at most [`LARGEST_ALPHA`].
+    pub fn draw(alpha: f64, seed: u64, epoch: u64, first: usize, n: usize) -> Self {
+        let mut rng = stream(seed, Purpose::Mixup, &[epoch, first as u64]);
+        let lambda: f64 = Beta::new(alpha, alpha).expect("a positive α").sample(&mut rng);
+        Mix { lambda: lambda.max(1.0 - lambda), partners: permutation(n, &mut rng) }
+    }
+
+    /// λ x[n] + (1 − λ) x[π(n)], of `x (N, H, W, 3)`.
+    pub fn images<T: Scalar>(&self, x: Activation<T>) -> Activation<T> {
+        let (lambda, rest) = (T::of(self.lambda), T::of(1.0 - self.lambda));
+        let mut mixed = dirty_array(x.dim());
+        for (n, (mut mixed, &partner)) in mixed.outer_iter_mut().zip(&self.partners).enumerate() {
+            let (own, other) = (x.index_axis(ndarray::Axis(0), n), x.index_axis(ndarray::Axis(0), partner));
+            ndarray::Zip::from(&mut mixed).and(&own).and(&other).for_each(|y, &a, &b| *y = lambda * a + rest * b);
+        }
+        recycle(x);
+        mixed.into_shared()
+    }
+
+    /// t ∘ π: the classes of the other images.
+    pub fn labels(&self, labels: &[usize]) -> Vec<usize> {
+        self.partners.iter().map(|&partner| labels[partner]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array4;
+
+    #[test]
+    fn images_and_labels_by_hand() {
+        let mix = Mix { lambda: 0.75, partners: vec![2, 0, 1] };
+        let x = Array4::from_shape_fn((3, 1, 2, 1), |(n, _, w, _)| (4 * n + w) as f64).into_shared();
+        let mixed = mix.images(x);
+        // 0.75 · [0, 4, 8] + 0.25 · [8, 0, 4], and one more in the second pixel.
+        assert_eq!(mixed.iter().copied().collect::<Vec<_>>(), [2.0, 3.0, 3.0, 4.0, 7.0, 8.0]);
+        assert_eq!(mix.labels(&[5, 6, 7]), [7, 5, 6]);
+    }
+
+    /// E[max(λ, 1 − λ)] is 3/4 for α = 1, and the variance of a uniform number on [1/2, 1] is 1/48; for α towards 0 it is 1, for
+    /// a large α it is 1/2.
+    #[test]
+    fn lambda_has_the_distribution_of_alpha() {
+        const DRAWS: usize = 4000;
+        let mean = |alpha: f64| {
+            let lambda = |i| Mix::draw(alpha, 3, 1, i, 1).lambda;
+            let lambdas: Vec<f64> = (0..DRAWS).map(lambda).collect();
+            assert!(lambdas.iter().all(|lambda| (0.5..=1.0).contains(lambda)), "{alpha}");
+            lambdas.iter().sum::<f64>() / DRAWS as f64
+        };
+        // Four standard deviations of the mean.
+        let tolerance = 4.0 * (1.0 / 48.0 / DRAWS as f64).sqrt();
+        assert!((mean(1.0) - 0.75).abs() <= tolerance, "{}", mean(1.0));
+        // E|λ − 1/2| ≤ the standard deviation of Beta(α, α), 1/(2√(2α + 1)) = 0.0353 for α = 100.
+        assert!(mean(LARGEST_ALPHA) - 0.5 <= 0.0353, "{}", mean(LARGEST_ALPHA));
+        // P(0.01 < λ < 0.99) is about α ln(99) = 0.046 for α = 0.01: the mean is above 0.95.
+        assert!(mean(0.01) > 0.95 && mean(1e-9) > 0.99, "{} {}", mean(0.01), mean(1e-9));
+    }
+
+    #[test]
+    fn other_batches_and_epochs_are_mixed_otherwise() {
+        let draw = |epoch, first| Mix::draw(1.0, 7, epoch, first, 20);
+        assert_eq!(draw(1, 5), draw(1, 5));
+        assert!(draw(1, 5) != draw(2, 5) && draw(1, 5) != draw(1, 6));
+        let mut partners = draw(1, 5).partners;
+        partners.sort_unstable();
+        assert_eq!(partners, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_alpha_out_of_its_domain_is_refused() {
+        for wrong in [-0.1, 101.0, f64::NAN, f64::INFINITY] {
+            assert!(check_alpha(wrong).unwrap_err().to_string().contains("from 0 to 100"), "{wrong}");
+        }
+        assert!([0.0, 1e-9, 1.0, 100.0].into_iter().all(|alpha| check_alpha(alpha).is_ok()));
+    }
+}
