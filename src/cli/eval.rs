@@ -19,6 +19,7 @@ const MATRIX_CLASSES: usize = 20;
 
 const AFTER_HELP: &str = "\
 Examples:
+  resnet eval --data cifar10/                     the pretrained network
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
   resnet eval --weights runs/resnet20-quick-1/weights.safetensors --data cifar10/ --json
   resnet eval --weights other.pth --model resnet20 --data cifar10/ \\

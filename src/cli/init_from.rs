@@ -1,13 +1,14 @@
 //! `resnet train --init-from`: where fine-tuning begins.
 
+use super::trained::read;
 use super::Result;
-use resnet_by_hand::formats::{self, state_dict};
+use resnet_by_hand::formats::state_dict;
 use resnet_by_hand::model::ResNet;
 use std::path::Path;
 
 /// Puts the tensors of the file into `model` that fit, and says in lines for people what was done with the others.
 pub fn apply(path: &Path, model: &mut ResNet<f32>) -> Result<Vec<String>> {
-    let tensors = formats::read(path)?;
+    let tensors = read(path)?;
     let partial = state_dict::assign_matching(path, &tensors, model)?;
     let (taken, left) = (partial.taken.len(), partial.left.len());
     let fresh = match left {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 const AFTER_HELP: &str = "\
 Examples:
+  resnet predict photo.jpg                        with the pretrained network: CIFAR-10's classes
   resnet predict --weights runs/resnet20-quick-1/weights.safetensors photo.jpg
   resnet predict --weights weights.safetensors --top 1 photos/*.png
   resnet predict --weights weights.safetensors --json photo.jpg
@@ -23,6 +24,10 @@ Examples:
 ///
 /// Prints the most likely classes of each picture with their probabilities (softmax). A picture is a
 /// PNG or JPEG file of any size: its shorter side becomes N pixels, its middle N x N is looked at.
+///
+/// Without --weights a ResNet-20 inside this program looks at them, which knows the ten classes of
+/// CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. It calls everything
+/// one of these.
 ///
 /// Files written by `resnet train` name their model, classes, normalisation and N; for others give
 /// --model, --mean, --std and --image-size.

@@ -3,18 +3,20 @@
 use super::{args, Failure, Result};
 use resnet_by_hand::data::Normalization;
 use resnet_by_hand::formats::weights::{self, Metadata};
-use resnet_by_hand::formats::{self, state_dict};
+use resnet_by_hand::formats::{self, pretrained, state_dict};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::tensors::Tensors;
 use resnet_by_hand::{Error, Scalar};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which weights.
 #[derive(Debug, clap::Args)]
 pub struct WeightsArgs {
-    /// File of weights: safetensors, PyTorch's .pth, .pt, .th, or .npz
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
+    /// File of weights: safetensors, PyTorch's .pth, .pt, .th, or .npz [default: pretrained]
+    ///
+    /// `pretrained` is a ResNet-20 inside this program that tells the ten classes of CIFAR-10 apart.
+    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
+    weights: Option<PathBuf>,
 
     /// The network, see `resnet models` [default: what the file says]
     #[arg(long, value_name = "NAME", value_parser = args::model)]
@@ -31,11 +33,16 @@ pub struct Trained {
     about: Metadata,
 }
 
+/// The tensors of a file, or those inside the program.
+pub fn read(path: &Path) -> Result<Tensors> {
+    Ok(if pretrained::is_meant(path) { pretrained::tensors() } else { formats::read(path)? })
+}
+
 impl WeightsArgs {
     /// Reads the file.
     pub fn open(&self) -> Result<Trained> {
-        let path = self.weights.clone();
-        let tensors = formats::read(&path)?;
+        let path = self.weights.clone().unwrap_or_else(|| pretrained::NAME.into());
+        let tensors = read(&path)?;
         let about = weights::metadata_of(&path, &tensors)?;
         let architecture = match (&self.model, about.get("model")) {
             (Some(architecture), _) => architecture.clone(),
@@ -120,6 +127,6 @@ impl Trained {
     }
 }
 
-fn unusable(path: &std::path::Path, message: &str) -> Error {
+fn unusable(path: &Path, message: &str) -> Error {
     Error::format(path, None, format!("its metadata cannot be used: {message}"))
 }

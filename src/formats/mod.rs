@@ -4,6 +4,7 @@
 //! - [`state_dict`]: the names of other programs, and which tensors belong into a model;
 //! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of others;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
+//! - [`pretrained`]: a trained network inside the program;
 //! - [`atomic`]: writing a file so that it is there whole or not at all.
 //!
 //! [`read`] takes any of them, by content; [`write()`] writes any, by extension:
@@ -43,6 +44,7 @@
 pub mod atomic;
 pub mod npy;
 pub mod pickle;
+pub mod pretrained;
 pub mod safetensors;
 pub mod state_dict;
 pub mod torch;

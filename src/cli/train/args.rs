@@ -21,6 +21,7 @@ Examples:
   resnet train --resume runs/paper                        go on where it was broken off
   resnet train --data cifar10/ --repeat 3                 three seeds: mean and standard deviation
   resnet train --data photos/ --image-size 64             a folder of pictures, one folder a class
+  resnet train --data photos/ --model resnet20 --init-from pretrained --lr 0.02
   resnet train --data photos/ --model resnet18 --image-size 224 --init-from resnet18.pth
   resnet train --schedule warmup:2@0.1+cosine --lr 0.1 --label-smoothing 0.1";
 
@@ -205,7 +206,8 @@ pub struct Args {
 
     /// Begin with the weights of this file where they fit (fine-tuning)
     ///
-    /// safetensors, PyTorch's .pth, .pt, .th, or .npz. Tensors whose name or shape is another stay as they
+    /// safetensors, PyTorch's .pth, .pt, .th, .npz, or `pretrained`, a ResNet-20 for CIFAR-10 inside this
+    /// program. Tensors whose name or shape is another stay as they
     /// are initialised, and are named: the last layer, when there are other classes.
     #[arg(long, value_name = "FILE", verbatim_doc_comment, help_heading = "Optimisation")]
     init_from: Option<PathBuf>,

@@ -90,6 +90,8 @@ impl Run {
         let cost = self.trainer.model().cost(1, [height, width])?;
         let batch = recipe.batch_size.min(self.train.len());
         let step_bytes = self.trainer.model().cost(batch, [height, width])?.training_bytes(4);
+        let datasets = [Some(&self.train), self.validation.as_ref(), Some(&self.test)];
+        let image_bytes: u64 = datasets.into_iter().flatten().map(|images| images.pixels.len() as u64).sum();
         let held_out = self.validation.as_ref();
         let held_out =
             held_out.map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
@@ -105,7 +107,15 @@ impl Run {
                     text::short(cost.multiply_adds)
                 ),
             ),
-            ("memory", format!("about {} for a training step", text::bytes(step_bytes))),
+            (
+                "memory",
+                format!(
+                    "about {}: {} for a training step, {} of images",
+                    text::bytes(step_bytes + image_bytes),
+                    text::bytes(step_bytes),
+                    text::bytes(image_bytes)
+                ),
+            ),
             (
                 "data",
                 format!(
