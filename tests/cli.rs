@@ -126,7 +126,7 @@ fn failures_have_exit_code_1_and_say_what_and_where() {
     let folder = Folder::new("failures");
     folder
         .run("train --data nowhere")
-        .fails(1, &["there is no nowhere", "https://www.cs.toronto.edu/~kriz/cifar.html"]);
+        .fails(1, &["there is no nowhere", "`resnet data fetch`", "https://www.cs.toronto.edu/~kriz/cifar.html"]);
     fs::create_dir(folder.path("empty")).unwrap();
     folder.run("train --data empty").fails(1, &["empty", "cifar-10-batches-bin", "found"]);
     folder.run("eval --weights nothing.safetensors").fails(1, &["cannot read nothing.safetensors"]);

@@ -1,4 +1,7 @@
-//! `resnet data`: looking at a data set.
+//! `resnet data`: looking at a data set, and getting one.
+
+mod download;
+pub mod fetch;
 
 use super::images::{About, DataArgs, DEFAULT_SIZE};
 use super::{args, text, Failure, Result};
@@ -10,11 +13,12 @@ use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
 Examples:
+  resnet data fetch                               CIFAR-10, 170 MB
   resnet data info --data cifar-10-binary.tar.gz  what is in it
   resnet data info --data photos --image-size 64  a folder of pictures, one folder a class
   resnet data grid --data photos --out photos.png";
 
-/// Look at a data set
+/// Look at a data set, or download one
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -26,6 +30,7 @@ pub struct Args {
 enum Command {
     Info(InfoArgs),
     Grid(GridArgs),
+    Fetch(fetch::Args),
 }
 
 const INFO_EXAMPLES: &str = "\
@@ -78,6 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Info(args) => info(args),
         Command::Grid(args) => grid(args),
+        Command::Fetch(args) => fetch::run(args),
     }
 }
 

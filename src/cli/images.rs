@@ -1,5 +1,6 @@
 //! Where the images are: `--data` and `--image-size`, and what is said of what was found.
 
+use super::data::fetch::PAGE;
 use super::{args, memory, Failure, Result};
 use resnet_by_hand::data::{self, cifar10, embedded, Dataset, Kind, Normalization, Opened, Splits};
 use resnet_by_hand::Error;
@@ -95,8 +96,7 @@ fn explain(path: &Path, error: Error) -> Failure {
     match error {
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !path.exists() => Failure::Failed(format!(
             "there is no {} (given as --data)\n\n\
-             CIFAR-10 can be downloaded from https://www.cs.toronto.edu/~kriz/cifar.html; \
-             `--data embedded` needs no download",
+             `resnet data fetch` downloads CIFAR-10, from {PAGE}; `--data embedded` needs no download",
             path.display()
         )),
         error => error.into(),

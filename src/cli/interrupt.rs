@@ -1,4 +1,4 @@
-//! Ctrl-C: once to stop after this step, twice to stop at once.
+//! Ctrl-C. Of a run: once to stop after this step, twice to stop at once. Of a download: at once, with a last word.
 
 use super::{Failure, Result};
 use std::io::Write as _;
@@ -17,17 +17,31 @@ static LISTENING: AtomicBool = AtomicBool::new(false);
 /// at all, so the last complete checkpoint is there in that case too.
 pub fn listen() -> Result<()> {
     // Repeated runs ask once each.
-    if hangup_is_ignored() || LISTENING.swap(true, Ordering::Relaxed) {
+    if LISTENING.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
-    let handler = || {
+    install(|| {
         let again = REQUESTED.swap(true, Ordering::Relaxed);
         let message = if again { "stopped" } else { "stopping after this step; Ctrl-C again stops at once" };
         let _ = writeln!(std::io::stderr(), "\n{message}");
         if again {
             std::process::exit(EXIT_CODE.into());
         }
-    };
+    })
+}
+
+/// From now on Ctrl-C ends the program with this message: for what can be ended at any moment and be gone on with.
+pub fn end_with(message: &'static str) -> Result<()> {
+    install(move || {
+        let _ = writeln!(std::io::stderr(), "\n{message}");
+        std::process::exit(EXIT_CODE.into());
+    })
+}
+
+fn install(handler: impl FnMut() + Send + 'static) -> Result<()> {
+    if hangup_is_ignored() {
+        return Ok(());
+    }
     ctrlc::set_handler(handler).map_err(|error| Failure::Failed(format!("cannot listen for Ctrl-C: {error}")))
 }
 

@@ -5,7 +5,7 @@
 //! - [`args`], [`images`], [`trained`]: the flags they share, how their values are read, and what they stand for;
 //! - [`init_from`]: where fine-tuning begins;
 //! - [`config`]: what decides a run, as a TOML file;
-//! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what `train` writes, shows and listens to;
+//! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what long commands write, show and listen to;
 //! - [`memory`]: what a run has needed.
 //!
 //! # Exit codes
@@ -40,7 +40,8 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   resnet train                                    about a minute, nothing to download
-  resnet train --model resnet20 --data cifar10/   ten epochs of CIFAR-10
+  resnet data fetch                               CIFAR-10, 170 MB
+  resnet train --data cifar-10-binary.tar.gz      ten epochs of it
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
   resnet predict --weights runs/resnet8-demo-1/weights.safetensors photo.jpg
   resnet data info --data photos/                 pictures in a folder for each class

@@ -1,4 +1,4 @@
-//! What is seen of a run while it runs: a bar on a terminal, a line now and then elsewhere.
+//! What is seen of a run or a download while it runs: a bar on a terminal, a line now and then elsewhere.
 
 use super::text;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -6,7 +6,7 @@ use resnet_by_hand::train::StepMetrics;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// Without a terminal, a line about the steps within an epoch at most this often.
+/// Without a terminal, a line about the steps within an epoch or the bytes of a download at most this often.
 const EVERY: Duration = Duration::from_secs(30);
 
 /// The display of a training run.
@@ -30,16 +30,19 @@ pub fn counter(what: &'static str, of: usize) -> ProgressBar {
     ProgressBar::new(of as u64).with_style(style.progress_chars("=> ")).with_message(what)
 }
 
+/// A bar on stderr, if that is a terminal.
+fn bar(template: &str) -> Option<ProgressBar> {
+    io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
+        ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10)).with_style(style)
+    })
+}
+
 impl Progress {
     pub fn new(epochs: usize) -> Self {
         let now = Instant::now();
-        let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg}");
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))
-                .with_style(style.expect("a valid template").progress_chars("=> "))
-        });
         Progress {
-            bar,
+            bar: bar("{prefix} [{bar:24}] {pos}/{len} {msg}"),
             stdout_is_open: true,
             epochs,
             start: now,
@@ -99,6 +102,72 @@ impl Progress {
             self.stdout_is_open = false;
             let _ = writeln!(io::stderr(), "note: cannot write to stdout any more ({error}); the run goes on");
         }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The display of a download.
+pub struct Transfer {
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+    /// When the bytes began to come, and how many there were before them.
+    start: (Instant, u64),
+    of: Option<u64>,
+}
+
+impl Transfer {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Transfer { bar: bar("[{bar:24}] {msg}"), last_line: now, start: (now, 0), of: None }
+    }
+
+    /// From here on bytes come, the first `at` of `of` being there already.
+    pub fn begin(&mut self, at: u64, of: Option<u64>) {
+        (self.start, self.of) = ((Instant::now(), at), of);
+        if let (Some(bar), Some(of)) = (&self.bar, of) {
+            bar.set_length(of);
+        }
+        self.reach(at);
+    }
+
+    pub fn reach(&mut self, at: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.message(at));
+            bar.set_position(at);
+        } else if self.last_line.elapsed() >= EVERY {
+            self.last_line = Instant::now();
+            self.say(&self.message(at));
+        }
+    }
+
+    /// How much is there, the speed since the bytes began to come, and the time the rest takes at that speed.
+    fn message(&self, at: u64) -> String {
+        let (start, before) = self.start;
+        let speed = (at - before) as f64 / start.elapsed().as_secs_f64().max(1e-3);
+        let so_far = text::bytes(at);
+        match self.of {
+            Some(of) if speed > 0.0 => {
+                let left = text::duration(of.saturating_sub(at) as f64 / speed);
+                format!("{so_far} of {}, {}/s, {left} left", text::bytes(of), text::bytes(speed as u64))
+            }
+            Some(of) => format!("{so_far} of {}", text::bytes(of)),
+            None => format!("{so_far}, {}/s", text::bytes(speed as u64)),
+        }
+    }
+
+    /// A line on stderr, above the bar.
+    pub fn say(&self, line: &str) {
+        let print = || {
+            // Nobody to tell: not a reason to stop.
+            let _ = writeln!(io::stderr(), "{line}");
+        };
+        self.bar.as_ref().map_or_else(print, |bar| bar.suspend(print));
     }
 
     /// Removes the bar.

@@ -16,14 +16,20 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    let result = written
-        .map_err(|error| Error::io(&temporary, "write", error))
-        .and_then(|()| std::fs::rename(&temporary, path).map_err(|error| Error::io(path, "replace", error)));
+    let result = written.map_err(|error| Error::io(&temporary, "write", error)).and_then(|()| rename(&temporary, path));
     if result.is_err() {
         // Nothing depends on this: at worst an incomplete `.tmp` stays behind.
         let _ = std::fs::remove_file(&temporary);
     }
-    result?;
+    result
+}
+
+/// The last step of it: `temporary`, complete and synced to disk, gets the name `path` in the same folder.
+///
+/// # Errors
+/// If the folder cannot be written to, or `path` is a folder.
+pub fn rename(temporary: &Path, path: &Path) -> Result<()> {
+    std::fs::rename(temporary, path).map_err(|error| Error::io(path, "replace", error))?;
     sync_folder(path);
     Ok(())
 }

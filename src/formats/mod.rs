@@ -137,7 +137,7 @@ pub fn read(path: &Path) -> Result<Tensors> {
 }
 
 /// Bytes as hexadecimal digits, as hashes are written.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

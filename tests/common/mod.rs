@@ -28,6 +28,8 @@ impl Folder {
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
         command.args(arguments.split_whitespace()).current_dir(&self.0).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
+        // The servers of the tests are on this machine, whatever else is reached through a proxy.
+        command.env("NO_PROXY", "127.0.0.1");
         command
     }
 
