@@ -39,7 +39,8 @@ Examples:
 ///
 /// The run folder gets the weights after every epoch (weights.safetensors, what `resnet eval` reads),
 /// a line of metrics.csv, metrics.jsonl and times.csv for each, the norms of every layer (layers.csv),
-/// the configuration (config.toml), and checkpoints. The test images are looked at once, at the end.
+/// all of these for TensorBoard (`tensorboard --logdir runs`), the configuration (config.toml), and
+/// checkpoints. The test images are looked at once, at the end.
 ///
 /// Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second one stops at once.
 /// A run that ended in any way, killed or without power, goes on with --resume at its last checkpoint,
@@ -754,6 +755,8 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
+        // After the result: a run that can be resumed has not told of its test.
+        folder.append_test(trainer.epoch(), &tested)?;
         if !tested.loss.is_finite() {
             return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, folder.kept())));
         }

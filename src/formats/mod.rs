@@ -4,6 +4,7 @@
 //! - [`state_dict`]: the names of other programs, and which tensors belong into a model;
 //! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of others;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
+//! - [`tensorboard`]: event files, which are only written;
 //! - [`atomic`]: writing a file so that it is there whole or not at all.
 //!
 //! [`read`] takes any of them, by content; [`write()`] writes any, by extension:
@@ -45,6 +46,7 @@ pub mod npy;
 pub mod pickle;
 pub mod safetensors;
 pub mod state_dict;
+pub mod tensorboard;
 pub mod torch;
 pub mod weights;
 
