@@ -143,8 +143,12 @@ fn failures_have_exit_code_1_and_say_what_and_where() {
 fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     let folder = Folder::new("run");
     let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --threads 2")).ok();
+    let mut names = files(&folder.path("run"));
+    let events =
+        names.iter().position(|name| name.starts_with("events.out.tfevents.")).map(|place| names.remove(place));
+    assert!(events.is_some_and(|name| name.ends_with(".resnet-by-hand")), "{names:?}");
     assert_eq!(
-        files(&folder.path("run")),
+        names,
         [
             "best.safetensors",
             "checkpoints",

@@ -2,6 +2,8 @@
 #![cfg(all(feature = "cli", unix))]
 
 mod common;
+#[path = "tensorboard/reader.rs"]
+mod reader;
 
 use common::Folder;
 use std::fs;
@@ -18,6 +20,11 @@ fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
     for key in ["fingerprint", "test_correct", "test_loss", "tested_weights_of_epoch"] {
         results.push((key.to_string(), result[key].to_string().into_bytes()));
     }
+    // What TensorBoard shows, without the speed; the files themselves have times in them. The test is told of behind the
+    // result: a kill in between leaves it out.
+    let mut shown = reader::read(run);
+    shown.retain(|name, _| name != "train/images_per_second" && !name.starts_with("test/"));
+    results.push(("events".to_string(), format!("{shown:?}").into_bytes()));
     results
 }
 

@@ -5,7 +5,7 @@
 //! - [`args`], [`images`], [`trained`]: the flags they share, how their values are read, and what they stand for;
 //! - [`init_from`]: where fine-tuning begins;
 //! - [`config`]: what decides a run, as a TOML file;
-//! - [`run_folder`], [`progress`], [`interrupt`], [`text`]: what long commands write, show and listen to;
+//! - [`run_folder`], [`events`], [`progress`], [`interrupt`], [`text`]: what long commands write, show and listen to;
 //! - [`memory`]: what a run has needed.
 //!
 //! # Exit codes
@@ -17,6 +17,7 @@ mod config;
 mod convert;
 mod data;
 mod eval;
+mod events;
 mod gradcheck;
 mod images;
 mod init_from;

@@ -6,6 +6,7 @@
 //! | `metrics.csv`, `metrics.jsonl` | a line after every epoch | loss, accuracy, learning rate |
 //! | `layers.csv` | a line for every learned tensor after every epoch | norms of weight, gradient and update in its last step |
 //! | `times.csv` | a line after every epoch | seconds and images per second: what differs from run to run |
+//! | `events.out.tfevents.…` | a record after every epoch, one at the end; a new file when the run is resumed | the same for TensorBoard: [`events`] |
 //! | `weights.safetensors` | replaced after every epoch | the weights, with what is needed to use them |
 //! | `best.safetensors` | when the validation accuracy rises | the same, only with `--validation` |
 //! | `checkpoints/` | at the start, after every epoch, as often as was asked for, at Ctrl-C | all that is needed to go on |
@@ -13,8 +14,10 @@
 //! | `lock` | always | locked by the process that writes here |
 //!
 //! Nothing of another run is ever written to: the folder is new, or was empty, or the run that it holds is resumed. What
-//! was written behind the checkpoint that is gone on from is written again, with the same bytes.
+//! was written behind the checkpoint that is gone on from is written again, with the same bytes. Files of events stay, and
+//! a new one says from where on they do not count any more.
 
+use super::events;
 use resnet_by_hand::formats::{atomic, weights};
 use resnet_by_hand::model::ResNet;
 use resnet_by_hand::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
@@ -75,6 +78,8 @@ pub struct RunFolder {
     saved: Option<Position>,
     /// The folder of the repeated runs of which this is one.
     all: Option<PathBuf>,
+    /// This process's file for TensorBoard.
+    events: PathBuf,
 }
 
 /// Refuses a folder given with `--out` that has something in it.
@@ -106,8 +111,11 @@ impl RunFolder {
             None => first_free(Path::new("runs"), stem)?,
         };
         let lock = lock(&path)?;
-        let folder = RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None, all: None };
+        let events = path.join(events::new_name(&path)?);
+        let folder =
+            RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None, all: None, events };
         GROWING.iter().try_for_each(|name| folder.start_file(name, &beginning(name)))?;
+        folder.start_events(0)?;
         Ok(folder)
     }
 
@@ -121,15 +129,24 @@ impl RunFolder {
         let checkpoints = checkpoints(path, keep);
         let latest = checkpoints.latest()?;
         let saved = Some(latest.checkpoint.position);
-        Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved, all: None }, latest))
+        let events = path.join(events::new_name(path)?);
+        Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved, all: None, events }, latest))
     }
 
-    /// Makes the files of metrics what they were at a checkpoint.
+    /// Makes the files of metrics what they were at a checkpoint, and begins a new file of events behind it.
     pub fn rewind(&self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.files.iter().try_for_each(|(name, content)| match GROWING.contains(&name.as_str()) {
             true => self.start_file(name, content),
             false => Ok(()),
-        })
+        })?;
+        self.start_events(checkpoint.position.epoch)
+    }
+
+    /// Not by way of a temporary file: TensorBoard would see that one too, and look for nothing before it any more.
+    fn start_events(&self, epochs: usize) -> Result<()> {
+        let created = File::create_new(&self.events);
+        let written = created.and_then(|mut file| file.write_all(&events::beginning(epochs)));
+        written.map_err(|error| Error::io(&self.events, "create", error))
     }
 
     /// Makes it one of the repeated runs in the folder `all`: that is the one to go on with.
@@ -250,26 +267,39 @@ impl RunFolder {
         self.append_to("metrics.csv", &row.join(","))?;
         let entries = COLUMNS.iter().zip(&values).map(|(key, value)| format!("\"{key}\":{value}"));
         self.append_to("metrics.jsonl", &format!("{{{}}}", entries.collect::<Vec<_>>().join(",")))?;
-        let layers = layers.iter().map(|layer| {
+        let rows = layers.iter().map(|layer| {
             let numbers = [json!(layer.weight_norm), json!(layer.gradient_norm), json!(layer.update_ratio)];
             format!("{},{},{}", epoch.epoch + 1, layer.parameter, numbers.each_ref().map(text).join(","))
         });
-        self.append_to("layers.csv", &layers.collect::<Vec<_>>().join("\n"))?;
-        self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))
+        self.append_to("layers.csv", &rows.collect::<Vec<_>>().join("\n"))?;
+        self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))?;
+        let events = append_bytes(&self.events, &events::epoch(epoch, validation, layers))?;
+        // The other files are also in the checkpoint that follows.
+        events.sync_data().map_err(|error| Error::io(&self.events, "append to", error))
+    }
+
+    /// Appends the test to the file of events.
+    pub fn append_test(&self, epochs: usize, tested: &Evaluation) -> Result<()> {
+        append_bytes(&self.events, &events::test(epochs, tested))?;
+        Ok(())
     }
 
     fn append_to(&self, name: &str, line: &str) -> Result<()> {
-        // One write for a whole epoch: whoever follows the file never sees half an epoch.
-        let path = self.path.join(name);
-        let written = File::options().append(true).open(&path);
-        let written = written.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        written.map_err(|error| Error::io(&path, "append to", error))
+        append_bytes(&self.path.join(name), format!("{line}\n").as_bytes())?;
+        Ok(())
     }
 }
 
 /// Whether the folder `path` holds a run that can be gone on with: its first checkpoint is written before its first step.
 pub fn has_begun(path: &Path) -> bool {
     checkpoints(path, 1).files().is_ok_and(|files| !files.is_empty())
+}
+
+/// One write for a whole epoch: whoever follows the file never sees half an epoch.
+fn append_bytes(path: &Path, bytes: &[u8]) -> Result<File> {
+    let file = File::options().append(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(bytes).map(|()| file));
+    written.map_err(|error| Error::io(path, "append to", error))
 }
 
 fn checkpoints(path: &Path, keep: usize) -> Checkpoints {

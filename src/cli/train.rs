@@ -217,6 +217,8 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
+        // After the result: a run that can be resumed has not told of its test.
+        folder.append_test(trainer.epoch(), &tested)?;
         if !tested.loss.is_finite() {
             return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, folder.kept())));
         }

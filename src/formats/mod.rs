@@ -5,6 +5,7 @@
 //! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of others;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
 //! - [`pretrained`]: a trained network inside the program;
+//! - [`tensorboard`]: event files, which are only written;
 //! - [`atomic`]: writing a file so that it is there whole or not at all.
 //!
 //! [`read`] takes any of them, by content; [`write()`] writes any, by extension:
@@ -47,6 +48,7 @@ pub mod pickle;
 pub mod pretrained;
 pub mod safetensors;
 pub mod state_dict;
+pub mod tensorboard;
 pub mod torch;
 pub mod weights;
 

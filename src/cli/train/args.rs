@@ -31,7 +31,8 @@ Examples:
 ///
 /// The run folder gets the weights after every epoch (weights.safetensors, what `resnet eval` reads),
 /// a line of metrics.csv, metrics.jsonl and times.csv for each, the norms of every layer (layers.csv),
-/// the configuration (config.toml), and checkpoints. The test images are looked at once, at the end.
+/// all of these for TensorBoard (`tensorboard --logdir runs`), the configuration (config.toml), and
+/// checkpoints. The test images are looked at once, at the end.
 ///
 /// Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second one stops at once.
 /// A run that ended in any way, killed or without power, goes on with --resume at its last checkpoint,
