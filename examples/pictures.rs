@@ -2,12 +2,12 @@
 //! `--data FOLDER` on.
 //!
 //! ```text
-//! cargo run --release --example pictures -- photos
-//! resnet data info --data photos
+//! cargo run --release --example pictures -- pets cat deer dog horse
+//! resnet data info --data pets
 //! ```
 //!
-//! 1,400 files in `photos/train/CLASS/` and 500 in `photos/test/CLASS/`, from 24x24 to 96x108 pixels, enlarged or reduced and a
-//! little out of proportion, as photographs from many hands would be.
+//! Of each class 140 files in `pets/train/CLASS/` and 50 in `pets/test/CLASS/`, from 24x24 to 96x108 pixels, enlarged or reduced
+//! and a little out of proportion, as photographs from many hands would be. Without classes, all ten.
 use image::imageops::{resize, FilterType};
 use image::{codecs::jpeg::JpegEncoder, RgbImage};
 use resnet_by_hand::data::{embedded, Dataset};
@@ -17,8 +17,8 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder] = &arguments[..] else {
-        eprintln!("usage: pictures FOLDER");
+    let Some((folder, classes)) = arguments.split_first() else {
+        eprintln!("usage: pictures FOLDER [CLASS...]");
         std::process::exit(2);
     };
     let folder = Path::new(folder);
@@ -26,16 +26,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("{} is there already and was not changed", folder.display()).into());
     }
     let splits = embedded::load();
+    let known = &splits.train.classes;
+    if let Some(unknown) = classes.iter().find(|class| !known.contains(class)) {
+        return Err(format!("expected classes among {}, got {unknown}", known.join(", ")).into());
+    }
     for (name, dataset) in [("train", &splits.train), ("test", &splits.test)] {
-        write_all(dataset, &folder.join(name))?;
-        println!("{}: {} pictures", folder.join(name).display(), dataset.len());
+        let count = write_all(dataset, classes, &folder.join(name))?;
+        println!("{}: {count} pictures", folder.join(name).display());
     }
     Ok(())
 }
 
-fn write_all(dataset: &Dataset, folder: &Path) -> Result<(), Box<dyn Error>> {
+/// Writes the images of these classes, or of all where none is named; returns how many.
+fn write_all(dataset: &Dataset, classes: &[String], folder: &Path) -> Result<usize, Box<dyn Error>> {
+    let mut count = 0;
     for (i, &label) in dataset.labels.iter().enumerate() {
-        let class = folder.join(&dataset.classes[usize::from(label)]);
+        let name = &dataset.classes[usize::from(label)];
+        if !classes.is_empty() && !classes.contains(name) {
+            continue;
+        }
+        count += 1;
+        let class = folder.join(name);
         fs::create_dir_all(&class)?;
         let pixels = dataset.image(i).iter().copied().collect();
         let picture = RgbImage::from_raw(32, 32, pixels).expect("32 x 32 pixels of three bytes");
@@ -50,5 +61,5 @@ fn write_all(dataset: &Dataset, folder: &Path) -> Result<(), Box<dyn Error>> {
                 .encode_image(&picture)?;
         }
     }
-    Ok(())
+    Ok(count)
 }

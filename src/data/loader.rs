@@ -303,6 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn mixed_batches_are_the_others_mixed() {
+        let (plain, mixed) = (loader(23, options(4)), loader(23, LoaderOptions { mixup: 0.5, ..options(4) }));
+        for (plain, mixed) in plain.epoch(2).zip(mixed.epoch(2)) {
+            assert!(plain.mix.is_none());
+            assert_eq!((&mixed.labels, &mixed.indices), (&plain.labels, &plain.indices));
+            let mix = mixed.mix.unwrap();
+            assert_eq!(mix, Mix::draw(0.5, 42, 2, plain.indices[0], plain.indices.len()));
+            assert_eq!(mixed.images, mix.images(plain.images));
+        }
+        let refused = Loader::<f32>::new(Arc::new(counting(3, 6, 5)), LoaderOptions { mixup: -1.0, ..options(4) });
+        assert!(refused.unwrap_err().to_string().contains("alpha"));
+    }
+
+    #[test]
     fn an_image_looks_the_same_whatever_the_batch_size_order_and_place() {
         let by_image = |options| {
             let mut images = vec![None; 23];
