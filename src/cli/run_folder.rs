@@ -26,7 +26,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The columns of `metrics.csv` and the keys of `metrics.jsonl`.
-const COLUMNS: [&str; 9] = [
+pub const COLUMNS: [&str; 9] = [
     "epoch",
     "lr",
     "train_loss",
@@ -39,10 +39,10 @@ const COLUMNS: [&str; 9] = [
 ];
 
 /// The columns of `times.csv`.
-const TIMES: &str = "epoch,seconds,images_per_second";
+pub const TIMES: &str = "epoch,seconds,images_per_second";
 
 /// The columns of `layers.csv`: see [`LayerMetrics`]. A ratio that does not exist is left empty.
-const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
+pub const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
 
 /// The files that grow with every epoch.
 const GROWING: [&str; 4] = ["metrics.csv", "metrics.jsonl", "layers.csv", "times.csv"];

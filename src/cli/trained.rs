@@ -7,7 +7,7 @@ use resnet_by_hand::formats::{self, state_dict};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::tensors::Tensors;
 use resnet_by_hand::{Error, Scalar};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which weights.
 #[derive(Debug, clap::Args)]
@@ -34,12 +34,18 @@ pub struct Trained {
 impl WeightsArgs {
     /// Reads the file.
     pub fn open(&self) -> Result<Trained> {
-        let path = self.weights.clone();
-        let tensors = formats::read(&path)?;
-        let about = weights::metadata_of(&path, &tensors)?;
-        let architecture = match (&self.model, about.get("model")) {
+        Trained::read(&self.weights, self.model.as_ref())
+    }
+}
+
+impl Trained {
+    /// Reads a file of weights for `model`, or for the network that the file names.
+    pub fn read(path: &Path, model: Option<&Architecture>) -> Result<Self> {
+        let tensors = formats::read(path)?;
+        let about = weights::metadata_of(path, &tensors)?;
+        let architecture = match (model, about.get("model")) {
             (Some(architecture), _) => architecture.clone(),
-            (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(&path, &error.to_string()))?,
+            (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(path, &error.to_string()))?,
             (None, None) => {
                 return Err(Failure::Usage(format!(
                     "{} does not say which network its weights are for; give --model NAME",
@@ -47,11 +53,14 @@ impl WeightsArgs {
                 )))
             }
         };
-        Ok(Trained { path, architecture, tensors, about })
+        Ok(Trained { path: path.to_path_buf(), architecture, tensors, about })
     }
-}
 
-impl Trained {
+    /// What the file says of itself under `key`.
+    pub fn about(&self, key: &str) -> Option<&str> {
+        self.about.get(key).map(String::as_str)
+    }
+
     /// The normalisation and who chose it.
     pub fn normalization(&self, args: &args::NormalizationArgs) -> Result<(Normalization, &'static str)> {
         if let Some(given) = args.given()? {
@@ -120,6 +129,6 @@ impl Trained {
     }
 }
 
-fn unusable(path: &std::path::Path, message: &str) -> Error {
+fn unusable(path: &Path, message: &str) -> Error {
     Error::format(path, None, format!("its metadata cannot be used: {message}"))
 }

@@ -29,6 +29,6 @@ pub mod recipe;
 pub mod trainer;
 
 pub use layers::LayerMetrics;
-pub use metrics::{evaluate, EpochMetrics, Evaluation, StepMetrics};
+pub use metrics::{evaluate, evaluate_each, EpochMetrics, Evaluation, Prediction, StepMetrics};
 pub use recipe::Recipe;
 pub use trainer::{Position, Trainer};
