@@ -10,6 +10,7 @@
 //! | `best.safetensors` | when the validation accuracy rises | the same, only with `--validation` |
 //! | `checkpoints/` | at the start, after every epoch, as often as was asked for, at Ctrl-C | all that is needed to go on |
 //! | `result.json` | at the end | the test set's accuracy and loss |
+//! | `report/` | when `resnet report` is asked for it | a page about the run |
 //! | `lock` | always | locked by the process that writes here |
 //!
 //! Nothing of another run is ever written to: the folder is new, or was empty, or the run that it holds is resumed. What
