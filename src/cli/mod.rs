@@ -1,6 +1,6 @@
 //! The command `resnet`, one file a subcommand:
 //!
-//! - [`train`], [`eval`], [`predict`], [`data`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`],
+//! - [`train`], [`eval`], [`predict`], [`report`], [`data`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`],
 //!   [`oracle`]: the flags of each, its help, and what it does;
 //! - [`args`], [`images`], [`trained`]: the flags they share, how their values are read, and what they stand for;
 //! - [`init_from`]: where fine-tuning begins;
@@ -27,6 +27,7 @@ mod models;
 mod oracle;
 mod predict;
 mod progress;
+mod report;
 mod run_folder;
 mod text;
 mod train;
@@ -45,6 +46,7 @@ Examples:
   resnet train --data cifar-10-binary.tar.gz      ten epochs of it
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
   resnet predict --weights runs/resnet8-demo-1/weights.safetensors photo.jpg
+  resnet report runs/resnet8-demo-1               curves, mistakes, filters, as a page
   resnet data info --data photos/                 pictures in a folder for each class
   resnet convert other.pth other.safetensors      PyTorch's and NumPy's files, in and out
   resnet models --batch-size 64                   what would fit into memory
@@ -74,6 +76,7 @@ enum Command {
     Train(Box<train::Args>),
     Eval(eval::Args),
     Predict(predict::Args),
+    Report(report::Args),
     Data(data::Args),
     Convert(convert::Args),
     Models(models::Args),
@@ -125,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Train(_) => "train",
         Command::Eval(_) => "eval",
         Command::Predict(_) => "predict",
+        Command::Report(_) => "report",
         Command::Data(_) => "data",
         Command::Convert(_) => "convert",
         Command::Models(_) => "models",
@@ -162,6 +166,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Models(args) => models::run(&args),

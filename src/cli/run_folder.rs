@@ -11,6 +11,7 @@
 //! | `best.safetensors` | when the validation accuracy rises | the same, only with `--validation` |
 //! | `checkpoints/` | at the start, after every epoch, as often as was asked for, at Ctrl-C | all that is needed to go on |
 //! | `result.json` | at the end | the test set's accuracy and loss |
+//! | `report/` | when `resnet report` is asked for it | a page about the run |
 //! | `lock` | always | locked by the process that writes here |
 //!
 //! Nothing of another run is ever written to: the folder is new, or was empty, or the run that it holds is resumed. What
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The columns of `metrics.csv` and the keys of `metrics.jsonl`.
-const COLUMNS: [&str; 9] = [
+pub const COLUMNS: [&str; 9] = [
     "epoch",
     "lr",
     "train_loss",
@@ -43,10 +44,10 @@ const COLUMNS: [&str; 9] = [
 ];
 
 /// The columns of `times.csv`.
-const TIMES: &str = "epoch,seconds,images_per_second";
+pub const TIMES: &str = "epoch,seconds,images_per_second";
 
 /// The columns of `layers.csv`: see [`LayerMetrics`]. A ratio that does not exist is left empty.
-const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
+pub const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
 
 /// The files that grow with every epoch.
 const GROWING: [&str; 4] = ["metrics.csv", "metrics.jsonl", "layers.csv", "times.csv"];

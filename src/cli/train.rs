@@ -6,7 +6,7 @@
 mod args;
 mod repeat;
 mod start;
-mod words;
+pub mod words;
 
 use super::args::write_three;
 use super::config::Config;
@@ -22,6 +22,7 @@ use resnet_by_hand::train::checkpoint::{Best, Checkpoint};
 use resnet_by_hand::train::{evaluate, EpochMetrics, Evaluation, Position, Recipe, Trainer};
 use resnet_by_hand::Error;
 use serde_json::json;
+pub use start::train_and_validation;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

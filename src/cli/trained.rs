@@ -41,12 +41,18 @@ pub fn read(path: &Path) -> Result<Tensors> {
 impl WeightsArgs {
     /// Reads the file.
     pub fn open(&self) -> Result<Trained> {
-        let path = self.weights.clone().unwrap_or_else(|| pretrained::NAME.into());
-        let tensors = read(&path)?;
-        let about = weights::metadata_of(&path, &tensors)?;
-        let architecture = match (&self.model, about.get("model")) {
+        Trained::read(self.weights.as_deref().unwrap_or(Path::new(pretrained::NAME)), self.model.as_ref())
+    }
+}
+
+impl Trained {
+    /// Reads a file of weights for `model`, or for the network that the file names.
+    pub fn read(path: &Path, model: Option<&Architecture>) -> Result<Self> {
+        let tensors = read(path)?;
+        let about = weights::metadata_of(path, &tensors)?;
+        let architecture = match (model, about.get("model")) {
             (Some(architecture), _) => architecture.clone(),
-            (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(&path, &error.to_string()))?,
+            (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(path, &error.to_string()))?,
             (None, None) => {
                 return Err(Failure::Usage(format!(
                     "{} does not say which network its weights are for; give --model NAME",
@@ -54,11 +60,14 @@ impl WeightsArgs {
                 )))
             }
         };
-        Ok(Trained { path, architecture, tensors, about })
+        Ok(Trained { path: path.to_path_buf(), architecture, tensors, about })
     }
-}
 
-impl Trained {
+    /// What the file says of itself under `key`.
+    pub fn about(&self, key: &str) -> Option<&str> {
+        self.about.get(key).map(String::as_str)
+    }
+
     /// The normalisation and who chose it.
     pub fn normalization(&self, args: &args::NormalizationArgs) -> Result<(Normalization, &'static str)> {
         if let Some(given) = args.given()? {

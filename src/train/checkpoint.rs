@@ -314,6 +314,12 @@ impl Checkpoints {
         Ok(files)
     }
 
+    /// The latest checkpoint that is whole, if there is one, for those who only look: nothing is set aside, and a run may be
+    /// writing the next and removing the oldest meanwhile.
+    pub fn peek(&self) -> Option<Checkpoint> {
+        self.files().ok()?.iter().rev().find_map(|path| Checkpoint::read(path).ok())
+    }
+
     /// The latest checkpoint that is whole. Later ones that are not are set aside as `….damaged`: their positions would count
     /// as the last, and push good ones out.
     ///

@@ -89,6 +89,22 @@ impl Evaluation {
     }
 }
 
+/// What a network says of one image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Where in the data set the image stands.
+    pub index: usize,
+    /// Its class.
+    pub target: usize,
+    /// The class with the largest logit.
+    pub class: usize,
+    /// The softmax of `class`, from the logits in `f64`: in `f32` every confident network would be sure of itself to the
+    /// same last bit.
+    pub probability: f64,
+    /// The softmax of `target`, likewise.
+    pub target_probability: f64,
+}
+
 /// How a network is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvaluationOptions {
@@ -139,6 +155,19 @@ pub fn evaluate<T: Scalar>(
     dataset: &Arc<Dataset>,
     options: EvaluationOptions,
 ) -> Result<Evaluation> {
+    evaluate_each(model, dataset, options, &mut |_| ())
+}
+
+/// [`evaluate`], with a look at every image, in the order of the data set.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_each<T: Scalar>(
+    model: &ResNet<T>,
+    dataset: &Arc<Dataset>,
+    options: EvaluationOptions,
+    look: &mut dyn FnMut(Prediction),
+) -> Result<Evaluation> {
     let EvaluationOptions { normalization, batch_size, test_flip } = options;
     let classes = model.architecture().classes;
     if dataset.is_empty() || dataset.classes.len() != classes {
@@ -152,12 +181,16 @@ pub fn evaluate<T: Scalar>(
         let logits = logits(model, &batch.images, test_flip)?;
         recycle(batch.images);
         let log_p = log_softmax(&logits);
-        for ((row, log_p), &target) in logits.outer_iter().zip(log_p.outer_iter()).zip(&batch.labels) {
-            loss -= log_p[target].as_f64();
+        let p = log_softmax(&logits.mapv(|z| z.as_f64())).mapv(f64::exp);
+        for (i, (row, &target)) in logits.outer_iter().zip(&batch.labels).enumerate() {
+            loss -= log_p[[i, target]].as_f64();
             let rank = rank(row, target);
             top1 += usize::from(rank == 0);
             top5 += usize::from(rank < 5);
-            confusion[[target, predicted(row)]] += 1;
+            let class = predicted(row);
+            confusion[[target, class]] += 1;
+            let (probability, target_probability) = (p[[i, class]], p[[i, target]]);
+            look(Prediction { index: batch.indices[i], target, class, probability, target_probability });
         }
     }
     Ok(Evaluation { loss: loss / dataset.len() as f64, top1, top5, confusion })
@@ -184,6 +217,7 @@ pub fn rank<T: Scalar>(logits: ArrayView1<T>, class: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::embedded;
     use crate::model::Architecture;
     use ndarray::{array, Array4};
 
@@ -208,6 +242,33 @@ mod tests {
         assert_eq!(both, logits(&model, &mirrored, true).unwrap());
         assert_eq!(both, (&plain + logits(&model, &mirrored, false).unwrap()) / 2.0);
         assert_ne!(both, plain);
+    }
+
+    #[test]
+    fn every_image_is_looked_at_once_and_what_is_said_of_it_is_what_is_counted() {
+        let test = embedded::load().test;
+        let some = Arc::new(test.subset(&[0, 7, 100, 250, 499]).unwrap());
+        let model = ResNet::<f32>::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
+        let mut seen = Vec::new();
+        let options = EvaluationOptions::new(Normalization::SYSTEM1, 2);
+        let mut look = |prediction| seen.push(prediction);
+        let evaluation = evaluate_each(&model, &some, options, &mut look).unwrap();
+        assert_eq!(evaluation, evaluate(&model, &some, options).unwrap());
+        assert_eq!(seen.iter().map(|p| p.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        let mut confusion = Array2::<usize>::zeros((10, 10));
+        for p in &seen {
+            assert_eq!(p.target, usize::from(some.labels[p.index]));
+            confusion[[p.target, p.class]] += 1;
+            // The largest of ten that add up to 1, and at most 1.
+            assert!(p.probability >= 0.1 && p.probability >= p.target_probability && p.probability <= 1.0, "{p:?}");
+            assert_eq!(p.class == p.target, p.probability == p.target_probability, "{p:?}");
+        }
+        assert_eq!(confusion, evaluation.confusion);
+        // The mean of −log p(target) is the loss, up to what `f32` rounds with u = 2⁻²⁴: z − max z and log p, below 16 each, by 16 u,
+        // and log Σ of ten exponentials by (10 + 2) u.
+        let loss = seen.iter().map(|p| -p.target_probability.ln()).sum::<f64>() / 5.0;
+        let bound = (16.0 + 16.0 + 12.0) * f64::from(f32::EPSILON) / 2.0;
+        assert!(loss < 16.0 && (loss - evaluation.loss).abs() <= bound, "{loss} {}", evaluation.loss);
     }
 
     #[test]

@@ -394,6 +394,15 @@ mod tests {
         assert!(dlogits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 10.0 * f64::EPSILON));
     }
 
+    #[test]
+    fn the_recipe_decides_whether_images_are_mixed() {
+        let first_loss = |mixup: f64| {
+            let mut trainer = trainer(Recipe { mixup, batch_size: 8, ..recipe() }, 8);
+            trainer.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap().unwrap().loss
+        };
+        assert!(first_loss(0.0) != first_loss(1.0));
+    }
+
     /// Ten images in batches of four, three batches to a step: one step of batches of 4, 4 and 2. Its gradient is Σ ∂(sum of losses) / 10,
     /// every batch with its own statistics; without momentum and decay the step is −lr times that.
     #[test]

@@ -25,28 +25,38 @@ struct Images {
 impl Images {
     fn load(config: &Config, recipe: &Recipe) -> Result<Self> {
         let (splits, about) = config.data().load(DEFAULT_SIZE)?;
-        let (mut train, test) = (splits.train, splits.test);
-        if let Some(n) = config.train_images {
-            if n > train.len() {
-                let message = format!("--train-images is {n}, but there are only {} training images", train.len());
-                return Err(Failure::Usage(message));
-            }
-            train = train.subset(&(0..n).collect::<Vec<_>>())?;
-        }
-        if recipe.validation == 0 {
-            return Ok(Images { train, validation: None, test, about });
-        }
-        if recipe.validation >= train.len() {
-            return Err(Failure::Usage(format!(
-                "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
-                recipe.validation,
-                train.len()
-            )));
-        }
-        let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
-        Ok(Images { train, validation: Some(validation), test, about })
+        let (train, validation) = train_and_validation(splits.train, config.train_images, recipe)?;
+        Ok(Images { train, validation, test: splits.test, about })
     }
 }
+
+/// The images that a run learns from, of which there are `first` or all, and those that are held out of them.
+pub fn train_and_validation(
+    mut train: Dataset,
+    first: Option<usize>,
+    recipe: &Recipe,
+) -> Result<(Dataset, Option<Dataset>)> {
+    if let Some(n) = first {
+        if n > train.len() {
+            let message = format!("--train-images is {n}, but there are only {} training images", train.len());
+            return Err(Failure::Usage(message));
+        }
+        train = train.subset(&(0..n).collect::<Vec<_>>())?;
+    }
+    if recipe.validation == 0 {
+        return Ok((train, None));
+    }
+    if recipe.validation >= train.len() {
+        return Err(Failure::Usage(format!(
+            "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
+            recipe.validation,
+            train.len()
+        )));
+    }
+    let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
+    Ok((train, Some(validation)))
+}
+
 /// The model of a configuration, held against the images.
 fn prepare(config: &Config, recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());

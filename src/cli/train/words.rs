@@ -28,13 +28,13 @@ pub fn recipes() -> String {
     help.trim_end().to_string()
 }
 
-fn steps(recipe: &Recipe) -> String {
+pub fn steps(recipe: &Recipe) -> String {
     let Recipe { epochs, batch_size, accumulate, lr, schedule, .. } = recipe;
     let batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
     format!("{epochs} epochs in batches of {batches}, lr {lr} {schedule}")
 }
 
-fn optimiser(recipe: &Recipe) -> String {
+pub fn optimiser(recipe: &Recipe) -> String {
     let sgd = &recipe.sgd;
     let nesterov = if sgd.nesterov { " (Nesterov)" } else { "" };
     let spared = match sgd.decay_exemption {
@@ -57,7 +57,7 @@ fn optimiser(recipe: &Recipe) -> String {
     text
 }
 
-fn augmentation(recipe: &Recipe) -> String {
+pub fn augmentation(recipe: &Recipe) -> String {
     let augmentation = recipe.augmentation;
     let mut text = match (augmentation.crop_padding, augmentation.flip) {
         (0, false) => "no crops or flips".to_string(),
