@@ -211,8 +211,8 @@ fn the_mistakes_shown_are_the_surest_there_are() {
     for (figure, (_, _, p)) in shown.iter().zip(&wrong) {
         let index: usize = between(figure, "no. ", "<")[0].parse().unwrap();
         let (_, class, own) = *wrong.iter().find(|(i, _, _)| *i == index).expect("a mistake");
-        // A batch of another size rounds the logits otherwise: by far less than a millionth of a probability that is shown with
-        // two decimals, but enough to change places with an equal one.
+        // A batch of another size rounds the logits otherwise: by far less than a millionth of a probability that is
+        // shown with two decimals, but enough to change places with an equal one.
         assert!((own - p).abs() < 1e-4, "{index}: {own} is not the place of {p}");
         let target = &test.classes[usize::from(test.labels[index])];
         assert!(figure.contains(&format!("alt=\"{target}, taken for {}\"", test.classes[class])), "{figure}");

@@ -1,10 +1,10 @@
 //! `resnet report`: what became of a run, as a page to read.
 //!
-//! - [`run`]: what the folder of a run says, [`csv`] its files of metrics;
+//! - [`mod@run`]: what the folder of a run says, [`csv`] its files of metrics;
 //! - [`network`]: what the network makes of images;
 //! - [`summary`]: what numbers come to;
 //! - [`figures`] and [`chart`]: curves, heat maps, bars;
-//! - [`page`], with [`headline`] and [`pictures`]: the page, of [`markup`], which escapes every text;
+//! - [`page`], with [`headline`], [`sections`] and [`pictures`]: the page, of [`markup`], which escapes every text;
 //! - [`output`]: the files.
 //!
 //! Everything in a report comes from the run, nothing from the clock: the same run gives the same bytes.
@@ -20,6 +20,7 @@ mod page;
 mod pictures;
 mod png;
 mod run;
+mod sections;
 mod summary;
 
 use super::{Failure, Result};
@@ -141,8 +142,8 @@ fn check_classes(runs: &[Examined]) -> Result<()> {
         match &first {
             Some((other, expected)) if *expected != classes => {
                 return Err(Failure::Failed(format!(
-                    "{} and {} tell different classes apart ({} and {}); expected runs on the same classes, give them reports of \
-                     their own",
+                    "{} and {} tell different classes apart ({} and {}); expected runs on the same classes, give them \
+                     reports of their own",
                     other.path.display(),
                     run.path.display(),
                     expected.join(", "),

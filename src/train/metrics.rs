@@ -98,8 +98,7 @@ pub struct Prediction {
     pub target: usize,
     /// The class with the largest logit.
     pub class: usize,
-    /// The softmax of `class`, from the logits in `f64`: in `f32` every confident network would be sure of itself to the
-    /// same last bit.
+    /// The softmax of `class`, from the logits in `f64`: in `f32` every confident network would be as sure as the next.
     pub probability: f64,
     /// The softmax of `target`, likewise.
     pub target_probability: f64,
@@ -264,8 +263,8 @@ mod tests {
             assert_eq!(p.class == p.target, p.probability == p.target_probability, "{p:?}");
         }
         assert_eq!(confusion, evaluation.confusion);
-        // The mean of −log p(target) is the loss, up to what `f32` rounds with u = 2⁻²⁴: z − max z and log p, below 16 each, by 16 u,
-        // and log Σ of ten exponentials by (10 + 2) u.
+        // The mean of −log p(target) is the loss, up to what `f32` rounds with u = 2⁻²⁴: z − max z and log p, below 16
+        // each, by 16 u, and log Σ of ten exponentials by (10 + 2) u.
         let loss = seen.iter().map(|p| -p.target_probability.ln()).sum::<f64>() / 5.0;
         let bound = (16.0 + 16.0 + 12.0) * f64::from(f32::EPSILON) / 2.0;
         assert!(loss < 16.0 && (loss - evaluation.loss).abs() <= bound, "{loss} {}", evaluation.loss);

@@ -72,7 +72,8 @@ impl Overlay<'_> {
         self.chart("validation_loss", "Validation loss", label, YAxis::Linear, series)
     }
 
-    /// Of the validation images as solid lines, of the training images as dotted ones; of the latter alone if no run has others.
+    /// Of the validation images as solid lines, of the training images as dotted ones; of the latter alone if no run
+    /// has others.
     pub fn accuracy(&self) -> Option<Figure> {
         let percent = |share: f64| 100.0 * share;
         let mut training = self.epochs(|epoch| Some(percent(epoch.train_top1)));
@@ -196,8 +197,9 @@ pub fn numbers(run: &Run, names: &[String], values: &[Vec<Option<f64>>]) -> Vec<
     numbers.filter(|number| *number > 0.0).collect()
 }
 
-/// What the colours of a heat map have to tell apart: up to the largest number, and down to all but the smallest twentieth. The last
-/// steps of a schedule that ends near 0 are smaller than the others by orders of magnitude, and would take all the colours.
+/// What the colours of a heat map have to tell apart: up to the largest number, and down to all but the smallest
+/// twentieth. The last steps of a schedule that ends near 0 are smaller than the others by orders of magnitude, and
+/// would take all the colours.
 pub fn range(mut numbers: Vec<f64>) -> Option<[f64; 2]> {
     numbers.sort_by(f64::total_cmp);
     Some([numbers.get(numbers.len() / 20).copied()?, numbers.last().copied()?])

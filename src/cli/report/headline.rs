@@ -47,8 +47,8 @@ fn data(examined: &Examined) -> String {
 
 fn not_over(run: &Run) -> String {
     format!(
-        "The run is not over: {} of {} epochs are done. It is going on, or was broken off. Its test images have not been looked \
-         at.",
+        "The run is not over: {} of {} epochs are done. It is going on, or was broken off. Its test images have not \
+         been looked at.",
         run.epochs.len(),
         run.recipe.epochs
     )
@@ -199,7 +199,8 @@ fn many(page: &mut Writer, runs: &[Examined]) -> String {
         page.paragraph(text);
     }
     page.note(
-        "The standard error is that of counting so many images; how much accuracy changes from seed to seed is another question.",
+        "The standard error is that of counting so many images; how much accuracy changes from seed to seed is another \
+         question.",
     );
     title
 }

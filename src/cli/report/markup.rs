@@ -1,8 +1,8 @@
 //! HTML and SVG, escaped by construction.
 //!
-//! A plain text becomes [`Markup`] in one way only, [`Markup::from`], which escapes it: the names of classes are names of
-//! folders, which may be anything. There is no way to put a text in as it is but [`Markup::written_here`], which takes what
-//! is part of this program.
+//! A plain text becomes [`Markup`] in one way only, [`Markup::from`], which escapes it: the names of classes are names
+//! of folders, which may be anything. There is no way to put a text in as it is but [`Markup::written_here`], which
+//! takes what is part of this program.
 
 use std::fmt::Write as _;
 
@@ -75,8 +75,8 @@ pub fn void(name: &'static str, attributes: &[(&'static str, &str)]) -> Markup {
     Markup(markup)
 }
 
-/// The text as HTML and XML show it, between tags as well as between quotation marks. What XML does not allow to be said at all
-/// becomes the sign for it, U+FFFD.
+/// The text as HTML and XML show it, between tags as well as between quotation marks. What XML does not allow to be
+/// said at all becomes the sign for it, U+FFFD.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

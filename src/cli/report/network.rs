@@ -1,7 +1,8 @@
 //! What a run's network has learnt: its filters, and what it makes of images it has not learnt from.
 //!
-//! Which images? Of a run that is over the test images, with the weights that were tested: the run looked at them then, and
-//! nothing is chosen by this second look. Of a run that is not over the validation images: the test images are for its end.
+//! Which images? Of a run that is over the test images, with the weights that were tested: the run looked at them then,
+//! and nothing is chosen by this second look. Of a run that is not over the validation images: the test images are for
+//! its end.
 
 use super::run::Run;
 use crate::cli::images::{About, DataArgs, DEFAULT_SIZE};
@@ -154,8 +155,8 @@ pub fn examine(run: &Run, album: &mut Album) -> Result<Findings> {
     let set = if run.result.is_some() { Set::Test } else { Set::Validation };
     match (chosen, tested) {
         (Some(_), None) if !run.has_validation() => findings.notes.push(
-            "The run is not over, and it holds no images out for validation; the test images are for its end. So no image was \
-             looked at."
+            "The run is not over, and it holds no images out for validation; the test images are for its end. So no \
+             image was looked at."
                 .to_string(),
         ),
         (Some(chosen), _) => {
@@ -164,7 +165,8 @@ pub fn examine(run: &Run, album: &mut Album) -> Result<Findings> {
             }
         }
         (None, Some(epoch)) => findings.warnings.push(format!(
-            "The weights that were tested, those of epoch {epoch}, are not in the folder of the run. So no image was looked at."
+            "The weights that were tested, those of epoch {epoch}, are not in the folder of the run. So no image was \
+             looked at."
         )),
         (None, None) => {
             findings.notes.push("There are no weights yet: they are saved after every epoch.".to_string());
@@ -217,8 +219,8 @@ impl Findings {
         let parts = train::train_and_validation(splits.train.clone(), run.config.train_images, &run.recipe);
         let Ok((train, validation)) = parts else {
             self.warnings.push(format!(
-                "The images are not those of the run: it learnt from more training images than the {} there are. None was looked \
-                 at.",
+                "The images are not those of the run: it learnt from more training images than the {} there are. None \
+                 was looked at.",
                 text::thousands(splits.train.len() as u64)
             ));
             return Ok(());
@@ -227,14 +229,14 @@ impl Findings {
         match Checkpoints::new(run.path.join("checkpoints"), 1).peek() {
             Some(checkpoint) if checkpoint.data == data_hash(&train) && same_classes => {}
             None if same_classes => self.notes.push(
-                "There is no whole checkpoint in the folder of the run, so it could not be checked that the images are those of \
-                 the run."
+                "There is no whole checkpoint in the folder of the run, so it could not be checked that the images are \
+                 those of the run."
                     .to_string(),
             ),
             _ => {
                 self.warnings.push(
-                    "The images are not those of the run: the training images, or the classes, are others. None was looked at; \
-                     say with --data where the images of the run are."
+                    "The images are not those of the run: the training images, or the classes, are others. None was \
+                     looked at; say with --data where the images of the run are."
                         .to_string(),
                 );
                 return Ok(());
@@ -289,9 +291,9 @@ impl Findings {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             let [now, then] = [found, expected].map(|[part, whole]| text::share(part, whole));
             self.warnings.push(format!(
-                "Not what the run found: of the {} images {now} are right now, and {file} says {then}. The weights or the images \
-                 have been changed since; if it is a few images only, another processor or RESNET_KERNELS may have rounded \
-                 otherwise.",
+                "Not what the run found: of the {} images {now} are right now, and {file} says {then}. The weights or \
+                 the images have been changed since; if it is a few images only, another processor or RESNET_KERNELS \
+                 may have rounded otherwise.",
                 set.name()
             ));
         }

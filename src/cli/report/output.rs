@@ -16,8 +16,8 @@ const MARK: &[u8] = b"resnet report";
 /// How far from the beginning it may be.
 const NEAR: u64 = 400;
 
-/// Writes the page and every chart into `folder`, each file whole or not at all, and removes charts of an earlier report that this
-/// one does not have.
+/// Writes the page and every chart into `folder`, each file whole or not at all, and removes charts of an earlier
+/// report that this one does not have.
 pub fn write(folder: &Path, page: &Markup, figures: &[Figure]) -> Result<()> {
     let mut files = Vec::new();
     for figure in figures {

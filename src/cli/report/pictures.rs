@@ -86,8 +86,8 @@ pub fn filters(weight: &Array4<f32>) -> Markup {
     element("div", &[("class", "filters")], pictures)
 }
 
-/// A filter `(3, h, w)` as pixels `(h, w, 3)`: from 0 where it is smallest to 255 where it is largest; grey if it is the same
-/// everywhere.
+/// A filter `(3, h, w)` as pixels `(h, w, 3)`: from 0 where it is smallest to 255 where it is largest; grey if it is
+/// the same everywhere.
 fn scaled(filter: ArrayView3<f32>) -> Array3<u8> {
     let low = filter.iter().copied().fold(f32::INFINITY, f32::min);
     let high = filter.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -74,7 +74,8 @@ impl Run {
     /// Reads the folder.
     pub fn read(path: &Path) -> Result<Self> {
         check_folder(path)?;
-        // A run that goes on meanwhile writes them the other way round: whatever has a time has all its layers and numbers.
+        // A run that goes on meanwhile writes them the other way round: whatever has a time has all its layers and
+        // numbers.
         let times = parse(&path.join("times.csv"), TIMES, |line| {
             Ok(Time { seconds: line.number(1)?, images_per_second: line.number(2)? })
         })?;

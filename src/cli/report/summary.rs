@@ -2,7 +2,8 @@
 
 use super::run::Run;
 
-/// The standard error of an accuracy of `correct` out of `images`: that of a share p of n independent draws, √(p (1 − p) / n).
+/// The standard error of an accuracy of `correct` out of `images`: that of a share p of n independent draws, √(p (1 −
+/// p) / n).
 pub fn standard_error(correct: usize, images: usize) -> f64 {
     let p = correct as f64 / images as f64;
     (p * (1.0 - p) / images as f64).sqrt()
@@ -26,8 +27,8 @@ pub fn median_and_range(values: &[f64]) -> Option<[f64; 3]> {
     Some([median, first, last])
 }
 
-/// Runs that are over and differ in their seed only, two or more together. Of the same seed the first counts: the others are the
-/// same run again.
+/// Runs that are over and differ in their seed only, two or more together. Of the same seed the first counts: the
+/// others are the same run again.
 pub fn by_seed(runs: &[&Run]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, run) in runs.iter().enumerate().filter(|(_, run)| run.result.is_some()) {

@@ -37,8 +37,8 @@ impl Axis {
 
     /// A logarithmic axis from `low` to `high`, both above 0; around a single number from half of it to twice as much.
     ///
-    /// The labels are powers of ten if there are two of them or more, otherwise what is 1, 2 or 5 times one, or 1 to 9 times; where
-    /// even these are too far apart, what a linear axis has.
+    /// The labels are powers of ten if there are two of them or more, otherwise what is 1, 2 or 5 times one, or 1 to 9
+    /// times; where even these are too far apart, what a linear axis has.
     pub fn logarithmic(low: f64, high: f64, ticks: usize) -> Self {
         let (low, high) = if low < high { (low, high) } else { (low / 2.0, low * 2.0) };
         let inside = |digits: &[i32]| marks(low, high, digits);

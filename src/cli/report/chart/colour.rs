@@ -57,8 +57,8 @@ pub fn of_line(i: usize) -> (Ink, bool) {
     (LINES[i % LINES.len()], i >= LINES.len())
 }
 
-/// Viridis (van der Walt & Smith 2015) at `share` of its way from dark violet to yellow, 0 to 1: as bright as the share is
-/// large, so that it can be read in grey as well. Linear between eleven of its 256 colours.
+/// Viridis (van der Walt & Smith 2015) at `share` of its way from dark violet to yellow, 0 to 1: as bright as the share
+/// is large, so that it can be read in grey as well. Linear between eleven of its 256 colours.
 pub fn viridis(share: f64) -> [u8; 3] {
     const AT: [[u8; 3]; 11] = [
         [68, 1, 84],

@@ -1,7 +1,8 @@
 //! A confusion matrix.
 //!
-//! Right and wrong are on scales of their own, or the mistakes of a good network would all be white: a cell of the diagonal is as
-//! blue as the share of its class that is right, another one as red as it is large beside the largest mistake.
+//! Right and wrong are on scales of their own, or the mistakes of a good network would all be white: a cell of the
+//! diagonal is as blue as the share of its class that is right, another one as red as it is large beside the largest
+//! mistake.
 
 use super::colour::{Ink, BLUE, VERMILLION};
 use super::{font, Anchor, Scene, Shape, LETTERS, WIDTH};

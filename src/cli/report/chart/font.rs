@@ -1,7 +1,7 @@
 //! How wide a text is, and the outlines of its letters.
 //!
-//! The font is inside the program ([`font/README.md`](../font/README.md)), so that a picture is the same on every machine. In an
-//! SVG the letters are those of whoever shows it; most fonts are narrower than this one.
+//! The font is inside the program ([`font/README.md`](../font/README.md)), so that a picture is the same on every
+//! machine. In an SVG the letters are those of whoever shows it; most fonts are narrower than this one.
 
 use std::sync::LazyLock;
 use ttf_parser::{Face, GlyphId};
@@ -11,8 +11,8 @@ static FACE: LazyLock<Face> = LazyLock::new(|| {
     Face::parse(bytes, 0).expect("the font inside the program is whole")
 });
 
-/// The glyph of every letter, and where it begins, in letters of `size`; the width of all of them. A letter that the font does
-/// not have is a box.
+/// The glyph of every letter, and where it begins, in letters of `size`; the width of all of them. A letter that the
+/// font does not have is a box.
 pub fn glyphs(text: &str, size: f64) -> (Vec<(GlyphId, f64)>, f64) {
     let mut end = 0.0;
     let mut glyphs = Vec::new();

@@ -1,7 +1,7 @@
 //! A number for every layer and epoch as a colour.
 //!
-//! Twenty lines in a chart can be told apart with some patience, fifty-six cannot: here each layer has a row of its own, the first
-//! at the top, whatever their number.
+//! Twenty lines in a chart can be told apart with some patience, fifty-six cannot: here each layer has a row of its
+//! own, the first at the top, whatever their number.
 
 use super::axis::Axis;
 use super::colour::{viridis, Ink};
@@ -48,7 +48,7 @@ pub fn draw(map: &HeatMap) -> Scene {
 
     // As many names as there is room for, the last layer's among them.
     let every = (letters * 1.1 / row_height).ceil().max(1.0) as usize;
-    let has_room = |row: usize| row + 1 == rows || row.is_multiple_of(every) && row + every < rows;
+    let has_room = |row: usize| row + 1 == rows || (row.is_multiple_of(every) && row + every < rows);
     for (row, name) in map.rows.iter().enumerate().filter(|(row, _)| has_room(*row)) {
         let baseline = top + row_height * (row as f64 + 0.5) + 0.36 * letters;
         let name = font::shortened(name, letters, left - 14.0);

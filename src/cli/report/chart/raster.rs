@@ -186,7 +186,8 @@ mod tests {
             (x, y)
         };
         let ((left, right), (top, bottom)) = dark(Anchor::Start, false);
-        // From the anchor to the right, and above the baseline, by about the height of a capital letter: 0.73 of the size.
+        // From the anchor to the right, and above the baseline, by about the height of a capital letter: 0.73 of the
+        // size.
         assert!((400..404).contains(&left) && right > 440 && bottom == 99, "{left} {right} {bottom}");
         assert!((81..85).contains(&top), "{top}");
         assert!((395..400).contains(&dark(Anchor::End, false).0 .1));

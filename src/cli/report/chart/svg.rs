@@ -1,7 +1,7 @@
 //! A scene as SVG.
 //!
-//! Colours are said twice: as attributes, for a page of its own on white, and as classes (`text`, `muted`, `grid`), with which a
-//! style sheet around it can say others.
+//! Colours are said twice: as attributes, for a page of its own on white, and as classes (`text`, `muted`, `grid`),
+//! with which a style sheet around it can say others.
 
 use super::{colour::Ink, Anchor, Scene, Shape, WIDTH};
 use crate::cli::report::markup::{element, Markup};

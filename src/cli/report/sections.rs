@@ -1,0 +1,251 @@
+//! The sections of the page, one for each question one has about a run.
+
+use super::figures::{numbers, range, Overlay, Single};
+use super::markup::{element, Markup};
+use super::network::{self, Judgement, Set};
+use super::page::{named, table, Examined, Writer};
+use super::pictures;
+use super::run::Run;
+use super::summary::median_and_range;
+use crate::cli::{text, Result};
+
+impl Writer {
+    pub fn training(&mut self, runs: &[Examined]) {
+        self.section("Training");
+        let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
+        if all.iter().all(|run| run.epochs.is_empty()) {
+            return self.note("No epoch is finished yet, so there are no curves.");
+        }
+        let curves = Overlay(&all);
+        let without: Vec<&str> =
+            all.iter().filter(|run| run.best_epoch().is_none()).map(|run| run.name.as_str()).collect();
+        let mut measured = "The training accuracy is measured batch by batch while the weights move.".to_string();
+        let best = |run: &&Run| {
+            run.best_epoch().map(|(epoch, top1)| format!("{} {:.2} % in epoch {epoch}", run.name, 100.0 * top1))
+        };
+        let best: Vec<String> = all.iter().filter_map(best).collect();
+        if runs.len() > 1 && !best.is_empty() {
+            measured += &format!(" The best epochs: {}.", best.join(", "));
+        }
+        let zero_lr = all.iter().any(|run| run.epochs.iter().any(|epoch| epoch.lr <= 0.0));
+        let rate = if zero_lr { "A rate of 0 is not on a logarithmic axis." } else { "" };
+        self.charts(vec![
+            (curves.train_loss(), "Mean over the epoch, label smoothing included where the recipe has some."),
+            (curves.accuracy(), measured.as_str()),
+            (curves.learning_rate(), rate),
+            (curves.validation_loss(), "Without label smoothing."),
+            (curves.gradient_norm(), "Before it is clipped, where the recipe clips."),
+        ]);
+        match without.as_slice() {
+            [] => {}
+            _ if without.len() == runs.len() => self.note("No images were held out for validation."),
+            some => self.note(format!("No images were held out for validation in {}.", some.join(", "))),
+        }
+    }
+
+    pub fn classes(&mut self, runs: &[Examined]) {
+        self.section("Classes and mistakes");
+        for (i, Examined { run, findings }) in runs.iter().enumerate() {
+            self.run_title(runs, i);
+            findings.notes.iter().for_each(|note| self.note(note));
+            match (&findings.judgement, &findings.network) {
+                (Some(judged), Some(network)) => {
+                    let single = Single { run, place: i, of: runs.len() };
+                    self.judgement(&single, judged, network.file, network.epoch);
+                }
+                _ => self.note("The confusion matrix and the mistakes are left out."),
+            }
+        }
+    }
+
+    fn judgement(&mut self, single: &Single, judged: &Judgement, file: &str, epoch: usize) {
+        let evaluation = &judged.evaluation;
+        let images = text::thousands(evaluation.images() as u64);
+        let caveat = match judged.set {
+            Set::Test => "",
+            Set::Validation => {
+                " The epoch was chosen by these very images, so the accuracy is a little too good; the test images are \
+                 for the end of the run."
+            }
+        };
+        self.paragraph(format!(
+            "The {images} {} images, classified with the weights of epoch {epoch} ({file}): {} right.{caveat}",
+            judged.set.name(),
+            text::share(evaluation.top1, evaluation.images())
+        ));
+        let mut all = self.chart(
+            single.confusion_matrix(judged),
+            "Rows are what an image is, columns what it is taken for. Blue: right, as a share of the class. Orange: \
+             wrong, by the square root of the number.",
+        );
+        let mut beside = self.chart(
+            single.class_accuracy(judged),
+            "The thin line on a bar is its standard error to both sides, the upright line the accuracy of all images \
+             shown.",
+        );
+        beside.push(pictures::confusions(judged));
+        all.push(element("div", &[], beside));
+        self.push(element("div", &[("class", "charts")], all));
+        if judged.mistakes.is_empty() {
+            return self.note("Not a single image was classified wrong.");
+        }
+        self.push(element("h3", &[], "The surest mistakes"));
+        self.paragraph(format!(
+            "Of the {} mistakes those whose wrong class has the largest probability (softmax). Under each picture: \
+             what it is taken for, with the probability; what it is, with the probability of that; its place among the \
+             {} images.",
+            text::thousands((evaluation.images() - evaluation.top1) as u64),
+            judged.set.name()
+        ));
+        self.push(pictures::mistakes(judged));
+    }
+
+    pub fn filters(&mut self, runs: &[Examined]) {
+        self.section("First-layer filters");
+        let mut explained = false;
+        for (i, Examined { findings, .. }) in runs.iter().enumerate() {
+            self.run_title(runs, i);
+            let network = findings.network.as_ref();
+            let Some((network, filters)) = network.and_then(|network| Some((network, network.filters.as_ref()?)))
+            else {
+                self.note("There are no weights to show.");
+                continue;
+            };
+            let (count, _, height, width) = filters.dim();
+            let scaled = match explained {
+                true => "",
+                false => {
+                    " Red, green and blue are the weights of the three channels; each filter is scaled to its own \
+                     range, its smallest weight 0 and its largest 255, so brightness cannot be compared from one \
+                     filter to another."
+                }
+            };
+            explained = true;
+            self.paragraph(format!(
+                "The {count} filters of conv1.weight, {height}x{width} pixels each, enlarged, after epoch {} \
+                 ({}).{scaled}",
+                network.epoch, network.file
+            ));
+            self.push(pictures::filters(filters));
+        }
+    }
+
+    pub fn layers(&mut self, runs: &[Examined]) -> Result<()> {
+        self.section("Gradients and updates of each layer");
+        let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
+        if all.iter().all(|run| run.layers.gradient_norm.is_empty()) {
+            self.note("No epoch is finished yet, so there is nothing to show.");
+            return Ok(());
+        }
+        self.paragraph(
+            "In the last step of every epoch: the norm of the loss's gradient by the weight, and the length of the \
+             step beside that of the weight, ‖Δw‖ / ‖w‖. The rows are the weights of the convolutions and of the \
+             linear layer, the first layer at the top; batch norm and biases are left out (layers.csv has them). The \
+             smallest twentieth of the numbers shares the darkest colour, and grey is no number, or 0.",
+        );
+        let names = all.iter().map(|run| network::weight_names(&run.recipe.model)).collect::<Result<Vec<_>>>()?;
+        let over_all = |values: &dyn Fn(&Run) -> &Vec<Vec<Option<f64>>>| {
+            range(all.iter().zip(&names).flat_map(|(run, names)| numbers(run, names, values(run))).collect())
+        };
+        let gradients = over_all(&|run| &run.layers.gradient_norm);
+        let ratios = over_all(&|run| &run.layers.update_ratio);
+        let what = [
+            ["layer_gradient_norm", "Gradient norm of each layer", "‖gradient‖"],
+            ["layer_update_ratio", "Update to weight ratio of each layer", "‖Δw‖ / ‖w‖"],
+        ];
+        let mut charts = Vec::new();
+        for (i, (run, names)) in all.iter().zip(&names).enumerate() {
+            let single = Single { run, place: i, of: runs.len() };
+            let caption = if runs.len() > 1 { "The same colours for all runs." } else { "" };
+            charts.push((single.layers(what[0], names, &run.layers.gradient_norm, gradients), caption));
+            charts.push((single.layers(what[1], names, &run.layers.update_ratio, ratios), caption));
+        }
+        self.charts(charts);
+        Ok(())
+    }
+
+    pub fn times(&mut self, runs: &[Examined]) {
+        self.section("Time and memory");
+        let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
+        if all.iter().all(|run| run.times.is_empty()) {
+            return self.note("No epoch is finished yet, so there are no times.");
+        }
+        let mut rows = Markup::new();
+        for (i, run) in all.iter().enumerate() {
+            let seconds: Vec<f64> = run.times.iter().map(|time| time.seconds).collect();
+            let speed: Vec<f64> = run.times.iter().map(|time| time.images_per_second).collect();
+            let three = |values: &[f64], decimals: usize| {
+                let found = median_and_range(values);
+                found.map_or("–".to_string(), |[median, low, high]| {
+                    format!("{median:.decimals$} ({low:.decimals$} to {high:.decimals$})")
+                })
+            };
+            let peak = run.result.as_ref().and_then(|result| result.peak_memory_bytes);
+            let mut row = Markup::new();
+            if runs.len() > 1 {
+                row.push(element("td", &[("class", "name")], named(i, &run.name)));
+            }
+            for cell in [
+                text::duration(run.seconds()),
+                three(&seconds, 1),
+                three(&speed, 0),
+                peak.map_or("not known".to_string(), text::bytes),
+            ] {
+                row.push(element("td", &[], cell));
+            }
+            rows.push(element("tr", &[], row));
+        }
+        let mut header = vec!["all epochs", "seconds per epoch, median", "images per second, median", "peak memory"];
+        if runs.len() > 1 {
+            header.insert(0, "run");
+        }
+        self.push(table(&header, rows));
+        self.note(
+            "In training: evaluations are not in the times. Images per second are those trained on. The peak is that \
+             of the last process of the run, known when the run is over.",
+        );
+        let curves = Overlay(&all);
+        self.charts(vec![(curves.seconds_per_epoch(), ""), (curves.images_per_second(), "")]);
+    }
+
+    pub fn configuration(&mut self, runs: &[Examined]) {
+        self.section("Configuration");
+        if runs.len() > 1 {
+            let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
+            self.differences(&all);
+        } else {
+            self.paragraph(Markup::written_here(
+                "The file <code>config.toml</code> of the run; <code>resnet train --config</code> starts the same run \
+                 again.",
+            ));
+        }
+        for (i, Examined { run, .. }) in runs.iter().enumerate() {
+            self.run_title(runs, i);
+            self.push(element("pre", &[], run.config_text.trim_end()));
+        }
+    }
+
+    /// A table of the keys that are not the same in all runs.
+    fn differences(&mut self, runs: &[&Run]) {
+        let tables: Vec<toml::Table> =
+            runs.iter().map(|run| toml::from_str(&run.config_text).unwrap_or_default()).collect();
+        let mut keys: Vec<&String> = tables.iter().flat_map(toml::Table::keys).collect();
+        keys.sort();
+        keys.dedup();
+        keys.retain(|key| tables.iter().any(|table| table.get(*key) != tables[0].get(*key)));
+        if keys.is_empty() {
+            return self.paragraph("The same in all runs.");
+        }
+        let mut rows = Markup::new();
+        for key in keys {
+            let mut row = element("td", &[], element("code", &[], key));
+            for table in &tables {
+                let value = table.get(key).map_or("–".to_string(), toml::Value::to_string);
+                row.push(element("td", &[("class", "name")], value));
+            }
+            rows.push(element("tr", &[], row));
+        }
+        let header: Vec<&str> = ["what differs"].into_iter().chain(runs.iter().map(|run| run.name.as_str())).collect();
+        self.push(table(&header, rows));
+    }
+}
