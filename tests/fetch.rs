@@ -11,6 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 const NAME: &str = "cifar-10-binary.tar.gz";
 const PART: &str = "cifar-10-binary.tar.gz.part";
@@ -73,19 +74,17 @@ impl Server {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (answers, noted) = (answers.to_vec(), Arc::clone(&requests));
         thread::spawn(move || {
-            let mut silent = Vec::new();
             for answer in answers {
                 let (mut stream, _) = listener.accept().unwrap();
                 noted.lock().unwrap().push(request(&mut stream));
                 // The client may have gone away.
                 let _ = stream.write_all(answer.head.as_bytes()).and_then(|()| stream.write_all(&answer.body));
                 if answer.silent {
-                    silent.push(stream);
+                    // Until the client goes away; one that would wait for ever finds its connection lost instead.
+                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    thread::spawn(move || stream.read(&mut [0]));
                 }
             }
-            drop(listener);
-            // Until the client goes away.
-            silent.iter_mut().for_each(|stream| drop(stream.read(&mut [0])));
         });
         Server { address, requests }
     }

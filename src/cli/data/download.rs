@@ -304,7 +304,9 @@ mod tests {
         assert_eq!(read("bytes 5-9/10"), Some((Some(5), Some(10))));
         assert_eq!(read("bytes 5-9/*"), Some((Some(5), None)));
         assert_eq!(read("bytes */10"), Some((None, Some(10))));
-        for wrong in ["", "bytes", "bytes 5-9", "pages 5-9/10", "bytes x-9/10", "bytes 5-9/x", "bytes -5-9/10"] {
+        for wrong in
+            ["", "bytes", "bytes 5-9", "bytes5-9/10", "pages 5-9/10", "bytes x-9/10", "bytes 5-9/x", "bytes -5-9/10"]
+        {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(content_range(&HeaderMap::new()), None);
