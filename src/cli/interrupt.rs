@@ -1,7 +1,6 @@
 //! Ctrl-C: once to stop after this step, twice to stop at once.
 
-use super::{Failure, Result};
-use std::io::Write as _;
+use super::{progress, Failure, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What shells expect of a program stopped by Ctrl-C: 128 + SIGINT.
@@ -20,11 +19,12 @@ pub fn listen() -> Result<()> {
     }
     let handler = || {
         let again = REQUESTED.swap(true, Ordering::Relaxed);
-        let message = if again { "stopped" } else { "stopping after this step; Ctrl-C again stops at once" };
-        let _ = writeln!(std::io::stderr(), "\n{message}");
         if again {
+            progress::clear();
+            progress::say("stopped");
             std::process::exit(EXIT_CODE.into());
         }
+        progress::say("stopping after this step; Ctrl-C again stops at once");
     };
     ctrlc::set_handler(handler).map_err(|error| Failure::Failed(format!("cannot listen for Ctrl-C: {error}")))
 }

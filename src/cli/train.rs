@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::images::{About, DataArgs, DEFAULT_SIZE};
-use super::progress::Progress;
+use super::progress::{Plan, Progress};
 use super::run_folder::{check_out, RunFolder};
 use super::{args, init_from, interrupt, memory, text, Failure, Result};
 use resnet_by_hand::data::{Augmentation, Dataset};
@@ -12,7 +12,7 @@ use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::optim::{DecayExemption, Schedule};
 use resnet_by_hand::parameters::fingerprint;
 use resnet_by_hand::train::checkpoint::{data_hash, Best, Checkpoint};
-use resnet_by_hand::train::{evaluate, recipe, EpochMetrics, Evaluation, Position, Recipe, Trainer};
+use resnet_by_hand::train::{evaluate_with, recipe, EpochMetrics, Evaluation, Position, Recipe, Trainer};
 use resnet_by_hand::Error;
 use serde_json::json;
 use std::io::Write as _;
@@ -363,29 +363,24 @@ struct Run {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let mut progress;
     let mut run = match &args.resume {
         Some(path) => {
             let Some(run) = resume(args, path)? else { return Ok(()) };
-            progress = Progress::new(run.trainer.recipe().epochs);
             run
         }
-        None => {
-            let run = begin(args)?;
-            progress = Progress::new(run.trainer.recipe().epochs);
-            run
-        }
+        None => begin(args)?,
     };
+    let mut progress = run.progress()?;
     run.describe(&mut progress)?;
     interrupt::listen()?;
-    let ended = run.epochs(args.checkpoint_every, &mut progress);
-    progress.finish();
-    ended.map_err(|failure| match failure {
+    let ended = run.epochs(args.checkpoint_every, &mut progress).map_err(|failure| match failure {
         Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", run.folder.kept())),
         Failure::Diverged(message) => Failure::Failed(format!("{message}\n\n{}", run.folder.kept_good())),
         other => other,
-    })?;
-    run.report(&mut progress)
+    });
+    let ended = ended.and_then(|()| run.report(&mut progress));
+    progress.finish();
+    ended
 }
 
 /// The model of a configuration, held against the images.
@@ -534,6 +529,21 @@ fn resume(args: &Args, path: &Path) -> Result<Option<Run>> {
 }
 
 impl Run {
+    /// The display of what is left of the run.
+    fn progress(&self) -> Result<Progress> {
+        let (trainer, recipe) = (&self.trainer, self.trainer.recipe());
+        let (_, height, width, _) = self.train.pixels.dim();
+        let multiply_adds = trainer.model().cost(1, [height, width])?.multiply_adds;
+        let plan = Plan {
+            epochs: recipe.epochs,
+            training_images: self.train.len(),
+            validation_images: self.validation.as_ref().map_or(0, |images| images.len()),
+            validate_every: recipe.validate_every,
+            test_images: self.test.len(),
+        };
+        Ok(Progress::new(plan, trainer.position(), multiply_adds, recipe.early_stopping > 0))
+    }
+
     /// What is going to happen, for people.
     fn describe(&self, progress: &mut Progress) -> Result<()> {
         let recipe = self.trainer.recipe();
@@ -592,9 +602,8 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
-        progress.line("");
         let validation_header = if self.validation.is_some() { "  validation loss, top-1" } else { "" };
-        progress.line(&format!(
+        progress.header(&format!(
             "    epoch        lr    loss    top-1    top-5  gradient  images/s      time{validation_header}"
         ));
         Ok(())
@@ -651,9 +660,12 @@ impl Run {
 
     fn end_of_epoch(&mut self, epoch: &EpochMetrics, progress: &mut Progress) -> Result<()> {
         let (recipe, model) = (self.trainer.recipe(), self.trainer.model());
-        let evaluate = |v| evaluate(model, v, recipe.normalization, recipe.eval_batch_size);
+        let mut evaluate = |images: &Arc<Dataset>| {
+            let mut observe = |seen| progress.evaluated(epoch.epoch + 1, "validating", seen, images.len());
+            evaluate_with(model, images, recipe.normalization, recipe.eval_batch_size, &mut observe)
+        };
         let due = (epoch.epoch + 1).is_multiple_of(recipe.validate_every) || self.trainer.is_done();
-        let validated = self.validation.as_ref().filter(|_| due).map(evaluate).transpose()?;
+        let validated = self.validation.as_ref().filter(|_| due).map(&mut evaluate).transpose()?;
         let about = metadata(recipe, &self.test, epoch, validated.as_ref());
         self.folder.save_weights(model, &about)?;
         if let Some(validated) = &validated {
@@ -666,7 +678,7 @@ impl Run {
             }
         }
         self.folder.append(epoch, validated.as_ref(), self.trainer.layers())?;
-        progress.line(&line(epoch, recipe.epochs, validated.as_ref()));
+        progress.row(&line(epoch, recipe.epochs, validated.as_ref()));
         Ok(())
     }
 }
@@ -702,7 +714,9 @@ impl Run {
         };
         let best = &self.best;
         let model = &model;
-        let tested = evaluate(model, test, recipe.normalization, recipe.eval_batch_size)?;
+        let mut observe = |seen| progress.evaluated(trainer.epoch(), "testing", seen, test.len());
+        let tested = evaluate_with(model, test, recipe.normalization, recipe.eval_batch_size, &mut observe)?;
+        progress.finish();
         let hash = format!("{:016x}", fingerprint(trainer.model()));
         let peak = memory::peak();
         let result = json!({

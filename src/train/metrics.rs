@@ -100,13 +100,27 @@ pub fn evaluate<T: Scalar>(
     normalization: Normalization,
     batch_size: usize,
 ) -> Result<Evaluation> {
+    evaluate_with(model, dataset, normalization, batch_size, &mut |_| ())
+}
+
+/// [`evaluate`]; after every batch `observe` is told how many images were classified so far.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_with<T: Scalar>(
+    model: &ResNet<T>,
+    dataset: &Arc<Dataset>,
+    normalization: Normalization,
+    batch_size: usize,
+    observe: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
     let classes = model.architecture().classes;
     if dataset.is_empty() || dataset.classes.len() != classes {
         let found = format!("got {} images of {} classes", dataset.len(), dataset.classes.len());
         return Err(Error::argument("evaluate", format!("expects images of {classes} classes, {found}")));
     }
     let loader = Loader::<T>::new(dataset.clone(), LoaderOptions::evaluation(batch_size, normalization))?;
-    let (mut loss, mut top1, mut top5) = (0.0, 0, 0);
+    let (mut loss, mut top1, mut top5, mut seen) = (0.0, 0, 0, 0);
     let mut confusion = Array2::zeros((classes, classes));
     for batch in loader.epoch(0) {
         let logits = model.predict(&batch.images)?;
@@ -119,6 +133,8 @@ pub fn evaluate<T: Scalar>(
             top5 += usize::from(rank < 5);
             confusion[[target, predicted(row)]] += 1;
         }
+        seen += batch.labels.len();
+        observe(seen);
     }
     Ok(Evaluation { loss: loss / dataset.len() as f64, top1, top5, confusion })
 }

@@ -29,6 +29,6 @@ pub mod recipe;
 pub mod trainer;
 
 pub use layers::LayerMetrics;
-pub use metrics::{evaluate, EpochMetrics, Evaluation, StepMetrics};
+pub use metrics::{evaluate, evaluate_with, EpochMetrics, Evaluation, StepMetrics};
 pub use recipe::Recipe;
 pub use trainer::{Position, Trainer};
