@@ -331,7 +331,8 @@ fn a_run_says_when_it_will_end() {
     let resume_behind = |last: usize| {
         fs::remove_file(folder.path("run/result.json")).unwrap();
         for epoch in last + 1..=3 {
-            fs::remove_file(folder.path(&format!("run/checkpoints/epoch-{epoch:06}-step-00000000.safetensors"))).unwrap();
+            fs::remove_file(folder.path(&format!("run/checkpoints/epoch-{epoch:06}-step-00000000.safetensors")))
+                .unwrap();
         }
         folder.ok("train --resume run --keep-checkpoints 4")
     };
@@ -463,6 +464,18 @@ fn bench_measures_what_it_says() {
     ] {
         assert!(train[key].as_f64().is_some_and(|value| value > 0.0 && value.is_finite()), "{key}: {train}");
     }
+    // Of a single step the phases are all of it: the medians are the numbers themselves.
+    let phases = train["phases"].as_object().unwrap();
+    let sum = |key: &str| -> f64 {
+        ["forward", "loss", "backward", "update"].iter().map(|phase| phases[*phase][key].as_f64().unwrap()).sum()
+    };
+    assert_eq!(phases.len(), 4);
+    assert!(phases.values().all(|phase| phase["median_seconds"].as_f64().unwrap() > 0.0), "{phases:?}");
+    let step = train["median_step_seconds"].as_f64().unwrap();
+    // Sums of four numbers: ε/2 for each of three additions, here and there, and ε for each number that is read. A share is rounded
+    // once more, and so is a quotient.
+    assert!((sum("median_seconds") / step - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
+    assert!((sum("share_of_step") - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
     assert!(["avx512", "avx2", "portable"].iter().any(|isa| train["isa"] == *isa), "{}", train["isa"]);
     assert_eq!(train["peak_memory_bytes"].is_u64(), cfg!(target_os = "linux"));
 
@@ -500,12 +513,21 @@ fn bench_measures_what_it_says() {
         (&"eval".into(), &7.into(), &serde_json::json!([16, 24]))
     );
     assert!(other["convolutions"].as_array().unwrap().iter().all(|group| group["algorithm"] == "gemm"), "{other}");
-    assert!(other["loader_batch_seconds"].is_null());
+    assert!(other["loader_batch_seconds"].is_null() && other["phases"].is_null());
 
     let text = bench("--layers").ok();
     assert!(value(&text, "step").ends_with("of 1 training step"), "{text}");
     assert!(value(&text, "GFLOP/s").contains("counted as direct convolution"), "{text}");
-    for part in ["\nimages/s ", "\nloader ", "32x32x16", "all of them, each measured alone: "] {
+    for part in [
+        "\nimages/s ",
+        "\nloader ",
+        "\nforward ",
+        "\nloss ",
+        "\nbackward ",
+        "\nupdate ",
+        "32x32x16",
+        "all of them, each measured alone: ",
+    ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
 }
