@@ -307,6 +307,48 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
     assert!(!folder.path("none").exists());
 }
 
+/// The estimate in the output of a run; it stands above the table of epochs, and nothing there is meant for a terminal.
+#[track_caller]
+fn estimate(stdout: &str) -> &str {
+    let lines: Vec<&str> = stdout.lines().collect();
+    let place = |start: &str| lines.iter().position(|line| line.starts_with(start));
+    let (estimate, table) = (place("estimate ").unwrap(), place("    epoch  ").unwrap());
+    assert_eq!((table, lines[estimate + 1]), (estimate + 2, ""), "{stdout}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("estimate ")).count(), 1, "{stdout}");
+    assert!(!stdout.contains('\x1b'), "{stdout}");
+    value(stdout, "estimate")
+}
+
+#[test]
+fn a_run_says_when_it_will_end() {
+    let folder = Folder::new("estimate");
+    let run = folder.run("train --train-images 60 --batch-size 20 --epochs 3 --keep-checkpoints 4 --out run");
+    assert_eq!(run.stderr, "");
+    let stdout = run.ok();
+    let (length, end) = estimate(&stdout).split_once(", until about ").unwrap();
+    let (duration, epochs) = length.split_once(" for ").unwrap();
+    assert!(duration.ends_with(" s") && epochs == "3 epochs", "{length}");
+    let (hours, minutes) = end.strip_suffix(" UTC").unwrap_or(&end[..5]).split_once(':').unwrap();
+    assert!(hours.parse::<u8>().unwrap() < 24 && minutes.parse::<u8>().unwrap() < 60, "{end}");
+
+    // What is left of it: with one short epoch it is over before there is anything to tell.
+    let resume_behind = |last: usize| {
+        fs::remove_file(folder.path("run/result.json")).unwrap();
+        for epoch in last + 1..=3 {
+            fs::remove_file(folder.path(&format!("run/checkpoints/epoch-{epoch:06}-step-00000000.safetensors")))
+                .unwrap();
+        }
+        folder.ok("train --resume run --keep-checkpoints 4")
+    };
+    assert!(!resume_behind(2).contains("estimate"));
+    assert!(estimate(&resume_behind(1)).contains(" for the rest of 3 epochs, until about "));
+
+    let early = "--validation 20 --early-stopping 2";
+    let stdout = folder.ok(&format!("train --train-images 60 --batch-size 20 --epochs 3 {early} --out early"));
+    let told = estimate(&stdout);
+    assert!(told.starts_with("at most ") && told.ends_with(" at the latest"), "{told}");
+}
+
 #[test]
 fn gradients_are_clipped_and_squares_are_hidden_where_that_is_asked_for() {
     let folder = Folder::new("clip");
@@ -426,6 +468,18 @@ fn bench_measures_what_it_says() {
     ] {
         assert!(train[key].as_f64().is_some_and(|value| value > 0.0 && value.is_finite()), "{key}: {train}");
     }
+    // Of a single step the phases are all of it: the medians are the numbers themselves.
+    let phases = train["phases"].as_object().unwrap();
+    let sum = |key: &str| -> f64 {
+        ["forward", "loss", "backward", "update"].iter().map(|phase| phases[*phase][key].as_f64().unwrap()).sum()
+    };
+    assert_eq!(phases.len(), 4);
+    assert!(phases.values().all(|phase| phase["median_seconds"].as_f64().unwrap() > 0.0), "{phases:?}");
+    let step = train["median_step_seconds"].as_f64().unwrap();
+    // Sums of four numbers: ε/2 for each of three additions, here and there, and ε for each number that is read. A share is rounded
+    // once more, and so is a quotient.
+    assert!((sum("median_seconds") / step - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
+    assert!((sum("share_of_step") - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
     assert!(["avx512", "avx2", "portable"].iter().any(|isa| train["isa"] == *isa), "{}", train["isa"]);
     assert_eq!(train["peak_memory_bytes"].is_u64(), cfg!(target_os = "linux"));
 
@@ -463,12 +517,21 @@ fn bench_measures_what_it_says() {
         (&"eval".into(), &7.into(), &serde_json::json!([16, 24]))
     );
     assert!(other["convolutions"].as_array().unwrap().iter().all(|group| group["algorithm"] == "gemm"), "{other}");
-    assert!(other["loader_batch_seconds"].is_null());
+    assert!(other["loader_batch_seconds"].is_null() && other["phases"].is_null());
 
     let text = bench("--layers").ok();
     assert!(value(&text, "step").ends_with("of 1 training step"), "{text}");
     assert!(value(&text, "GFLOP/s").contains("counted as direct convolution"), "{text}");
-    for part in ["\nimages/s ", "\nloader ", "32x32x16", "all of them, each measured alone: "] {
+    for part in [
+        "\nimages/s ",
+        "\nloader ",
+        "\nforward ",
+        "\nloss ",
+        "\nbackward ",
+        "\nupdate ",
+        "32x32x16",
+        "all of them, each measured alone: ",
+    ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
 }

@@ -86,8 +86,8 @@ fn info_of_train_and_val_against_numbers_by_hand() {
     for line in [
         "data           2 classes of images from set, as 4x4 pixels",
         "training       2 images of 4x4 pixels",
-        "mean           0.5,0.4,0.3941176470588235",
-        "std            0.5,0.2,0.00196078431372549",
+        "mean           0.500000,0.400000,0.394118",
+        "std            0.500000,0.200000,0.001961",
         "test           3 images of 4x4 pixels",
         "class   training       test",
         "owl            1          2",

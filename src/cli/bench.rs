@@ -2,10 +2,12 @@
 
 mod convolutions;
 mod peak;
+mod phases;
 
 use super::{args, memory, text, Failure, Result};
 use convolutions::Group;
 use ndarray::Array4;
+use phases::{Phases, Stopwatch};
 use rand::RngExt as _;
 use resnet_by_hand::data::loader::LoaderOptions;
 use resnet_by_hand::data::{embedded, Loader, Normalization};
@@ -35,8 +37,9 @@ Examples:
 /// Measure how fast a network is on this machine
 ///
 /// Runs steps on one batch of noise, after two that are not counted. A training step is forward in
-/// train mode, loss, running statistics, backward and SGD; an evaluation step is a prediction. Images
-/// are loaded by another thread in training, so loading is measured apart.
+/// train mode, loss and its gradient, backward, and the update, by SGD and of the running statistics;
+/// an evaluation step is a prediction. Images are loaded by another thread in training, so loading is
+/// measured apart.
 ///
 /// Operations are counted as those of direct convolution, two for each multiply-add, three passes in
 /// training; an algorithm that needs fewer shows more of them a second. The peak is what chains of
@@ -125,6 +128,8 @@ struct Measured<'a> {
     classes: usize,
     /// Of every step, shortest first.
     times: Vec<f64>,
+    /// Of a training step.
+    phases: Option<Phases>,
     peak_memory: Option<u64>,
     peak_flops: f64,
     /// Seconds in which one thread makes a batch.
@@ -148,11 +153,14 @@ pub fn run(args: &Args) -> Result<()> {
 
     let shape = [args.batch_size, height, width, 3];
     let x = Array4::from_shape_simple_fn(shape, &mut noise(0)).into_shared();
-    let times = match args.mode {
-        Mode::Train => train(args, &mut model, &x),
-        Mode::Eval => timed(args, || model.predict(&x).map(drop)),
+    let measured = match args.mode {
+        Mode::Train => train(args, &mut model, &x).map(|steps| {
+            let phases = Phases::of(&steps);
+            (steps.iter().map(|phases| phases.iter().sum()).collect(), Some(phases))
+        }),
+        Mode::Eval => timed(args, || predict(&model, &x)).map(|times| (times, None)),
     };
-    let mut times = times.map_err(|error| match error {
+    let (mut times, phases): (Vec<f64>, _) = measured.map_err(|error| match error {
         // Such as a batch norm that is left with one value for each channel.
         Error::Shape { .. } | Error::Argument { .. } => refuse(error),
         error => error.into(),
@@ -169,7 +177,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let peak_flops = peak::measure();
-    let measured = Measured { args, cost, image, classes, times, peak_memory, peak_flops, loader };
+    let measured = Measured { args, cost, image, classes, times, phases, peak_memory, peak_flops, loader };
     if cfg!(debug_assertions) {
         let _ = writeln!(std::io::stderr(), "note: built with debug assertions; build with --release to measure");
     }
@@ -186,46 +194,68 @@ fn noise(seed: u64) -> impl FnMut() -> f32 {
     move || (0..3).map(|_| rng.random_range(-1.0f32..1.0)).sum()
 }
 
-fn train(args: &Args, model: &mut ResNet<f32>, x: &Activation<f32>) -> std::result::Result<Vec<f64>, Error> {
+/// Seconds of a prediction.
+fn predict(model: &ResNet<f32>, x: &Activation<f32>) -> std::result::Result<f64, Error> {
+    let start = Instant::now();
+    drop(model.predict(x)?);
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Seconds of the phases of each step.
+fn train(
+    args: &Args,
+    model: &mut ResNet<f32>,
+    x: &Activation<f32>,
+) -> std::result::Result<Vec<[f64; phases::COUNT]>, Error> {
     let classes = model.architecture().classes;
     let targets: Vec<usize> = (0..args.batch_size).map(|i| i * 7 % classes).collect();
     let mut sgd = Sgd::new(SgdConfig::default())?; // momentum 0.9, weight decay 1e-4
     let loss_layer = SoftmaxCrossEntropy::new();
     let mut last = 0.0;
-    let times = timed(args, || {
+    let steps = timed(args, || {
+        let mut watch = Stopwatch::start();
         let (logits, cache) = model.forward(x, LayerMode::Train)?;
+        watch.end_of(phases::FORWARD);
         let (loss, loss_cache) = loss_layer.forward(&logits, &targets)?;
+        let dlogits = loss_layer.backward(&loss_cache);
+        drop((logits, loss_cache));
+        watch.end_of(phases::LOSS);
+        // Before the backward pass, which consumes the cache.
         model.update_running_statistics(&cache);
-        let gradients = model.parameter_gradients(&loss_layer.backward(&loss_cache), cache)?;
+        watch.end_of(phases::UPDATE);
+        let gradients = model.parameter_gradients(&dlogits, cache)?;
+        drop(dlogits);
+        watch.end_of(phases::BACKWARD);
+        sgd.step(model, &gradients, 0.1)?;
+        drop(gradients);
+        watch.end_of(phases::UPDATE);
         last = loss;
-        sgd.step(model, &gradients, 0.1)
+        Ok(watch.seconds)
     })?;
     if !last.is_finite() {
         let message = format!("the loss became {last}: such a step need not cost what a real one does");
         return Err(Error::NotFinite { message });
     }
-    Ok(times)
+    Ok(steps)
 }
 
-/// Seconds of each step.
-fn timed(
+/// What each step measured.
+fn timed<T>(
     args: &Args,
-    mut step: impl FnMut() -> std::result::Result<(), Error>,
-) -> std::result::Result<Vec<f64>, Error> {
+    mut step: impl FnMut() -> std::result::Result<T, Error>,
+) -> std::result::Result<Vec<T>, Error> {
     for _ in 0..WARM_UP {
         step()?;
     }
-    let (start, mut times) = (Instant::now(), Vec::new());
+    let (start, mut measured) = (Instant::now(), Vec::new());
     let done = |steps: usize| match args.steps {
         Some(wanted) => steps >= wanted,
         None => steps >= LEAST_STEPS && start.elapsed().as_secs_f64() >= args.seconds,
     };
-    while !done(times.len()) {
-        let begun = Instant::now();
-        step()?;
-        times.push(begun.elapsed().as_secs_f64());
+    while !done(measured.len()) {
+        measured.push(step()?);
     }
-    Ok(times)
+    Ok(measured)
 }
 
 /// Seconds in which one thread makes a batch of the embedded images, with crops and flips.
@@ -330,6 +360,12 @@ impl Measured<'_> {
         for (key, value) in lines {
             writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
         }
+        if let Some(phases) = &self.phases {
+            writeln!(out, "\nphases of a step, medians, with their share of the median step")?;
+            for line in phases.lines(self.median()) {
+                writeln!(out, "{line}")?;
+            }
+        }
 
         let all = groups.iter().map(|group| group.count as u64 * group.multiply_adds()).sum();
         writeln!(out, "\nconvolutions by shape, with their share of all multiply-adds of convolutions")?;
@@ -363,6 +399,7 @@ impl Measured<'_> {
             "median_step_seconds": self.median(),
             "best_step_seconds": times[0],
             "worst_step_seconds": times[times.len() - 1],
+            "phases": self.phases.as_ref().map(|phases| phases.json(self.median())),
             "images_per_second": self.images_per_second(),
             "multiply_adds_per_image": cost.multiply_adds / args.batch_size as u64,
             "gflops": self.flops() / 1e9,

@@ -111,8 +111,8 @@ fn info(args: &InfoArgs) -> Result<()> {
         let (_, height, width, _) = dataset.pixels.dim();
         let (mean, std) = dataset.mean_and_std();
         writeln!(out, "\n{name:<14} {} images of {height}x{width} pixels", text::thousands(dataset.len() as u64))?;
-        writeln!(out, "{:<14} {}", "mean", args::write_three(mean))?;
-        writeln!(out, "{:<14} {}", "std", args::write_three(std))?;
+        writeln!(out, "{:<14} {}", "mean", mean.map(|value| format!("{value:.6}")).join(","))?;
+        writeln!(out, "{:<14} {}", "std", std.map(|value| format!("{value:.6}")).join(","))?;
     }
     let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
     let counts = splits.map(|(_, _, dataset)| dataset.counts());

@@ -1,6 +1,6 @@
 //! Ctrl-C. Of a run: once to stop after this step, twice to stop at once. Of a download: at once, with a last word.
 
-use super::{Failure, Result};
+use super::{progress, Failure, Result};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,11 +22,12 @@ pub fn listen() -> Result<()> {
     }
     install(|| {
         let again = REQUESTED.swap(true, Ordering::Relaxed);
-        let message = if again { "stopped" } else { "stopping after this step; Ctrl-C again stops at once" };
-        let _ = writeln!(std::io::stderr(), "\n{message}");
         if again {
+            progress::clear();
+            progress::say("stopped");
             std::process::exit(EXIT_CODE.into());
         }
+        progress::say("stopping after this step; Ctrl-C again stops at once");
     })
 }
 

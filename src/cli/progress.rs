@@ -1,27 +1,98 @@
-//! What is seen of a run or a download while it runs: a bar on a terminal, a line now and then elsewhere.
+//! What is seen of a run while it runs: two bars on a terminal, a line now and then elsewhere.
+//!
+//! ```text
+//! epoch 12/40 [=====>      ] 170/391  loss 1.234, accuracy 45.6 %, 812 images/s
+//! run         [===>        ]    29 %  38 min 12 s left, 66.1 GFLOP/s
+//! ```
+//!
+//! - [`pace`]: how long the rest takes;
+//! - [`layout`]: what of it has room;
+//! - [`transfer`]: what is seen of a download.
+//!
+//! GFLOP/s are counted as `resnet bench` counts them, as those of direct convolution: two for each multiply-add, three passes for
+//! an image that is trained on.
+
+mod layout;
+mod pace;
+mod transfer;
+
+pub use pace::Plan;
+pub use transfer::Transfer;
 
 use super::text;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use resnet_by_hand::train::StepMetrics;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use layout::Line;
+use pace::{Pace, TRAINING};
+use resnet_by_hand::train::{Position, StepMetrics};
+use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Without a terminal, a line about the steps within an epoch or the bytes of a download at most this often.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// The end of the run is told after so many steps and so many seconds, or else after the first epoch.
+const ESTIMATE_STEPS: usize = 10;
+const ESTIMATE_SECONDS: f64 = 5.0;
+
+/// The bars that are on the screen, for [`say`].
+static ON_SCREEN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
 /// The display of a training run.
 pub struct Progress {
-    bar: Option<ProgressBar>,
+    bars: Option<Bars>,
     stdout_is_open: bool,
-    epochs: usize,
-    start: Instant,
     last_line: Instant,
+    /// The head of the table of epochs, as long as it is not printed.
+    header: Option<String>,
+    plan: Plan,
+    /// Of the whole run.
+    work: u64,
+    pace: Pace,
+    multiply_adds: u64,
+    /// Why the end that was told may be another, and whether some of the run is done before.
+    may_stop_early: bool,
+    is_resumed: bool,
+    estimate_is_told: bool,
     steps: usize,
-    /// Of this epoch.
+    /// Of this epoch, with what was seen of it before a break.
     images: usize,
     correct: usize,
     loss: f64,
-    epoch_start: Instant,
+    speed: Speed,
+    evaluation: Option<Speed>,
+}
+
+/// Images and the time they took.
+struct Speed {
+    begun: Instant,
+    images: usize,
+    seconds: f64,
+}
+
+impl Speed {
+    fn new() -> Self {
+        Speed { begun: Instant::now(), images: 0, seconds: 0.0 }
+    }
+
+    fn add(&mut self, images: usize) {
+        self.images += images;
+        self.seconds = self.begun.elapsed().as_secs_f64();
+    }
+
+    fn images_per_second(&self) -> f64 {
+        self.images as f64 / self.seconds
+    }
+}
+
+struct Bars {
+    both: MultiProgress,
+    /// Above the bars.
+    space: ProgressBar,
+    epoch: ProgressBar,
+    run: ProgressBar,
+    /// The terminal's width for which the bars are styled.
+    columns: usize,
 }
 
 /// A bar that counts, on a terminal; elsewhere nothing is seen of it.
@@ -30,33 +101,99 @@ pub fn counter(what: &'static str, of: usize) -> ProgressBar {
     ProgressBar::new(of as u64).with_style(style.progress_chars("=> ")).with_message(what)
 }
 
-/// A bar on stderr, if that is a terminal.
-fn bar(template: &str) -> Option<ProgressBar> {
-    io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
-        ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10)).with_style(style)
-    })
+/// A line on stderr, above the bars if there are any. From any thread.
+pub fn say(line: &str) {
+    let print = || {
+        // Nobody to tell: not a reason to stop.
+        let _ = writeln!(io::stderr(), "{line}");
+    };
+    match on_screen().as_ref() {
+        Some(bars) => bars.suspend(print),
+        None => print(),
+    }
+}
+
+/// Removes the bars from the screen, for the end of the process. From any thread.
+pub fn clear() {
+    if let Some(bars) = on_screen().take() {
+        let _ = bars.clear();
+    }
+}
+
+fn on_screen() -> std::sync::MutexGuard<'static, Option<MultiProgress>> {
+    ON_SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bars {
+    /// None without a terminal that can draw them.
+    fn new() -> Option<Self> {
+        let both = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        if both.is_hidden() {
+            return None;
+        }
+        // The cursor rests in the last column. A `^C` that the terminal shows there wraps, and what is then cleared is one line too
+        // low: the first line stays on the screen, so that is one without anything.
+        let blank = ProgressStyle::with_template(" ").expect("a valid template");
+        let space = both.add(ProgressBar::new(0).with_style(blank));
+        let (epoch, run) = (both.add(ProgressBar::new(0)), both.add(ProgressBar::new(0)));
+        *on_screen() = Some(both.clone());
+        Some(Bars { both, space, epoch, run, columns: 0 })
+    }
+
+    fn draw(&mut self, lines: &[Line; 2], positions: [(usize, usize); 2]) {
+        let columns = usize::from(console::Term::stderr().size().1);
+        if columns != self.columns {
+            self.columns = columns;
+            // Cut off at the terminal's edge, should it have become narrower just now.
+            let template = match layout::bar(columns) {
+                Some(width) => format!("{{prefix}} [{{bar:{width}}}] {{wide_msg}}"),
+                None => "{prefix} {wide_msg}".to_string(),
+            };
+            let style = ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> ");
+            [&self.epoch, &self.run].into_iter().for_each(|bar| bar.set_style(style.clone()));
+        }
+        self.space.tick();
+        let bars = [&self.epoch, &self.run].into_iter().zip(positions);
+        for ((bar, (position, of)), [name, text]) in bars.zip(layout::fit(lines, columns)) {
+            bar.set_prefix(name);
+            bar.set_length(of as u64);
+            bar.set_message(text);
+            bar.set_position(position as u64);
+        }
+    }
 }
 
 impl Progress {
-    pub fn new(epochs: usize) -> Self {
-        let now = Instant::now();
+    /// The display of a run that begins or goes on at `position`, with a network of so many multiply-adds for an image.
+    pub fn new(plan: Plan, position: Position, multiply_adds: u64, may_stop_early: bool) -> Self {
+        Progress::on(Bars::new(), plan, position, multiply_adds, may_stop_early)
+    }
+
+    fn on(bars: Option<Bars>, plan: Plan, position: Position, multiply_adds: u64, may_stop_early: bool) -> Self {
+        let (now, sums) = (Instant::now(), position.sums);
         Progress {
-            bar: bar("{prefix} [{bar:24}] {pos}/{len} {msg}"),
+            bars,
             stdout_is_open: true,
-            epochs,
-            start: now,
             last_line: now,
+            header: None,
+            plan,
+            work: plan.left(0, 0),
+            pace: Pace::new(plan.left(position.epoch, sums.images), now),
+            multiply_adds,
+            may_stop_early,
+            is_resumed: position != Position::default(),
+            estimate_is_told: false,
             steps: 0,
-            images: 0,
-            correct: 0,
-            loss: 0.0,
-            epoch_start: now,
+            images: sums.images,
+            correct: sums.top1,
+            loss: sums.loss,
+            speed: Speed::new(),
+            evaluation: None,
         }
     }
 
     pub fn begin_epoch(&mut self) {
-        (self.images, self.correct, self.loss, self.epoch_start) = (0, 0, 0.0, Instant::now());
+        (self.images, self.correct, self.loss, self.speed) = (0, 0, 0.0, Speed::new());
     }
 
     pub fn step(&mut self, step: &StepMetrics) {
@@ -64,116 +201,146 @@ impl Progress {
         self.images += step.images;
         self.correct += step.correct;
         self.loss += step.loss * step.images as f64;
-        if let Some(bar) = &self.bar {
-            bar.set_prefix(format!("epoch {}/{}", step.epoch + 1, self.epochs));
-            bar.set_length(step.steps_per_epoch as u64);
-            bar.set_message(self.message(step));
-            bar.set_position(step.step as u64 + 1);
+        self.speed.add(step.images);
+        self.pace.done(TRAINING * step.images as u64, Instant::now());
+        let (epoch, done, of) = (step.epoch + 1, step.step + 1, step.steps_per_epoch);
+        self.estimate(done == of && epoch < self.plan.epochs);
+
+        let images = self.images as f64;
+        let parts = [
+            format!("loss {:.3}", self.loss / images),
+            format!("accuracy {:.1} %", 100.0 * self.correct as f64 / images),
+            format!("{:.0} images/s", self.speed.images_per_second()),
+        ];
+        self.show(&format!("epoch {epoch}/{}", self.plan.epochs), "step", (done, of), parts.to_vec());
+    }
+
+    /// So many images were classified, `of` of them in all; `what` is "validating" or "testing".
+    pub fn evaluated(&mut self, epochs: usize, what: &'static str, images: usize, of: usize) {
+        let speed = self.evaluation.get_or_insert_with(Speed::new);
+        self.pace.done((images - speed.images) as u64, Instant::now());
+        speed.add(images - speed.images);
+        let parts = vec![what.to_string(), format!("{:.0} images/s", speed.images_per_second())];
+        if images == of {
+            self.evaluation = None;
+        }
+        self.show(&format!("epoch {epochs}/{}", self.plan.epochs), "image", (images, of), parts);
+    }
+
+    /// What is being done and how far it is, and the rest of the run.
+    fn show(&mut self, name: &str, unit: &str, (done, of): (usize, usize), parts: Vec<String>) {
+        let rest = self.rest();
+        if let Some(bars) = &mut self.bars {
+            let share = self.pace.share(self.work);
+            let line = |name: &str, count, parts| Line { name: name.to_string(), count, parts };
+            let lines =
+                [line(name, format!("{done}/{of}"), parts), line("run", format!("{:.0} %", 100.0 * share), rest)];
+            bars.draw(&lines, [(done, of), ((1000.0 * share) as usize, 1000)]);
         } else if self.last_line.elapsed() >= EVERY {
             self.last_line = Instant::now();
-            let (epoch, done, of) = (step.epoch + 1, step.step + 1, step.steps_per_epoch);
-            // Nobody to tell: not a reason to stop.
-            let _ = writeln!(io::stderr(), "epoch {epoch}/{}, step {done}/{of}: {}", self.epochs, self.message(step));
+            say(&format!("{name}, {unit} {done}/{of}: {}", [parts, rest].concat().join(", ")));
         }
     }
 
-    /// Loss and accuracy of this epoch so far, speed, and the time the rest of the run takes at the speed so far.
-    fn message(&self, step: &StepMetrics) -> String {
-        let images = self.images as f64;
-        let left = self.epochs * step.steps_per_epoch - (step.epoch * step.steps_per_epoch + step.step + 1);
-        let seconds_left = self.start.elapsed().as_secs_f64() / self.steps as f64 * left as f64;
-        format!(
-            "loss {:.3}, accuracy {:.1} %, {:.0} images/s, {} left",
-            self.loss / images,
-            100.0 * self.correct as f64 / images,
-            images / self.epoch_start.elapsed().as_secs_f64(),
-            text::duration(seconds_left)
-        )
+    /// How long the rest of the run takes, and how fast it is.
+    fn rest(&self) -> Vec<String> {
+        let mut rest = Vec::new();
+        let left = self.pace.seconds_left();
+        rest.extend(left.map(|seconds| format!("{} left", text::duration(seconds))));
+        if self.speed.images > 0 {
+            let flops = 2.0 * (TRAINING * self.multiply_adds) as f64 * self.speed.images_per_second();
+            rest.push(format!("{:.1} GFLOP/s", flops / 1e9));
+        }
+        rest.extend(left.map(|seconds| format!("until about {}", text::clock(now(), seconds))));
+        rest
     }
 
-    /// A line on stdout, above the bar. A reader that has gone away does not end a run of hours: its files go on.
+    /// Tells once when the run will end: as soon as that can be known, or now.
+    fn estimate(&mut self, now_at_the_latest: bool) {
+        let is_known = self.steps >= ESTIMATE_STEPS && self.pace.seconds() >= ESTIMATE_SECONDS;
+        if self.estimate_is_told || !(is_known || now_at_the_latest) {
+            return;
+        }
+        let Some(left) = self.pace.seconds_left() else { return };
+        self.estimate_is_told = true;
+        let (at_most, at_the_latest) = if self.may_stop_early { ("at most ", " at the latest") } else { ("", "") };
+        let rest = if self.is_resumed { "the rest of " } else { "" };
+        let epochs = match self.plan.epochs {
+            1 => "1 epoch".to_string(),
+            epochs => format!("{epochs} epochs"),
+        };
+        let whole = text::duration(self.pace.seconds() + left);
+        let end = text::clock(now(), left);
+        let value = format!("{at_most}{whole} for {rest}{epochs}, until about {end}{at_the_latest}");
+        self.line(&format!("{:<14} {value}", "estimate"));
+    }
+
+    /// The head of the table of epochs. It is printed above the first row, so that the estimate, which is known later, stands above
+    /// it.
+    pub fn header(&mut self, header: &str) {
+        self.header = Some(header.to_string());
+    }
+
+    /// A row of the table of epochs.
+    pub fn row(&mut self, row: &str) {
+        if let Some(header) = self.header.take() {
+            self.line("");
+            self.line(&header);
+        }
+        self.line(row);
+    }
+
+    /// A line on stdout, above the bars. A reader that has gone away does not end a run of hours: its files go on.
     pub fn line(&mut self, line: &str) {
         if !self.stdout_is_open {
             return;
         }
         let print = || writeln!(io::stdout(), "{line}");
-        let printed = self.bar.as_ref().map_or_else(print, |bar| bar.suspend(print));
+        let printed = self.bars.as_ref().map_or_else(print, |bars| bars.both.suspend(print));
         if let Err(error) = printed {
             self.stdout_is_open = false;
-            let _ = writeln!(io::stderr(), "note: cannot write to stdout any more ({error}); the run goes on");
+            say(&format!("note: cannot write to stdout any more ({error}); the run goes on"));
         }
     }
 
-    /// Removes the bar.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+    /// Removes the bars.
+    pub fn finish(&mut self) {
+        if let Some(bars) = self.bars.take() {
+            [bars.space, bars.epoch, bars.run].iter().for_each(ProgressBar::finish_and_clear);
         }
+        clear();
     }
 }
 
-/// The display of a download.
-pub struct Transfer {
-    bar: Option<ProgressBar>,
-    last_line: Instant,
-    /// When the bytes began to come, and how many there were before them.
-    start: (Instant, u64),
-    of: Option<u64>,
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-impl Transfer {
-    pub fn new() -> Self {
-        let now = Instant::now();
-        Transfer { bar: bar("[{bar:24}] {msg}"), last_line: now, start: (now, 0), of: None }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// From here on bytes come, the first `at` of `of` being there already.
-    pub fn begin(&mut self, at: u64, of: Option<u64>) {
-        (self.start, self.of) = ((Instant::now(), at), of);
-        if let (Some(bar), Some(of)) = (&self.bar, of) {
-            bar.set_length(of);
+    #[test]
+    fn operations_are_those_of_direct_convolution_and_training_is_three_passes() {
+        let plan = Plan { epochs: 2, training_images: 50, validation_images: 0, validate_every: 1, test_images: 10 };
+        let mut progress = Progress::on(None, plan, Position::default(), 40_000_000, false);
+        assert_eq!(progress.rest(), [""; 0]);
+        progress.speed = Speed { begun: Instant::now(), images: 250, seconds: 0.5 };
+        // 2 · 3 · 4e7 · 500 a second.
+        assert_eq!(progress.rest(), ["120.0 GFLOP/s"]);
+        assert_eq!(progress.work, 3 * 2 * 50 + 10);
+
+        // An image counts once, whether its batch was the first of the evaluation or another.
+        for images in [4, 8, 10] {
+            progress.evaluated(2, "testing", images, 10);
         }
-        self.reach(at);
-    }
-
-    pub fn reach(&mut self, at: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(self.message(at));
-            bar.set_position(at);
-        } else if self.last_line.elapsed() >= EVERY {
-            self.last_line = Instant::now();
-            self.say(&self.message(at));
-        }
-    }
-
-    /// How much is there, the speed since the bytes began to come, and the time the rest takes at that speed.
-    fn message(&self, at: u64) -> String {
-        let (start, before) = self.start;
-        let speed = (at - before) as f64 / start.elapsed().as_secs_f64().max(1e-3);
-        let so_far = text::bytes(at);
-        match self.of {
-            Some(of) if speed > 0.0 => {
-                let left = text::duration(of.saturating_sub(at) as f64 / speed);
-                format!("{so_far} of {}, {}/s, {left} left", text::bytes(of), text::bytes(speed as u64))
-            }
-            Some(of) => format!("{so_far} of {}", text::bytes(of)),
-            None => format!("{so_far}, {}/s", text::bytes(speed as u64)),
-        }
-    }
-
-    /// A line on stderr, above the bar.
-    pub fn say(&self, line: &str) {
-        let print = || {
-            // Nobody to tell: not a reason to stop.
-            let _ = writeln!(io::stderr(), "{line}");
-        };
-        self.bar.as_ref().map_or_else(print, |bar| bar.suspend(print));
-    }
-
-    /// Removes the bar.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        assert!((progress.pace.share(progress.work) - 10.0 / 310.0).abs() < 1e-12);
+        assert!(progress.evaluation.is_none());
+        let rest = progress.rest();
+        assert!(
+            rest[0].ends_with(" left") && rest[1] == "120.0 GFLOP/s" && rest[2].starts_with("until about "),
+            "{rest:?}"
+        );
     }
 }

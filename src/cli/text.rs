@@ -46,6 +46,32 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// `14:32 UTC`, so many seconds behind `now`, in seconds since 1970; with the date if that is another day.
+pub fn clock(now: u64, seconds: f64) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    let then = now.saturating_add(seconds.round() as u64);
+    let time = format!("{:02}:{:02} UTC", then % DAY / 3600, then % 3600 / 60);
+    if then / DAY == now / DAY {
+        return time;
+    }
+    let (year, month, day) = date(then / DAY);
+    format!("{time} on {year}-{month:02}-{day:02}")
+}
+
+/// Year, month and day of a day, counted from 1970-01-01. Years that begin in March have the leap day at their end, and their months
+/// before it the lengths 31 30 31 30 31, over and over: 153 days for five of them.
+fn date(day: u64) -> (u64, u64, u64) {
+    const FOUR_CENTURIES: u64 = 146_097;
+    let day = day + 719_468; // from 0000-03-01
+    let (era, day) = (day / FOUR_CENTURIES, day % FOUR_CENTURIES);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153; // from March
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
+    (400 * era + year, month, day)
+}
+
 /// `62.40 % (312 of 500)`.
 pub fn share(part: usize, whole: usize) -> String {
     format!("{:.2} % ({part} of {whole})", 100.0 * part as f64 / whole as f64)
@@ -66,11 +92,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn dates_are_counted_day_by_day() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..200_000 {
+            assert_eq!(date(days), (year, month, day));
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let length = match month {
+                2 => 28 + u64::from(leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+        assert!(year > 2500);
+    }
+
+    #[test]
     fn by_hand() {
         assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([999, 40_551_040, 1_814_073_344].map(short), ["999", "40.6 M", "1.81 G"]);
         assert_eq!([12, 269_722, 152_000_000].map(bytes), ["12 bytes", "270 kB", "152 MB"]);
         assert_eq!([0.84, 48.2, 725.0, 12_000.0].map(duration), ["0.8 s", "48 s", "12 min 5 s", "3 h 20 min"]);
+        // 2024-02-28, 23:58:20 UTC.
+        let now = 1_709_164_700;
+        assert_eq!(clock(now, 99.4), "23:59 UTC");
+        assert_eq!(clock(now, 100.0), "00:00 UTC on 2024-02-29");
+        assert_eq!(clock(now, 2.0 * 86_400.0), "23:58 UTC on 2024-03-01");
+        assert!(clock(now, f64::INFINITY).contains(" UTC on "));
         assert_eq!(share(8731, 10_000), "87.31 % (8731 of 10000)");
         assert_eq!([10, 100, 3].map(chance), ["10 %", "1 %", "33.33 %"]);
     }

@@ -11,15 +11,16 @@ pub mod words;
 use super::args::write_three;
 use super::config::Config;
 use super::images::About;
-use super::progress::Progress;
+use super::progress::{Plan, Progress};
 use super::run_folder::RunFolder;
 use super::{interrupt, memory, text, Failure, Result};
 pub use args::Args;
 use resnet_by_hand::data::Dataset;
 use resnet_by_hand::formats::{state_dict, weights, weights::Metadata};
+use resnet_by_hand::model::ResNet;
 use resnet_by_hand::parameters::fingerprint;
 use resnet_by_hand::train::checkpoint::{Best, Checkpoint};
-use resnet_by_hand::train::{evaluate, EpochMetrics, Evaluation, Position, Recipe, Trainer};
+use resnet_by_hand::train::{evaluate_each, EpochMetrics, Evaluation, Position, Recipe, Trainer};
 use resnet_by_hand::Error;
 use serde_json::json;
 pub use start::train_and_validation;
@@ -66,17 +67,49 @@ pub fn run(args: &Args) -> Result<()> {
 impl Run {
     /// From where it is to its end.
     fn go(mut self, checkpoint_every: Option<Duration>) -> Result<()> {
-        let mut progress = Progress::new(self.trainer.recipe().epochs);
+        let mut progress = self.progress()?;
         self.describe(&mut progress)?;
         interrupt::listen()?;
-        let ended = self.epochs(checkpoint_every, &mut progress);
-        progress.finish();
-        ended.map_err(|failure| match failure {
+        let ended = self.epochs(checkpoint_every, &mut progress).map_err(|failure| match failure {
             Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept())),
             Failure::Diverged(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept_good())),
             other => other,
-        })?;
-        self.report(&mut progress)
+        });
+        let ended = ended.and_then(|()| self.report(&mut progress));
+        progress.finish();
+        ended
+    }
+
+    /// The display of what is left of the run.
+    fn progress(&self) -> Result<Progress> {
+        let (trainer, recipe) = (&self.trainer, self.trainer.recipe());
+        let (_, height, width, _) = self.train.pixels.dim();
+        let multiply_adds = trainer.model().cost(1, [height, width])?.multiply_adds;
+        let plan = Plan {
+            epochs: recipe.epochs,
+            training_images: self.train.len(),
+            validation_images: self.validation.as_ref().map_or(0, |images| images.len()),
+            validate_every: recipe.validate_every,
+            test_images: self.test.len(),
+        };
+        Ok(Progress::new(plan, trainer.position(), multiply_adds, recipe.early_stopping > 0))
+    }
+
+    /// Counts what is right among `images`, and shows on the way how far it is.
+    fn evaluate(
+        &self,
+        model: &ResNet<f32>,
+        images: &Arc<Dataset>,
+        what: &'static str,
+        progress: &mut Progress,
+    ) -> Result<Evaluation> {
+        let (options, epoch) = (self.trainer.recipe().evaluation(), self.trainer.epoch());
+        Ok(evaluate_each(model, images, options, &mut |prediction| {
+            let seen = prediction.index + 1;
+            if seen.is_multiple_of(options.batch_size) || seen == images.len() {
+                progress.evaluated(epoch, what, seen, images.len());
+            }
+        })?)
     }
 
     fn checkpoint(&mut self) -> Result<()> {
@@ -132,7 +165,7 @@ impl Run {
         let (recipe, model) = (self.trainer.recipe(), &self.trainer.result());
         let due = (epoch.epoch + 1).is_multiple_of(recipe.validate_every) || self.trainer.is_done();
         let validated = self.validation.as_ref().filter(|_| due);
-        let validated = validated.map(|images| evaluate(model, images, recipe.evaluation())).transpose()?;
+        let validated = validated.map(|images| self.evaluate(model, images, "validating", progress)).transpose()?;
         let about = metadata(recipe, &self.test, epoch, validated.as_ref());
         self.folder.save_weights(model, &about)?;
         if let Some(validated) = &validated {
@@ -145,15 +178,13 @@ impl Run {
             }
         }
         self.folder.append(epoch, validated.as_ref(), self.trainer.layers())?;
-        progress.line(&words::line(epoch, recipe.epochs, validated.as_ref()));
+        progress.row(&words::line(epoch, recipe.epochs, validated.as_ref()));
         Ok(())
     }
-}
-impl Run {
+
     /// The test set, once, and the end of the run.
     fn report(&self, progress: &mut Progress) -> Result<()> {
         let (trainer, folder, test) = (&self.trainer, &self.folder, &self.test);
-        let recipe = trainer.recipe();
         let training_seconds = folder.seconds()?;
         let mut model = trainer.result();
         let hash = format!("{:016x}", fingerprint(&model));
@@ -166,7 +197,8 @@ impl Run {
         };
         let best = &self.best;
         let model = &model;
-        let tested = evaluate(model, test, recipe.evaluation())?;
+        let tested = self.evaluate(model, test, "testing", progress)?;
+        progress.finish();
         let peak = memory::peak();
         let result = json!({
             "test_accuracy": tested.accuracy(),

@@ -151,9 +151,8 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
-        progress.line("");
         let validation_header = if self.validation.is_some() { "  validation loss, top-1" } else { "" };
-        progress.line(&format!(
+        progress.header(&format!(
             "    epoch        lr    loss    top-1    top-5  gradient  images/s      time{validation_header}"
         ));
         Ok(())

@@ -1,0 +1,73 @@
+//! The phases of a training step.
+
+use super::median;
+use serde_json::{json, Map, Value};
+use std::time::Instant;
+
+pub const COUNT: usize = 4;
+pub const FORWARD: usize = 0;
+pub const LOSS: usize = 1;
+pub const BACKWARD: usize = 2;
+pub const UPDATE: usize = 3;
+
+const NAMES: [&str; COUNT] = ["forward", "loss", "backward", "update"];
+
+/// Adds up the seconds of every phase of one step. Together they are the step: no time is between them.
+pub struct Stopwatch {
+    last: Instant,
+    pub seconds: [f64; COUNT],
+}
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        Stopwatch { last: Instant::now(), seconds: [0.0; COUNT] }
+    }
+
+    /// What was done since the last call, or the start, was part of `phase`.
+    pub fn end_of(&mut self, phase: usize) {
+        let now = Instant::now();
+        self.seconds[phase] += (now - self.last).as_secs_f64();
+        self.last = now;
+    }
+}
+
+/// Of each phase the median of its seconds.
+pub struct Phases([f64; COUNT]);
+
+impl Phases {
+    /// The medians of some steps, of which there must be one.
+    pub fn of(steps: &[[f64; COUNT]]) -> Self {
+        Phases(std::array::from_fn(|phase| median(&mut steps.iter().map(|step| step[phase]).collect::<Vec<_>>())))
+    }
+
+    /// A line for each phase of a step of so many seconds.
+    pub fn lines(&self, step: f64) -> [String; COUNT] {
+        std::array::from_fn(|phase| {
+            let (name, seconds) = (NAMES[phase], self.0[phase]);
+            format!("{name:<14} {:>9.2} ms  {:>5.1} %", 1e3 * seconds, 100.0 * seconds / step)
+        })
+    }
+
+    pub fn json(&self, step: f64) -> Value {
+        let phase = |(name, &seconds): (&&str, &f64)| {
+            (name.to_string(), json!({ "median_seconds": seconds, "share_of_step": seconds / step }))
+        };
+        NAMES.iter().zip(&self.0).map(phase).collect::<Map<_, _>>().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_of_each_phase_alone() {
+        let steps = [[4.0, 0.5, 9.0, 1.0], [5.0, 0.25, 8.0, 3.0], [6.0, 0.75, 7.0, 2.0]];
+        let phases = Phases::of(&steps);
+        assert_eq!(phases.0, [5.0, 0.5, 8.0, 2.0]);
+        assert_eq!(phases.lines(16.0)[BACKWARD], "backward         8000.00 ms   50.0 %");
+        let json = phases.json(16.0);
+        assert_eq!(json["forward"], json!({ "median_seconds": 5.0, "share_of_step": 0.3125 }));
+        assert_eq!(json.as_object().unwrap().len(), COUNT);
+    }
+}
