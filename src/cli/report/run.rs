@@ -109,21 +109,26 @@ impl Run {
         self.recipe.validation > 0
     }
 
-    /// The best epoch so far, counted from 1, by the validation images, and what it reached.
+    /// The best epoch so far by the validation images, counted from 1, and the accuracy it reached.
     pub fn best_epoch(&self) -> Option<(usize, f64)> {
-        let mut best: Option<(usize, f64)> = None;
-        for (i, epoch) in self.epochs.iter().enumerate() {
-            if let Some(top1) = epoch.validation_top1.filter(|top1| best.is_none_or(|(_, most)| *top1 > most)) {
-                best = Some((i + 1, top1));
-            }
-        }
-        best
+        best(self.epochs.iter().map(|epoch| epoch.validation_top1))
     }
 
     /// Seconds of all epochs.
     pub fn seconds(&self) -> f64 {
         self.result.as_ref().map_or_else(|| self.times.iter().map(|time| time.seconds).sum(), |result| result.seconds)
     }
+}
+
+/// The largest accuracy and its place from 1; of equal ones the first, whose weights are kept.
+fn best(accuracies: impl Iterator<Item = Option<f64>>) -> Option<(usize, f64)> {
+    let mut best: Option<(usize, f64)> = None;
+    for (epoch, accuracy) in (1..).zip(accuracies) {
+        if let Some(accuracy) = accuracy.filter(|accuracy| best.is_none_or(|(_, most)| *accuracy > most)) {
+            best = Some((epoch, accuracy));
+        }
+    }
+    best
 }
 
 fn check_folder(path: &Path) -> Result<()> {
@@ -236,6 +241,13 @@ mod tests {
     fn layers(rows: &str) -> std::result::Result<Layers, String> {
         let text = format!("{LAYERS}\n{rows}");
         Layers::parse(Path::new("layers.csv"), &text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_best_epoch_is_the_first_of_the_best() {
+        let found = best([None, Some(0.25), Some(0.5), None, Some(0.5), Some(0.375)].into_iter());
+        assert_eq!(found, Some((3, 0.5)));
+        assert_eq!(best([None, None].into_iter()), None);
     }
 
     #[test]
