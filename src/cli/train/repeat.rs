@@ -122,7 +122,9 @@ fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
     }
     let spread = std.map_or(String::new(), |std| format!(", standard deviation {:.2}", 100.0 * std));
     writeln!(out, "{:<14} {:.2} %{spread}", "mean", 100.0 * mean)?;
-    Ok(writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?)
+    writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?;
+    let path = path.display();
+    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {path}/report", "a page")?)
 }
 
 fn read_result(folder: &Path) -> Result<Value> {
