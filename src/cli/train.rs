@@ -41,7 +41,7 @@ struct Run {
     about: About,
     /// What was done with the weights of `--init-from`.
     initialised: Vec<String>,
-    /// [`data_hash`] of the training images.
+    /// The hash of the training images, by which a resumed run knows them.
     data: u64,
 }
 pub fn run(args: &Args) -> Result<()> {

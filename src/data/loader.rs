@@ -49,7 +49,7 @@ pub struct LoaderOptions {
     pub normalization: Normalization,
     /// Random variants of the images.
     pub augmentation: Augmentation,
-    /// α of [`mixup`](super::mixup); 0 mixes nothing.
+    /// α of [`mixup`]; 0 mixes nothing.
     pub mixup: f64,
     /// Whether every epoch has a new random order; otherwise the data set's.
     pub shuffle: bool,

@@ -59,7 +59,7 @@ impl Mix {
         Mix { lambda: lambda.max(1.0 - lambda), partners: permutation(n, &mut rng) }
     }
 
-    /// λ x[n] + (1 − λ) x[π(n)], of `x (N, H, W, 3)`.
+    /// `λ x[n] + (1 − λ) x[π(n)]`, of `x (N, H, W, 3)`.
     pub fn images<T: Scalar>(&self, x: Activation<T>) -> Activation<T> {
         let (lambda, rest) = (T::of(self.lambda), T::of(1.0 - self.lambda));
         let mut mixed = dirty_array(x.dim());
