@@ -113,6 +113,11 @@ fn every_fifth_picture_of_a_class_is_held_out() {
     assert_eq!(info["classes"], serde_json::json!(["few", "many"]));
     assert_eq!(info["splits"]["train"]["counts"], serde_json::json!([2, 9]));
     assert_eq!(info["splits"]["test"]["counts"], serde_json::json!([1, 2]));
+    // 14 pictures of 20x20 pixels and three bytes.
+    let within = |memory: u64| open(&folder.path("set"), 20, Some(memory));
+    let refused = within(16_799).unwrap_err().to_string();
+    assert!(refused.contains("the images take 16800 bytes as 20x20 pixels, and 16799 are available"), "{refused}");
+    assert!(within(16_800).is_ok());
     let note = "no test/ or val/: every fifth image of each class, 3 in all, is held out for testing";
     assert_eq!(info["notes"], serde_json::json!([note]));
     // Which ones: those that are not there any more change the test images only.
@@ -163,8 +168,13 @@ fn what_cannot_be_read_is_named() {
     fs::write(folder.path("set/b/empty.png"), "").unwrap();
     fs::write(folder.path("set/b/wide.png"), claim(4_000_000_000, 1)).unwrap();
     fs::write(folder.path("set/b/huge.png"), claim(16_000, 16_000)).unwrap();
+    fs::write(folder.path("set/b/long.png"), claim(1, 16_385)).unwrap();
+    // A file with nothing in it but its length, as far as the file system can do that.
+    fs::File::create(folder.path("set/b/zeros.png")).unwrap().set_len((1 << 28) + 1).unwrap();
     info(&[
-        "6 of 10 images cannot be read; repair or remove them",
+        "8 of 12 images cannot be read; repair or remove them",
+        "b/long.png: expected an image of at most 16384x16384 pixels",
+        "b/zeros.png: expected at most 268435456 bytes, found 268435457",
         "a/text.png: expected a PNG or JPEG image, found a file that starts [74, 68, 69",
         "b/cut.jpg: truncated: the end of the JPEG image is missing",
         "b/cut.png: not a whole image",

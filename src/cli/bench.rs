@@ -228,9 +228,8 @@ fn train(
         watch.end_of(phases::BACKWARD);
         sgd.step(model, &gradients, 0.1)?;
         drop(gradients);
-        watch.end_of(phases::UPDATE);
         last = loss;
-        Ok(watch.seconds)
+        Ok(watch.finish(phases::UPDATE))
     })?;
     if !last.is_finite() {
         let message = format!("the loss became {last}: such a step need not cost what a real one does");

@@ -320,3 +320,121 @@ impl Skipped {
         (count > 0).then(|| format!("{count} {files} left out, hidden or not PNG or JPEG: {}", kinds.join(", ")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that is removed again, with files of these names in it, empty as long as no picture is read.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(name: &str, files: &[&str]) -> Self {
+            let path = std::env::temp_dir().join(format!("resnet-by-hand-folder-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).unwrap();
+            let new = Files(path);
+            files.iter().for_each(|file| new.add(file));
+            new
+        }
+
+        fn add(&self, file: &str) {
+            let path = self.0.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+
+        fn found(&self) -> ImageFolder {
+            ImageFolder::find(&self.0).unwrap().expect("a folder of pictures")
+        }
+
+        fn refused(&self) -> String {
+            ImageFolder::find(&self.0).unwrap_err().to_string()
+        }
+
+        /// Pictures and labels as text: `a/1.png 0`.
+        fn names(&self, pictures: &[(PathBuf, u8)]) -> Vec<String> {
+            let name = |path: &Path| path.strip_prefix(&self.0).unwrap().display().to_string();
+            pictures.iter().map(|(path, label)| format!("{} {label}", name(path))).collect()
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn test_goes_before_val_and_that_is_told() {
+        let files = ["train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png"];
+        let files = Files::new("splits", &files);
+        assert_eq!(files.names(&files.found().test), ["val/a/2.png 0", "val/b/2.png 1"]);
+        assert_eq!(files.found().notes(), [""; 0]);
+        files.add("test/a/3.png");
+        files.add("test/b/3.png");
+        assert_eq!(files.names(&files.found().test), ["test/a/3.png 0", "test/b/3.png 1"]);
+        assert_eq!(files.found().notes(), ["val/ is not read: test/ is there"]);
+    }
+
+    #[test]
+    fn classes_take_turns_and_what_is_held_out_is_left_out_before() {
+        let files =
+            ["b/x/9.png", "b/1.png", "a/1.png", "c/1.png", "c/2.png", "c/3.png", "c/4.png", "c/5.png", "c/6.png"];
+        let files = Files::new("turns", &files);
+        let found = files.found();
+        assert_eq!(found.classes(), ["a", "b", "c"]);
+        // Of b the last of two, of c the fifth; a has only one.
+        let train = ["a/1.png 0", "b/1.png 1", "c/1.png 2", "c/2.png 2", "c/3.png 2", "c/4.png 2", "c/6.png 2"];
+        assert_eq!(files.names(&found.train), train);
+        assert_eq!(files.names(&found.test), ["b/x/9.png 1", "c/5.png 2"]);
+        files.add("a/2.png");
+        files.add("a/3.png");
+        assert_eq!(files.names(&files.found().train)[..4], ["a/1.png 0", "b/1.png 1", "c/1.png 2", "a/2.png 0"]);
+    }
+
+    #[test]
+    fn a_class_may_be_called_train() {
+        let files = ["train/1.png", "train/steam/2.png", "plane/1.png", "plane/jet/2.png"];
+        let files = Files::new("train", &files);
+        assert_eq!(files.found().classes(), ["plane", "train"]);
+    }
+
+    #[test]
+    fn one_picture_of_each_class_leaves_nothing_to_test_on() {
+        let files = Files::new("one", &["a/1.png", "b/1.png"]);
+        assert!(files.refused().contains("expected two images of some class at least"), "{}", files.refused());
+    }
+
+    #[test]
+    fn folders_in_folders_have_an_end() {
+        let deep = |depth: usize| format!("a/{}x.png", "in/".repeat(depth));
+        let files = Files::new("deep", &[&deep(MOST_DEPTH - 1), "a/1.png", "b/1.png"]);
+        assert_eq!(files.found().train.len(), 2);
+        files.add(&deep(MOST_DEPTH));
+        assert!(files.refused().contains("expected at most 16 folders in one another"), "{}", files.refused());
+    }
+
+    #[test]
+    fn labels_are_bytes() {
+        let files = Files::new("many", &["000/extra.png"]);
+        (0..256).for_each(|class| files.add(&format!("{class:03}/1.png")));
+        let found = files.found();
+        assert_eq!(found.classes().len(), 256);
+        assert_eq!(files.names(&found.train).last().unwrap(), "255/1.png 255");
+        files.add("256/1.png");
+        assert!(files.refused().contains("expected at most 256 classes, found 257 folders"), "{}", files.refused());
+    }
+
+    #[test]
+    fn ten_broken_pictures_are_named() {
+        let files = Files::new("broken", &[]);
+        (0..12).for_each(|i| files.add(&format!("a/{i:02}.png")));
+        (0..2).for_each(|i| files.add(&format!("b/{i:02}.png")));
+        let pixels = ndarray::Array3::zeros((4, 4, 3));
+        picture::write_png(&files.0.join("b/00.png"), pixels.view()).unwrap();
+        let message = files.found().load(4).unwrap_err().to_string();
+        assert!(message.contains("13 of 14 images cannot be read") && message.ends_with("\n  and 3 more"), "{message}");
+        assert_eq!(message.matches("found an empty file").count(), 10, "{message}");
+    }
+}

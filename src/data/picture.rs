@@ -303,11 +303,41 @@ mod tests {
         }
     }
 
+    /// Of 16 bits the upper 8, not the nearest; grey three times; alpha dropped, not blended.
+    #[test]
+    fn colours_of_every_kind_of_png() {
+        use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
+        // Rounded, 0x12ff and 0x7fc0 would be 0x13 and 0x80.
+        let [red, green, blue] = [0x12ff, 0x7fc0, 0xfe00_u16];
+        for (name, picture, expected) in [
+            ("grey", ImageBuffer::from_pixel(1, 1, Luma([200u8])).into(), [200; 3]),
+            ("grey, alpha", ImageBuffer::from_pixel(1, 1, LumaA([200u8, 100])).into(), [200; 3]),
+            ("colour", ImageBuffer::from_pixel(1, 1, Rgb([1u8, 2, 3])).into(), [1, 2, 3]),
+            ("colour, alpha", ImageBuffer::from_pixel(1, 1, Rgba([10u8, 20, 30, 100])).into(), [10, 20, 30]),
+            ("grey of 16 bits", ImageBuffer::from_pixel(1, 1, Luma([red])).into(), [0x12; 3]),
+            ("grey of 16 bits, alpha", ImageBuffer::from_pixel(1, 1, LumaA([red, 0x8000])).into(), [0x12; 3]),
+            ("colour of 16 bits", ImageBuffer::from_pixel(1, 1, Rgb([red, green, blue])).into(), [0x12, 0x7f, 0xfe]),
+            (
+                "colour of 16 bits, alpha",
+                ImageBuffer::from_pixel(1, 1, Rgba([red, green, blue, 0x8000])).into(),
+                [0x12, 0x7f, 0xfe],
+            ),
+        ] as [(&str, DynamicImage, [u8; 3]); 8]
+        {
+            let mut bytes = Cursor::new(Vec::new());
+            picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+            let pixels = decode(Path::new(name), bytes.get_ref()).unwrap();
+            assert_eq!(pixels.as_slice().unwrap(), expected, "{name}");
+        }
+    }
+
     #[test]
     fn a_preview_in_a_segment_is_not_the_end_of_a_jpeg() {
         let preview = [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2, 0xff, 0xda, 0, 2, 7, 0xff, 0, 8];
         assert!(!is_whole_jpeg(&preview));
         assert!(is_whole_jpeg(&[&preview[..], &[0xff, 0xd9]].concat()));
+        // Any number of ff may stand before a marker.
+        assert!(is_whole_jpeg(&[0xff, 0xd8, 0xff, 0xff, 0xff, 0xda, 0, 2, 7, 0xff, 0xd9]));
         assert!(!is_whole_jpeg(&[0xff, 0xd8]) && !is_whole_jpeg(&[0xff, 0xd8, 0xff, 0xe0, 0xff, 0xff]));
     }
 }

@@ -245,6 +245,18 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_that_is_there_twice_is_refused_where_a_part_would_do() {
+        let mut resnet8 = model("resnet8", 1);
+        let mut tensors = collect(&model("resnet8", 2));
+        tensors.insert("module.conv1.weight", tensors.get("conv1.weight").unwrap().clone());
+        let before = fingerprint(&resnet8);
+        let message = assign_matching(Path::new("f"), &tensors, &mut resnet8).unwrap_err().to_string();
+        let expected = "conv1.weight is there twice, as `conv1.weight` and as `module.conv1.weight`";
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(fingerprint(&resnet8), before, "nothing is changed");
+    }
+
+    #[test]
     fn the_number_of_classes_is_that_of_rows_that_are_there() {
         assert_eq!(classes(&collect(&model("resnet8", 1))), Some(10));
         let mut tensors = Tensors::new();

@@ -270,6 +270,21 @@ mod tests {
         assert!(loss < 16.0 && (loss - evaluation.loss).abs() <= bound, "{loss} {}", evaluation.loss);
     }
 
+    /// Against the definition: how many logits are larger than that of the image's class. (No two are equal here.)
+    #[test]
+    fn ranks_are_counted_as_they_are_defined() {
+        let images = Arc::new(embedded::load().test.subset(&(0..40).collect::<Vec<_>>()).unwrap());
+        let model = ResNet::<f64>::new(&Architecture::by_name("resnet8").unwrap(), 1).unwrap();
+        let logits = model.predict(&Normalization::SYSTEM1.apply(images.pixels.view()).unwrap()).unwrap();
+        let rank = |(row, &label): (ArrayView1<f64>, &u8)| row.iter().filter(|&&z| z > row[usize::from(label)]).count();
+        let ranks: Vec<usize> = logits.outer_iter().zip(&images.labels).map(rank).collect();
+        let found = evaluate(&model, &images, EvaluationOptions::new(Normalization::SYSTEM1, 12)).unwrap();
+        let below = |most: usize| ranks.iter().filter(|&&rank| rank < most).count();
+        assert_eq!((found.top1, found.top5), (below(1), below(5)));
+        // One class more or less would be another number.
+        assert!([0, 1, 4, 5].iter().all(|rank| ranks.contains(rank)), "{ranks:?}");
+    }
+
     #[test]
     fn class_accuracy_is_the_diagonal_over_the_row() {
         let confusion = array![[3, 1], [0, 0]];

@@ -15,7 +15,7 @@ const NAMES: [&str; COUNT] = ["forward", "loss", "backward", "update"];
 /// Adds up the seconds of every phase of one step. Together they are the step: no time is between them.
 pub struct Stopwatch {
     last: Instant,
-    pub seconds: [f64; COUNT],
+    seconds: [f64; COUNT],
 }
 
 impl Stopwatch {
@@ -28,6 +28,12 @@ impl Stopwatch {
         let now = Instant::now();
         self.seconds[phase] += (now - self.last).as_secs_f64();
         self.last = now;
+    }
+
+    /// The seconds of a step that ends with `phase`.
+    pub fn finish(mut self, phase: usize) -> [f64; COUNT] {
+        self.end_of(phase);
+        self.seconds
     }
 }
 
@@ -59,6 +65,18 @@ impl Phases {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_phase_in_two_pieces_is_their_sum() {
+        let piece = std::time::Duration::from_millis(2);
+        let mut watch = Stopwatch::start();
+        std::thread::sleep(piece);
+        watch.end_of(UPDATE);
+        watch.end_of(BACKWARD);
+        std::thread::sleep(piece);
+        // Nobody sleeps for less than was asked for.
+        assert!(watch.finish(UPDATE)[UPDATE] >= 2.0 * piece.as_secs_f64());
+    }
 
     #[test]
     fn medians_are_of_each_phase_alone() {
