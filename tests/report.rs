@@ -240,6 +240,58 @@ fn the_mistakes_shown_are_the_surest_there_are() {
     }
 }
 
+/// The points of the lines of an SVG whose attributes have `like`.
+fn polylines(svg: &str, like: &str) -> Vec<Vec<[f64; 2]>> {
+    let number = |text: &str| text.parse::<f64>().unwrap();
+    let point = |text: &str| text.split_once(',').map(|(x, y)| [number(x), number(y)]).unwrap();
+    let lines = between(svg, "<polyline points=\"", ">").into_iter().filter(|line| line.contains(like));
+    lines.map(|line| line.split('"').next().unwrap().split(' ').map(point).collect()).collect()
+}
+
+#[test]
+fn curves_go_through_the_numbers_of_the_run() {
+    let folder = trained("curves");
+    folder.ok("report run");
+    let rows: Vec<Vec<f64>> = folder
+        .read("run/metrics.csv")
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').map(|field| field.parse().unwrap()).collect())
+        .collect();
+    // From loss and accuracy to heights: any two labels of the vertical axis say how.
+    for (stem, columns) in [("train_loss", &[2][..]), ("validation_accuracy", &[3, 8])] {
+        let svg = folder.read(&format!("run/report/{stem}.svg"));
+        let labels: Vec<[f64; 2]> = between(&svg, "<text ", "</text>")
+            .into_iter()
+            .filter(|text| text.contains("text-anchor=\"end\""))
+            .map(|text| {
+                // A label's baseline is 4 below its line.
+                let y: f64 = between(text, "y=\"", "\"")[0].parse().unwrap();
+                [text.rsplit('>').next().unwrap().parse().unwrap(), y - 4.0]
+            })
+            .collect();
+        let ([low, bottom], [high, top]) = (labels[0], labels[labels.len() - 1]);
+        let frame = polylines(&svg, "stroke-width=\"1\"").concat();
+        let [left, right] = [f64::min, f64::max].map(|which| frame.iter().map(|point| point[0]).reduce(which).unwrap());
+        // The legend's lines are grey.
+        let lines = polylines(&svg, "stroke=\"#0072b2\"");
+        assert_eq!(lines.len(), columns.len(), "{stem}");
+        for (line, &column) in lines.iter().zip(columns) {
+            assert_eq!(line.len(), 2, "{stem}");
+            for (epoch, (point, row)) in line.iter().zip(&rows).enumerate() {
+                let value = if stem == "train_loss" { row[column] } else { 100.0 * row[column] };
+                let x = left + (right - left) * (epoch + 1) as f64 / 2.0;
+                let y = bottom + (top - bottom) * (value - low) / (high - low);
+                // Two decimals, of the point and of the ends it is computed from.
+                assert!(
+                    (point[0] - x).abs() <= 0.015 && (point[1] - y).abs() <= 0.015,
+                    "{stem}: {point:?} for {x}, {y}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_same_run_gives_the_same_bytes_and_only_reports_are_replaced() {
     let folder = trained("bytes");
@@ -441,6 +493,11 @@ fn what_cannot_be_read_is_said_with_its_place() {
         fs::remove_dir_all(folder.path("damaged")).unwrap();
     }
     copy(&folder, "run", "damaged");
+    let mut result: Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
+    (result["test_correct"], result["test_images"]) = (0.into(), 0.into());
+    fs::write(folder.path("damaged/result.json"), result.to_string()).unwrap();
+    folder.fails("report damaged", 1, &["result.json: expected at most as many images"]);
+    fs::copy(folder.path("run/result.json"), folder.path("damaged/result.json")).unwrap();
     fs::write(folder.path("damaged/best.safetensors"), "x").unwrap();
     folder.fails("report damaged", 1, &["best.safetensors"]);
     folder.fails("report nowhere", 1, &["there is no nowhere", "the folder of a run"]);
@@ -458,8 +515,9 @@ fn several_runs_are_laid_over_each_other() {
     for seed in [1, 2, 3] {
         folder.ok(&format!("{TRAIN} --validation 30 --seed {seed} --out seed-{seed}"));
     }
-    folder.ok(&format!("{TRAIN} --lr 0.02 --out runs/seed-1"));
-    let stdout = folder.ok("report seed-1 seed-2 seed-3 runs/seed-1 --out all");
+    folder.ok(&format!("{TRAIN} --lr 0.02 --seed 4 --out runs/seed-1"));
+    copy(&folder, "seed-2", "again");
+    let stdout = folder.ok("report seed-1 seed-2 seed-3 runs/seed-1 again --out all");
     assert!(!stdout.contains("WARNING"), "{stdout}");
     let html = folder.read("all/report.html");
     assert_self_contained(&html);
@@ -471,7 +529,7 @@ fn several_runs_are_laid_over_each_other() {
         assert!(html.contains(&format!("<b>{:.2} %</b>", percents.last().unwrap())), "{run}");
         assert!(html.contains(result["fingerprint"].as_str().unwrap()), "{run}");
     }
-    // The fourth has another learning rate. n = 3.
+    // The fourth has another learning rate, and the fifth is the second once more: n = 3.
     let seeds = &percents[..3];
     let mean = seeds.iter().sum::<f64>() / 3.0;
     let deviation = (seeds.iter().map(|p| (p - mean) * (p - mean)).sum::<f64>() / 2.0).sqrt();
@@ -483,7 +541,15 @@ fn several_runs_are_laid_over_each_other() {
     // Of the same name: by their paths.
     let svg = folder.read("all/train_loss.svg");
     assert!(svg.contains(">seed-1</text>") && svg.contains(">runs/seed-1</text>") && svg.contains(">seed-3</text>"));
-    assert_eq!(svg.matches("<polyline").count() - svg.matches("stroke-width=\"1\"").count(), 2 * 4, "legend and lines");
+    let lines = between(&svg, "<polyline points=", ">");
+    let colours: Vec<&str> = lines
+        .iter()
+        .filter(|line| line.contains("stroke-width=\"2\""))
+        .map(|line| between(line, "stroke=\"", "\"")[0])
+        .collect();
+    let each = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"];
+    // In the legend and in the plot.
+    assert_eq!(colours, [each, each].concat());
     for name in ["confusion_matrix_run1.png", "confusion_matrix_run4.svg", "layer_update_ratio_run2.svg"] {
         assert!(folder.path("all").join(name).exists(), "{name}");
     }
@@ -537,12 +603,17 @@ fn a_hundred_classes_have_a_picture_of_their_matrix() {
             picture::write_png(&path.join(format!("{k}.png")), pixels.view()).unwrap();
         }
     }
-    folder.ok("train --data photos --image-size 8 --model resnet8 --epochs 1 --batch-size 50 --out run");
+    folder.ok("train --data photos --image-size 8 --model resnet8 --epochs 20 --batch-size 50 --no-augment --out run");
     folder.ok("report run");
     let html = folder.read("run/report/report.html");
     assert_self_contained(&html);
     assert_well_formed(&html);
     assert!(html.contains("The 40 classes with the lowest accuracy"));
+    // An image of each class was tested. Some are right, and at least 40 are not: those are shown.
+    let result: Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
+    assert!((1..=60).contains(&result["test_correct"].as_u64().unwrap()), "{result}");
+    let bars = folder.read("run/report/class_accuracy.svg");
+    assert_eq!(bars.matches(">0.0 % (0 of 1)</text>").count(), 40);
     let svg = folder.read("run/report/confusion_matrix.svg");
     let source = between(&svg, "base64,", "\"")[0];
     let matrix = image::load_from_memory(&BASE64_STANDARD.decode(source).unwrap()).unwrap().to_rgb8();
