@@ -189,6 +189,8 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     folder.fails("train --resume run --out other", 2, &["--resume", "--out"]);
     folder.fails("train --resume nothing", 1, &["nothing: expected the folder of a run with `checkpoints` in it"]);
     folder.fails("train --resume run --data nowhere", 1, &["there is no nowhere"]);
+    // The run's checkpoint knows its settings; a file that somebody edited is not asked.
+    fs::write(folder.path("run/config.toml"), "repeat = 2\nepochs = ").unwrap();
     // The same settings may be repeated.
     assert_eq!(fs::read(folder.path("run/metrics.csv")).unwrap(), before);
     folder.ok("train --resume run --epochs 12 --seed 4");

@@ -44,6 +44,8 @@ struct Run {
     /// The hash of the training images, by which a resumed run knows them.
     data: u64,
 }
+
+/// Begins or goes on with a run, or with several.
 pub fn run(args: &Args) -> Result<()> {
     let flags = args.flags()?;
     let keep = args.keep_checkpoints;

@@ -24,8 +24,11 @@ use std::path::{Path, PathBuf};
 /// What all runs of the folder `path` have in common, if it is one of repeated runs.
 pub fn configuration(path: &Path) -> Result<Option<Config>> {
     let file = path.join("config.toml");
-    // What is wrong with the folder of a single run is said elsewhere.
-    Ok(if file.is_file() { Some(Config::read(&file)?).filter(|config| config.repeat.is_some()) } else { None })
+    // A single run goes on with what its checkpoints say, whatever has become of its config.toml.
+    if path.join("checkpoints").is_dir() || !file.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Config::read(&file)?).filter(|config| config.repeat.is_some()))
 }
 
 /// All runs, from the first.
