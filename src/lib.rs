@@ -1,4 +1,3 @@
-//! Deep residual networks for CIFAR-10, every forward and backward pass written by hand.
 //!
 //! Reading order, following one image through the crate:
 //!
@@ -25,7 +24,9 @@
 #![warn(missing_docs)]
 
 pub mod data;
+pub mod engine;
 pub mod error;
+pub mod gemm;
 pub mod kernels;
 pub mod layers;
 pub mod model;

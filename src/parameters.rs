@@ -118,6 +118,11 @@ impl<T: Scalar> Gradients<T> {
         self.entries.push((join(path, name), gradient.into_dyn()));
     }
 
+    /// Every `(name, gradient)` in order, by value.
+    pub fn into_entries(mut self) -> Vec<(String, ArrayD<T>)> {
+        std::mem::take(&mut self.entries)
+    }
+
     /// Adds all of `other`.
     pub fn append(&mut self, mut other: Self) {
         self.entries.append(&mut other.entries);

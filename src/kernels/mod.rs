@@ -17,6 +17,6 @@
 pub mod buffers;
 pub mod chains;
 pub mod gather_gemm;
-pub mod gemm;
+
 pub mod simd;
 pub(crate) mod vector;

@@ -293,16 +293,19 @@ impl<T: Scalar> BatchNorm2d<T> {
         if cache.mode == Mode::Eval {
             return;
         }
-        let m = T::of_usize(cache.x.len() / self.gamma.len());
+        self.move_running_statistics(&cache.mean, &cache.batch_var, cache.x.len() / self.gamma.len());
+    }
+
+    /// The same for the mean and the biased variance of a batch of `m` values per channel.
+    pub(crate) fn move_running_statistics(&mut self, mean: &Array1<T>, var: &Array1<T>, m: usize) {
+        let m = T::of_usize(m);
         let bessel = match self.running_variance {
             RunningVariance::Unbiased => m / (m - T::one()),
             RunningVariance::Biased => T::one(),
         };
-        let keep = T::one() - self.momentum;
-        self.running_mean.zip_mut_with(&cache.mean, |running, &mean| *running = keep * *running + self.momentum * mean);
-        self.running_var.zip_mut_with(&cache.batch_var, |running, &var| {
-            *running = keep * *running + self.momentum * (var * bessel)
-        });
+        let (keep, momentum) = (T::one() - self.momentum, self.momentum);
+        self.running_mean.zip_mut_with(mean, |running, &mean| *running = keep * *running + momentum * mean);
+        self.running_var.zip_mut_with(var, |running, &var| *running = keep * *running + momentum * (var * bessel));
     }
 }
 

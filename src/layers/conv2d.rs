@@ -67,7 +67,7 @@ use Conv2dAlgorithm as Algorithm;
 
 mod direct;
 pub(crate) mod frame;
-mod im2col;
+pub(crate) mod im2col;
 mod implicit;
 mod winograd;
 

@@ -24,7 +24,7 @@
 //! ```
 
 use super::check_dy;
-use crate::kernels::gemm::gemm;
+use crate::gemm::gemm;
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
 use ndarray::{Array1, Array2, ArrayViewD, ArrayViewMutD, Axis};

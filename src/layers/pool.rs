@@ -184,7 +184,7 @@ impl MaxPool2d {
         Ok([y.0, y.1, y.2, y.3])
     }
 
-    fn windows(&self, x: Dim4) -> Result<Windows> {
+    pub(crate) fn windows(&self, x: Dim4) -> Result<Windows> {
         let MaxPool2d { kernel, stride, padding, dilation, ceil_mode } = *self;
         Windows::new("max_pool", x, kernel, stride, padding, dilation, ceil_mode)
     }
@@ -329,9 +329,9 @@ impl GlobalAvgPool {
 }
 
 /// All windows of a pooling layer over one image.
-struct Windows {
+pub(crate) struct Windows {
     x: Dim4,
-    y: Dim4,
+    pub y: Dim4,
     kernel: [usize; 2],
     stride: [usize; 2],
     padding: [usize; 2],
@@ -385,12 +385,12 @@ impl Windows {
         Ok(windows)
     }
 
-    fn image_out(&self) -> usize {
+    pub fn image_out(&self) -> usize {
         self.y.1 * self.y.2
     }
 
     /// The windows of one image, row by row.
-    fn of_an_image(&self) -> impl Iterator<Item = Window> + '_ {
+    pub fn of_an_image(&self) -> impl Iterator<Item = Window> + '_ {
         (0..self.y.1).flat_map(move |ho| {
             let (rows, height) = self.along(0, ho, self.x.1);
             (0..self.y.2).map(move |wo| {
@@ -413,7 +413,7 @@ impl Windows {
 }
 
 /// One window, cut to the image.
-struct Window {
+pub(crate) struct Window {
     rows: (usize, usize),
     columns: (usize, usize),
     dilation: [usize; 2],
@@ -423,7 +423,7 @@ struct Window {
 
 impl Window {
     /// The window's pixels h·width + w inside the image, in row order.
-    fn pixels(&self, width: usize) -> impl Iterator<Item = usize> + '_ {
+    pub fn pixels(&self, width: usize) -> impl Iterator<Item = usize> + '_ {
         let rows = (self.rows.0..self.rows.1).step_by(self.dilation[0]);
         rows.flat_map(move |h| (self.columns.0..self.columns.1).step_by(self.dilation[1]).map(move |w| h * width + w))
     }

@@ -77,8 +77,24 @@ impl ZeroPadShortcut {
         Ok(dx.into_shared())
     }
 
+    /// Shape of y for an x of shape `(N, H, W, C_in)`.
+    ///
+    /// # Errors
+    /// As [`ZeroPadShortcut::forward`].
+    pub fn output_shape(&self, x: (usize, usize, usize, usize)) -> Result<(usize, usize, usize, usize)> {
+        let (n, h, w, c_in) = x;
+        if self.stride == 0 {
+            return Err(Error::argument("zero_pad_shortcut", "stride must be at least 1, got 0"));
+        }
+        if c_in > self.c_out {
+            let expected = format!("at most C_out = {}", self.c_out);
+            return Err(Error::shape("zero_pad_shortcut", "x", expected, &[n, h, w, c_in]));
+        }
+        Ok((n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out))
+    }
+
     /// The channels of y that hold x.
-    fn kept(&self, c_in: usize) -> std::ops::Range<usize> {
+    pub(crate) fn kept(&self, c_in: usize) -> std::ops::Range<usize> {
         let before = (self.c_out - c_in) / 2;
         before..before + c_in
     }

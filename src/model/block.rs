@@ -59,8 +59,10 @@ enum Kept<T: Scalar> {
 /// Gradients of a [`ResidualBlock`]'s parameters.
 #[derive(Clone, Debug)]
 pub struct ResidualGrads<T> {
-    branch: Vec<UnitGrads<T>>,
-    shortcut: Option<UnitGrads<T>>,
+    /// Those of the units of F.
+    pub branch: Vec<UnitGrads<T>>,
+    /// Those of the projection, where S is one.
+    pub shortcut: Option<UnitGrads<T>>,
 }
 
 impl<T: Scalar> ResidualBlock<T> {

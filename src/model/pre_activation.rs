@@ -54,8 +54,10 @@ pub struct PreActivationCache<T: Scalar> {
 /// Gradients of a [`PreActivationBlock`]'s parameters.
 #[derive(Clone, Debug)]
 pub struct PreActivationGrads<T> {
-    layers: Vec<(BatchNorm2dGrads<T>, Conv2dGrads<T>)>,
-    projection: Option<Conv2dGrads<T>>,
+    /// Those of (bn_k, conv_k).
+    pub layers: Vec<(BatchNorm2dGrads<T>, Conv2dGrads<T>)>,
+    /// Those of the projection, where there is one.
+    pub projection: Option<Conv2dGrads<T>>,
 }
 
 impl<T: Scalar> PreActivationBlock<T> {

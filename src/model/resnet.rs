@@ -422,7 +422,7 @@ impl<T: Scalar> ResNet<T> {
     }
 }
 
-fn check_channels<T: Scalar>(x: &Activation<T>) -> Result<()> {
+pub(crate) fn check_channels<T: Scalar>(x: &Activation<T>) -> Result<()> {
     match x.shape()[3] {
         3 => Ok(()),
         _ => Err(Error::shape("resnet", "x", "three channels (N, H, W, 3)", x.shape())),
@@ -511,7 +511,7 @@ fn build_block<T: Scalar>(architecture: &Architecture, shape: BlockShape) -> Res
 }
 
 /// `layer2.0`: torchvision counts stages from 1 and blocks from 0.
-fn block_path(stage: usize, block: usize) -> String {
+pub(crate) fn block_path(stage: usize, block: usize) -> String {
     format!("layer{}.{block}", stage + 1)
 }
 

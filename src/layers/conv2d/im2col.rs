@@ -16,7 +16,7 @@
 
 use super::frame::{Finish, Frame, Source};
 use super::Geometry;
-use crate::kernels::gemm::gemm;
+use crate::gemm::gemm;
 use crate::parallel::{add_slices, tree_sum};
 use crate::Scalar;
 use ndarray::{s, Array3, Array4, ArrayView2, ArrayViewMut2};
@@ -117,12 +117,12 @@ pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Sour
 }
 
 /// The channels `0..total` that belong to `group`.
-fn channels(total: usize, groups: usize, group: usize) -> std::ops::Range<usize> {
+pub(crate) fn channels(total: usize, groups: usize, group: usize) -> std::ops::Range<usize> {
     group * (total / groups)..(group + 1) * (total / groups)
 }
 
 /// W of every group, `(groups, K, c_o)`: weight[o, i, p, q] to row (p·kw + q)·c + i, column o.
-fn weight_matrices<T: Scalar>(g: &Geometry, weight: &Array4<T>) -> Array3<T> {
+pub(crate) fn weight_matrices<T: Scalar>(g: &Geometry, weight: &Array4<T>) -> Array3<T> {
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
     let weight = weight.to_shape((g.groups, c_o, c, g.kh, g.kw)).expect("C_out = groups c_o");
     let weight = weight.view().permuted_axes([0, 3, 4, 2, 1]);
@@ -162,7 +162,7 @@ fn col2im<T: Scalar>(g: &Geometry, dcols: &[T], group: usize, dx: &mut [T]) {
 
 /// Calls `visit(offset in cols, offset in x)` for every run of C_in/groups numbers that im2col copies, in the order of
 /// `cols`; the offset in x is `None` where the tap falls into the padding.
-fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit: impl FnMut(usize, Option<usize>)) {
+pub(crate) fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit: impl FnMut(usize, Option<usize>)) {
     let c = g.c_in / g.groups;
     // The pixel under tap `k` of window `o`, or None outside the image.
     let pixel = |axis: usize, size: usize, o: usize, k: usize| {

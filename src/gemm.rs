@@ -1,6 +1,6 @@
 //! General matrix multiplication, C ← α A B + β C.
 //!
-//! Every linear layer ends here, and every convolution that does not take the faster [`super::gather_gemm`]. The work is
+//! Every linear layer ends here, and every convolution that does not take the faster [`crate::engine::kernels::indirect_gemm`]. The work is
 //! done by the crate `matrixmultiply` (through `ndarray`), on the calling thread only: parallelism is the business of the
 //! layer, which cuts the data into pieces and calls this once a piece. So the order of every sum is fixed by the shapes
 //! alone.
@@ -19,7 +19,7 @@ use ndarray::{linalg::general_mat_mul, ArrayView2, ArrayViewMut2};
 ///
 /// ```
 /// use ndarray::array;
-/// use resnet_by_hand::kernels::gemm::gemm;
+/// use resnet_by_hand::gemm::gemm;
 /// let (a, b) = (array![[1.0, 2.0], [3.0, 4.0]], array![[5.0], [6.0]]);
 /// let mut c = array![[f64::NAN], [f64::NAN]];
 /// gemm(1.0, a.view(), b.view(), 0.0, c.view_mut());

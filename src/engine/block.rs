@@ -1,0 +1,207 @@
+//! The residual block y = relu(F(x) + S(x)) of [`crate::model::block`], its passes over memory fused.
+//!
+//! ```text
+//! forward    h₁ = conv₁(x)                  taking the moments of h₁
+//!            h₂ = conv₂(relu(bn₁(h₁)))      reading h₁, taking the moments of h₂
+//!            y  = relu(bn₂(h₂) + S(x))      one pass
+//! backward   ds = relu'(y) dy               one pass, taking the sums of bn₂
+//!            d₁ = gate₁ · conv₂ᵀ dh₂        reading ds and h₂, taking the sums of bn₁
+//!            dx = conv₁ᵀ dh₁ + ds           reading d₁ and h₁
+//! ```
+
+use super::buffers::Recycled;
+use super::conv::operands::{AsIs, Epilogue, Prologue};
+use super::fused::{Add, GateAndSum, Normalized};
+use super::kernels::simd::wide;
+use super::leaves::PerLeaf;
+use super::norm::{pair_sums, NormCache, PairSums, Strip};
+use super::unit::{self, Incoming};
+use super::{pool, shape, Engine};
+use crate::layers::check_dy;
+use crate::model::block::{ResidualBlock, ResidualGrads};
+use crate::model::shortcut::Shortcut;
+use crate::{Activation, Result};
+use rayon::prelude::*;
+
+/// What the backward pass of a block needs.
+#[derive(Clone, Debug)]
+pub(super) struct ResidualCache {
+    x: Recycled,
+    pub branch: Vec<NormCache>,
+    pub projection: Option<NormCache>,
+    pub y: Recycled,
+}
+
+/// y in evaluation, keeping nothing.
+pub(super) fn predict(engine: &Engine, block: &ResidualBlock<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
+    let s = match &block.shortcut {
+        Shortcut::Absent => None,
+        Shortcut::Identity => Some(x.clone()),
+        Shortcut::ZeroPad(layer) => Some(pool::zero_pad(&engine.shelf, layer, x)?),
+        Shortcut::Projection(unit) => Some(unit::predict(engine, unit, x, None, None)?),
+    };
+    let s = s.map(|s| engine.shelf.recycled(s));
+    let (last, others) = block.branch.split_last().expect("a branch has units");
+    let mut h = engine.shelf.recycled(x.clone());
+    for unit in others {
+        h = engine.shelf.recycled(unit::predict(engine, unit, &h, None, unit.activation)?);
+    }
+    unit::predict(engine, last, &h, s.as_deref(), Some(block.activation))
+}
+
+/// y and what backward needs, in training.
+pub(super) fn forward(
+    engine: &Engine,
+    block: &ResidualBlock<f32>,
+    x: &Activation<f32>,
+) -> Result<(Activation<f32>, ResidualCache)> {
+    let mut branch: Vec<NormCache> = Vec::with_capacity(block.branch.len());
+    for (i, unit) in block.branch.iter().enumerate() {
+        let cache = match i.checked_sub(1) {
+            None => unit::forward(engine, &unit.conv, &unit.bn, x, shape(x))?,
+            Some(before) => {
+                let (before, cache) = (&block.branch[before], &branch[before]);
+                let affine = cache.affine(&before.bn);
+                let input = Normalized { x: &cache.x, affine: &affine, relu: before.activation };
+                unit::forward(engine, &unit.conv, &unit.bn, &input, shape(&cache.x))?
+            }
+        };
+        branch.push(cache);
+    }
+    let (mut projection, mut s) = (None, None);
+    match &block.shortcut {
+        Shortcut::Absent => {}
+        Shortcut::Identity => s = Some(x.clone()),
+        Shortcut::ZeroPad(layer) => s = Some(pool::zero_pad(&engine.shelf, layer, x)?),
+        Shortcut::Projection(unit) => projection = Some(unit::forward(engine, &unit.conv, &unit.bn, x, shape(x))?),
+    }
+    let s = s.map(|s| engine.shelf.recycled(s));
+    let last = branch.last().expect("a branch has units");
+    let y = add_and_activate(engine, block, last, projection.as_ref(), s.as_deref());
+    let [x, kept] = [x, &y].map(|array| engine.shelf.recycled(array.clone()));
+    Ok((y, ResidualCache { x, branch, projection, y: kept }))
+}
+
+/// relu(bn(h) + S(x)) in one pass; S(x) is stored, or the batch norm of a projection.
+fn add_and_activate(
+    engine: &Engine,
+    block: &ResidualBlock<f32>,
+    last: &NormCache,
+    projection: Option<&NormCache>,
+    s: Option<&Activation<f32>>,
+) -> Activation<f32> {
+    let (unit, h) = (block.branch.last().expect("a branch has units"), &*last.x);
+    let affine = last.affine(&unit.bn);
+    let projected = match (&block.shortcut, projection) {
+        (Shortcut::Projection(unit), Some(cache)) => Some((cache.affine(&unit.bn), &*cache.x)),
+        _ => None,
+    };
+    let summand = projected.as_ref().map(|(_, h)| *h).or(s);
+    let arrays = [h, summand.unwrap_or(h)].map(|array| array.as_slice().expect("contiguous"));
+    let mut y = engine.shelf.dirty_array(h.dim());
+    affine.strip.for_each_chunk(y.as_slice_mut().expect("contiguous"), arrays, |y, [h, s]| {
+        let strip = affine.strip.len();
+        let mut buffer = vec![0.0; strip];
+        wide(|| {
+            for ((y, h), s) in y.chunks_mut(strip).zip(h.chunks(strip)).zip(s.chunks(strip)) {
+                affine.apply(h, y);
+                match &projected {
+                    Some((affine, _)) => {
+                        affine.apply(s, &mut buffer);
+                        y.iter_mut().zip(&buffer).for_each(|(y, &s)| *y = block.activation.of(*y + s));
+                    }
+                    None if summand.is_none() => y.iter_mut().for_each(|y| *y = block.activation.of(*y)),
+                    None => y.iter_mut().zip(s).for_each(|(y, &s)| *y = block.activation.of(*y + s)),
+                }
+            }
+        });
+    });
+    y.into_shared()
+}
+
+/// `(dx, grads)` for `dy`.
+pub(super) fn backward(
+    engine: &Engine,
+    block: &ResidualBlock<f32>,
+    dy: &Activation<f32>,
+    cache: &ResidualCache,
+) -> Result<(Activation<f32>, ResidualGrads<f32>)> {
+    check_dy("residual block", dy.shape(), cache.y.shape())?;
+    let input = (&*cache.x as &dyn Prologue, shape(&cache.x));
+    // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
+    let (ds, sums, projection_sums) = gate(engine, block, dy, cache);
+    let ds = engine.shelf.recycled(ds);
+    let (mut through_shortcut, mut projection_grads) = (None, None);
+    match (&block.shortcut, &cache.projection, projection_sums) {
+        (Shortcut::Projection(unit), Some(cache), Some(sums)) => {
+            let incoming = Incoming { dy: ds.clone(), sums };
+            let (dx, grads) = unit::backward(engine, unit, cache, incoming, input, Some(&AsIs))?;
+            (through_shortcut, projection_grads) = (dx.map(|dx| engine.shelf.recycled(dx)), Some(grads));
+        }
+        (Shortcut::ZeroPad(layer), ..) => {
+            let dx = pool::zero_pad_backward(&engine.shelf, layer, &ds, cache.x.dim());
+            through_shortcut = Some(engine.shelf.recycled(dx));
+        }
+        (Shortcut::Absent, ..) => {}
+        _ => through_shortcut = Some(ds.clone()), // dS/dx = 1
+    }
+    let mut branch = Vec::with_capacity(block.branch.len());
+    let mut incoming = Incoming { dy: ds, sums };
+    for i in (1..block.branch.len()).rev() {
+        let (before, kept) = (&block.branch[i - 1], &cache.branch[i - 1]);
+        let (h, affine, sums) = (&*kept.x, kept.affine(&before.bn), PerLeaf::new(kept.x.dim()));
+        let epilogue = GateAndSum { x: h, affine: &affine, relu: before.activation, sums: &sums };
+        let input = Normalized { x: h, affine: &affine, relu: before.activation };
+        let input = (&input as &dyn Prologue, shape(h));
+        let (dh, grads) = unit::backward(engine, &block.branch[i], &cache.branch[i], incoming, input, Some(&epilogue))?;
+        branch.push(grads);
+        incoming = Incoming { dy: engine.shelf.recycled(dh.expect("an epilogue was given")), sums };
+    }
+    // x was used twice: its gradients add.
+    let add = through_shortcut.as_deref().map(Add);
+    let epilogue: &dyn Epilogue = match &add {
+        Some(add) => add,
+        None => &AsIs,
+    };
+    let (dx, grads) = unit::backward(engine, &block.branch[0], &cache.branch[0], incoming, input, Some(epilogue))?;
+    branch.push(grads);
+    branch.reverse();
+    Ok((dx.expect("an epilogue was given"), ResidualGrads { branch, shortcut: projection_grads }))
+}
+
+/// ds = relu'(y) dy, and the sums of the batch norms it goes through: the branch's last and the projection's.
+fn gate(
+    engine: &Engine,
+    block: &ResidualBlock<f32>,
+    dy: &Activation<f32>,
+    cache: &ResidualCache,
+) -> (Activation<f32>, PerLeaf<PairSums>, Option<PerLeaf<PairSums>>) {
+    let last = cache.branch.last().expect("a branch has units");
+    let norms: Vec<_> = std::iter::once(last).chain(&cache.projection).collect();
+    let sums: Vec<_> = norms.iter().map(|_| PerLeaf::<PairSums>::new(last.x.dim())).collect();
+    let strip = Strip::of(last.mean.len());
+    let means: Vec<_> = norms.iter().map(|norm| strip.repeat(&norm.mean)).collect();
+    let leaves = sums[0].leaves;
+    let image = last.x.len() / last.x.shape()[0].max(1);
+    let [dy, y] = [dy, &*cache.y].map(|array| array.as_slice().expect("contiguous"));
+    let mut ds = engine.shelf.dirty_array(last.x.dim());
+    let chunk = (leaves.images() * image).max(1);
+    ds.as_slice_mut().expect("contiguous").par_chunks_mut(chunk).enumerate().for_each(|(i, ds)| {
+        let at = i * chunk;
+        for (leaf, range) in leaves.within(at, ds.len()) {
+            let whole = at + range.start..at + range.end;
+            let ds = &mut ds[range];
+            wide(|| {
+                for ((ds, &dy), &y) in ds.iter_mut().zip(&dy[whole.clone()]).zip(&y[whole.clone()]) {
+                    *ds = block.activation.pull(dy, y);
+                }
+            });
+            for ((norm, sums), means) in norms.iter().zip(&sums).zip(&means) {
+                let h = &norm.x.as_slice().expect("contiguous")[whole.clone()];
+                sums.put(leaf, pair_sums(strip, ds, h, means));
+            }
+        }
+    });
+    let mut sums = sums.into_iter();
+    (ds.into_shared(), sums.next().expect("of the branch"), sums.next())
+}

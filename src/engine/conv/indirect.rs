@@ -1,0 +1,286 @@
+//! Convolution by indirect GEMM: matrix multiplication without building `cols`.
+//!
+//! The equations are those of `layers/conv2d/im2col.rs`; only where the values of `cols` are read differs. With channels last,
+//! the inputs under one tap of the kernel are contiguous in x, and for every output pixel the taps lie at the same
+//! offsets from the window's first pixel. So `cols` is described by two short lists, row starts and tap offsets, and
+//! [`indirect_gemm`] reads x itself. Taps beyond the border are made to exist by padding each image with zeros.
+//!
+//! ```text
+//! y   (pixels, c_o)  = cols (pixels, K) · W (K, c_o)       rows: output pixels         segments: taps
+//! dW  (K, c_o)       = colsᵀ (K, pixels) · dy              rows: (tap, input channel)  segments: rows of output pixels
+//! dx  (pixels, c)    = the same kind of product            rows: input pixels          segments: taps, see below
+//! ```
+//!
+//! # dx without col2im
+//!
+//! col2im scatters; turned round it gathers. Input pixel h receives from every (ho, p) with
+//! `h = ho·stride + p·dilation − padding`, so from the taps p with `h + padding − p·dilation` divisible by the stride.
+//! Which taps those are depends on h modulo the stride only: the input pixels fall into stride² *phases*, and within one
+//! phase dx is an ordinary convolution of dy, stride 1, with the phase's own taps. For stride 1 there is one phase and
+//! its kernel is the weight turned by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4
+//! taps: 9 in all, no work on zeros.
+
+use super::operands::{Epilogue, Prologue};
+use super::padded::Padded;
+use super::Geometry;
+use crate::engine::buffers::{Buffer, Shelf};
+use crate::engine::kernels::indirect_gemm::{indirect_gemm, Panels, Segment, Segments, NR};
+use crate::engine::kernels::simd::wide;
+use crate::parallel::{add_slices, tree_sum};
+use ndarray::Array4;
+use rayon::prelude::*;
+
+/// Output pixels of a chunk of work, about: enough rows to reuse a slice of the weight while it is in the cache.
+const CHUNK_PIXELS: usize = 256;
+
+/// Output pixels whose dW is accumulated in place before the fixed tree takes over.
+const LEAF_PIXELS: usize = 512;
+
+/// Rows of dW that a thread computes at once.
+const DW_ROWS: usize = 96;
+
+/// y without the bias.
+pub fn forward(
+    shelf: &Shelf,
+    g: &Geometry,
+    x: &dyn Prologue,
+    weight: &Array4<f32>,
+    y: &mut [f32],
+    epilogue: &dyn Epilogue,
+) {
+    let weight = weight.as_standard_layout();
+    let weight = weight.as_slice().expect("contiguous");
+    let padded = Padded::input(g);
+    let images = chunk_images(g.n, g.pixels_out(), epilogue);
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+
+    let rows: Vec<usize> = padded.starts(images, g.h_out, g.w_out, g.stride);
+    let y_rows: Vec<usize> = (0..images * g.pixels_out()).map(|pixel| pixel * g.c_out).collect();
+    let taps = Segments::new(1, padded.taps(g).map(|offset| Segment { offset, len: c }));
+    // W (K, c_o) of each group: weight[o, i, p, q] at row (p·kw + q)·c + i, column o
+    let kernel = g.kh * g.kw;
+    let weights: Vec<Panels> = (0..g.groups)
+        .map(|group| pack_weight(shelf, &weight[group * c_o * g.taps()..], 0..kernel, [c, c_o], [kernel, g.taps()]))
+        .collect();
+
+    let y_image = g.pixels_out() * g.c_out;
+    let chunks = y.par_chunks_mut((images * y_image).max(1)).enumerate();
+    let buffer = || shelf.empty_buffer(images * padded.values());
+    chunks.for_each_init(buffer, |buffer, (chunk, y)| {
+        let count = y.len() / y_image;
+        let x = padded.fill(x, [chunk * images, count], buffer);
+        let pixels = count * g.pixels_out();
+        for (group, w) in weights.iter().enumerate() {
+            let (x, y) = (&x[group * c..], &mut y[group * c_o..]);
+            indirect_gemm((x, &rows[..pixels], &taps), w, (y, &y_rows[..pixels]), false);
+        }
+        epilogue.apply(chunk * images * y_image, y);
+    });
+}
+
+/// Images in a chunk of work on `n` images with `pixels` each.
+fn chunk_images(n: usize, pixels: usize, epilogue: &dyn Epilogue) -> usize {
+    (CHUNK_PIXELS / pixels).clamp(1, n.div_ceil(2).max(1)).next_multiple_of(epilogue.images())
+}
+
+/// dx, phase by phase.
+pub fn input_gradient(
+    shelf: &Shelf,
+    g: &Geometry,
+    dy: &dyn Prologue,
+    weight: &Array4<f32>,
+    dx: &mut [f32],
+    epilogue: &dyn Epilogue,
+) {
+    let weight = weight.as_standard_layout();
+    let weight = weight.as_slice().expect("contiguous");
+    let images = chunk_images(g.n, g.h * g.w, epilogue);
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+    let vertical = phases(g.h, g.h_out, g.kh, g.stride[0], g.padding[0], g.dilation[0]);
+    let horizontal = phases(g.w, g.w_out, g.kw, g.stride[1], g.padding[1], g.dilation[1]);
+    let padded = Padded {
+        image: [g.h_out, g.w_out],
+        before: [vertical.before, horizontal.before],
+        size: [vertical.size, horizontal.size],
+        channels: g.c_out,
+    };
+    struct Phase {
+        rows: Vec<usize>,
+        dx_rows: Vec<usize>,
+        taps: Segments,
+        weights: Vec<Panels>,
+        /// Pixels of one image.
+        pixels: usize,
+    }
+    let pairs = vertical.phases.iter().flat_map(|v| horizontal.phases.iter().map(move |h| (v, h)));
+    let phases: Vec<Phase> = pairs
+        .filter(|(v, h)| !v.taps.is_empty() && !h.taps.is_empty())
+        .map(|(v, h)| {
+            let taps: Vec<[(usize, usize); 2]> =
+                v.taps.iter().flat_map(|&p| h.taps.iter().map(move |&q| [p, q])).collect();
+            let offsets = taps.iter().map(|[(_, row), (_, column)]| padded.offset(*row, *column));
+            let dx_row = |n: usize, i: usize, j: usize| {
+                ((n * g.h + v.first + i * g.stride[0]) * g.w + h.first + j * g.stride[1]) * g.c_in
+            };
+            let pixels = (0..images).flat_map(|n| (0..v.count).flat_map(move |i| (0..h.count).map(move |j| (n, i, j))));
+            Phase {
+                rows: padded.starts(images, v.count, h.count, [1, 1]),
+                dx_rows: pixels.map(|(n, i, j)| dx_row(n, i, j)).collect(),
+                taps: Segments::new(1, offsets.map(|offset| Segment { offset, len: c_o })),
+                // rows (tap, o), columns i
+                weights: (0..g.groups)
+                    .map(|group| {
+                        let taps = taps.iter().map(|[(p, _), (q, _)]| p * g.kw + q);
+                        let weight = &weight[group * c_o * g.taps()..];
+                        pack_weight(shelf, weight, taps, [c_o, c], [g.taps(), g.kh * g.kw])
+                    })
+                    .collect(),
+                pixels: v.count * h.count,
+            }
+        })
+        .collect();
+    // Pixels that no window reaches, or only windows of no tap.
+    let covered: usize = phases.iter().map(|phase| phase.pixels).sum();
+
+    let x_image = g.h * g.w * g.c_in;
+    let chunks = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
+    let buffer = || shelf.empty_buffer(images * padded.values());
+    chunks.for_each_init(buffer, |buffer, (chunk, dx)| {
+        let count = dx.len() / x_image;
+        let dy = padded.fill(dy, [chunk * images, count], buffer);
+        if covered < g.h * g.w {
+            dx.fill(0.0);
+        }
+        for phase in &phases {
+            let pixels = count * phase.pixels;
+            for (group, w) in phase.weights.iter().enumerate() {
+                let (dy, dx) = (&dy[group * c_o..], &mut dx[group * c..]);
+                indirect_gemm((dy, &phase.rows[..pixels], &phase.taps), w, (dx, &phase.dx_rows[..pixels]), false);
+            }
+        }
+        epilogue.apply(chunk * images * x_image, dx);
+    });
+}
+
+/// dweight: dW = colsᵀ · dy, summed over leaves of the batch in a fixed tree.
+pub fn weight_gradient(shelf: &Shelf, g: &Geometry, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
+    let (padded, dy_padded) = (Padded::input(g), Padded::none([g.h_out, g.w_out], g.c_out));
+    let images = (LEAF_PIXELS / g.pixels_out()).clamp(1, g.n.max(1));
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+
+    // Row (tap, i) of colsᵀ begins at the tap's input channel i of the first window …
+    let rows: Vec<usize> = padded.taps(g).flat_map(|tap| (0..c).map(move |i| tap + i)).collect();
+    // … and goes on from window to window.
+    let windows = |images: usize| {
+        let starts = padded.starts(images, g.h_out, 1, g.stride);
+        Segments::new(g.stride[1] * g.c_in, starts.into_iter().map(|offset| Segment { offset, len: g.w_out }))
+    };
+    let full = windows(images.min(g.n));
+    let dw_rows: Vec<usize> = (0..DW_ROWS).map(|k| k * c_o).collect();
+
+    let leaf = |index: usize| {
+        let (start, end) = (index * images, g.n.min((index + 1) * images));
+        let [mut x_buffer, mut dy_buffer] =
+            [&padded, &dy_padded].map(|padded| shelf.empty_buffer(images * padded.values()));
+        let x = padded.fill(x, [start, end - start], &mut x_buffer);
+        let dy = dy_padded.fill(dy, [start, end - start], &mut dy_buffer);
+        let last = (end - start != images).then(|| windows(end - start));
+        let windows = last.as_ref().unwrap_or(&full);
+        let mut panels = Panels::empty(shelf);
+        let mut dw = shelf.buffer(g.groups * g.taps() * c_o);
+        for (group, dw) in dw.chunks_exact_mut(g.taps() * c_o).enumerate() {
+            panels.repack(shelf, (end - start) * g.pixels_out(), c_o, |pixel, first, out| {
+                out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
+            });
+            // Where there is one leaf only, the threads share its rows.
+            dw.par_chunks_mut(DW_ROWS * c_o).zip(rows.par_chunks(DW_ROWS)).for_each(|(dw, rows)| {
+                indirect_gemm((&x[group * c..], rows, windows), &panels, (dw, &dw_rows[..rows.len()]), false);
+            });
+        }
+        dw
+    };
+    let dw = tree_sum(g.n.div_ceil(images), &leaf, &|a: &mut Buffer, b: Buffer| wide(|| add_slices(a, &b)));
+    let Some(dw) = dw else { return Array4::zeros((g.c_out, c, g.kh, g.kw)) };
+    // (group, tap, i, o) to (group · o, i, tap): 16 output channels at a time
+    let mut dweight = shelf.dirty_array((g.c_out, c, g.kh, g.kw));
+    let values = dweight.as_slice_mut().expect("contiguous");
+    for (dw, dweight) in dw.chunks_exact(g.taps() * c_o).zip(values.chunks_exact_mut(c_o * g.taps())) {
+        dweight.par_chunks_mut(NR * g.taps()).enumerate().for_each(|(panel, dweight)| {
+            let kernel = g.kh * g.kw;
+            for (k, row) in dw.chunks_exact(c_o).enumerate() {
+                let to = k % c * kernel + k / c;
+                let columns = dweight[to..].iter_mut().step_by(g.taps());
+                columns.zip(&row[panel * NR..]).for_each(|(to, &from)| *to = from);
+            }
+        });
+    }
+    dweight
+}
+
+/// Rows (tap, o) and columns i of one group's weight, or rows (tap, i) and columns o: `strides` are the distances in the
+/// weight of two neighbours of the row's channel, of two columns; `taps` the indices of the taps.
+fn pack_weight(
+    shelf: &Shelf,
+    weight: &[f32],
+    taps: impl Iterator<Item = usize> + Clone + Sync,
+    [channels, columns]: [usize; 2],
+    [row_stride, column_stride]: [usize; 2],
+) -> Panels {
+    let k = taps.clone().count() * channels;
+    // A square of the transposition, about: what it reads and what it writes stay in the cache.
+    const ROWS: usize = 64;
+    Panels::pack(shelf, k, columns, |columns, panel| {
+        for (tap, rows) in taps.clone().zip(panel.chunks_exact_mut(channels * NR)) {
+            for (square, rows) in rows.chunks_mut(ROWS * NR).enumerate() {
+                for (lane, column) in columns.clone().enumerate() {
+                    let first = column * column_stride + square * ROWS * row_stride + tap;
+                    let weight = weight[first..].iter().step_by(row_stride);
+                    rows[lane..].iter_mut().step_by(NR).zip(weight).for_each(|(to, &from)| *to = from);
+                }
+            }
+        }
+    })
+}
+
+/// The phases of dx along one axis.
+struct AxisPhases {
+    /// Zeros before dy, and the length of dy with zeros on both sides.
+    before: usize,
+    size: usize,
+    phases: Vec<AxisPhase>,
+}
+
+/// The input pixels `first, first + stride, …` (`count` of them): pixel i receives, through each tap (p, shift),
+/// from position i + shift of the padded dy.
+struct AxisPhase {
+    first: usize,
+    count: usize,
+    taps: Vec<(usize, usize)>,
+}
+
+fn phases(input: usize, output: usize, kernel: usize, stride: usize, padding: usize, dilation: usize) -> AxisPhases {
+    let (stride_i, output_i) = (stride as isize, output as isize);
+    // h = first + i·stride receives through tap p from ho = i + (first + padding − p·dilation) / stride, where that is
+    // whole.
+    let taps_of = |first: usize| -> Vec<(usize, isize)> {
+        let distance = |p: usize| first as isize + padding as isize - (p * dilation) as isize;
+        let whole = (0..kernel).filter(|&p| distance(p).rem_euclid(stride_i) == 0);
+        whole.map(|p| (p, distance(p) / stride_i)).collect()
+    };
+    let firsts: Vec<usize> = (0..stride.min(input)).collect();
+    let count = |first: usize| (input - first).div_ceil(stride);
+    let (mut lowest, mut highest) = (0, output_i - 1);
+    for &first in &firsts {
+        for (_, shift) in taps_of(first) {
+            lowest = lowest.min(shift);
+            highest = highest.max(count(first) as isize - 1 + shift);
+        }
+    }
+    let before = lowest.unsigned_abs();
+    let phase = |first: usize| AxisPhase {
+        first,
+        count: count(first),
+        taps: taps_of(first).into_iter().map(|(p, shift)| (p, (shift - lowest) as usize)).collect(),
+    };
+    AxisPhases { before, size: (highest - lowest + 1) as usize, phases: firsts.into_iter().map(phase).collect() }
+}

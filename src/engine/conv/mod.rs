@@ -1,0 +1,198 @@
+//! Convolutions of the engine: four algorithms for one equation, that of [`crate::layers::conv2d`].
+//!
+//! | algorithm | file | geometry |
+//! |---|---|---|
+//! | [`Gemm`](Algorithm::Gemm) | `gemm.rs` | every |
+//! | [`Indirect`](Algorithm::Indirect) | `indirect.rs` | every |
+//! | [`Winograd2`](Algorithm::Winograd2), [`Winograd4`](Algorithm::Winograd4) | `winograd/` | 3x3, stride 1, one group |
+//!
+//! Each reads its operands through a prologue and hands over its output through an epilogue (`operands.rs`).
+
+mod gemm;
+mod indirect;
+pub(crate) mod operands;
+mod padded;
+#[cfg(test)]
+mod tests;
+mod winograd;
+
+use super::Engine;
+pub(crate) use crate::layers::conv2d::Geometry;
+use crate::layers::conv2d::{channel_sums, Conv2dGrads};
+use crate::layers::{check_dy, contiguous, Conv2d};
+use crate::{Activation, Error, Result};
+use ndarray::Array4;
+use operands::{AsIs, Epilogue, Prologue};
+use winograd::Size;
+
+/// How the engine computes a convolution. Every algorithm gives the same result up to rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The fastest one for the shape.
+    #[default]
+    Auto,
+    /// im2col and matrix multiplication; every geometry.
+    Gemm,
+    /// Indirect GEMM: matrix multiplication that reads the image in place; every geometry.
+    Indirect,
+    /// F(2x2, 3x3), 2.25 times fewer multiplications; 3x3 kernels with stride 1, otherwise as [`Auto`](Self::Auto).
+    Winograd2,
+    /// F(4x4, 3x3), 4 times fewer multiplications, about ten times the rounding error; 3x3 kernels with stride 1,
+    /// otherwise as [`Auto`](Self::Auto).
+    Winograd4,
+}
+
+impl Algorithm {
+    /// Every algorithm with its name on the command line.
+    pub const ALL: [(&'static str, Algorithm); 5] = [
+        ("auto", Algorithm::Auto),
+        ("gemm", Algorithm::Gemm),
+        ("indirect", Algorithm::Indirect),
+        ("winograd2", Algorithm::Winograd2),
+        ("winograd4", Algorithm::Winograd4),
+    ];
+
+    /// The algorithm called `name`; `implicit` is the name of [`Algorithm::Indirect`] in older run folders.
+    ///
+    /// # Errors
+    /// If there is none; the message lists those there are.
+    ///
+    /// ```
+    /// use resnet_by_hand::engine::Algorithm;
+    /// assert_eq!(Algorithm::by_name("winograd4")?, Algorithm::Winograd4);
+    /// assert_eq!(Algorithm::by_name("implicit")?.name(), "indirect");
+    /// assert!(Algorithm::by_name("fft").unwrap_err().to_string().contains("known: auto, gemm"));
+    /// # Ok::<(), resnet_by_hand::Error>(())
+    /// ```
+    pub fn by_name(name: &str) -> Result<Self> {
+        let current = if name == "implicit" { "indirect" } else { name };
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == current);
+        found.map(|(_, algorithm)| algorithm).ok_or_else(|| {
+            let known = Self::ALL.map(|(name, _)| name).join(", ");
+            Error::argument("conv", format!("there is no algorithm `{name}`; known: {known}"))
+        })
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, algorithm)| *algorithm == self).expect("every algorithm is listed").0
+    }
+
+    /// The algorithm for a geometry: this one where it applies, otherwise the fastest; never [`Algorithm::Auto`].
+    fn for_geometry(self, g: &Geometry) -> Algorithm {
+        let winograd = |size| match size {
+            Size::Two => Algorithm::Winograd2,
+            Size::Four => Algorithm::Winograd4,
+        };
+        match self {
+            Algorithm::Winograd2 | Algorithm::Winograd4 if winograd::applies(g) => self,
+            Algorithm::Gemm | Algorithm::Indirect => self,
+            // A group of few output channels would leave most columns of a microtile empty.
+            _ if g.c_out / g.groups < 8 => Algorithm::Gemm,
+            Algorithm::Auto if winograd::applies(g) => winograd::fastest(g).map_or(Algorithm::Indirect, winograd),
+            _ => Algorithm::Indirect,
+        }
+    }
+}
+
+/// The three products of a convolution without bias, for one shape of input.
+pub(super) struct Convolution<'a> {
+    engine: &'a Engine,
+    pub g: Geometry,
+    algorithm: Algorithm,
+    weight: &'a Array4<f32>,
+}
+
+impl<'a> Convolution<'a> {
+    /// Of an input of shape `x (N, H, W, C_in)`.
+    pub fn new(engine: &'a Engine, conv: &'a Conv2d<f32>, x: [usize; 4]) -> Result<Self> {
+        let g = conv.geometry_of(x)?;
+        Ok(Convolution { engine, algorithm: engine.algorithm.for_geometry(&g), weight: &conv.weight, g })
+    }
+
+    /// Shape of y.
+    pub fn output(&self) -> (usize, usize, usize, usize) {
+        (self.g.n, self.g.h_out, self.g.w_out, self.g.c_out)
+    }
+
+    /// y.
+    pub fn forward(&self, x: &dyn Prologue, epilogue: &dyn Epilogue) -> Activation<f32> {
+        let (shelf, g, weight) = (&self.engine.shelf, &self.g, self.weight);
+        let mut y = shelf.dirty_array(self.output());
+        let out = y.as_slice_mut().expect("contiguous");
+        match self.algorithm {
+            Algorithm::Winograd2 => winograd::forward(shelf, Size::Two, g, x, weight, out, epilogue),
+            Algorithm::Winograd4 => winograd::forward(shelf, Size::Four, g, x, weight, out, epilogue),
+            Algorithm::Indirect => indirect::forward(shelf, g, x, weight, out, epilogue),
+            Algorithm::Gemm | Algorithm::Auto => gemm::forward(g, x, weight, out, epilogue),
+        }
+        y.into_shared()
+    }
+
+    /// dx.
+    pub fn input_gradient(&self, dy: &dyn Prologue, epilogue: &dyn Epilogue) -> Activation<f32> {
+        let (shelf, g, weight) = (&self.engine.shelf, &self.g, self.weight);
+        let mut dx = shelf.dirty_array((g.n, g.h, g.w, g.c_in));
+        let out = dx.as_slice_mut().expect("contiguous");
+        match self.algorithm {
+            Algorithm::Winograd2 => winograd::input_gradient(shelf, Size::Two, g, dy, weight, out, epilogue),
+            Algorithm::Winograd4 => winograd::input_gradient(shelf, Size::Four, g, dy, weight, out, epilogue),
+            Algorithm::Indirect => indirect::input_gradient(shelf, g, dy, weight, out, epilogue),
+            Algorithm::Gemm | Algorithm::Auto => gemm::input_gradient(g, dy, weight, out, epilogue),
+        }
+        dx.into_shared()
+    }
+
+    /// dweight.
+    pub fn weight_gradient(&self, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
+        let (shelf, g) = (&self.engine.shelf, &self.g);
+        match self.algorithm {
+            Algorithm::Winograd2 => winograd::weight_gradient(shelf, Size::Two, g, dy, x),
+            Algorithm::Winograd4 => winograd::weight_gradient(shelf, Size::Four, g, dy, x),
+            Algorithm::Indirect => indirect::weight_gradient(shelf, g, dy, x),
+            Algorithm::Gemm | Algorithm::Auto => gemm::weight_gradient(g, dy, x),
+        }
+    }
+}
+
+/// Single convolutions, for tests and measurements.
+impl Engine {
+    /// The algorithm that computes y, dx and dweight for an x of shape `(N, H, W, C_in)`; never [`Algorithm::Auto`].
+    ///
+    /// # Errors
+    /// As [`Conv2d::forward`].
+    pub fn algorithm_for(&self, conv: &Conv2d<f32>, x: [usize; 4]) -> Result<Algorithm> {
+        Ok(Convolution::new(self, conv, x)?.algorithm)
+    }
+
+    /// y of one convolution.
+    ///
+    /// # Errors
+    /// As [`Conv2d::forward`].
+    pub fn conv2d_forward(&self, conv: &Conv2d<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
+        let convolution = Convolution::new(self, conv, x.dim().into())?;
+        let y = convolution.forward(&contiguous(x), &AsIs);
+        Ok(match &conv.bias {
+            Some(bias) => (y.into_owned() + bias).into_shared(),
+            None => y,
+        })
+    }
+
+    /// `(dx, grads)` of one convolution of `x`, for `dy`.
+    ///
+    /// # Errors
+    /// As [`Conv2d::backward`].
+    pub fn conv2d_backward(
+        &self,
+        conv: &Conv2d<f32>,
+        dy: &Activation<f32>,
+        x: &Activation<f32>,
+    ) -> Result<(Activation<f32>, Conv2dGrads<f32>)> {
+        let convolution = Convolution::new(self, conv, x.dim().into())?;
+        check_dy("conv2d", dy.shape(), &<[usize; 4]>::from(convolution.output()))?;
+        let (dy, x) = (contiguous(dy), contiguous(x));
+        let weight = convolution.weight_gradient(&dy, &x);
+        let bias = conv.bias.as_ref().map(|_| channel_sums(&dy));
+        Ok((convolution.input_gradient(&dy, &AsIs), Conv2dGrads { weight, bias }))
+    }
+}

@@ -1,0 +1,82 @@
+//! How a convolution reads its input and hands over its output: chunk by chunk, while they are in the cache.
+//!
+//! - A [`Prologue`] is where the values of an input come from. Usually they are stored; but a convolution can as well read
+//!   `relu(batch_norm(h))` and compute it from h on the way, so that it is never written to memory.
+//! - An [`Epilogue`] is what happens to the output, chunk by chunk, before it leaves the cache: taking its moments, adding
+//!   the shortcut.
+//!
+//! `engine/fused.rs` has the prologues and epilogues that compute something.
+
+use crate::engine::buffers::Shelf;
+use crate::Activation;
+use ndarray::Array4;
+use rayon::prelude::*;
+
+/// Where values `(N, H, W, C)` come from.
+pub(crate) trait Prologue: Sync {
+    /// `out ← values[at..at + out.len()]`; both ends are ends of pixels.
+    fn read(&self, at: usize, out: &mut [f32]);
+
+    /// The values themselves, where they are stored.
+    fn stored(&self) -> Option<&[f32]> {
+        None
+    }
+}
+
+impl Prologue for Activation<f32> {
+    fn read(&self, at: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self.as_slice().expect("contiguous")[at..at + out.len()]);
+    }
+
+    fn stored(&self) -> Option<&[f32]> {
+        self.as_slice()
+    }
+}
+
+/// Every value of an input, written to memory.
+pub(crate) fn collect(prologue: &dyn Prologue, shape: [usize; 4], shelf: &Shelf) -> Activation<f32> {
+    let image = shape[1..].iter().product::<usize>();
+    let mut values = shelf.dirty(shape[0] * image);
+    values.par_chunks_mut(image.max(1)).enumerate().for_each(|(n, out)| prologue.read(n * image, out));
+    Array4::from_shape_vec(shape, values).expect("the product of the shape").into_shared()
+}
+
+/// An input without its first values.
+pub(crate) struct Shifted<'a> {
+    pub prologue: &'a dyn Prologue,
+    pub by: usize,
+}
+
+impl Prologue for Shifted<'_> {
+    fn read(&self, at: usize, out: &mut [f32]) {
+        self.prologue.read(self.by + at, out);
+    }
+
+    fn stored(&self) -> Option<&[f32]> {
+        self.prologue.stored().map(|values| &values[self.by..])
+    }
+}
+
+/// What happens to an output `(N, H, W, C)` before it leaves the cache.
+pub(crate) trait Epilogue: Sync {
+    /// A chunk holds a multiple of so many images, unless it is the last.
+    fn images(&self) -> usize {
+        1
+    }
+
+    /// Called once for every chunk, the values from value `at` on, by whichever thread computed it.
+    fn apply(&self, at: usize, y: &mut [f32]);
+}
+
+/// Nothing happens to it.
+pub(crate) struct AsIs;
+
+impl Epilogue for AsIs {
+    fn apply(&self, _: usize, _: &mut [f32]) {}
+}
+
+/// An epilogue as a pass over an output that has left the cache already.
+pub(crate) fn apply_to_all(y: &mut [f32], image: usize, epilogue: &dyn Epilogue) {
+    let chunk = (epilogue.images() * image).max(1);
+    y.par_chunks_mut(chunk).enumerate().for_each(|(i, y)| epilogue.apply(i * chunk, y));
+}

@@ -1,0 +1,82 @@
+//! Images with zeros around them, so that a window at the border reads no special case.
+
+use super::operands::Prologue;
+use super::Geometry;
+
+/// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
+pub(crate) struct Padded {
+    pub image: [usize; 2],
+    pub before: [usize; 2],
+    pub size: [usize; 2],
+    pub channels: usize,
+}
+
+impl Padded {
+    /// No zeros at all.
+    pub fn none(image: [usize; 2], channels: usize) -> Self {
+        Padded { image, before: [0, 0], size: image, channels }
+    }
+
+    /// Values of one padded image.
+    pub fn values(&self) -> usize {
+        self.size[0] * self.size[1] * self.channels
+    }
+
+    /// Offset of a padded pixel from the image's first.
+    pub fn offset(&self, row: usize, column: usize) -> usize {
+        (row * self.size[1] + column) * self.channels
+    }
+
+    /// Starts of `rows` x `columns` windows, `stride` apart, in each of `images` images.
+    pub fn starts(&self, images: usize, rows: usize, columns: usize, stride: [usize; 2]) -> Vec<usize> {
+        let window = |n: usize, i: usize, j: usize| n * self.values() + self.offset(i * stride[0], j * stride[1]);
+        let all = (0..images).flat_map(|n| (0..rows).flat_map(move |i| (0..columns).map(move |j| (n, i, j))));
+        all.map(|(n, i, j)| window(n, i, j)).collect()
+    }
+
+    /// Images `first..first + count` of a prologue, padded: its own memory where that is what is wanted, else a copy in
+    /// `buffer`, which may be used again and again for the same geometry.
+    pub fn fill<'a>(
+        &self,
+        prologue: &'a dyn Prologue,
+        [first, count]: [usize; 2],
+        buffer: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        let [height, width] = self.image;
+        let row = width * self.channels;
+        let image = height * row;
+        let empty = self.image == self.size;
+        if let (true, Some(values)) = (empty, prologue.stored()) {
+            return &values[first * image..][..count * image];
+        }
+        // New values are zeros. Old ones are of the same geometry: the border is zero already, the inside is overwritten.
+        buffer.resize(count * self.values(), 0.0);
+        if empty {
+            prologue.read(first * image, buffer);
+            return buffer;
+        }
+        for (n, padded) in (first..).zip(buffer.chunks_exact_mut(self.values())) {
+            for h in 0..height {
+                let inside = &mut padded[self.offset(self.before[0] + h, self.before[1])..][..row];
+                prologue.read(n * image + h * row, inside);
+            }
+        }
+        buffer
+    }
+
+    /// x with the padding of a convolution.
+    pub fn input(g: &Geometry) -> Self {
+        Padded {
+            image: [g.h, g.w],
+            before: g.padding,
+            size: [g.h + 2 * g.padding[0], g.w + 2 * g.padding[1]],
+            channels: g.c_in,
+        }
+    }
+
+    /// Offsets of the kernel's taps from the window's start, row by row.
+    pub fn taps<'a>(&'a self, g: &'a Geometry) -> impl Iterator<Item = usize> + 'a {
+        let all = (0..g.kh).flat_map(move |p| (0..g.kw).map(move |q| (p, q)));
+        all.map(move |(p, q)| self.offset(p * g.dilation[0], q * g.dilation[1]))
+    }
+}

@@ -1,0 +1,136 @@
+//! y and dx: a convolution with stride 1, tile by tile.
+
+use super::all_finite;
+use super::kernels::{Convolve, OutputOfPairs, Panel, Points, TransformInput};
+use super::plan::{plane, Plan, AT_ONCE, CHUNK_TILES, SLICE_INPUTS};
+use super::transforms::Transforms;
+use crate::engine::buffers::{Buffer, Shelf};
+use crate::engine::conv::operands::{Epilogue, Prologue};
+use crate::engine::kernels::indirect_gemm::{Segment, Segments, NR};
+use crate::engine::kernels::simd::dispatch;
+use rayon::prelude::*;
+
+/// Channels in times channels out from which reading U takes longer than multiplying with it, few tiles given.
+const VERY_LARGE: usize = 1 << 18;
+
+/// Tiles transformed at once: V and M should stay in the second-level cache, and U, read once a band, be used often.
+fn band_tiles(c_in: usize, c_out: usize) -> usize {
+    if c_in * c_out < 1 << 16 {
+        32
+    } else {
+        64
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "y and dx differ in every one of them")]
+pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
+    shelf: &Shelf,
+    transforms: F,
+    n: usize,
+    x: &dyn Prologue,
+    from: [usize; 3],
+    to: [usize; 3],
+    padding: [usize; 2],
+    w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    y: &mut [f32],
+    epilogue: &dyn Epilogue,
+    plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
+) {
+    let plan = Plan::new::<M>(from, to, padding, n, [CHUNK_TILES, band_tiles(from[2], to[2]), epilogue.images()]);
+    let values = S * S * plane(plan.tiles_per_image * n).saturating_mul(plan.c_in + plan.c_out);
+    if n > 0 && plan.c_in * plan.c_out >= VERY_LARGE && values <= AT_ONCE {
+        return convolve_at_once(shelf, transforms, n, &plan, x, w, y, epilogue, plainly);
+    }
+    let u = transform_weight(shelf, transforms, [from[2], to[2]], w);
+    let channels = Segments::new(1, [Segment { offset: 0, len: plan.c_in }]);
+    let chunks = y.par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
+    let scratch = || {
+        let values = |channels: usize| shelf.buffer(S * S * plane(plan.band * channels));
+        (shelf.empty_buffer(plan.images * plan.padded.values()), values(plan.c_in), values(plan.c_out))
+    };
+    chunks.for_each_init(scratch, |(padded, v, m), (chunk, y)| {
+        let (first, count) = (chunk * plan.images, y.len() / plan.y_image);
+        let x = plan.padded.fill(x, [first, count], padded);
+        for tiles in plan.tiles[..count * plan.tiles_per_image].chunks(plan.band) {
+            dispatch(Convolve { transforms, plan: &plan, tiles, x, u: &u, channels: &channels, v, m, y });
+        }
+        if !all_finite(y) {
+            plainly([first, count], y);
+        }
+        epilogue.apply(first * plan.y_image, y);
+    });
+}
+
+/// The same, with the same bits, where V and M of all images fit into a cache but U, (m + 2)²/9 times as large as the
+/// weight, does not: U is made in bands of a few input and output channels, and each is used up where it is.
+#[expect(clippy::too_many_arguments, reason = "as `convolve`")]
+fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
+    shelf: &Shelf,
+    transforms: F,
+    n: usize,
+    plan: &Plan,
+    x: &dyn Prologue,
+    w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    y: &mut [f32],
+    epilogue: &dyn Epilogue,
+    plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
+) {
+    let (c_in, c_out) = (plan.c_in, plan.c_out);
+    let images = |chunk: usize| [chunk * plan.images, plan.images.min(n - chunk * plan.images)];
+    let transformed: Vec<_> = (0..n.div_ceil(plan.images))
+        .into_par_iter()
+        .map(|chunk| {
+            let tiles = &plan.tiles[..images(chunk)[1] * plan.tiles_per_image];
+            let mut padded = shelf.empty_buffer(images(chunk)[1] * plan.padded.values());
+            let mut v = shelf.buffer(S * S * plane(tiles.len() * c_in));
+            let x = plan.padded.fill(x, images(chunk), &mut padded);
+            dispatch(TransformInput { transforms, plan, tiles, x, v: &mut v });
+            (tiles, v)
+        })
+        .collect();
+    // M: (two panels of output channels, chunk, point, tile, 32).
+    let m_chunk = S * S * plane(plan.images * plan.tiles_per_image * 2 * NR);
+    let m_pair = transformed.len() * m_chunk;
+    let mut m = shelf.buffer(c_out.div_ceil(2 * NR) * m_pair);
+    m.par_chunks_mut(m_pair).enumerate().for_each_init(
+        || shelf.buffer(S * S * SLICE_INPUTS * 2 * NR),
+        |u, (pair, m)| {
+            let columns = (c_out - pair * 2 * NR).min(2 * NR);
+            for first in (0..c_in).step_by(SLICE_INPUTS) {
+                let inputs = first..c_in.min(first + SLICE_INPUTS);
+                let panel = S * S * inputs.len() * NR;
+                for (index, u) in u.chunks_exact_mut(panel).enumerate().take(columns.div_ceil(NR)) {
+                    let (panel, inputs) = (2 * pair + index, inputs.clone());
+                    dispatch(Panel::<F, _, M, S> { transforms, panel, inputs, c_out, w: &w, u });
+                }
+                let channels = &Segments::new(1, [Segment { offset: 0, len: inputs.len() }]);
+                for ((tiles, v), m) in transformed.iter().zip(m.chunks_exact_mut(m_chunk)) {
+                    dispatch(Points::<S> { tiles: tiles.len(), v, c_in, channels, first, u, panel, columns, m });
+                }
+            }
+        },
+    );
+    let chunks = y.par_chunks_mut(plan.images * plan.y_image).zip(&transformed).enumerate();
+    chunks.for_each(|(chunk, (y, (tiles, _)))| {
+        dispatch(OutputOfPairs { transforms, plan, tiles, m: &m[chunk * m_chunk..], m_pair, y });
+        if !all_finite(y) {
+            plainly(images(chunk), y);
+        }
+        epilogue.apply(chunk * plan.images * plan.y_image, y);
+    });
+}
+
+/// U = G w Gᵀ in panels (panel of 16 output channels, point, c_in, 16), of the weight `w(o, i, p, q)`.
+fn transform_weight<F: Transforms<M, S>, const M: usize, const S: usize>(
+    shelf: &Shelf,
+    transforms: F,
+    [c_in, c_out]: [usize; 2],
+    w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+) -> Buffer {
+    let panels = c_out.div_ceil(NR);
+    let mut u = shelf.buffer(panels * S * S * c_in * NR);
+    u.par_chunks_mut(S * S * c_in * NR).enumerate().for_each(|(panel, u)| {
+        dispatch(Panel::<F, _, M, S> { transforms, panel, inputs: 0..c_in, c_out, w: &w, u });
+    });
+    u
+}

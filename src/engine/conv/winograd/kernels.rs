@@ -1,0 +1,446 @@
+//! What one thread computes: transforms of tiles and products of points, in one function each that is compiled for the
+//! vector instructions at hand.
+
+use super::plan::{plane, Plan, Tile};
+use super::transforms::Transforms;
+use crate::engine::kernels::indirect_gemm::{Product, Segment, Segments, Strided, NR};
+use crate::engine::kernels::simd::{Arithmetic, Kernel};
+use crate::engine::kernels::vector::Vector;
+use std::ops::Range;
+
+/// y of one band of tiles.
+pub(super) struct Convolve<'a, F, const M: usize, const S: usize> {
+    pub transforms: F,
+    pub plan: &'a Plan,
+    pub tiles: &'a [Tile],
+    /// Framed images.
+    pub x: &'a [f32],
+    /// U: (panel of 16 output channels, point, c_in, 16).
+    pub u: &'a [f32],
+    pub channels: &'a Segments,
+    pub v: &'a mut [f32],
+    pub m: &'a mut [f32],
+    pub y: &'a mut [f32],
+}
+
+impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for Convolve<'_, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Convolve { transforms, plan, tiles, x, u, channels, v, m, y } = self;
+        let (c, c_out, count) = (plan.c_in, plan.c_out, tiles.len());
+        transform_input::<A, F, M, S>(transforms, plan, tiles, x, v);
+        let (v_plane, m_plane) = (plane(count * c), plane(count * c_out));
+        for point in 0..S * S {
+            let product = Product {
+                a: &v[point * v_plane..][..count * c],
+                segments: channels,
+                b: &u[point * c * NR..],
+                n: c_out,
+                panel: S * S * c * NR,
+                accumulate: false,
+            };
+            let m = &mut m[point * m_plane..][..count * c_out];
+            product.run::<A, ROWS>(Strided { count, stride: c }, m, Strided { count, stride: c_out });
+        }
+        transform_output::<A, F, M, S>(transforms, plan, tiles, (m, m_plane), [c_out, 0], y);
+    }
+}
+
+/// V of a chunk.
+pub(super) struct TransformInput<'a, F, const M: usize, const S: usize> {
+    pub transforms: F,
+    pub plan: &'a Plan,
+    pub tiles: &'a [Tile],
+    pub x: &'a [f32],
+    pub v: &'a mut [f32],
+}
+
+impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for TransformInput<'_, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let TransformInput { transforms, plan, tiles, x, v } = self;
+        transform_input::<A, F, M, S>(transforms, plan, tiles, x, v);
+    }
+}
+
+/// `M[k] ← [M[k] +] V[k] · U[k]` for every point k, some input channels and up to 32 output channels.
+pub(super) struct Points<'a, const S: usize> {
+    pub tiles: usize,
+    pub v: &'a [f32],
+    pub c_in: usize,
+    pub channels: &'a Segments,
+    /// The first of the input channels.
+    pub first: usize,
+    pub u: &'a [f32],
+    /// Distance between two panels of U.
+    pub panel: usize,
+    pub columns: usize,
+    pub m: &'a mut [f32],
+}
+
+impl<const S: usize> Kernel for Points<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Points { tiles, v, c_in, channels, first, u, panel, columns, m } = self;
+        let (v_plane, m_plane) = (plane(tiles * c_in), plane(tiles * 2 * NR));
+        for point in 0..S * S {
+            let a = &v[point * v_plane + first..][..tiles * c_in - first];
+            let b = &u[point * (panel / (S * S))..];
+            let product = Product { a, segments: channels, b, n: columns, panel, accumulate: first > 0 };
+            let (rows, m_rows) = (Strided { count: tiles, stride: c_in }, Strided { count: tiles, stride: 2 * NR });
+            product.run::<A, ROWS>(rows, &mut m[point * m_plane..][..tiles * 2 * NR], m_rows);
+        }
+    }
+}
+
+/// y = Aᵀ M A of a chunk, M in pairs of panels.
+pub(super) struct OutputOfPairs<'a, F, const M: usize, const S: usize> {
+    pub transforms: F,
+    pub plan: &'a Plan,
+    pub tiles: &'a [Tile],
+    pub m: &'a [f32],
+    /// Distance between two pairs.
+    pub m_pair: usize,
+    pub y: &'a mut [f32],
+}
+
+impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for OutputOfPairs<'_, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let OutputOfPairs { transforms, plan, tiles, m, m_pair, y } = self;
+        let m_plane = plane(tiles.len() * 2 * NR);
+        transform_output::<A, F, M, S>(transforms, plan, tiles, (m, m_plane), [2 * NR, m_pair], y);
+    }
+}
+
+/// V = Bᵀ d B of every tile.
+#[inline(always)]
+fn transform_input<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    plan: &Plan,
+    tiles: &[Tile],
+    x: &[f32],
+    v: &mut [f32],
+) {
+    let c = plan.c_in;
+    let (row, v_plane, lanes) = (plan.padded.size[1] * c, plane(tiles.len() * c), A::V::LANES);
+    let whole = c / lanes * lanes;
+    let (mut half, mut half_single) = ([[A::V::zero(); S]; S], [[A::S::zero(); S]; S]);
+    for (index, tile) in tiles.iter().enumerate() {
+        for i in (0..whole).step_by(lanes) {
+            let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
+            input_tile::<A::V, F, M, S>(transforms, x, &mut half, v);
+        }
+        for i in whole..c {
+            let (x, v) = ((&x[tile.window + i..], row, c), (&mut v[index * c + i..], v_plane));
+            input_tile::<A::S, F, M, S>(transforms, x, &mut half_single, v);
+        }
+    }
+}
+
+/// y = Aᵀ M A of every tile. M comes in groups of channels, of so many channels and at such a distance:
+/// (group, point, tile, channels), with the distance of the points beside it.
+#[inline(always)]
+fn transform_output<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    plan: &Plan,
+    tiles: &[Tile],
+    (m, m_plane): (&[f32], usize),
+    [group, distance]: [usize; 2],
+    y: &mut [f32],
+) {
+    let (c_out, lanes) = (plan.c_out, A::V::LANES);
+    let (mut half, mut half_single) = ([[A::V::zero(); S]; M], [[A::S::zero(); S]; M]);
+    for (index, tile) in tiles.iter().enumerate() {
+        let mut from = index * group;
+        for first in (0..c_out).step_by(group) {
+            let (channels, to) = (group.min(c_out - first), tile.output + first);
+            let whole = channels / lanes * lanes;
+            for o in (0..whole).step_by(lanes) {
+                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
+                output_tile::<A::V, F, M, S>(transforms, m, &mut half, tile, y);
+            }
+            for o in whole..channels {
+                let (m, y) = ((&m[from + o..], m_plane), (&mut y[to + o..], plan.y_row, c_out));
+                output_tile::<A::S, F, M, S>(transforms, m, &mut half_single, tile, y);
+            }
+            from += distance;
+        }
+    }
+}
+
+// In the three functions below everything is a loop over indices. A closure would be compiled by itself, for every processor,
+// and its vectors with it; an array that is iterated by value would be copied first, and one made here cleared first. `half`,
+// what is between the two one-dimensional transforms, is therefore the caller's, and overwritten for every tile.
+
+/// Bᵀ d B of one tile and a vector of channels; x with the distances of its rows and columns, V with that of its points.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "see above")]
+fn input_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    (x, row, column): (&[f32], usize, usize),
+    half: &mut [[V; S]; S],
+    (v, plane): (&mut [f32], usize),
+) {
+    for j in 0..S {
+        let mut d = [V::zero(); S];
+        for i in 0..S {
+            d[i] = V::load(x, i * row + j * column);
+        }
+        let values = transforms.input::<V>(d);
+        for i in 0..S {
+            half[i][j] = values[i];
+        }
+    }
+    for i in 0..S {
+        let values = transforms.input::<V>(half[i]);
+        for j in 0..S {
+            values[j].store(v, (i * S + j) * plane);
+        }
+    }
+}
+
+/// Aᵀ M A of one tile and a vector of channels, the part of it inside y.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "see above")]
+fn output_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    (m, plane): (&[f32], usize),
+    half: &mut [[V; S]; M],
+    tile: &Tile,
+    (y, row, column): (&mut [f32], usize, usize),
+) {
+    for j in 0..S {
+        let mut points = [V::zero(); S];
+        for i in 0..S {
+            points[i] = V::load(m, (i * S + j) * plane);
+        }
+        let values = transforms.output::<V>(points);
+        for i in 0..M {
+            half[i][j] = values[i];
+        }
+    }
+    for i in 0..tile.rows.min(M) {
+        let values = transforms.output::<V>(half[i]);
+        for j in 0..M {
+            if j < tile.columns {
+                values[j].store(y, i * row + j * column);
+            }
+        }
+    }
+}
+
+/// A dy Aᵀ of one tile and a vector of channels, 0 in place of what is outside dy.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "see above")]
+fn adjoint_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usize>(
+    transforms: F,
+    (dy, row, column): (&[f32], usize, usize),
+    half: &mut [[V; M]; S],
+    tile: &Tile,
+    (dm, plane): (&mut [f32], usize),
+) {
+    for j in 0..M {
+        let mut values = [V::zero(); M];
+        for i in 0..M {
+            if i < tile.rows && j < tile.columns {
+                values[i] = V::load(dy, i * row + j * column);
+            }
+        }
+        let values = transforms.output_adjoint::<V>(values);
+        for i in 0..S {
+            half[i][j] = values[i];
+        }
+    }
+    for i in 0..S {
+        let values = transforms.output_adjoint::<V>(half[i]);
+        for j in 0..S {
+            values[j].store(dm, (i * S + j) * plane);
+        }
+    }
+}
+
+/// V and dM of a chunk, for dU.
+pub(super) struct TransformBoth<'a, F, const M: usize, const S: usize> {
+    pub transforms: F,
+    pub plan: &'a Plan,
+    pub tiles: &'a [Tile],
+    pub x: &'a [f32],
+    pub dy: &'a [f32],
+    pub v: &'a mut [f32],
+    /// dM: (point, panel of 16 output channels, tile, 16). Columns behind the last channel are never looked at.
+    pub dm: &'a mut [f32],
+}
+
+impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for TransformBoth<'_, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let TransformBoth { transforms, plan, tiles, x, dy, v, dm } = self;
+        let (c_out, count) = (plan.c_out, tiles.len());
+        let dm_plane = plane(count * c_out.next_multiple_of(NR));
+        transform_input::<A, F, M, S>(transforms, plan, tiles, x, v);
+        let (mut half, mut half_single) = ([[A::V::zero(); M]; S], [[A::S::zero(); M]; S]);
+        for (index, tile) in tiles.iter().enumerate() {
+            let lanes = A::V::LANES;
+            let whole = c_out / lanes * lanes;
+            for o in (0..whole).step_by(lanes) {
+                let (dy, to) = (&dy[tile.output + o..], (o / NR * count + index) * NR + o % NR);
+                let (dy, dm) = ((dy, plan.y_row, c_out), (&mut dm[to..], dm_plane));
+                adjoint_tile::<A::V, F, M, S>(transforms, dy, &mut half, tile, dm);
+            }
+            for o in whole..c_out {
+                let (dy, to) = (&dy[tile.output + o..], (o / NR * count + index) * NR + o % NR);
+                let (dy, dm) = ((dy, plan.y_row, c_out), (&mut dm[to..], dm_plane));
+                adjoint_tile::<A::S, F, M, S>(transforms, dy, &mut half_single, tile, dm);
+            }
+        }
+    }
+}
+
+/// A row of Vᵀ: it begins at a channel of the first tile and goes on from tile to tile.
+pub(super) fn channel_by_channel(c_in: usize, tiles: usize) -> Segments {
+    Segments::new(c_in, [Segment { offset: 0, len: tiles }])
+}
+
+/// `dU[k] ← [dU[k] +] V[k]ᵀ · dM[k]`, `channels` in and out, for one point k.
+pub(super) struct Correlate<'a> {
+    pub tiles: usize,
+    pub channels: [usize; 2],
+    /// See [`channel_by_channel`].
+    pub segments: &'a Segments,
+    /// From the first of the input channels on.
+    pub v: &'a [f32],
+    /// From the panel of the first of the output channels on.
+    pub dm: &'a [f32],
+    pub du: &'a mut [f32],
+    pub accumulate: bool,
+}
+
+impl Kernel for Correlate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Correlate { tiles, channels: [inputs, outputs], segments, v, dm, du, accumulate } = self;
+        let product = Product { a: v, segments, b: dm, n: outputs, panel: tiles * NR, accumulate };
+        product.run::<A, ROWS>(Strided { count: inputs, stride: 1 }, du, Strided { count: inputs, stride: outputs });
+    }
+}
+
+/// One panel of U for some input channels.
+pub(super) struct Panel<'a, F, W, const M: usize, const S: usize> {
+    pub transforms: F,
+    pub panel: usize,
+    pub inputs: Range<usize>,
+    pub c_out: usize,
+    pub w: &'a W,
+    /// (point, input channel of `inputs`, 16)
+    pub u: &'a mut [f32],
+}
+
+impl<F, W, const M: usize, const S: usize> Kernel for Panel<'_, F, W, M, S>
+where
+    F: Transforms<M, S>,
+    W: Fn(usize, usize, usize, usize) -> f32,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let Panel { transforms, panel, inputs, c_out, w, u } = self;
+        let (rows, columns) = (inputs.len(), NR.min(c_out - panel * NR));
+        for (row, input) in inputs.enumerate() {
+            let mut read = [[[0.0; NR]; 3]; 3];
+            for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
+                for (j, value) in read[p][q].iter_mut().enumerate().take(columns) {
+                    *value = f64::from(w(panel * NR + j, input, p, q));
+                }
+            }
+            let mut points = [[[0.0; NR]; S]; S];
+            for first in (0..NR).step_by(A::D::LANES) {
+                let mut half = [[A::D::zero(); 3]; S];
+                for q in 0..3 {
+                    let mut taps = [A::D::zero(); 3];
+                    for (tap, read) in taps.iter_mut().zip(&read) {
+                        *tap = A::D::load(&read[q], first);
+                    }
+                    for (half, value) in half.iter_mut().zip(transforms.weight(taps)) {
+                        half[q] = value;
+                    }
+                }
+                for (points, half) in points.iter_mut().zip(half) {
+                    for (point, value) in points.iter_mut().zip(transforms.weight(half)) {
+                        value.store(point, first);
+                    }
+                }
+            }
+            // One whole line of the cache at a time.
+            for (point, values) in points.iter().flatten().enumerate() {
+                let u = &mut u[(point * rows + row) * NR..][..NR];
+                u.iter_mut().zip(values).for_each(|(u, &value)| *u = value as f32);
+            }
+        }
+    }
+}
+
+/// dw = Gᵀ dU G for some input channels and up to 16 output channels.
+pub(super) struct WeightAdjoint<'a, F, const M: usize, const S: usize> {
+    pub transforms: F,
+    /// (point, input channel of `inputs`, `row` output channels)
+    pub du: &'a [f32],
+    pub row: usize,
+    /// The output channels of `dw`, as columns of dU.
+    pub columns: Range<usize>,
+    pub inputs: Range<usize>,
+    pub c_in: usize,
+    /// (output channel, c_in, 3, 3)
+    pub dw: &'a mut [f32],
+}
+
+impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for WeightAdjoint<'_, F, M, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic, const ROWS: usize>(self) {
+        let WeightAdjoint { transforms, du, row, columns, inputs, c_in, dw } = self;
+        let (rows, first_column, columns) = (inputs.len(), columns.start, columns.len());
+        for (index, input) in inputs.enumerate() {
+            let mut read = [[[0.0; NR]; S]; S];
+            for (i, j) in (0..S).flat_map(|i| (0..S).map(move |j| (i, j))) {
+                let du = &du[((i * S + j) * rows + index) * row + first_column..][..columns];
+                read[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = f64::from(*value));
+            }
+            for first in (0..columns).step_by(A::D::LANES) {
+                let mut half = [[A::D::zero(); S]; 3];
+                for j in 0..S {
+                    let mut points = [A::D::zero(); S];
+                    for (point, read) in points.iter_mut().zip(&read) {
+                        *point = A::D::load(&read[j], first);
+                    }
+                    for (half, value) in half.iter_mut().zip(transforms.weight_adjoint(points)) {
+                        half[j] = value;
+                    }
+                }
+                for (p, half) in half.into_iter().enumerate() {
+                    for (q, value) in transforms.weight_adjoint(half).into_iter().enumerate() {
+                        let mut lanes = [0.0; NR];
+                        value.store(&mut lanes, 0);
+                        for (o, value) in (first..columns).zip(lanes).take(A::D::LANES) {
+                            dw[((o * c_in + input) * 3 + p) * 3 + q] = value as f32;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

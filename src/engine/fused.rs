@@ -1,0 +1,171 @@
+//! Batch norm, ReLU and addition as prologues and epilogues of the convolutions, without passes over memory of their own.
+//!
+//! Each of these layers performs few operations per element and is memory-bound. The convolutions beside them hold the
+//! same values in the cache a moment earlier or later. So
+//!
+//! - the moments of a batch norm are taken as the convolution before it writes ([`TakeMoments`]);
+//! - `relu(batch_norm(x))` is computed from x as the next convolution reads ([`Normalized`]), and never stored;
+//! - backward, the ReLU's gate is applied to dx and the sums of the batch norm are taken as the convolution after it writes
+//!   dx ([`GateAndSum`]), and the gradient of x is computed as the convolution before reads it ([`NormGradient`]);
+//! - the gradient that reaches a block's input through its shortcut is added as the first convolution writes dx ([`Add`]);
+//! - in evaluation all of it happens to the convolution's output at once ([`Normalize`]).
+//!
+//! Nothing here is a new equation, and every value is rounded as by the same pass over memory: the results are
+//! bit-identical, which the tests of `engine/composed.rs` demand.
+
+use super::conv::operands::{Epilogue, Prologue};
+use super::kernels::simd::wide;
+use super::leaves::PerLeaf;
+use super::norm::{pair_sums, Affine, Moments, NormBackward, PairSums};
+use crate::layers::Relu;
+use crate::parallel::add_slices;
+use crate::Activation;
+
+/// The values `at..at + len` of stored activations.
+pub(super) fn part(x: &Activation<f32>, at: usize, len: usize) -> &[f32] {
+    &x.as_slice().expect("contiguous")[at..at + len]
+}
+
+/// `relu(batch_norm(x))`, or without ReLU, computed as it is read.
+pub(super) struct Normalized<'a> {
+    pub x: &'a Activation<f32>,
+    pub affine: &'a Affine,
+    pub relu: Option<Relu<f32>>,
+}
+
+impl Prologue for Normalized<'_> {
+    fn read(&self, at: usize, out: &mut [f32]) {
+        let strip = self.affine.strip.len();
+        let x = part(self.x, at, out.len());
+        wide(|| {
+            for (out, x) in out.chunks_mut(strip).zip(x.chunks(strip)) {
+                self.affine.apply(x, out);
+                if let Some(relu) = self.relu {
+                    out.iter_mut().for_each(|y| *y = relu.of(*y));
+                }
+            }
+        });
+    }
+}
+
+/// The gradient of x, computed from that of `batch_norm(x)` as it is read.
+pub(super) struct NormGradient<'a> {
+    pub dy: &'a Activation<f32>,
+    pub x: &'a Activation<f32>,
+    pub backward: &'a NormBackward,
+}
+
+impl Prologue for NormGradient<'_> {
+    fn read(&self, at: usize, out: &mut [f32]) {
+        let strip = self.backward.strip.len();
+        let [dy, x] = [self.dy, self.x].map(|array| part(array, at, out.len()));
+        wide(|| {
+            for ((out, dy), x) in out.chunks_mut(strip).zip(dy.chunks(strip)).zip(x.chunks(strip)) {
+                self.backward.apply(dy, x, out);
+            }
+        });
+    }
+}
+
+/// Takes the moments of an output.
+pub(super) struct TakeMoments<'a> {
+    pub c: usize,
+    pub moments: &'a PerLeaf<Moments>,
+}
+
+impl Epilogue for TakeMoments<'_> {
+    fn images(&self) -> usize {
+        self.moments.leaves.images()
+    }
+
+    fn apply(&self, at: usize, y: &mut [f32]) {
+        for (leaf, range) in self.moments.leaves.within(at, y.len()) {
+            self.moments.put(leaf, Moments::of(&y[range], self.c));
+        }
+    }
+}
+
+/// Turns the gradient of `relu(batch_norm(x))` into that of `batch_norm(x)`, and takes the sums of the batch norm's backward
+/// pass.
+pub(super) struct GateAndSum<'a> {
+    pub x: &'a Activation<f32>,
+    pub affine: &'a Affine,
+    pub relu: Option<Relu<f32>>,
+    pub sums: &'a PerLeaf<PairSums>,
+}
+
+impl Epilogue for GateAndSum<'_> {
+    fn images(&self) -> usize {
+        self.sums.leaves.images()
+    }
+
+    fn apply(&self, at: usize, dy: &mut [f32]) {
+        let strip = self.affine.strip;
+        let x = part(self.x, at, dy.len());
+        let mut y = vec![0.0; strip.len()];
+        for (leaf, range) in self.sums.leaves.within(at, dy.len()) {
+            let (dy, x) = (&mut dy[range.clone()], &x[range]);
+            if let Some(relu) = self.relu {
+                wide(|| {
+                    for (dy, x) in dy.chunks_mut(strip.len()).zip(x.chunks(strip.len())) {
+                        self.affine.apply(x, &mut y);
+                        dy.iter_mut().zip(&y).for_each(|(dy, &y)| *dy = relu.pull(*dy, y));
+                    }
+                });
+            }
+            self.sums.put(leaf, pair_sums(strip, dy, x, &self.affine.means));
+        }
+    }
+}
+
+/// Adds what is already there.
+pub(super) struct Add<'a>(pub &'a Activation<f32>);
+
+impl Epilogue for Add<'_> {
+    fn apply(&self, at: usize, y: &mut [f32]) {
+        let summand = part(self.0, at, y.len());
+        wide(|| add_slices(y, summand));
+    }
+}
+
+/// One epilogue, then another.
+pub(super) struct Then<'a>(pub &'a dyn Epilogue, pub &'a dyn Epilogue);
+
+impl Epilogue for Then<'_> {
+    fn images(&self) -> usize {
+        self.0.images() * self.1.images()
+    }
+
+    fn apply(&self, at: usize, y: &mut [f32]) {
+        self.0.apply(at, y);
+        self.1.apply(at, y);
+    }
+}
+
+/// y ← relu(batch_norm(y) + shortcut), with or without the shortcut, the batch norm's statistics fixed.
+pub(super) struct Normalize<'a> {
+    pub affine: &'a Affine,
+    pub plus: Option<&'a Activation<f32>>,
+    pub relu: Option<Relu<f32>>,
+}
+
+impl Epilogue for Normalize<'_> {
+    fn apply(&self, at: usize, y: &mut [f32]) {
+        let strip = self.affine.strip.len();
+        let mut normal = vec![0.0; strip];
+        let mut plus = self.plus.map(|plus| part(plus, at, y.len()).chunks(strip));
+        wide(|| {
+            for y in y.chunks_mut(strip) {
+                let normal = &mut normal[..y.len()];
+                self.affine.apply(y, normal);
+                match plus.as_mut().and_then(Iterator::next) {
+                    Some(plus) => y.iter_mut().zip(&*normal).zip(plus).for_each(|((y, &n), &s)| *y = n + s),
+                    None => y.copy_from_slice(normal),
+                }
+                if let Some(relu) = self.relu {
+                    y.iter_mut().for_each(|y| *y = relu.of(*y));
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,94 @@
+//! The engine: the network of [`crate::model`] in `f32`, as fast as the processor allows.
+//!
+//! What people read is the reference, [`crate::layers`] and [`crate::model`]; what trains is this. The two compute the same
+//! equations. The engine is judged by the reference: exactly on whole numbers, within a-priori bounds otherwise, on whole
+//! networks with its own ReLU and max-pool choices replayed in `f64` (`tests/judge.rs`). Nothing in the reference knows that the
+//! engine exists.
+//!
+//! ```
+//! use ndarray::Array4;
+//! use resnet_by_hand::engine::Engine;
+//! use resnet_by_hand::layers::SoftmaxCrossEntropy;
+//! use resnet_by_hand::model::{Architecture, ResNet};
+//!
+//! let (engine, mut model) = (Engine::default(), ResNet::<f32>::new(&Architecture::by_name("resnet8")?, 0)?);
+//! let images = Array4::from_shape_fn((2, 8, 8, 3), |(n, h, w, c)| ((n + 2 * h + 3 * w + 5 * c) % 7) as f32).into_shared();
+//! let loss_layer = SoftmaxCrossEntropy::new();
+//!
+//! let (logits, cache) = engine.forward(&model, &images)?;
+//! let (loss, loss_cache) = loss_layer.forward(&logits, &[3, 7])?;
+//! engine.update_running_statistics(&mut model, &cache);
+//! let gradients = engine.parameter_gradients(&model, &loss_layer.backward(&loss_cache), cache)?;
+//! assert_eq!(gradients.get("conv1.weight").unwrap().shape(), [16, 3, 3, 3]);
+//! # assert!(loss > 0.0);
+//! # Ok::<(), resnet_by_hand::Error>(())
+//! ```
+//!
+//! # What makes it fast
+//!
+//! - Winograd's algorithm for 3x3 convolutions and indirect GEMM for all others ([`Algorithm`]);
+//! - batch norm, ReLU and addition inside the passes of the convolutions (`fused.rs`);
+//! - large arrays that are used again (`buffers.rs`);
+//! - microkernels for AVX-512, AVX2 and any processor ([`kernels`]), the only `unsafe`.
+//!
+//! # The same bits
+//!
+//! Work is cut by shapes, never by the number of threads, and sums over the batch run in the fixed tree of
+//! [`crate::parallel`]: any number of threads gives the same bits, AVX2 and AVX-512 too.
+//!
+//! # Files, in the order of an image
+//!
+//! `network.rs` calls `unit.rs`, `block.rs` and `pre_activation.rs`; these call the convolutions of `conv/` with prologues
+//! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; sums over the batch are cut by `leaves.rs`; `pool.rs` has
+//! what is not a convolution.
+
+mod block;
+mod buffers;
+mod conv;
+mod fused;
+pub mod kernels;
+mod leaves;
+mod network;
+mod norm;
+mod pool;
+mod pre_activation;
+#[cfg(test)]
+mod transition;
+mod unit;
+
+pub use conv::Algorithm;
+pub use network::Cache;
+
+use crate::parameters::Gradients;
+use crate::Activation;
+use buffers::Shelf;
+
+/// The engine: how convolutions are computed, and the arrays of earlier passes.
+///
+/// It holds nothing of a model: every call takes one by reference. Clones share their arrays.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    algorithm: Algorithm,
+    shelf: Shelf,
+}
+
+impl Engine {
+    /// An engine that computes convolutions by `algorithm`, where it applies.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Engine { algorithm, shelf: Shelf::default() }
+    }
+
+    /// How convolutions are computed.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Takes the memory of gradients that are no longer needed for the next step.
+    pub fn recycle(&self, gradients: Gradients<f32>) {
+        gradients.into_entries().into_iter().for_each(|(_, gradient)| self.shelf.recycle(gradient.into_shared()));
+    }
+}
+
+fn shape(x: &Activation<f32>) -> [usize; 4] {
+    x.dim().into()
+}

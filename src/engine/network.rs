@@ -1,0 +1,273 @@
+//! Whole networks: the passes of [`ResNet`], block after block.
+
+use super::block::{self, ResidualCache};
+use super::conv::operands::{collect, AsIs};
+use super::conv::Convolution;
+use super::fused::{NormGradient, Normalized};
+use super::norm::{Affine, NormCache};
+use super::pool::{self, MaxPoolCache};
+use super::pre_activation::{self, Measured, PreActivationCache};
+use super::unit::{self, Incoming, StemCache};
+use super::{shape, Engine};
+use crate::layers::linear::LinearCache;
+use crate::layers::{contiguous, GlobalAvgPool, Mode, Relu};
+use crate::model::block::BlockGrads;
+use crate::model::resnet::{block_path, check_channels, StemLayers};
+use crate::model::{Block, ResNet};
+use crate::parameters::{Gradients, Parameters as _};
+use crate::{Activation, Error, Result};
+use ndarray::Array2;
+
+/// What the backward pass needs of a forward pass in training. Backward consumes it, so that the activations of a block
+/// are released as soon as its gradient is done.
+#[derive(Debug)]
+pub struct Cache {
+    stem: Stem,
+    max_pool: Option<MaxPoolCache>,
+    stages: Vec<Vec<BlockCache>>,
+    final_norm: Option<NormCache>,
+    /// Shape of the last activations.
+    last: (usize, usize, usize, usize),
+    fc: LinearCache<f32>,
+}
+
+#[derive(Debug)]
+enum Stem {
+    Unit(Box<StemCache>),
+    /// The images.
+    Conv(super::buffers::Recycled),
+}
+
+#[derive(Debug)]
+enum BlockCache {
+    Residual(ResidualCache),
+    PreActivation(PreActivationCache),
+}
+
+const MIXED: &str = "the cache of a network of another kind";
+
+impl Engine {
+    /// Logits `(N, classes)` for images `x (N, H, W, 3)` in training mode, and what backward needs. Changes nothing in the
+    /// model; [`Engine::update_running_statistics`] does.
+    ///
+    /// # Errors
+    /// As [`ResNet::forward`]; if a convolution before a batch norm has a bias, which the batch norm would subtract.
+    pub fn forward(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<(Array2<f32>, Cache)> {
+        check(model)?;
+        check_channels(x)?;
+        let x = contiguous(x);
+        let (mut h, stem) = match &model.stem {
+            StemLayers::Unit(unit) => {
+                let (h, cache) = unit::forward_stem(self, unit, &x)?;
+                (h, Stem::Unit(Box::new(cache)))
+            }
+            StemLayers::Conv(conv) => {
+                let h = Convolution::new(self, conv, shape(&x))?.forward(&x, &AsIs);
+                (h, Stem::Conv(self.shelf.recycled(x)))
+            }
+        };
+        let mut max_pool = None;
+        if let Some(pool) = &model.max_pool {
+            let (y, cache) = pool::max_pool(&self.shelf, pool, &h)?;
+            self.shelf.recycle(std::mem::replace(&mut h, y));
+            max_pool = Some(cache);
+        }
+        // Between pre-activation blocks the activations travel with their moments.
+        let mut measured = model.final_norm.is_some().then(|| Measured::of(self, &h));
+        let mut stages = Vec::with_capacity(model.stages.len());
+        for stage in &model.stages {
+            let mut caches = Vec::with_capacity(stage.len());
+            for block in stage {
+                match block {
+                    Block::Residual(block) => {
+                        let (y, cache) = block::forward(self, block, &h)?;
+                        h = y;
+                        caches.push(BlockCache::Residual(cache));
+                    }
+                    Block::PreActivation(block) => {
+                        let input = measured.take().unwrap_or_else(|| Measured::of(self, &h));
+                        let (y, cache) = pre_activation::forward(self, block, input)?;
+                        h = (*y.x).clone();
+                        measured = Some(y);
+                        caches.push(BlockCache::PreActivation(cache));
+                    }
+                }
+            }
+            stages.push(caches);
+        }
+        let mut final_norm = None;
+        if let Some(bn) = &model.final_norm {
+            bn.check(h.dim(), Mode::Train)?;
+            let input = measured.take().unwrap_or_else(|| Measured::of(self, &h));
+            let cache = NormCache::new(bn, input.x, input.moments);
+            let affine = cache.affine(bn);
+            let y = Normalized { x: &cache.x, affine: &affine, relu: Some(Relu::new()) };
+            h = collect(&y, shape(&cache.x), &self.shelf);
+            final_norm = Some(cache);
+        }
+        let (features, _) = GlobalAvgPool.forward(&h)?;
+        let (logits, fc) = model.fc.forward(&features)?;
+        let last = h.dim();
+        if final_norm.is_some() {
+            self.shelf.recycle(h);
+        }
+        Ok((logits, Cache { stem, max_pool, stages, final_norm, last, fc }))
+    }
+
+    /// `(dx, gradients)` for `dlogits`, the gradient of the loss with respect to the logits.
+    ///
+    /// # Errors
+    /// If the shape of `dlogits` is not that of the logits.
+    pub fn backward(
+        &self,
+        model: &ResNet<f32>,
+        dlogits: &Array2<f32>,
+        cache: Cache,
+    ) -> Result<(Activation<f32>, Gradients<f32>)> {
+        let (dx, gradients) = self.backward_to_stem(model, dlogits, cache, true)?;
+        Ok((dx.expect("wanted"), gradients))
+    }
+
+    /// The gradients of the parameters alone: all that training needs, and cheaper by the gradient of the images.
+    ///
+    /// # Errors
+    /// If the shape of `dlogits` is not that of the logits.
+    pub fn parameter_gradients(
+        &self,
+        model: &ResNet<f32>,
+        dlogits: &Array2<f32>,
+        cache: Cache,
+    ) -> Result<Gradients<f32>> {
+        self.backward_to_stem(model, dlogits, cache, false).map(|(_, gradients)| gradients)
+    }
+
+    fn backward_to_stem(
+        &self,
+        model: &ResNet<f32>,
+        dlogits: &Array2<f32>,
+        cache: Cache,
+        input_gradient: bool,
+    ) -> Result<(Option<Activation<f32>>, Gradients<f32>)> {
+        let Cache { stem, max_pool, stages, final_norm, last, fc } = cache;
+        let mut gradients = Gradients::new();
+        let (dfeatures, grads) = model.fc.backward(dlogits, &fc)?;
+        grads.collect("fc", &mut gradients);
+        let mut dh = pool::global_average_backward(&self.shelf, &dfeatures, last);
+        let recycle = |dh: &mut Activation<f32>, dx| self.shelf.recycle(std::mem::replace(dh, dx));
+        if let (Some(bn), Some(cache)) = (&model.final_norm, &final_norm) {
+            let Incoming { dy, sums } = Incoming::gated(self, &dh, bn, cache, Some(Relu::new()));
+            let grads = cache.gradients(sums);
+            let backward = cache.backward(bn, &grads);
+            grads.collect("bn1", &mut gradients);
+            let dx = NormGradient { dy: &dy, x: &cache.x, backward: &backward };
+            recycle(&mut dh, collect(&dx, shape(&cache.x), &self.shelf));
+        }
+        drop(final_norm);
+        // Last block first; each cache is dropped as soon as it is used.
+        for (index, (stage, caches)) in model.stages.iter().zip(stages).enumerate().rev() {
+            for (i, (block, cache)) in stage.iter().zip(caches).enumerate().rev() {
+                let (dx, grads) = match (block, &cache) {
+                    (Block::Residual(block), BlockCache::Residual(cache)) => {
+                        let (dx, grads) = block::backward(self, block, &dh, cache)?;
+                        (dx, BlockGrads::Residual(grads))
+                    }
+                    (Block::PreActivation(block), BlockCache::PreActivation(cache)) => {
+                        let (dx, grads) = pre_activation::backward(self, block, &dh, cache)?;
+                        (dx, BlockGrads::PreActivation(grads))
+                    }
+                    _ => panic!("{MIXED}"),
+                };
+                grads.collect(block, &block_path(index, i), &mut gradients);
+                recycle(&mut dh, dx);
+            }
+        }
+        if let Some(cache) = &max_pool {
+            let dx = pool::max_pool_backward(&self.shelf, &dh, cache);
+            recycle(&mut dh, dx);
+        }
+        let dx = match (&model.stem, &stem) {
+            (StemLayers::Unit(unit), Stem::Unit(cache)) => {
+                let (dx, grads) = unit::backward_stem(self, unit, &dh, cache, input_gradient)?;
+                grads.collect(unit, "", &mut gradients);
+                dx
+            }
+            (StemLayers::Conv(conv), Stem::Conv(x)) => {
+                let convolution = Convolution::new(self, conv, shape(x))?;
+                gradients.push("conv1", "weight", convolution.weight_gradient(&dh, &**x));
+                input_gradient.then(|| convolution.input_gradient(&dh, &AsIs))
+            }
+            _ => panic!("{MIXED}"),
+        };
+        self.shelf.recycle(dh);
+        Ok((dx, gradients.in_order_of(model)))
+    }
+
+    /// Moves every batch norm's running statistics towards those of the batch of a forward pass.
+    pub fn update_running_statistics(&self, model: &mut ResNet<f32>, cache: &Cache) {
+        if let (StemLayers::Unit(unit), Stem::Unit(cache)) = (&mut model.stem, &cache.stem) {
+            cache.norm.update(&mut unit.bn);
+        }
+        for (block, cache) in model.stages.iter_mut().flatten().zip(cache.stages.iter().flatten()) {
+            // In the order of `Block::norms_mut`: the branch's, then the projection's.
+            let caches: Vec<&NormCache> = match cache {
+                BlockCache::Residual(cache) => cache.branch.iter().chain(&cache.projection).collect(),
+                BlockCache::PreActivation(cache) => cache.norms.iter().collect(),
+            };
+            block.norms_mut().into_iter().zip(caches).for_each(|(bn, cache)| cache.update(bn));
+        }
+        if let (Some(bn), Some(cache)) = (&mut model.final_norm, &cache.final_norm) {
+            cache.update(bn);
+        }
+    }
+
+    /// Logits in evaluation mode, keeping nothing for a backward pass: activations are released as they are used.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn predict(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<Array2<f32>> {
+        check(model)?;
+        check_channels(x)?;
+        let x = contiguous(x);
+        let mut h = match &model.stem {
+            StemLayers::Unit(unit) => unit::predict(self, unit, &x, None, unit.activation)?,
+            StemLayers::Conv(conv) => Convolution::new(self, conv, shape(&x))?.forward(&x, &AsIs),
+        };
+        let recycle = |h: &mut Activation<f32>, y| self.shelf.recycle(std::mem::replace(h, y));
+        if let Some(pool) = &model.max_pool {
+            let (y, _) = pool::max_pool(&self.shelf, pool, &h)?;
+            recycle(&mut h, y);
+        }
+        for block in model.stages.iter().flatten() {
+            let y = match block {
+                Block::Residual(block) => block::predict(self, block, &h)?,
+                Block::PreActivation(block) => pre_activation::predict(self, block, &h)?,
+            };
+            recycle(&mut h, y);
+        }
+        if let Some(bn) = &model.final_norm {
+            let affine = Affine::running(bn, h.dim())?;
+            let y = collect(&Normalized { x: &h, affine: &affine, relu: Some(Relu::new()) }, shape(&h), &self.shelf);
+            recycle(&mut h, y);
+        }
+        let (features, _) = GlobalAvgPool.forward(&h)?;
+        self.shelf.recycle(h);
+        Ok(model.fc.forward(&features)?.0)
+    }
+}
+
+/// Rejects a network that the fused passes do not compute.
+fn check(model: &ResNet<f32>) -> Result<()> {
+    let mut bias = None;
+    model.visit("", &mut |name, role, _| {
+        if role == crate::parameters::Role::Bias && !name.starts_with("fc.") {
+            bias.get_or_insert_with(|| name.to_string());
+        }
+    });
+    match bias {
+        None => Ok(()),
+        Some(name) => {
+            let why = "the engine computes convolutions without bias, which a batch norm would subtract";
+            Err(Error::argument("engine", format!("`{name}`: {why}; remove it or use the reference")))
+        }
+    }
+}

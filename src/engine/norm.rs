@@ -1,0 +1,251 @@
+//! Batch norm in pieces that fit into the passes of the convolutions.
+//!
+//! The equations are those of [`crate::layers::batch_norm`]; here they are cut where memory traffic is saved. The moments of
+//! a leaf are taken when the leaf is in the cache ([`Moments`]); with mean and rstd known, y is an affine map of x, applied
+//! as x is read ([`Affine`]); the two sums of the backward pass are taken as dy is written ([`PairSums`]); with those known,
+//! dx is a map of dy and x, applied as they are read ([`NormBackward`]).
+//!
+//! ```text
+//! y  = (x − mean) · scale + beta                                     scale = gamma · rstd
+//! dx = scale · (dy − mean_dy − (x − mean) · slope)                   mean_dy = dbeta/m,  slope = dgamma · rstd/m
+//! ```
+//!
+//! Mean and Σ (x − mean)² are computed leaf by leaf, two passes while the leaf is in the cache, and merged pairwise with
+//! Chan, Golub & LeVeque's update (1979): one pass over memory, and no cancellation as in E\[x²\] − E\[x\]². All of it on x minus
+//! a pivot, the leaf's first pixel, so that a mean far from 0 costs no digits of the variance.
+
+use super::buffers::Recycled;
+use super::kernels::simd::wide;
+use super::leaves::{PerLeaf, LEAF_PIXELS};
+use crate::layers::batch_norm::BatchNorm2dGrads;
+use crate::layers::{BatchNorm2d, Mode};
+use crate::parallel::add_slices;
+use crate::Result;
+use ndarray::Array1;
+use rayon::prelude::*;
+
+/// A strip of pixels that the inner loops treat as one: per-channel constants are repeated to its length, so that a loop
+/// over 16 channels becomes one over 128 values, long enough for the vector unit. Sums keep one partial sum per place in
+/// the strip and add those up at the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strip {
+    c: usize,
+    /// Pixels in a strip: a power of two.
+    times: usize,
+}
+
+impl Strip {
+    pub fn of(c: usize) -> Self {
+        let mut times = 1;
+        while 2 * times * c <= 128 {
+            times *= 2;
+        }
+        Strip { c, times }
+    }
+
+    /// Values in a strip.
+    pub fn len(self) -> usize {
+        self.times * self.c
+    }
+
+    pub fn repeat(self, constants: &Array1<f32>) -> Vec<f32> {
+        constants.to_vec().repeat(self.times)
+    }
+
+    /// The sum of each channel over the strip's pixels.
+    fn fold(self, mut sums: Vec<f32>) -> Vec<f32> {
+        let (first, others) = sums.split_at_mut(self.c);
+        others.chunks_exact(self.c).for_each(|pixel| add_slices(first, pixel));
+        sums.truncate(self.c);
+        sums
+    }
+
+    /// Calls `write(chunk of out, [chunk of a, chunk of b])` for chunks of many strips, in parallel.
+    pub fn for_each_chunk(self, out: &mut [f32], [a, b]: [&[f32]; 2], write: impl Fn(&mut [f32], [&[f32]; 2]) + Sync) {
+        let chunk = LEAF_PIXELS * self.c;
+        let chunks = out.par_chunks_mut(chunk).zip(a.par_chunks(chunk)).zip(b.par_chunks(chunk));
+        chunks.for_each(|((out, a), b)| write(out, [a, b]));
+    }
+}
+
+/// Per channel: number of values, their mean, and m2 = Σ (x − mean)². The mean is kept as its distance from a pivot, one
+/// of the values, so that a mean far from 0 costs no digits.
+pub(crate) struct Moments {
+    count: usize,
+    pivot: Vec<f32>,
+    offset: Vec<f32>,
+    m2: Vec<f32>,
+}
+
+impl Moments {
+    /// Of a leaf `x (m, c)`, m ≥ 1: two passes while it is in the cache.
+    pub fn of(x: &[f32], c: usize) -> Self {
+        let strip = Strip::of(c);
+        let (pivot, count) = (x[..c].to_vec(), x.len() / c);
+        let pivots = pivot.repeat(strip.times);
+        let mut offset = vec![0.0; strip.len()];
+        wide(|| {
+            for x in x.chunks(strip.len()) {
+                for ((offset, &x), &pivot) in offset.iter_mut().zip(x).zip(&pivots) {
+                    *offset += x - pivot;
+                }
+            }
+        });
+        let mut offset = strip.fold(offset);
+        offset.iter_mut().for_each(|sum| *sum /= count as f32);
+        let offsets = offset.repeat(strip.times);
+        let mut m2 = vec![0.0; strip.len()];
+        wide(|| {
+            for x in x.chunks(strip.len()) {
+                for (((m2, &x), &pivot), &offset) in m2.iter_mut().zip(x).zip(&pivots).zip(&offsets) {
+                    let centred = (x - pivot) - offset;
+                    *m2 += centred * centred;
+                }
+            }
+        });
+        Moments { count, pivot, offset, m2: strip.fold(m2) }
+    }
+
+    /// Of the union of two sets (Chan, Golub & LeVeque 1979): with δ = mean_b − mean_a, the joint mean is mean_a + δ n_b/n
+    /// and m2 grows by δ² n_a n_b/n.
+    fn merge(&mut self, b: Moments) {
+        let (n_a, n_b, n) = (self.count as f32, b.count as f32, (self.count + b.count) as f32);
+        let (share, cross) = (n_b / n, n_a * (n_b / n));
+        for c in 0..self.m2.len() {
+            let delta = (b.pivot[c] - self.pivot[c]) + (b.offset[c] - self.offset[c]);
+            self.offset[c] += delta * share;
+            self.m2[c] += b.m2[c] + delta * delta * cross;
+        }
+        self.count += b.count;
+    }
+}
+
+/// (Σ dy · (x − mean), Σ dy) per channel.
+pub(crate) type PairSums = (Vec<f32>, Vec<f32>);
+
+/// [`PairSums`] of a leaf; `means` is repeated to a [`Strip`].
+pub(crate) fn pair_sums(strip: Strip, dy: &[f32], x: &[f32], means: &[f32]) -> PairSums {
+    let (mut centred, mut plain) = (vec![0.0; strip.len()], vec![0.0; strip.len()]);
+    wide(|| {
+        for (x, dy) in x.chunks(strip.len()).zip(dy.chunks(strip.len())) {
+            let sums = centred.iter_mut().zip(&mut plain);
+            for ((((centred, plain), &x), &dy), &mean) in sums.zip(x).zip(dy).zip(means) {
+                *centred += dy * (x - mean);
+                *plain += dy;
+            }
+        }
+    });
+    (strip.fold(centred), strip.fold(plain))
+}
+
+fn add_pairs(left: &mut PairSums, right: PairSums) {
+    add_slices(&mut left.0, &right.0);
+    add_slices(&mut left.1, &right.1);
+}
+
+/// What backward needs of a batch norm in training.
+#[derive(Clone, Debug)]
+pub(crate) struct NormCache {
+    /// What is normalised.
+    pub x: Recycled,
+    pub mean: Array1<f32>,
+    rstd: Array1<f32>,
+    /// Biased variance of the batch.
+    var: Array1<f32>,
+}
+
+impl NormCache {
+    /// Of `x`, which has these moments.
+    pub fn new(bn: &BatchNorm2d<f32>, x: Recycled, moments: PerLeaf<Moments>) -> Self {
+        let moments = moments.total(&Moments::merge).expect("at least two values");
+        let mean = moments.pivot.iter().zip(&moments.offset).map(|(&pivot, &offset)| pivot + offset).collect();
+        let var = Array1::from(moments.m2) / moments.count as f32;
+        NormCache { x, mean, rstd: rstd(bn, &var), var }
+    }
+
+    /// The map x ↦ y.
+    pub fn affine(&self, bn: &BatchNorm2d<f32>) -> Affine {
+        Affine::new(bn, &self.mean, &self.rstd)
+    }
+
+    /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy), from the sums of a backward pass.
+    pub fn gradients(&self, sums: PerLeaf<PairSums>) -> BatchNorm2dGrads<f32> {
+        let zeros = || vec![0.0; self.mean.len()];
+        let (centred, plain) = sums.total(&add_pairs).unwrap_or_else(|| (zeros(), zeros()));
+        // Σ dy · x̂ = rstd · Σ dy · (x − mean)
+        BatchNorm2dGrads { gamma: Array1::from(centred) * &self.rstd, beta: Array1::from(plain) }
+    }
+
+    /// The map (dy, x) ↦ dx.
+    pub fn backward(&self, bn: &BatchNorm2d<f32>, grads: &BatchNorm2dGrads<f32>) -> NormBackward {
+        let strip = Strip::of(self.mean.len());
+        let m = (self.x.len() / self.mean.len()) as f32;
+        // x̂ · dgamma/m = (x − mean) · slope
+        let (mean_dy, slope) = (grads.beta.mapv(|sum| sum / m), &grads.gamma * &self.rstd / m);
+        let [scales, means_dy, means, slopes] =
+            [&(&bn.gamma * &self.rstd), &mean_dy, &self.mean, &slope].map(|constants| strip.repeat(constants));
+        NormBackward { strip, scales, means_dy, means, slopes }
+    }
+
+    /// Moves the running statistics of `bn` towards this batch's.
+    pub fn update(&self, bn: &mut BatchNorm2d<f32>) {
+        bn.move_running_statistics(&self.mean, &self.var, self.x.len() / self.mean.len());
+    }
+}
+
+/// 1/√(var + eps)
+fn rstd(bn: &BatchNorm2d<f32>, var: &Array1<f32>) -> Array1<f32> {
+    var.mapv(|var| (var + bn.eps).sqrt().recip())
+}
+
+/// y = (x − mean) · scale + beta, its constants repeated to a [`Strip`].
+pub(crate) struct Affine {
+    pub strip: Strip,
+    pub means: Vec<f32>,
+    scales: Vec<f32>,
+    betas: Vec<f32>,
+}
+
+impl Affine {
+    fn new(bn: &BatchNorm2d<f32>, mean: &Array1<f32>, rstd: &Array1<f32>) -> Self {
+        let strip = Strip::of(bn.gamma.len());
+        let [means, scales, betas] = [mean, &(&bn.gamma * rstd), &bn.beta].map(|constants| strip.repeat(constants));
+        Affine { strip, means, scales, betas }
+    }
+
+    /// In evaluation, with the running statistics, for an x of shape `(N, H, W, C)`.
+    pub fn running(bn: &BatchNorm2d<f32>, x: (usize, usize, usize, usize)) -> Result<Self> {
+        bn.check(x, Mode::Eval)?;
+        Ok(Affine::new(bn, &bn.running_mean, &rstd(bn, &bn.running_var)))
+    }
+
+    /// One strip, which begins at a pixel's first channel.
+    #[inline(always)]
+    pub fn apply(&self, x: &[f32], y: &mut [f32]) {
+        for ((((y, &x), &mean), &scale), &beta) in
+            y.iter_mut().zip(x).zip(&self.means).zip(&self.scales).zip(&self.betas)
+        {
+            *y = (x - mean) * scale + beta;
+        }
+    }
+}
+
+/// dx = scale · (dy − mean_dy − (x − mean) · slope), its constants repeated to a [`Strip`].
+pub(crate) struct NormBackward {
+    pub strip: Strip,
+    scales: Vec<f32>,
+    means_dy: Vec<f32>,
+    means: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+impl NormBackward {
+    /// One strip, which begins at a pixel's first channel.
+    #[inline(always)]
+    pub fn apply(&self, dy: &[f32], x: &[f32], dx: &mut [f32]) {
+        let constants = self.scales.iter().zip(&self.means_dy).zip(&self.means).zip(&self.slopes);
+        for (((dx, &dy), &x), (((&scale, &mean_dy), &mean), &slope)) in dx.iter_mut().zip(dy).zip(x).zip(constants) {
+            *dx = scale * (dy - mean_dy - (x - mean) * slope);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The pre-activation block y = F(x) + S(x) of [`crate::model::pre_activation`], its passes over memory fused.
+//!
+//! ```text
+//! forward    h₂ = conv₁(relu(bn₁(x)))              reading x, taking the moments of h₂
+//!            y  = conv₂(relu(bn₂(h₂))) + S(x)      reading h₂, adding S(x), taking the moments of y for the next block
+//! backward   d₂ = gate₂ · conv₂ᵀ dy                taking the sums of bn₂
+//!            d₁ = gate₁ · (conv₁ᵀ dh₂ [+ projectionᵀ dy])    reading d₂ and h₂, taking the sums of bn₁
+//!            dx = bn₁ᵀ d₁ [+ Sᵀ dy]                one pass
+//! ```
+//!
+//! A block takes its input with the moments, and hands its output over with them: whoever wrote the values took them.
+
+use super::buffers::Recycled;
+use super::conv::operands::{apply_to_all, collect, AsIs, Prologue};
+use super::conv::Convolution;
+use super::fused::{Add, GateAndSum, NormGradient, Normalized, TakeMoments, Then};
+use super::leaves::PerLeaf;
+use super::norm::{Affine, Moments, NormBackward, NormCache};
+use super::{pool, shape, Engine};
+use crate::layers::conv2d::Conv2dGrads;
+use crate::layers::{check_dy, Mode};
+use crate::model::pre_activation::{PreActivationBlock, PreActivationGrads};
+use crate::{Activation, Result};
+
+/// Activations and their moments.
+pub(super) struct Measured {
+    pub x: Recycled,
+    pub moments: PerLeaf<Moments>,
+}
+
+impl Measured {
+    /// The moments of stored activations, in a pass of its own over memory.
+    pub fn of(engine: &Engine, x: &Activation<f32>) -> Self {
+        let moments = PerLeaf::new(x.dim());
+        let values = x.as_slice().expect("contiguous");
+        moments.fill(|range| Moments::of(&values[range], x.dim().3));
+        Measured { x: engine.shelf.recycled(x.clone()), moments }
+    }
+}
+
+/// What the backward pass of a block needs.
+#[derive(Clone, Debug)]
+pub(super) struct PreActivationCache {
+    /// The inputs of bn₁, bn₂, …
+    pub norms: Vec<NormCache>,
+    y: [usize; 4],
+}
+
+/// S(x) where it is stored: option A, or the projection of h₁ = relu(bn₁(x)).
+fn shortcut(
+    engine: &Engine,
+    block: &PreActivationBlock<f32>,
+    x: &Activation<f32>,
+    h1: &dyn Prologue,
+) -> Result<Recycled> {
+    let s = match (&block.projection, &block.zero_pad) {
+        (Some(projection), _) => Convolution::new(engine, projection, shape(x))?.forward(h1, &AsIs),
+        (None, Some(layer)) => pool::zero_pad(&engine.shelf, layer, x)?,
+        (None, None) => x.clone(),
+    };
+    Ok(engine.shelf.recycled(s))
+}
+
+/// y with its moments, and what backward needs, in training.
+pub(super) fn forward(
+    engine: &Engine,
+    block: &PreActivationBlock<f32>,
+    input: Measured,
+) -> Result<(Measured, PreActivationCache)> {
+    let relu = Some(block.activation);
+    block.norms[0].check(input.x.dim(), Mode::Train)?;
+    let mut norms = vec![NormCache::new(&block.norms[0], input.x, input.moments)];
+    let mut s = None;
+    for (i, conv) in block.convs.iter().enumerate() {
+        let x = norms[i].x.clone();
+        let affine = norms[i].affine(&block.norms[i]);
+        let h = Normalized { x: &x, affine: &affine, relu };
+        if i == 0 {
+            s = Some(shortcut(engine, block, &x, &h)?);
+        }
+        let convolution = Convolution::new(engine, conv, shape(&x))?;
+        let moments = PerLeaf::new(convolution.output());
+        let take = TakeMoments { c: convolution.g.c_out, moments: &moments };
+        match block.norms.get(i + 1) {
+            Some(bn) => {
+                bn.check(convolution.output(), Mode::Train)?;
+                let y = engine.shelf.recycled(convolution.forward(&h, &take));
+                norms.push(NormCache::new(bn, y, moments));
+            }
+            None => {
+                let s = s.take().expect("computed with the first convolution");
+                check_dy("pre-activation block", s.shape(), &<[usize; 4]>::from(convolution.output()))?;
+                let y = engine.shelf.recycled(convolution.forward(&h, &Then(&Add(&s), &take)));
+                let cache = PreActivationCache { norms, y: shape(&y) };
+                return Ok((Measured { x: y, moments }, cache));
+            }
+        }
+    }
+    unreachable!("a block has as many batch norms as convolutions")
+}
+
+/// y in evaluation, keeping nothing.
+pub(super) fn predict(
+    engine: &Engine,
+    block: &PreActivationBlock<f32>,
+    x: &Activation<f32>,
+) -> Result<Activation<f32>> {
+    let relu = Some(block.activation);
+    let (mut h, mut s) = (engine.shelf.recycled(x.clone()), None);
+    for (i, (bn, conv)) in block.norms.iter().zip(&block.convs).enumerate() {
+        let affine = Affine::running(bn, h.dim())?;
+        let input = Normalized { x: &h, affine: &affine, relu };
+        if i == 0 {
+            s = Some(shortcut(engine, block, &h, &input)?);
+        }
+        let convolution = Convolution::new(engine, conv, shape(&h))?;
+        let y = match (&s, i + 1 == block.convs.len()) {
+            (Some(s), true) => {
+                check_dy("pre-activation block", s.shape(), &<[usize; 4]>::from(convolution.output()))?;
+                convolution.forward(&input, &Add(s))
+            }
+            _ => convolution.forward(&input, &AsIs),
+        };
+        h = engine.shelf.recycled(y);
+    }
+    Ok((*h).clone())
+}
+
+/// The gradient of `bn(x)` and the map that makes that of x of it.
+struct Upstream {
+    gated: Recycled,
+    backward: NormBackward,
+}
+
+impl Upstream {
+    fn gradient<'a>(&'a self, norm: &'a NormCache) -> NormGradient<'a> {
+        NormGradient { dy: &self.gated, x: &norm.x, backward: &self.backward }
+    }
+}
+
+/// `(dx, grads)` for `dy`.
+pub(super) fn backward(
+    engine: &Engine,
+    block: &PreActivationBlock<f32>,
+    dy: &Activation<f32>,
+    cache: &PreActivationCache,
+) -> Result<(Activation<f32>, PreActivationGrads<f32>)> {
+    check_dy("pre-activation block", dy.shape(), &cache.y)?;
+    let mut grads = PreActivationGrads { layers: Vec::new(), projection: None };
+    let dy = engine.shelf.recycled(dy.clone());
+    let mut upstream: Option<Upstream> = None;
+    for i in (0..block.convs.len()).rev() {
+        let (bn, kept) = (&block.norms[i], &cache.norms[i]);
+        let (x, affine, sums) = (&*kept.x, kept.affine(bn), PerLeaf::new(kept.x.dim()));
+        let relu = Some(block.activation);
+        let h = Normalized { x, affine: &affine, relu };
+        let convolution = Convolution::new(engine, &block.convs[i], shape(x))?;
+        let of_norm = upstream.as_ref().map(|upstream| upstream.gradient(&cache.norms[i + 1]));
+        let dh: &dyn Prologue = match &of_norm {
+            Some(gradient) => gradient,
+            None => &*dy,
+        };
+        let weight = convolution.weight_gradient(dh, &h);
+        // h₁ is used twice where there is a projection.
+        let through_projection = match (&block.projection, i) {
+            (Some(projection), 0) => {
+                let projection = Convolution::new(engine, projection, shape(x))?;
+                let weight = projection.weight_gradient(&*dy, &h);
+                grads.projection = Some(Conv2dGrads { weight, bias: None });
+                Some(engine.shelf.recycled(projection.input_gradient(&*dy, &AsIs)))
+            }
+            _ => None,
+        };
+        let gate = GateAndSum { x, affine: &affine, relu, sums: &sums };
+        let gated = match through_projection.as_deref().map(Add) {
+            Some(add) => convolution.input_gradient(dh, &Then(&add, &gate)),
+            None => convolution.input_gradient(dh, &gate),
+        };
+        let bn_grads = kept.gradients(sums);
+        let backward = kept.backward(bn, &bn_grads);
+        upstream = Some(Upstream { gated: engine.shelf.recycled(gated), backward });
+        grads.layers.push((bn_grads, Conv2dGrads { weight, bias: None }));
+    }
+    grads.layers.reverse();
+    let x = &*cache.norms[0].x;
+    let gradient = upstream.as_ref().map(|upstream| upstream.gradient(&cache.norms[0]));
+    let gradient = gradient.expect("a block has convolutions");
+    let mut dx = collect(&gradient, shape(x), &engine.shelf);
+    if block.projection.is_none() {
+        // x was used twice.
+        let through_shortcut = match &block.zero_pad {
+            Some(layer) => engine.shelf.recycled(pool::zero_pad_backward(&engine.shelf, layer, &dy, x.dim())),
+            None => dy,
+        };
+        let values = dx.as_slice_mut().expect("contiguous");
+        apply_to_all(values, x.len() / x.shape()[0].max(1), &Add(&through_shortcut));
+    }
+    Ok((dx, grads))
+}

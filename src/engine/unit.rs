@@ -1,0 +1,119 @@
+//! Convolution, batch norm, activation, with what lies between them fused into the convolutions.
+//!
+//! Of a unit `y = act(bn(conv(x)))` only h = conv(x) is kept, and the batch norm's two vectors; y is computed again wherever
+//! it is read.
+
+use super::buffers::Recycled;
+use super::conv::operands::{apply_to_all, collect, AsIs, Epilogue, Prologue};
+use super::conv::Convolution;
+use super::fused::{GateAndSum, NormGradient, Normalize, Normalized, TakeMoments};
+use super::leaves::PerLeaf;
+use super::norm::{Affine, NormCache, PairSums};
+use super::{shape, Engine};
+use crate::layers::conv2d::Conv2dGrads;
+use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
+use crate::model::unit::{Unit, UnitGrads};
+use crate::{Activation, Result};
+
+/// h = conv(x), its moments taken as it is written: the input of the batch norm `bn`.
+pub(super) fn forward(
+    engine: &Engine,
+    conv: &Conv2d<f32>,
+    bn: &BatchNorm2d<f32>,
+    x: &dyn Prologue,
+    shape: [usize; 4],
+) -> Result<NormCache> {
+    let convolution = Convolution::new(engine, conv, shape)?;
+    bn.check(convolution.output(), Mode::Train)?;
+    let moments = PerLeaf::new(convolution.output());
+    let h = convolution.forward(x, &TakeMoments { c: convolution.g.c_out, moments: &moments });
+    Ok(NormCache::new(bn, engine.shelf.recycled(h), moments))
+}
+
+/// The gradient of `bn(h)`, and the sums of the batch norm's backward pass.
+pub(super) struct Incoming {
+    pub dy: Recycled,
+    pub sums: PerLeaf<PairSums>,
+}
+
+impl Incoming {
+    /// From the gradient `dy` of `act(bn(h))`, in a pass of its own over memory.
+    pub fn gated(
+        engine: &Engine,
+        dy: &Activation<f32>,
+        bn: &BatchNorm2d<f32>,
+        cache: &NormCache,
+        relu: Option<Relu<f32>>,
+    ) -> Self {
+        let (h, affine, sums) = (&*cache.x, cache.affine(bn), PerLeaf::new(cache.x.dim()));
+        let mut gated = engine.shelf.dirty_array(dy.dim());
+        gated.assign(dy);
+        let epilogue = GateAndSum { x: h, affine: &affine, relu, sums: &sums };
+        apply_to_all(gated.as_slice_mut().expect("contiguous"), h.len() / h.shape()[0].max(1), &epilogue);
+        Incoming { dy: engine.shelf.recycled(gated.into_shared()), sums }
+    }
+}
+
+/// The gradients of a unit's parameters and, with an epilogue, dx.
+pub(super) fn backward(
+    engine: &Engine,
+    unit: &Unit<f32>,
+    cache: &NormCache,
+    incoming: Incoming,
+    (x, shape): (&dyn Prologue, [usize; 4]),
+    epilogue: Option<&dyn Epilogue>,
+) -> Result<(Option<Activation<f32>>, UnitGrads<f32>)> {
+    let convolution = Convolution::new(engine, &unit.conv, shape)?;
+    let bn = cache.gradients(incoming.sums);
+    let backward = cache.backward(&unit.bn, &bn);
+    let dh = NormGradient { dy: &incoming.dy, x: &cache.x, backward: &backward };
+    let weight = convolution.weight_gradient(&dh, x);
+    let dx = epilogue.map(|epilogue| convolution.input_gradient(&dh, epilogue));
+    Ok((dx, UnitGrads { conv: Conv2dGrads { weight, bias: None }, bn }))
+}
+
+/// relu(bn(conv(x)) [+ s]) in evaluation: everything as the convolution writes.
+pub(super) fn predict(
+    engine: &Engine,
+    unit: &Unit<f32>,
+    x: &Activation<f32>,
+    plus: Option<&Activation<f32>>,
+    relu: Option<Relu<f32>>,
+) -> Result<Activation<f32>> {
+    let convolution = Convolution::new(engine, &unit.conv, shape(x))?;
+    let affine = Affine::running(&unit.bn, convolution.output())?;
+    Ok(convolution.forward(x, &Normalize { affine: &affine, plus, relu }))
+}
+
+/// What the backward pass of a stem needs.
+#[derive(Clone, Debug)]
+pub(super) struct StemCache {
+    x: Recycled,
+    pub norm: NormCache,
+}
+
+/// y = act(bn(conv(x))), stored.
+pub(super) fn forward_stem(
+    engine: &Engine,
+    unit: &Unit<f32>,
+    x: &Activation<f32>,
+) -> Result<(Activation<f32>, StemCache)> {
+    let norm = forward(engine, &unit.conv, &unit.bn, x, shape(x))?;
+    let affine = norm.affine(&unit.bn);
+    let y = Normalized { x: &norm.x, affine: &affine, relu: unit.activation };
+    let y = collect(&y, shape(&norm.x), &engine.shelf);
+    Ok((y, StemCache { x: engine.shelf.recycled(x.clone()), norm }))
+}
+
+/// `(dx if wanted, grads)` of a stem.
+pub(super) fn backward_stem(
+    engine: &Engine,
+    unit: &Unit<f32>,
+    dy: &Activation<f32>,
+    cache: &StemCache,
+    input_gradient: bool,
+) -> Result<(Option<Activation<f32>>, UnitGrads<f32>)> {
+    let incoming = Incoming::gated(engine, dy, &unit.bn, &cache.norm, unit.activation);
+    let epilogue: Option<&dyn Epilogue> = if input_gradient { Some(&AsIs) } else { None };
+    backward(engine, unit, &cache.norm, incoming, (&*cache.x, shape(&cache.x)), epilogue)
+}
