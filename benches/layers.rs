@@ -4,12 +4,13 @@
 //! definition. Criterion's `elem` are operations, two for each multiply-add of direct convolution, or numbers of x for the
 //! other layers. On all threads, as in training; the loader on one, as there too.
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use ndarray::{Array1, Array4};
 use rand::RngExt as _;
 use resnet_by_hand::data::loader::LoaderOptions;
 use resnet_by_hand::data::{embedded, Loader, Normalization};
-use resnet_by_hand::layers::{BatchNorm2d, Conv2d, Conv2dAlgorithm, MaxPool2d, Mode, Relu};
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::layers::{BatchNorm2d, Conv2d, MaxPool2d, Mode, Relu};
 use resnet_by_hand::rng::{stream, Purpose};
 use resnet_by_hand::Activation;
 use std::hint::black_box;
@@ -61,7 +62,7 @@ fn conv2d(c: &mut Criterion) {
     for Geometry { images, channels: [c_in, c_out], size, kernel, stride } in GEOMETRIES {
         let weight = noise([c_out, c_in, kernel, kernel]).into_owned();
         let padding = [kernel / 2; 2];
-        let mut conv = Conv2d { stride: [stride; 2], padding, ..Conv2d::new(weight) };
+        let conv = Conv2d { stride: [stride; 2], padding, ..Conv2d::new(weight) };
         let x_shape = [images, size, size, c_in];
         let y_shape = conv.output_shape(&x_shape).unwrap();
         let (x, dy) = (noise(x_shape), noise(y_shape));
@@ -71,21 +72,22 @@ fn conv2d(c: &mut Criterion) {
         let stride = if stride == 1 { String::new() } else { format!(" stride {stride}") };
         let mut group = c.benchmark_group(format!("conv2d/{kernel}x{kernel} {channels}@{size}x{size}{stride}"));
         group.throughput(Throughput::Elements(operations as u64));
-        for (name, algorithm) in Conv2dAlgorithm::ALL {
-            conv.algorithm = algorithm;
-            // `auto` is one of the others, and so is what stands in for an algorithm that cannot compute this shape.
-            if algorithm == Conv2dAlgorithm::Direct || conv.algorithm_for(&x_shape).unwrap() != algorithm {
+        for (name, algorithm) in Algorithm::ALL {
+            let engine = Engine::new(algorithm);
+            // `auto` is one of the others, and so is what replaces an algorithm that cannot compute this shape.
+            if engine.algorithm_for(&conv, x_shape).unwrap() != algorithm {
                 continue;
             }
-            let (_, cache) = conv.forward(&x).unwrap();
-            group.bench_function(BenchmarkId::new("y", name), |b| b.iter(|| conv.forward(black_box(&x)).unwrap()));
+            group.bench_function(BenchmarkId::new("y", name), |b| {
+                b.iter(|| engine.conv2d_forward(&conv, black_box(&x)).unwrap())
+            });
             if c_in != 3 {
                 group.bench_function(BenchmarkId::new("dx", name), |b| {
-                    b.iter(|| conv.input_gradient(black_box(&dy), &cache).unwrap())
+                    b.iter(|| engine.conv2d_input_gradient(&conv, black_box(&dy), x_shape).unwrap())
                 });
             }
             group.bench_function(BenchmarkId::new("dW", name), |b| {
-                b.iter(|| conv.parameter_gradients(black_box(&dy), &cache).unwrap())
+                b.iter(|| engine.conv2d_parameter_gradients(&conv, black_box(&dy), &x).unwrap())
             });
         }
         group.finish();
@@ -118,12 +120,10 @@ fn relu(c: &mut Criterion) {
     for shape in ACTIVATIONS {
         let relu = Relu::<f32>::new();
         let (x, dy) = (noise(shape), noise(shape));
-        let own = || x.to_owned().into_shared();
-        let (_, cache) = relu.forward(own());
+        let (_, cache) = relu.forward(&x);
         let mut group = c.benchmark_group(title("relu", shape));
         group.throughput(Throughput::Elements(x.len() as u64));
-        // On an x that nobody else holds, as a batch norm hands it over: in place.
-        group.bench_function("forward", |b| b.iter_batched(own, |x| relu.forward(x), BatchSize::PerIteration));
+        group.bench_function("forward", |b| b.iter(|| relu.forward(black_box(&x))));
         group.bench_function("backward", |b| b.iter(|| relu.backward(black_box(&dy), &cache).unwrap()));
         group.finish();
     }
@@ -149,8 +149,8 @@ fn loader(c: &mut Criterion) {
     let mut group = c.benchmark_group("loader");
     group.throughput(Throughput::Elements(indices.len() as u64)); // images
     for (name, options) in [
-        ("crop and flip", LoaderOptions::training(128, Normalization::SYSTEM1, 0)),
-        ("as they are", LoaderOptions::evaluation(128, Normalization::SYSTEM1)),
+        ("crop and flip", LoaderOptions::training(128, Normalization::CIFAR10, 0)),
+        ("as they are", LoaderOptions::evaluation(128, Normalization::CIFAR10)),
     ] {
         let loader = Loader::<f32>::new(Arc::clone(&images), options).unwrap();
         group.bench_function(name, |b| b.iter(|| loader.batch(black_box(3), &indices)));

@@ -21,7 +21,7 @@
 
 use ndarray::Array2;
 use resnet_by_hand::data::{embedded, Normalization};
-use resnet_by_hand::layers::{Gates, GlobalAvgPool, Mode, SoftmaxCrossEntropy};
+use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::{Architecture, Block, ResNet};
 use resnet_by_hand::Activation;
@@ -30,7 +30,7 @@ const TRAIN: Mode = Mode::Train;
 
 fn main() -> resnet_by_hand::Result<()> {
     let image = embedded::load().train.subset(&[6])?;
-    let x = Normalization::SYSTEM1.apply::<f64>(image.pixels.view())?;
+    let x = Normalization::CIFAR10.apply::<f64>(image.pixels.view())?;
     let label = usize::from(image.labels[0]);
     println!("a {} ({})", image.classes[label], image.source);
 
@@ -38,12 +38,11 @@ fn main() -> resnet_by_hand::Result<()> {
     let (StemLayers::Unit(stem), Block::Residual(block)) = (&model.stem, &model.stages[1][0]) else {
         panic!("resnet20 has a stem with batch norm and blocks with the ReLU behind the addition");
     };
-    let free = &mut Gates::Free;
 
     // Up to the block.
-    let (mut x, _) = stem.forward(&x, TRAIN, free)?;
+    let (mut x, _) = stem.forward(&x, TRAIN)?;
     for block in &model.stages[0] {
-        x = block.forward(&x, TRAIN, free)?.0;
+        x = block.forward(&x, TRAIN)?.0;
     }
 
     println!("\nforward: y = relu(F(x) + S(x)),  F = bn2(conv2(relu(bn1(conv1(x)))))");
@@ -55,7 +54,7 @@ fn main() -> resnet_by_hand::Result<()> {
     show("conv1(x)", &a1);
     let (b1, bn1) = first.bn.forward(&a1, TRAIN)?;
     show("bn1", &b1);
-    let (h1, gate1) = relu1.forward(b1);
+    let (h1, gate1) = relu1.forward(&b1);
     show("relu", &h1);
     let (a2, conv2) = second.conv.forward(&h1)?;
     show("conv2", &a2);
@@ -66,14 +65,14 @@ fn main() -> resnet_by_hand::Result<()> {
     show("S(x)", &s);
     let sum = (&f + &s).into_shared();
     show("F(x) + S(x)", &sum);
-    let (y, gate) = block.activation.forward(sum);
+    let (y, gate) = block.activation.forward(&sum);
     show("y", &y);
 
     // On to the loss, and back to the block: dy is the gradient this block really gets.
     let rest: Vec<_> = model.stages.iter().flatten().skip(model.stages[0].len() + 1).collect();
     let (mut h, mut caches) = (y.clone(), Vec::new());
     for block in &rest {
-        let (y, cache) = block.forward(&h, TRAIN, free)?;
+        let (y, cache) = block.forward(&h, TRAIN)?;
         h = y;
         caches.push(cache);
     }
@@ -120,7 +119,7 @@ fn main() -> resnet_by_hand::Result<()> {
     }
 
     // The block does the same, to the bit.
-    let (y_block, cache) = block.forward(&x, TRAIN, &mut Gates::Free)?;
+    let (y_block, cache) = block.forward(&x, TRAIN)?;
     let (dx_block, _) = block.backward(&dy, &cache)?;
     assert_eq!((y, dx), (y_block, dx_block));
     println!("\nResidualBlock::forward and backward give the same y and dx, bit for bit");

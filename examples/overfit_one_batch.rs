@@ -26,7 +26,7 @@ const ENOUGH: f32 = 0.01;
 fn main() -> Result<ExitCode, resnet_by_hand::Error> {
     // Ten images, one of each class: the embedded subset is interleaved by class.
     let batch = embedded::load().train.subset(&(0..10).collect::<Vec<_>>())?;
-    let images = Normalization::SYSTEM1.apply::<f32>(batch.pixels.view())?;
+    let images = Normalization::CIFAR10.apply::<f32>(batch.pixels.view())?;
     let labels: Vec<usize> = batch.labels.iter().map(|&label| label.into()).collect();
 
     let mut model = ResNet::<f32>::new(&Architecture::by_name("resnet8")?, 1)?;

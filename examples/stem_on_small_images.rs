@@ -19,6 +19,7 @@
 //! pixels cost shows on the whole data set.
 
 use resnet_by_hand::data::{cifar10, embedded};
+use resnet_by_hand::engine::Engine;
 use resnet_by_hand::model::{Architecture, ResNet, Stem};
 use resnet_by_hand::train::{evaluate, Recipe, Trainer};
 use std::ops::ControlFlow;
@@ -41,14 +42,15 @@ fn main() -> resnet_by_hand::Result<()> {
         let side = if stem == Stem::Cifar { 32 } else { 8 };
         let sides = [side, side / 2, side / 4].map(|side| format!("{side}x{side}")).join(" ");
 
-        let mut trainer = Trainer::new(model, recipe.clone(), train.clone())?;
+        let engine = Arc::new(Engine::default());
+        let mut trainer = Trainer::new(model, engine.clone(), recipe.clone(), train.clone())?;
         let mut loss = f64::NAN;
         while !trainer.is_done() {
             if let Some(epoch) = trainer.train_epoch(&mut |_| ControlFlow::Continue(()))? {
                 loss = epoch.loss;
             }
         }
-        let evaluation = evaluate(trainer.model(), &test, trainer.recipe().evaluation())?;
+        let evaluation = evaluate(&*engine, trainer.model(), &test, trainer.recipe().evaluation())?;
         let name = format!("{stem:?}");
         println!("{name:<10} {sides:<16} {multiply_adds:>12} {loss:>10.3} {:>13.1} %", 100.0 * evaluation.accuracy());
     }

@@ -21,7 +21,7 @@
 //!   gradients are unlikely to be the reason why deep plain networks fail (section 4.1); this is the other side of it.
 
 use resnet_by_hand::data::{embedded, Normalization};
-use resnet_by_hand::layers::{Gates, GlobalAvgPool, Mode, SoftmaxCrossEntropy};
+use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::Gradients;
@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn norms(name: &str, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64>, Vec<f64>)> {
     let batch = embedded::load().train.subset(&(0..IMAGES).collect::<Vec<_>>())?;
     let labels: Vec<usize> = batch.labels.iter().map(|&label| label.into()).collect();
-    let images = Normalization::SYSTEM1.apply::<f64>(batch.pixels.view())?;
+    let images = Normalization::CIFAR10.apply::<f64>(batch.pixels.view())?;
     let mut model = ResNet::<f64>::new(&Architecture::by_name(name)?, 1)?;
     for conv in model.convs_mut() {
         conv.weight *= factor;
@@ -82,10 +82,10 @@ fn norms(name: &str, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64
     let blocks: Vec<_> = model.stages.iter().flatten().collect();
 
     // Forward: what ResNet::forward does.
-    let (mut h, stem_cache) = stem.forward(&images, mode, &mut Gates::Free)?;
+    let (mut h, stem_cache) = stem.forward(&images, mode)?;
     let mut caches = Vec::new();
     for block in &blocks {
-        let (y, cache) = block.forward(&h, mode, &mut Gates::Free)?;
+        let (y, cache) = block.forward(&h, mode)?;
         h = y;
         caches.push(cache);
     }

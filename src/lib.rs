@@ -1,12 +1,21 @@
+//! Deep residual networks for CIFAR-10, every forward and backward pass written by hand.
 //!
-//! Reading order, following one image through the crate:
+//! The crate has two floors. The **reference** is what people read, and what judges: plain layers in `f32` or `f64`, every
+//! equation of the documentation a line of them. The **engine** is what trains: the same values in `f32`, faster.
+//! Nothing in the reference knows the engine.
+//!
+//! Reading order, following one image through the reference:
 //!
 //! 1. [`data`] turns bytes into a batch of images `x (N, H, W, 3)`;
 //! 2. [`layers`] holds one file per layer, forward directly above backward;
 //! 3. [`model`] composes layers into residual blocks and blocks into networks;
 //! 4. [`optim`] updates the parameters, [`train`] closes the loop;
-//! 5. [`verify`] shows that every gradient above is right;
-//! 6. [`tensors`] and, with the feature `formats`, the module `formats` exchange numbers with other programs.
+//! 5. [`program`] runs a network as a list of named steps, so that every value can be observed;
+//! 6. [`verify`] shows that every gradient above is right;
+//! 7. [`oracle`] checks another implementation's results.
+//!
+//! Beside them: [`engine`], the fast floor; [`base`], which all of them use; with the feature `formats` the modules `formats`
+//! and `weights`, the files of other programs.
 //!
 //! # Conventions
 //!
@@ -14,8 +23,7 @@
 //! (`weight (C_out, C_in/groups, kh, kw)`, `(out_features, in_features)`). A `d` prefix means ∂loss/∂: `dy` is the
 //! gradient of the loss with respect to `y`. Every layer is plain data with
 //! `forward(x, ..) -> (y, cache)` and `backward(dy, &cache) -> (dx, grads)`; both take `&self` and change nothing.
-//! The only two things that change a model are [`optim::Sgd::step`] and
-//! [`model::ResNet::update_running_statistics`].
+//! A model is changed by what takes it as `&mut`: [`optim::Sgd::step`] and `update_running_statistics`.
 //!
 //! Every result is a function of its inputs alone: work is cut by data, never by thread count, and sums are combined
 //! in a fixed tree (see [`parallel`]), so one thread and eight give the same bits.
@@ -23,30 +31,30 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod base;
 pub mod data;
 pub mod engine;
-pub mod error;
-pub mod gemm;
-pub mod kernels;
 pub mod layers;
 pub mod model;
 pub mod optim;
 pub mod oracle;
-pub mod parallel;
-pub mod parameters;
-pub mod rng;
-pub mod scalar;
-pub mod tensors;
+pub mod program;
 pub mod train;
 pub mod verify;
 
 #[cfg(feature = "formats")]
 pub mod formats;
+#[cfg(feature = "formats")]
+pub mod weights;
 
-pub use error::{Error, Result};
-pub use layers::Activation;
-pub use parameters::{Gradients, Parameters};
-pub use scalar::Scalar;
+pub use base::activation::Activation;
+pub use base::error::{Error, Result};
+pub use base::parameters::{Gradients, Parameters};
+pub use base::scalar::Scalar;
+pub use base::{activation, error, gemm, parallel, parameters, rng, scalar, tensors};
+
+#[cfg(test)]
+mod structure;
 
 /// The code in `README.md` and `docs/` compiles and runs.
 #[cfg(doctest)]

@@ -1,7 +1,8 @@
 //! A training step after the first asks the allocator for nothing large.
 
 use ndarray::Array4;
-use resnet_by_hand::layers::{Mode, SoftmaxCrossEntropy};
+use resnet_by_hand::engine::Engine;
+use resnet_by_hand::layers::SoftmaxCrossEntropy;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::optim::{Sgd, SgdConfig};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -45,16 +46,17 @@ fn steps_after_the_first_allocate_nothing_large() {
         let mut model = ResNet::<f32>::new(&Architecture::by_name("resnet20").unwrap(), 1).unwrap();
         let x = Array4::from_shape_fn((32, 32, 32, 3), |(n, h, w, c)| ((n + 3 * h + 5 * w + c) % 11) as f32 - 5.0);
         let (x, targets) = (x.into_shared(), vec![1; 32]);
+        let engine = Engine::default();
         let (mut sgd, loss) = (Sgd::new(SgdConfig::default()).unwrap(), SoftmaxCrossEntropy::new());
         let mut requests = Vec::new();
         for _ in 0..4 {
             let before = REQUESTS.load(Ordering::Relaxed);
-            let (logits, cache) = model.forward(&x, Mode::Train).unwrap();
+            let (logits, cache) = engine.forward(&model, &x).unwrap();
             let (_, loss_cache) = loss.forward(&logits, &targets).unwrap();
-            model.update_running_statistics(&cache);
-            let gradients = model.parameter_gradients(&loss.backward(&loss_cache), cache).unwrap();
+            engine.update_running_statistics(&mut model, &cache);
+            let gradients = engine.parameter_gradients(&model, &loss.backward(&loss_cache), cache).unwrap();
             sgd.step(&mut model, &gradients, 0.1).unwrap();
-            drop(gradients);
+            engine.recycle(gradients);
             requests.push(REQUESTS.load(Ordering::Relaxed) - before);
         }
         assert!(requests[0] > 50, "the first step needs its arrays: {requests:?}");

@@ -13,13 +13,15 @@
 
 use ndarray::s;
 use resnet_by_hand::data::{cifar10, Dataset, Normalization};
-use resnet_by_hand::formats::{self, state_dict};
+use resnet_by_hand::formats;
 use resnet_by_hand::layers::batch_norm::RunningVariance;
 use resnet_by_hand::layers::{nhwc_to_nchw, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::oracle::{dump, Goal, Program, Request};
+use resnet_by_hand::oracle::{dump, Goal, Request};
+use resnet_by_hand::program::Program;
 use resnet_by_hand::tensors::Tensors;
-use resnet_by_hand::train::{evaluate, EvaluationOptions};
+use resnet_by_hand::train::{evaluate, EvaluationOptions, Reference};
+use resnet_by_hand::weights::state_dict;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,6 +104,7 @@ fn the_public_checkpoints_have_their_published_accuracy() {
         ("resnet32", "resnet32-d509ac18.th", 9_263, 0.3741028159378853),
     ] {
         let evaluation = evaluate(
+            &Reference,
             &network(name, checkpoints.join(file)),
             &test,
             EvaluationOptions::new(Normalization::IMAGENET, 250),

@@ -36,9 +36,15 @@ fn help_and_version() {
     }
     let train = folder.run("train --help").ok();
     // The values of the recipes, from the recipes themselves.
-    for part in
-        ["paper:", "multistep:32000s,48000s@0.1", "system1:", "resnet34-cifar7x7", "quick:", "lr 0.4 onecycle", "demo:"]
-    {
+    for part in [
+        "paper:",
+        "multistep:32000s,48000s@0.1",
+        "resnet34-150:",
+        "resnet34-cifar7x7",
+        "quick:",
+        "lr 0.4 onecycle",
+        "demo:",
+    ] {
         assert!(train.contains(part), "{part} is missing in\n{train}");
     }
     assert!(folder.run("train -h").ok().len() < train.len());
@@ -60,7 +66,7 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("trian", &["train"]),
         ("train --model resent20", &["did you mean `resnet20`?", "wrn-28-10", "resnet34-as-written"]),
         ("eval --weights w --model vgg", &["unknown model `vgg`", "known models: resnet18, "]),
-        ("train --recipe papr", &["did you mean `paper`?", "system2"]),
+        ("train --recipe papr", &["did you mean `paper`?", "resnet50-10"]),
         ("train --schedule cosin", &["did you mean `cosine`?", "multistep:80,110,130@0.1"]),
         ("gradcheck --layer conv3d", &["did you mean `conv2d`?", "batch_norm"]),
         ("train --lr 0", &["--lr", "expected a number above 0"]),

@@ -6,9 +6,10 @@ mod common;
 use common::Folder;
 use image::{Rgb, RgbImage};
 use resnet_by_hand::data::{open, picture};
-use resnet_by_hand::formats::{self, state_dict};
+use resnet_by_hand::formats;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::parameters::{fingerprint, Parameters as _};
+use resnet_by_hand::weights::state_dict;
 use serde_json::Value;
 use std::fs;
 

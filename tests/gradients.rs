@@ -5,9 +5,11 @@
 
 use ndarray::{array, Array, Array1, Array2, Array4, Dimension, ShapeBuilder};
 use rand::RngExt as _;
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::layers::conv2d::direct;
 use resnet_by_hand::layers::{
-    AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction, Relu,
-    RunningVariance, SoftmaxCrossEntropy, ZeroPadShortcut,
+    AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction, Relu, RunningVariance,
+    SoftmaxCrossEntropy, ZeroPadShortcut,
 };
 use resnet_by_hand::model::{Architecture, BlockKind, BottleneckStride, Order, ShortcutOption, Stage, Stem};
 use resnet_by_hand::rng::{name_hash, stream, Purpose};
@@ -261,18 +263,20 @@ fn winograd_in_f32_is_within_its_bound() {
         (3, 4, 4, 130, 136, [1, 1]),
         (2, 3, 3, 8, 8, [0, 0]),
     ];
-    for (m, algorithm) in [(2, Conv2dAlgorithm::Winograd2), (4, Conv2dAlgorithm::Winograd4)] {
+    for (m, algorithm) in [(2, Algorithm::Winograd2), (4, Algorithm::Winograd4)] {
+        let engine = Engine::new(algorithm);
         for (n, h, w, c_in, c_out, padding) in sizes {
             let label = format!("F({m}) {n}x{h}x{w}, {c_in} to {c_out}, padding {padding:?}");
             let weight = real("weight", (c_out, c_in, 3, 3));
-            let conv = Conv2d { padding, algorithm, ..Conv2d::new(weight.clone()) };
-            assert_eq!(conv.algorithm_for(&[n, h, w, c_in]).unwrap(), algorithm);
+            let conv = Conv2d { padding, ..Conv2d::new(weight.clone()) };
+            assert_eq!(engine.algorithm_for(&conv, [n, h, w, c_in]).unwrap(), algorithm);
             let exact = Conv2d { padding, ..Conv2d::new(wide(&weight)) };
             let x = real("x", (n, h, w, c_in));
-            let (y, cache) = conv.forward(&x.to_shared()).unwrap();
+            let y = engine.conv2d_forward(&conv, &x.to_shared()).unwrap();
             let (y64, cache64) = exact.forward(&wide(&x).into_shared()).unwrap();
             let dy = real("dy", y.dim());
-            let (dx, grads) = conv.backward(&dy.to_shared(), &cache).unwrap();
+            let dx = engine.conv2d_input_gradient(&conv, &dy.to_shared(), x.dim().into()).unwrap();
+            let grads = engine.conv2d_parameter_gradients(&conv, &dy.to_shared(), &x.to_shared()).unwrap();
             let (dx64, grads64) = exact.backward(&wide(&dy).into_shared(), &cache64).unwrap();
             let bound = bounds::conv2d_winograd(&conv, &x.to_shared(), &dy.to_shared(), m, U32).unwrap();
             within(&format!("{label}: y"), &y.into_owned(), &y64.into_owned(), &bound.y);
@@ -292,9 +296,9 @@ fn winograd_sends_what_is_not_finite_where_the_definition_does() {
         v if v == f32::NEG_INFINITY => '-',
         _ => 'f',
     };
-    for algorithm in [Conv2dAlgorithm::Winograd2, Conv2dAlgorithm::Winograd4] {
-        let conv = Conv2d { padding: [1, 1], algorithm, ..Conv2d::new(real("weight", (16, 16, 3, 3))) };
-        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..conv.clone() };
+    for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
+        let engine = Engine::new(algorithm);
+        let conv = Conv2d { padding: [1, 1], ..Conv2d::new(real("weight", (16, 16, 3, 3))) };
         let mut x = real("x", (3, 11, 10, 16));
         x[[0, 4, 5, 3]] = f32::NAN;
         x[[1, 0, 0, 0]] = f32::INFINITY;
@@ -304,12 +308,18 @@ fn winograd_sends_what_is_not_finite_where_the_definition_does() {
         // Inside the image: at its border a gradient also meets the padding, and 0 · NaN is NaN where a loop may skip it.
         dy[[2, 5, 4, 7]] = f32::NAN;
         dy[[1, 6, 6, 2]] = f32::INFINITY;
-        let run = |conv: &Conv2d<f32>| {
-            let (y, cache) = conv.forward(&x.to_shared()).unwrap();
-            let (dx, grads) = conv.backward(&dy.to_shared(), &cache).unwrap();
-            [y.into_owned().into_dyn(), dx.into_owned().into_dyn(), grads.weight.into_dyn()]
-        };
-        for ((name, fast), direct) in ["y", "dx", "dweight"].into_iter().zip(run(&conv)).zip(run(&direct)) {
+        let (x, dy) = (x.into_shared(), dy.into_shared());
+        let fast = [
+            engine.conv2d_forward(&conv, &x).unwrap().into_owned().into_dyn(),
+            engine.conv2d_input_gradient(&conv, &dy, x.dim().into()).unwrap().into_owned().into_dyn(),
+            engine.conv2d_parameter_gradients(&conv, &dy, &x).unwrap().weight.into_dyn(),
+        ];
+        let defined = [
+            direct::forward(&conv, &x).into_dyn(),
+            direct::input_gradient(&conv, x.dim(), &dy).into_dyn(),
+            direct::weight_gradient(&conv, &x, &dy).into_dyn(),
+        ];
+        for ((name, fast), direct) in ["y", "dx", "dweight"].into_iter().zip(fast).zip(defined) {
             assert!(direct.iter().any(|v| v.is_finite()) || name == "dweight");
             for ((at, &fast), &direct) in fast.indexed_iter().zip(&direct) {
                 assert_eq!(
@@ -322,26 +332,28 @@ fn winograd_sends_what_is_not_finite_where_the_definition_does() {
     }
 }
 
-/// Large batches are cut into pieces of some images and the pieces into groups; whole numbers make every cut exact. The
-/// sizes give: one image a piece, the last group of four pieces short; two images a piece, the last piece short.
+/// Large batches are cut into chunks of some images; whole numbers make every cut exact. The sizes give: one image a chunk,
+/// in the engine's GEMM the last leaf of four chunks short; two images a chunk, the last chunk short.
 #[test]
-fn conv2d_over_many_pieces_equals_the_definition() {
-    let sizes = [(6, 36, 35, 1), (11, 20, 24, 3)];
-    let algorithms = [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit];
-    for ((n, h, w, groups), algorithm) in
-        sizes.into_iter().flat_map(|size| algorithms.map(|algorithm| (size, algorithm)))
-    {
-        let weight = whole("weight", (6, 3 / groups, 3, 3));
-        let conv = Conv2d { padding: [1, 1], groups, algorithm, ..Conv2d::new(weight) };
-        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..conv.clone() };
-        let x = whole("x", (n, h, w, 3)).into_shared();
-        let (y, cache) = conv.forward(&x).unwrap();
-        assert_eq!(y, direct.forward(&x).unwrap().0);
-        let dy = whole("dy", y.dim()).into_shared();
-        let (dx, grads) = conv.backward(&dy, &cache).unwrap();
-        let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
-        assert_eq!(dx, dx_direct);
-        assert_eq!(grads.weight, grads_direct.weight);
+fn conv2d_over_many_chunks_equals_the_definition() {
+    for (n, h, w, groups) in [(6, 36, 35, 1), (11, 20, 24, 3)] {
+        let narrow = |x: Array4<f64>| x.mapv(|x| x as f32);
+        let weight = narrow(whole("weight", (6, 3 / groups, 3, 3)));
+        let conv = Conv2d { padding: [1, 1], groups, ..Conv2d::new(weight) };
+        let x = narrow(whole("x", (n, h, w, 3))).into_shared();
+        let y = direct::forward(&conv, &x);
+        let dy = narrow(whole("dy", y.dim())).into_shared();
+        let (dx, dweight) = (direct::input_gradient(&conv, x.dim(), &dy), direct::weight_gradient(&conv, &x, &dy));
+        let (own, cache) = conv.forward(&x).unwrap();
+        let (own_dx, grads) = conv.backward(&dy, &cache).unwrap();
+        assert!(own == y && own_dx == dx && grads.weight == dweight, "the reference, {n} images of {h}x{w}");
+        for algorithm in [Algorithm::Gemm, Algorithm::Indirect] {
+            let (engine, case) = (Engine::new(algorithm), format!("{algorithm:?}, {n} images of {h}x{w}"));
+            assert_eq!(engine.conv2d_forward(&conv, &x).unwrap(), y, "y, {case}");
+            assert_eq!(engine.conv2d_input_gradient(&conv, &dy, x.dim().into()).unwrap(), dx, "dx, {case}");
+            let grads = engine.conv2d_parameter_gradients(&conv, &dy, &x).unwrap();
+            assert_eq!(grads.weight, dweight, "dweight, {case}");
+        }
     }
 }
 
@@ -458,7 +470,7 @@ fn relu_in_f32_is_exact_and_leaky_relu_rounds_once() {
     let (x, dy) = (real("x", (2, 3, 4, 5)), real("dy", (2, 3, 4, 5)));
     for slope in [0.0f32, 0.1] {
         let relu = Relu::leaky(slope).unwrap();
-        let (y, cache) = relu.forward(x.to_shared());
+        let (y, cache) = relu.forward(&x.to_shared());
         let dx = relu.backward(&dy.to_shared(), &cache).unwrap();
         let slope = f64::from(slope);
         let y_reference = wide(&x).mapv(|x| if x > 0.0 { x } else { slope * x });
@@ -636,11 +648,10 @@ fn row(values: &[f64]) -> Activation<f64> {
 #[test]
 fn relu_is_closed_at_zero() {
     let x = row(&[0.0, -0.0, f64::MIN_POSITIVE, -f64::MIN_POSITIVE, 1.0]);
-    let (_, cache) = Relu::new().forward(x.clone());
+    let (_, cache) = Relu::new().forward(&x);
     assert_eq!(Relu::new().backward(&row(&[1.0; 5]), &cache).unwrap(), row(&[0.0, 0.0, 1.0, 0.0, 1.0]));
-    assert_eq!(Relu::new().gate(&cache), [false, false, true, false, true]);
     let leaky = Relu::leaky(0.25).unwrap();
-    let (_, cache) = leaky.forward(x);
+    let (_, cache) = leaky.forward(&x);
     assert_eq!(leaky.backward(&row(&[1.0; 5]), &cache).unwrap(), row(&[0.25, 0.25, 1.0, 0.25, 1.0]));
 }
 
@@ -660,32 +671,26 @@ fn a_tie_of_the_max_pool_goes_to_the_first() {
 /// What kink-locking rests on: replayed at the base point, the choices give the same numbers and the same gradients.
 #[test]
 fn replaying_the_choices_of_the_base_point_changes_nothing_there() {
-    use resnet_by_hand::layers::Gates;
     use resnet_by_hand::model::ResNet;
+    use resnet_by_hand::program::{Disturb, Program, Record, Replay, Undisturbed, Value};
     let architecture = Architecture { stem: Stem::Cifar7x7, ..small("replay", BlockKind::Basic, ShortcutOption::A) };
     let model = ResNet::<f64>::new(&architecture, 5).unwrap();
     let x = wide(&real("x", (2, 9, 7, 3))).into_shared();
-    let mut gates = Gates::Record(Vec::new());
-    let (recorded, cache) = model.forward_gated(&x, Mode::Train, &mut gates).unwrap();
-    let Gates::Record(choices) = gates else { panic!("recording stays recording") };
-    let (free, _) = model.forward(&x, Mode::Train).unwrap();
-    let mut gates = Gates::Replay(choices.into());
-    let (replayed, replayed_cache) = model.forward_gated(&x, Mode::Train, &mut gates).unwrap();
-    assert!(matches!(&gates, Gates::Replay(left) if left.is_empty()), "every choice was used once");
-    assert_eq!(free, recorded);
-    assert_eq!(free, replayed);
-    let dy = wide(&real("dy", free.dim()));
+    let (logits, cache) = model.forward(&x, Mode::Train).unwrap();
+    let dy = wide(&real("dy", logits.dim()));
     let (dx, gradients) = model.backward(&dy, cache).unwrap();
-    let (replayed_dx, replayed_gradients) = model.backward(&dy, replayed_cache).unwrap();
-    assert_eq!(dx, replayed_dx);
-    assert!(gradients.iter().eq(replayed_gradients.iter()));
-}
 
-/// Replayed gates decide alone: an open gate passes a negative number, a closed one scales a positive number.
-#[test]
-fn a_replayed_gate_ignores_the_sign_of_its_input() {
-    for (relu, slope) in [(Relu::new(), 0.0), (Relu::leaky(0.25).unwrap(), 0.25)] {
-        let (y, _) = relu.forward_gated(row(&[8.0, -8.0, 4.0, -4.0]), &[true, true, false, false]);
-        assert_eq!(y, row(&[8.0, -8.0, 4.0 * slope, -4.0 * slope]));
+    let program = Program::of_network(&model);
+    let mut record = Record::default();
+    program.forward(Value::Images(x.clone()), Mode::Train, &mut record).unwrap();
+    let mut replay = Replay::new(&program, &record.choices);
+    for disturb in [&mut Undisturbed as &mut dyn Disturb<f64>, &mut replay] {
+        let forward = program.forward(Value::Images(x.clone()), Mode::Train, disturb).unwrap();
+        assert!(matches!(forward.values.last(), Some(Value::Rows(own)) if *own == logits));
+        let backward = program.backward(Value::Rows(dy.clone()), &forward, disturb).unwrap();
+        assert!(matches!(&backward.values[0], Some(Value::Images(own)) if *own == dx));
+        for (name, gradient) in gradients.iter() {
+            assert_eq!(backward.parameters.get(name), Some(gradient), "{name}");
+        }
     }
 }

@@ -23,12 +23,12 @@ use computed::Computed;
 use left_out::{Reason, LEFT_OUT};
 use ndarray::ArrayD;
 use resnet_by_hand::verify::{compare, Tolerance};
-use resnet_by_hand::Scalar;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// What our layers make of a case.
-fn compute<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
+fn compute<T: windows::Convolved>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let compute = match case.node.op.as_str() {
         "AveragePool" => windows::average_pool::<T>,
         "BatchNormalization" => others::batch_norm::<T>,

@@ -7,9 +7,9 @@ use resnet_by_hand::model::{Architecture, ResNet, Stage};
 use resnet_by_hand::optim::{Sgd, SgdConfig};
 use resnet_by_hand::oracle::diagnose::mistaken;
 use resnet_by_hand::oracle::layer::Task;
-use resnet_by_hand::oracle::program::Layer;
-use resnet_by_hand::oracle::{compare, diagnose, dump, layer, Goal, Mistake, Program, Request, Settings};
+use resnet_by_hand::oracle::{compare, diagnose, dump, layer, Goal, Mistake, Request, Settings};
 use resnet_by_hand::parameters::Parameters;
+use resnet_by_hand::program::{Layer, Program};
 use resnet_by_hand::tensors::{Dtype, Tensor, Tensors};
 use resnet_by_hand::Scalar;
 
@@ -78,10 +78,7 @@ fn tensor<T: Scalar>(tensors: &Tensors, name: &str) -> ArrayD<T> {
 fn same_bits<T: Scalar>() {
     for architecture in architectures() {
         let what = &architecture.name;
-        let mut model = rounded::<T>(&network(&architecture));
-        model.convs_mut().into_iter().for_each(|conv| {
-            conv.algorithm = resnet_by_hand::layers::Conv2dAlgorithm::Gemm;
-        });
+        let model = rounded::<T>(&network(&architecture));
         let program = Program::of_network(&network(&architecture));
         let x = images().mapv(T::of);
         for mode in [Mode::Train, Mode::Eval] {

@@ -7,8 +7,9 @@ use base64::prelude::{Engine as _, BASE64_STANDARD};
 use common::Folder;
 use ndarray::{s, Array2, Array3, Axis};
 use resnet_by_hand::data::{embedded, picture, Dataset, Normalization};
-use resnet_by_hand::formats::weights;
+use resnet_by_hand::engine::Engine;
 use resnet_by_hand::model::{Architecture, ResNet};
+use resnet_by_hand::weights;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -183,7 +184,7 @@ fn mistakes(model: &ResNet<f32>, dataset: &Dataset) -> Vec<(usize, usize, f64)> 
     let mut mistakes = Vec::new();
     for from in (0..dataset.len()).step_by(100) {
         let batch = dataset.pixels.slice(s![from..dataset.len().min(from + 100), .., .., ..]);
-        let logits = model.predict(&Normalization::SYSTEM1.apply(batch).unwrap()).unwrap();
+        let logits = Engine::default().predict(model, &Normalization::CIFAR10.apply(batch).unwrap()).unwrap();
         for (index, logits) in (from..).zip(logits.outer_iter()) {
             let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
             let class = (0..10).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();

@@ -1,24 +1,23 @@
 //! The weights after training are the same bits for every number of threads.
 
 use resnet_by_hand::data::embedded;
-use resnet_by_hand::layers::Conv2dAlgorithm;
+use resnet_by_hand::engine::{Algorithm, Engine};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::parameters::fingerprint;
-use resnet_by_hand::train::{Recipe, Trainer};
+use resnet_by_hand::train::{Executor, Recipe, Reference, Trainer};
 use resnet_by_hand::Scalar;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Trains two epochs on `images` embedded images with `threads` threads; the last batch is a smaller one.
-fn trained<T: Scalar>(model: &str, images: usize, threads: usize, algorithm: Conv2dAlgorithm) -> u64 {
+fn trained<T: Scalar>(model: &str, images: usize, threads: usize, executor: Arc<dyn Executor<T>>) -> u64 {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let train = embedded::load().train.subset(&(0..images).collect::<Vec<_>>()).unwrap();
         let recipe = Recipe { epochs: 2, batch_size: 28, ..Recipe::by_name("demo").unwrap() };
-        let mut model = ResNet::<T>::new(&Architecture::by_name(model).unwrap().with_classes(10), 5).unwrap();
-        model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
+        let model = ResNet::<T>::new(&Architecture::by_name(model).unwrap().with_classes(10), 5).unwrap();
         let before = fingerprint(&model);
-        let mut trainer = Trainer::new(model, recipe, Arc::new(train)).unwrap();
+        let mut trainer = Trainer::new(model, executor, recipe, Arc::new(train)).unwrap();
         while !trainer.is_done() {
             trainer.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap();
         }
@@ -28,48 +27,50 @@ fn trained<T: Scalar>(model: &str, images: usize, threads: usize, algorithm: Con
     })
 }
 
-fn same_for_every_thread_count<T: Scalar>(model: &str, images: usize) {
-    same_with::<T>(model, images, Conv2dAlgorithm::Auto);
+fn same_for_every_thread_count(model: &str, images: usize) {
+    same_with::<f32>(model, images, Arc::new(Engine::default()));
 }
 
-fn same_with<T: Scalar>(model: &str, images: usize, algorithm: Conv2dAlgorithm) {
-    let one = trained::<T>(model, images, 1, algorithm);
+fn same_with<T: Scalar>(model: &str, images: usize, executor: Arc<dyn Executor<T>>) {
+    let one = trained::<T>(model, images, 1, executor.clone());
     for threads in [2, 3, 8] {
-        let weights = trained::<T>(model, images, threads, algorithm);
-        assert_eq!(weights, one, "{model}, {algorithm:?}, {threads} threads against one");
+        let weights = trained::<T>(model, images, threads, executor.clone());
+        assert_eq!(weights, one, "{model}, {executor:?}, {threads} threads against one");
     }
 }
 
-/// All but the definition, whose loops are not parallel.
 #[test]
-fn every_algorithm_in_f32() {
-    use Conv2dAlgorithm::{Gemm, Implicit, Winograd2, Winograd4};
-    [Gemm, Implicit, Winograd2, Winograd4].into_iter().for_each(|algorithm| same_with::<f32>("resnet8", 60, algorithm));
+fn every_algorithm_of_the_engine() {
+    use Algorithm::{Gemm, Indirect, Winograd2, Winograd4};
+    for algorithm in [Gemm, Indirect, Winograd2, Winograd4] {
+        same_with::<f32>("resnet8", 60, Arc::new(Engine::new(algorithm)));
+    }
+}
+
+#[test]
+fn the_reference_in_both_types() {
+    same_with::<f32>("resnet8", 40, Arc::new(Reference));
+    same_with::<f64>("resnet8", 40, Arc::new(Reference));
 }
 
 /// Channels enough for the convolutions whose points are shared among the threads.
 #[test]
 fn wide_basic_blocks_in_f32() {
-    same_for_every_thread_count::<f32>("resnet18-cifar", 10);
+    same_for_every_thread_count("resnet18-cifar", 10);
 }
 
 #[test]
 fn option_a_basic_blocks_in_f32() {
-    same_for_every_thread_count::<f32>("resnet8", 100);
-}
-
-#[test]
-fn basic_blocks_in_f64() {
-    same_for_every_thread_count::<f64>("resnet8", 40);
+    same_for_every_thread_count("resnet8", 100);
 }
 
 /// Bottlenecks, groups, projections, a 7x7 stem and a max pool.
 #[test]
 fn grouped_bottlenecks_in_f32() {
-    same_for_every_thread_count::<f32>("resnext50_32x4d", 12);
+    same_for_every_thread_count("resnext50_32x4d", 12);
 }
 
 #[test]
 fn pre_activation_in_f32() {
-    same_for_every_thread_count::<f32>("preact110", 20);
+    same_for_every_thread_count("preact110", 20);
 }

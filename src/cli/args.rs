@@ -3,10 +3,12 @@
 use super::{Failure, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use resnet_by_hand::data::{mixup::check_alpha, Normalization};
-use resnet_by_hand::layers::Conv2dAlgorithm;
-use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::{Error, Scalar};
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::model::Architecture;
+use resnet_by_hand::train::{Executor, Reference};
+use resnet_by_hand::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The most images in a batch and the most epochs: far beyond what anyone runs, and small enough that no product of
@@ -111,29 +113,84 @@ pub enum Float {
     F64,
 }
 
-/// How the convolutions are computed.
-#[derive(Debug, clap::Args)]
-pub struct ConvArgs {
-    /// Compute the convolutions with this algorithm
-    ///
-    /// For comparison: it changes speed and memory, and the results by rounding only. A layer whose
-    /// shape the algorithm cannot compute uses the one `auto` would take.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = algorithm(), verbatim_doc_comment,
-          help_heading = "Computation")]
-    pub conv: Conv2dAlgorithm,
+/// What computes: the engine or the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineKind {
+    /// The engine: f32, as fast as the processor allows
+    Fast,
+    /// The reference: the layers as the documentation explains them, several times slower
+    Reference,
 }
 
-impl ConvArgs {
-    /// Forces the algorithm on every convolution of `model`.
-    pub fn apply<T: Scalar>(&self, model: &mut ResNet<T>) {
-        model.convs_mut().into_iter().for_each(|conv| conv.algorithm = self.conv);
+impl EngineKind {
+    /// Its name on the command line and in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineKind::Fast => "fast",
+            EngineKind::Reference => "reference",
+        }
+    }
+
+    /// The one called `name`.
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "fast" => Ok(EngineKind::Fast),
+            "reference" => Ok(EngineKind::Reference),
+            other => Err(Failure::Usage(format!("there is no engine `{other}`; known: fast, reference"))),
+        }
+    }
+
+    /// What computes in `f32`, convolutions by `conv` if that is given.
+    pub fn executor(self, conv: Option<Algorithm>) -> Result<Arc<dyn Executor<f32>>> {
+        match (self, conv) {
+            (EngineKind::Fast, conv) => Ok(Arc::new(Engine::new(conv.unwrap_or_default()))),
+            (EngineKind::Reference, None | Some(Algorithm::Auto)) => Ok(Arc::new(Reference)),
+            (EngineKind::Reference, Some(conv)) => Err(Failure::Usage(format!(
+                "--conv {} chooses an algorithm of the engine; --engine reference has only one: leave --conv out",
+                conv.name()
+            ))),
+        }
+    }
+}
+
+/// What computes the passes of a network.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Computation")]
+pub struct EngineArgs {
+    /// What computes [default: fast]
+    ///
+    /// The two give the same result up to rounding.
+    #[arg(long, value_name = "NAME", verbatim_doc_comment)]
+    pub engine: Option<EngineKind>,
+
+    /// Algorithm of the engine's convolutions [default: auto]
+    ///
+    /// For comparison: it changes speed and memory, and the results by rounding only. A layer whose
+    /// shape the algorithm cannot compute uses the one that `auto` would take.
+    #[arg(long, value_name = "NAME", value_parser = algorithm(), verbatim_doc_comment)]
+    pub conv: Option<Algorithm>,
+}
+
+impl EngineArgs {
+    /// What computes in `f32`.
+    pub fn executor(&self) -> Result<Arc<dyn Executor<f32>>> {
+        self.engine.unwrap_or(EngineKind::Fast).executor(self.conv)
+    }
+
+    /// What computes in `f64`: the reference; the engine has only `f32`.
+    pub fn executor_in_f64(&self) -> Result<Arc<dyn Executor<f64>>> {
+        if self.engine == Some(EngineKind::Fast) {
+            let message = "--engine fast computes in f32 only; leave it out, or give --dtype f32";
+            return Err(Failure::Usage(message.to_string()));
+        }
+        EngineKind::Reference.executor(self.conv)?;
+        Ok(Arc::new(Reference))
     }
 }
 
 /// The names are the library's, so that the help lists every algorithm there is.
-pub fn algorithm() -> impl TypedValueParser<Value = Conv2dAlgorithm> {
-    PossibleValuesParser::new(Conv2dAlgorithm::ALL.map(|(name, _)| name))
-        .try_map(|name| Conv2dAlgorithm::by_name(&name))
+pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
+    PossibleValuesParser::new(Algorithm::ALL.map(|(name, _)| name)).try_map(|name| Algorithm::by_name(&name))
 }
 
 /// What the images are scaled with.

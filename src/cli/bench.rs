@@ -4,18 +4,21 @@ mod convolutions;
 mod peak;
 mod phases;
 
-use super::{args, memory, text, Failure, Result};
+use super::args::{self, EngineKind};
+use super::{memory, text, Failure, Result};
 use convolutions::Group;
 use ndarray::Array4;
 use phases::{Phases, Stopwatch};
 use rand::RngExt as _;
 use resnet_by_hand::data::loader::LoaderOptions;
 use resnet_by_hand::data::{embedded, Loader, Normalization};
-use resnet_by_hand::kernels::simd::isa;
-use resnet_by_hand::layers::{Mode as LayerMode, SoftmaxCrossEntropy};
+use resnet_by_hand::engine::kernels::simd::isa;
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::layers::SoftmaxCrossEntropy;
 use resnet_by_hand::model::{Architecture, Cost, ResNet};
 use resnet_by_hand::optim::{Sgd, SgdConfig};
 use resnet_by_hand::rng::{stream, Purpose};
+use resnet_by_hand::train::Executor;
 use resnet_by_hand::{Activation, Error};
 use serde_json::json;
 use std::io::Write as _;
@@ -32,7 +35,8 @@ Examples:
   resnet bench                                               training steps of ResNet-20
   resnet bench --model resnet50 --batch-size 8 --mode eval   inference at 224x224
   resnet bench --model resnet18-cifar --layers --threads 1   every convolution alone
-  resnet bench --conv gemm --json                            another algorithm, for programs";
+  resnet bench --conv gemm --json                            another algorithm, for programs
+  resnet bench --engine both                                 the engine against the reference";
 
 /// Measure how fast a network is on this machine
 ///
@@ -81,18 +85,27 @@ pub struct Args {
     #[arg(long)]
     layers: bool,
 
-    /// Compute batch norm, ReLU and addition as layers of their own
-    ///
-    /// The result is the same to the bit; see docs/speed.md.
-    #[arg(long)]
-    unfused: bool,
-
     /// Print JSON
     #[arg(long)]
     json: bool,
 
-    #[command(flatten)]
-    conv: args::ConvArgs,
+    /// What is measured
+    #[arg(long, value_name = "NAME", default_value = "fast", help_heading = "Computation")]
+    engine: Measure,
+
+    /// Algorithm of the engine's convolutions [default: auto]
+    #[arg(long, value_name = "NAME", value_parser = args::algorithm(), help_heading = "Computation")]
+    conv: Option<Algorithm>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Measure {
+    /// The engine
+    Fast,
+    /// The reference
+    Reference,
+    /// The engine, and how many times as fast as the reference it is
+    Both,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
@@ -130,6 +143,8 @@ struct Measured<'a> {
     times: Vec<f64>,
     /// Of a training step.
     phases: Option<Phases>,
+    /// Median seconds of a step of the reference, where it was measured too.
+    reference: Option<f64>,
     peak_memory: Option<u64>,
     peak_flops: f64,
     /// Seconds in which one thread makes a batch.
@@ -140,10 +155,8 @@ pub fn run(args: &Args) -> Result<()> {
     let classes = args.classes.unwrap_or(args.model.classes);
     let image @ [height, width] = args.image.unwrap_or(args.model.image);
     let mut model = ResNet::<f32>::new(&args.model.clone().with_classes(classes), 0)?;
-    args.conv.apply(&mut model);
-    if args.unfused {
-        model.set_fused(false);
-    }
+    let kind = if args.engine == Measure::Reference { EngineKind::Reference } else { EngineKind::Fast };
+    let executor = kind.executor(args.conv)?;
     let refuse = |error: Error| {
         let name = &args.model.name;
         let images = plural(args.batch_size, "image");
@@ -154,11 +167,11 @@ pub fn run(args: &Args) -> Result<()> {
     let shape = [args.batch_size, height, width, 3];
     let x = Array4::from_shape_simple_fn(shape, &mut noise(0)).into_shared();
     let measured = match args.mode {
-        Mode::Train => train(args, &mut model, &x).map(|steps| {
+        Mode::Train => train(args, &*executor, &mut model, &x).map(|steps| {
             let phases = Phases::of(&steps);
             (steps.iter().map(|phases| phases.iter().sum()).collect(), Some(phases))
         }),
-        Mode::Eval => timed(args, || predict(&model, &x)).map(|times| (times, None)),
+        Mode::Eval => timed(args, || predict(&*executor, &model, &x)).map(|times| (times, None)),
     };
     let (mut times, phases): (Vec<f64>, _) = measured.map_err(|error| match error {
         // Such as a batch norm that is left with one value for each channel.
@@ -167,17 +180,25 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     times.sort_by(f64::total_cmp);
     let peak_memory = memory::peak();
+    let reference = match args.engine {
+        Measure::Both => Some(of_reference(args, &mut model, &x)?),
+        _ => None,
+    };
     drop(x);
 
     let loader = (args.mode == Mode::Train && image == [32, 32]).then(|| load(args.batch_size)).transpose()?;
-    let mut groups = convolutions::groups(&model, shape)?;
+    let mut groups = convolutions::groups(
+        &model,
+        shape,
+        (args.engine != Measure::Reference).then(|| Engine::new(args.conv.unwrap_or_default())),
+    )?;
     if args.layers {
         for group in &mut groups {
             group.measure(args.mode == Mode::Train)?;
         }
     }
     let peak_flops = peak::measure();
-    let measured = Measured { args, cost, image, classes, times, phases, peak_memory, peak_flops, loader };
+    let measured = Measured { args, cost, image, classes, times, phases, reference, peak_memory, peak_flops, loader };
     if cfg!(debug_assertions) {
         let _ = writeln!(std::io::stderr(), "note: built with debug assertions; build with --release to measure");
     }
@@ -195,15 +216,26 @@ fn noise(seed: u64) -> impl FnMut() -> f32 {
 }
 
 /// Seconds of a prediction.
-fn predict(model: &ResNet<f32>, x: &Activation<f32>) -> std::result::Result<f64, Error> {
+fn predict(executor: &dyn Executor<f32>, model: &ResNet<f32>, x: &Activation<f32>) -> std::result::Result<f64, Error> {
     let start = Instant::now();
-    drop(model.predict(x)?);
+    drop(executor.predict(model, x)?);
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// Median seconds of a step of the reference.
+fn of_reference(args: &Args, model: &mut ResNet<f32>, x: &Activation<f32>) -> Result<f64> {
+    let reference = EngineKind::Reference.executor(None)?;
+    let mut times: Vec<f64> = match args.mode {
+        Mode::Train => train(args, &*reference, model, x)?.iter().map(|phases| phases.iter().sum()).collect(),
+        Mode::Eval => timed(args, || predict(&*reference, model, x))?,
+    };
+    Ok(median(&mut times))
 }
 
 /// Seconds of the phases of each step.
 fn train(
     args: &Args,
+    executor: &dyn Executor<f32>,
     model: &mut ResNet<f32>,
     x: &Activation<f32>,
 ) -> std::result::Result<Vec<[f64; phases::COUNT]>, Error> {
@@ -214,20 +246,20 @@ fn train(
     let mut last = 0.0;
     let steps = timed(args, || {
         let mut watch = Stopwatch::start();
-        let (logits, cache) = model.forward(x, LayerMode::Train)?;
+        let (logits, pass) = executor.forward(model, x)?;
         watch.end_of(phases::FORWARD);
         let (loss, loss_cache) = loss_layer.forward(&logits, &targets)?;
         let dlogits = loss_layer.backward(&loss_cache);
         drop((logits, loss_cache));
         watch.end_of(phases::LOSS);
-        // Before the backward pass, which consumes the cache.
-        model.update_running_statistics(&cache);
+        // Before the backward pass, which consumes what the forward pass kept.
+        pass.update_running_statistics(model);
         watch.end_of(phases::UPDATE);
-        let gradients = model.parameter_gradients(&dlogits, cache)?;
+        let gradients = pass.parameter_gradients(model, &dlogits)?;
         drop(dlogits);
         watch.end_of(phases::BACKWARD);
         sgd.step(model, &gradients, 0.1)?;
-        drop(gradients);
+        executor.recycle(gradients);
         last = loss;
         Ok(watch.finish(phases::UPDATE))
     })?;
@@ -261,7 +293,7 @@ fn timed<T>(
 fn load(batch_size: usize) -> Result<f64> {
     let images = embedded::load().train;
     let indices: Vec<usize> = (0..batch_size).map(|i| i % images.len()).collect();
-    let options = LoaderOptions::training(batch_size, Normalization::SYSTEM1, 0);
+    let options = LoaderOptions::training(batch_size, Normalization::CIFAR10, 0);
     let loader = Loader::<f32>::new(Arc::new(images), options)?;
     let mut times: Vec<f64> = (0..12)
         .map(|epoch| {
@@ -319,9 +351,11 @@ impl Measured<'_> {
             (
                 "threads",
                 format!(
-                    "{threads}, instruction set {isa}, convolutions {}, batch norm and ReLU {}",
-                    args.conv.conv.name(),
-                    if args.unfused { "as layers of their own" } else { "fused" }
+                    "{threads}, instruction set {isa}, {}",
+                    match args.engine {
+                        Measure::Reference => "the reference".to_string(),
+                        _ => format!("the engine with convolutions {}", args.conv.unwrap_or_default().name()),
+                    }
                 ),
             ),
             ("", String::new()),
@@ -345,6 +379,13 @@ impl Measured<'_> {
                 ),
             ),
         ];
+        if let Some(reference) = self.reference {
+            let ratio = reference / self.median();
+            lines.push((
+                "reference",
+                format!("median {}: the engine is {ratio:.2} times as fast", milliseconds(reference)),
+            ));
+        }
         if let Some(peak) = self.peak_memory {
             lines.push(("peak memory", text::bytes(peak)));
         }
@@ -390,7 +431,9 @@ impl Measured<'_> {
             "classes": self.classes,
             "batch_size": args.batch_size,
             "mode": args.mode.name(),
-            "conv": args.conv.conv.name(),
+            "engine": if args.engine == Measure::Reference { "reference" } else { "fast" },
+            "conv": args.conv.unwrap_or_default().name(),
+            "reference_median_step_seconds": self.reference,
             "threads": rayon::current_num_threads(),
             "isa": isa().name(),
             "steps": times.len(),

@@ -3,18 +3,19 @@
 //! Everything in it has a flag of the same name, and may be left out: then the recipe says it. A run writes the whole of it
 //! into its folder (`config.toml`), so that the file starts the same run again, and every checkpoint has it, too.
 
-use super::args;
+use super::args::{self, EngineKind};
 use super::images::{DataArgs, DEFAULT_SIZE};
 use super::{Failure, Result};
 use resnet_by_hand::data::{Augmentation, Normalization};
-use resnet_by_hand::layers::Conv2dAlgorithm;
+use resnet_by_hand::engine::Algorithm;
 use resnet_by_hand::model::Architecture;
 use resnet_by_hand::optim::{DecayExemption, Sgd, SgdConfig};
-use resnet_by_hand::train::Recipe;
+use resnet_by_hand::train::{Executor, Recipe};
 use resnet_by_hand::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The keys of the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub struct Config {
     pub zero_init_residual: Option<bool>,
     /// A file of weights.
     pub init_from: Option<PathBuf>,
+    /// `fast` or `reference`.
+    pub engine: Option<String>,
     pub conv: Option<String>,
 }
 
@@ -94,6 +97,7 @@ macro_rules! for_keys {
             ema_decay,
             zero_init_residual,
             init_from,
+            engine,
             conv
         )
     };
@@ -240,10 +244,26 @@ impl Config {
         DataArgs { data: self.data.clone(), image_size: self.image_size }
     }
 
-    /// The algorithm of the convolutions.
-    pub fn conv(&self) -> Result<Conv2dAlgorithm> {
-        let name = self.conv.as_deref().unwrap_or("auto");
-        Conv2dAlgorithm::by_name(name).map_err(|error| Failure::Usage(error.to_string()))
+    /// What computes: the engine, unless the configuration says otherwise.
+    pub fn engine(&self) -> Result<EngineKind> {
+        self.engine.as_deref().map_or(Ok(EngineKind::Fast), EngineKind::by_name)
+    }
+
+    /// The algorithm of the engine's convolutions.
+    pub fn conv(&self) -> Result<Option<Algorithm>> {
+        let Some(name) = self.conv.as_deref() else { return Ok(None) };
+        if name == "direct" {
+            let message =
+                "`conv` = \"direct\", the definition in seven loops, is no longer an algorithm to train with; \
+                           give --engine reference (whose bits are others), or leave it out";
+            return Err(Failure::Usage(message.to_string()));
+        }
+        Algorithm::by_name(name).map(Some).map_err(|error| Failure::Usage(error.to_string()))
+    }
+
+    /// What computes the passes of the run.
+    pub fn executor(&self) -> Result<Arc<dyn Executor<f32>>> {
+        self.engine()?.executor(self.conv()?)
     }
 
     /// All of one run: what `self` says of the data and the computation, and the whole of the recipe.
@@ -281,7 +301,11 @@ impl Config {
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
-            conv: Some(self.conv()?.name().to_string()),
+            engine: Some(self.engine()?.name().to_string()),
+            conv: match self.engine()? {
+                EngineKind::Fast => Some(self.conv()?.unwrap_or_default().name().to_string()),
+                EngineKind::Reference => None,
+            },
         })
     }
 }

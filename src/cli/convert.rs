@@ -2,9 +2,10 @@
 
 use super::args::Float;
 use super::{args, text, Failure, Result};
-use resnet_by_hand::formats::{self, state_dict, weights, Contents, Format};
+use resnet_by_hand::formats::{self, Contents, Format};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::tensors::{Dtype, Tensor, Tensors};
+use resnet_by_hand::weights::{self, state_dict};
 use resnet_by_hand::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

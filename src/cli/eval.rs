@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use resnet_by_hand::data::{Dataset, Normalization};
 use resnet_by_hand::model::ResNet;
 use resnet_by_hand::parameters::{fingerprint, Parameters as _};
-use resnet_by_hand::train::{evaluate, Evaluation, EvaluationOptions};
+use resnet_by_hand::train::{evaluate, Evaluation, EvaluationOptions, Executor};
 use resnet_by_hand::{Error, Scalar};
 use serde_json::json;
 use std::io::Write as _;
@@ -63,7 +63,7 @@ pub struct Args {
     dtype: args::Float,
 
     #[command(flatten)]
-    conv: args::ConvArgs,
+    engine: args::EngineArgs,
 
     #[command(flatten)]
     normalization: args::NormalizationArgs,
@@ -71,19 +71,19 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     match args.dtype {
-        args::Float::F32 => run_in::<f32>(args),
-        args::Float::F64 => run_in::<f64>(args),
+        args::Float::F32 => run_in(args, &*args.engine.executor()?),
+        args::Float::F64 => run_in(args, &*args.engine.executor_in_f64()?),
     }
 }
 
-fn run_in<T: Scalar>(args: &Args) -> Result<()> {
+fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
     let trained = args.weights.open()?;
     let (normalization, origin) = trained.normalization(&args.normalization)?;
     let (splits, about) = args.data.load(trained.image_size()?.unwrap_or(DEFAULT_SIZE))?;
     let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
     let dataset = Arc::new(dataset);
 
-    let mut model = trained.model::<T>(dataset.classes.len())?;
+    let model = trained.model::<T>(dataset.classes.len())?;
     // As many, but others, or in another order: every image would count as wrong.
     if let (_, Some(names)) = trained.classes()? {
         if names != dataset.classes {
@@ -95,11 +95,10 @@ fn run_in<T: Scalar>(args: &Args) -> Result<()> {
             return Err(Error::format(&trained.path, None, message).into());
         }
     }
-    args.conv.apply(&mut model);
     let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
     spinner.enable_steady_tick(Duration::from_millis(100));
     let options = EvaluationOptions { normalization, batch_size: args.batch_size, test_flip: args.test_flip };
-    let evaluated = evaluate(&model, &dataset, options);
+    let evaluated = evaluate(executor, &model, &dataset, options);
     spinner.finish_and_clear();
     let evaluation = evaluated?;
     if !evaluation.loss.is_finite() {

@@ -2,8 +2,8 @@
 
 use super::trained::read;
 use super::Result;
-use resnet_by_hand::formats::state_dict;
 use resnet_by_hand::model::ResNet;
+use resnet_by_hand::weights::state_dict;
 use std::path::Path;
 
 /// Puts the tensors of the file into `model` that fit, and says in lines for people what was done with the others.

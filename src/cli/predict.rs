@@ -6,10 +6,12 @@ use ndarray::Axis;
 use resnet_by_hand::data::{picture, Normalization};
 use resnet_by_hand::model::ResNet;
 use resnet_by_hand::train::metrics::logits;
+use resnet_by_hand::train::Executor;
 use resnet_by_hand::Error;
 use serde_json::{json, Value};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -61,11 +63,15 @@ pub struct Args {
 
     #[command(flatten)]
     normalization: args::NormalizationArgs,
+
+    #[command(flatten)]
+    engine: args::EngineArgs,
 }
 
 /// A network and what goes into it and comes out of it.
 struct Predictor {
     model: ResNet<f32>,
+    executor: Arc<dyn Executor<f32>>,
     normalization: Normalization,
     test_flip: bool,
     size: usize,
@@ -136,7 +142,8 @@ impl Predictor {
             let name = &model.architecture().name;
             Failure::Usage(format!("`{name}` cannot take images of {size}x{size}: {error}; give another --image-size"))
         })?;
-        Ok(Predictor { model, normalization, test_flip: args.test_flip, size, classes, path: trained.path.clone() })
+        let (test_flip, path, executor) = (args.test_flip, trained.path.clone(), args.engine.executor()?);
+        Ok(Predictor { model, executor, normalization, test_flip, size, classes, path })
     }
 
     /// Every class, the most likely first; of equal ones the first.
@@ -145,7 +152,7 @@ impl Predictor {
     fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
         let pixels = picture::read(path, self.size)?;
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
-        let logits = logits(&self.model, &x, self.test_flip)?;
+        let logits = logits(&*self.executor, &self.model, &x, self.test_flip)?;
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
         if let Some(z) = logits.iter().find(|z| !z.is_finite()) {
             let message =

@@ -16,17 +16,17 @@ use super::run_folder::RunFolder;
 use super::{interrupt, memory, text, Failure, Result};
 pub use args::Args;
 use resnet_by_hand::data::Dataset;
-use resnet_by_hand::formats::{state_dict, weights, weights::Metadata};
 use resnet_by_hand::model::ResNet;
 use resnet_by_hand::parameters::fingerprint;
 use resnet_by_hand::train::checkpoint::{Best, Checkpoint};
 use resnet_by_hand::train::{evaluate_each, EpochMetrics, Evaluation, Position, Recipe, Trainer};
+use resnet_by_hand::weights::{self, state_dict, Metadata};
 use resnet_by_hand::Error;
 use serde_json::json;
 pub use start::train_and_validation;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A run that is about to begin or to go on.
 struct Run {
@@ -48,36 +48,35 @@ struct Run {
 /// Begins or goes on with a run, or with several.
 pub fn run(args: &Args) -> Result<()> {
     let flags = args.flags()?;
-    let keep = args.keep_checkpoints;
     if let Some(path) = &args.resume {
         if let Some(config) = repeat::configuration(path)? {
             return repeat::resume(flags, config, path, args);
         }
-        let Some(run) = start::resume(flags, path, keep)? else { return Ok(()) };
-        return run.go(args.checkpoint_every);
+        let Some(run) = start::resume(flags, path, args)? else { return Ok(()) };
+        return run.go(args);
     }
     let given = match &args.config {
         Some(path) => flags.or(Config::read(path)?),
         None => flags,
     };
     match given.repeat {
-        None => start::begin(given, args.out.as_deref(), keep)?.go(args.checkpoint_every),
+        None => start::begin(given, args.out.as_deref(), args)?.go(args),
         Some(_) => repeat::begin(given, args),
     }
 }
 
 impl Run {
-    /// From where it is to its end.
-    fn go(mut self, checkpoint_every: Option<Duration>) -> Result<()> {
+    /// From where it is to its end, or to the last of the steps it may take.
+    fn go(mut self, args: &Args) -> Result<()> {
         let mut progress = self.progress()?;
         self.describe(&mut progress)?;
         interrupt::listen()?;
-        let ended = self.epochs(checkpoint_every, &mut progress).map_err(|failure| match failure {
+        let ended = self.epochs(args, &mut progress).map_err(|failure| match failure {
             Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept())),
             Failure::Diverged(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept_good())),
             other => other,
         });
-        let ended = ended.and_then(|()| self.report(&mut progress));
+        let ended = ended.and_then(|ended| if ended { self.report(&mut progress) } else { Ok(()) });
         progress.finish();
         ended
     }
@@ -106,7 +105,7 @@ impl Run {
         progress: &mut Progress,
     ) -> Result<Evaluation> {
         let (options, epoch) = (self.trainer.recipe().evaluation(), self.trainer.epoch());
-        Ok(evaluate_each(model, images, options, &mut |prediction| {
+        Ok(evaluate_each(&**self.trainer.executor(), model, images, options, &mut |prediction| {
             let seen = prediction.index + 1;
             if seen.is_multiple_of(options.batch_size) || seen == images.len() {
                 progress.evaluated(epoch, what, seen, images.len());
@@ -119,17 +118,20 @@ impl Run {
         Ok(self.folder.checkpoint(&self.trainer, self.best.as_ref(), &config, self.data)?)
     }
 
-    /// Every epoch that is left: train, validate, save, tell.
-    fn epochs(&mut self, checkpoint_every: Option<Duration>, progress: &mut Progress) -> Result<()> {
-        let mut last_checkpoint = Instant::now();
+    /// Every epoch that is left: train, validate, save, report. Whether the run is at its end, and not only stopped after
+    /// `--steps`.
+    fn epochs(&mut self, args: &Args, progress: &mut Progress) -> Result<bool> {
+        let (mut last_checkpoint, mut steps) = (Instant::now(), 0);
+        let used_up = |steps: usize| args.steps.is_some_and(|most| steps >= most);
         while !self.trainer.is_done() && !self.is_stopped_early() {
             if self.trainer.position().step == 0 {
                 progress.begin_epoch();
             }
             let trained = self.trainer.train_epoch(&mut |step| {
                 progress.step(step);
-                let due = checkpoint_every.is_some_and(|every| last_checkpoint.elapsed() >= every);
-                if interrupt::requested() || due {
+                steps += 1;
+                let due = args.checkpoint_every.is_some_and(|every| last_checkpoint.elapsed() >= every);
+                if interrupt::requested() || due || used_up(steps) {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
@@ -144,17 +146,18 @@ impl Run {
             }
             self.checkpoint()?;
             last_checkpoint = Instant::now();
-            if interrupt::requested() && !self.trainer.is_done() && !self.is_stopped_early() {
+            let stops = interrupt::requested() || used_up(steps);
+            if stops && !self.trainer.is_done() && !self.is_stopped_early() {
                 progress.finish();
                 let place = match self.trainer.position() {
                     Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
                     Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
                 };
-                progress.line(&format!("stopped {place}; go on with `{}`", self.folder.resume_command()));
-                return Err(Failure::Interrupted);
+                progress.line(&format!("stopped {place}; resume with `{}`", self.folder.resume_command()));
+                return if interrupt::requested() { Err(Failure::Interrupted) } else { Ok(false) };
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the validation accuracy has not risen for as many epochs as the recipe waits.

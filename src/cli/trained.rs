@@ -2,10 +2,11 @@
 
 use super::{args, Failure, Result};
 use resnet_by_hand::data::Normalization;
-use resnet_by_hand::formats::weights::{self, Metadata};
-use resnet_by_hand::formats::{self, pretrained, state_dict};
+use resnet_by_hand::formats;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::tensors::Tensors;
+use resnet_by_hand::weights::{self, Metadata};
+use resnet_by_hand::weights::{pretrained, state_dict};
 use resnet_by_hand::{Error, Scalar};
 use std::path::{Path, PathBuf};
 

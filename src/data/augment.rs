@@ -50,7 +50,7 @@ pub struct Augmentation {
 impl Augmentation {
     /// Every image as it is.
     pub const NONE: Augmentation = Augmentation { crop_padding: 0, flip: false, cutout: 0 };
-    /// The recipe of the paper and of system 1: padding 4 and flips.
+    /// The recipe of the paper: padding 4 and flips.
     pub const STANDARD: Augmentation = Augmentation { crop_padding: 4, flip: true, cutout: 0 };
 
     /// The variant in `epoch` of image `index`, which has `height` x `width` pixels.
@@ -153,7 +153,7 @@ mod tests {
         if variant.flip {
             crop.invert_axis(ndarray::Axis(1));
         }
-        let (mean, std) = (Normalization::SYSTEM1.mean(), Normalization::SYSTEM1.std());
+        let (mean, std) = (Normalization::CIFAR10.mean(), Normalization::CIFAR10.std());
         let hidden = |i: usize, j: usize| {
             variant.hole.is_some_and(|Hole { middle: [r, s], side }| {
                 let (i, j) = (i + side / 2, j + side / 2);
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn every_window_and_its_mirror_image_equal_the_naive_ones() {
         // Height, width and padding differ; the largest padding leaves windows that see nothing of the image.
-        let table = Normalization::SYSTEM1.table::<f64>();
+        let table = Normalization::CIFAR10.table::<f64>();
         for (h, w, padding) in [(5, 7, 2), (3, 2, 4), (4, 4, 0)] {
             let image = counting(1, h, w).image(0).to_owned();
             for top in 0..=2 * padding {
@@ -188,7 +188,7 @@ mod tests {
     /// Squares of even and odd sides, inside, across every border and larger than the image.
     #[test]
     fn a_hole_hides_the_pixels_that_its_definition_names() {
-        let table = Normalization::SYSTEM1.table::<f64>();
+        let table = Normalization::CIFAR10.table::<f64>();
         let image = counting(1, 4, 6).image(0).to_owned();
         for side in [1, 2, 3, 4, 13] {
             for middle in (0..4).flat_map(|r| (0..6).map(move |s| [r, s])) {

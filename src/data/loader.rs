@@ -16,7 +16,6 @@
 
 use super::mixup::{self, Mix};
 use super::{permutation, Augmentation, Dataset, Normalization, NormalizationTable};
-use crate::kernels::buffers::dirty_array;
 use crate::rng::{stream, Purpose};
 use crate::{Activation, Error, Result, Scalar};
 
@@ -89,7 +88,7 @@ impl LoaderOptions {
 /// use resnet_by_hand::data::{embedded, loader::LoaderOptions, Loader, Normalization};
 /// use std::sync::Arc;
 /// let test = Arc::new(embedded::load().test);
-/// let loader = Loader::<f32>::new(test, LoaderOptions::evaluation(128, Normalization::SYSTEM1))?;
+/// let loader = Loader::<f32>::new(test, LoaderOptions::evaluation(128, Normalization::CIFAR10))?;
 /// let sizes: Vec<usize> = loader.epoch(0).map(|batch| batch.labels.len()).collect();
 /// assert_eq!(sizes, [128, 128, 128, 116]); // 500 images
 /// # Ok::<(), resnet_by_hand::Error>(())
@@ -164,7 +163,7 @@ impl<T: Scalar> Loader<T> {
         let (_, h, w, channels) = self.dataset.pixels.dim();
         let bytes = self.dataset.pixels.as_slice().expect("checked by new");
         let image_len = h * w * channels;
-        let mut images = dirty_array((indices.len(), h, w, channels));
+        let mut images = ndarray::Array4::zeros((indices.len(), h, w, channels));
         let y = images.as_slice_mut().expect("a new array is contiguous");
         for (&index, y) in indices.iter().zip(y.chunks_exact_mut(image_len.max(1))) {
             let image = &bytes[index * image_len..(index + 1) * image_len];
@@ -274,7 +273,7 @@ mod tests {
     use ndarray::Axis;
 
     fn options(batch_size: usize) -> LoaderOptions {
-        LoaderOptions::training(batch_size, Normalization::SYSTEM1, 42)
+        LoaderOptions::training(batch_size, Normalization::CIFAR10, 42)
     }
 
     fn loader(n: usize, options: LoaderOptions) -> Loader<f32> {

@@ -20,7 +20,6 @@
 //! λ and π depend on the seed, the epoch and the first image of the batch.
 
 use super::permutation;
-use crate::kernels::buffers::{dirty_array, recycle};
 use crate::rng::{stream, Purpose};
 use crate::{Activation, Error, Result, Scalar};
 use rand_distr::{Beta, Distribution as _};
@@ -62,12 +61,11 @@ impl Mix {
     /// `λ x[n] + (1 − λ) x[π(n)]`, of `x (N, H, W, 3)`.
     pub fn images<T: Scalar>(&self, x: Activation<T>) -> Activation<T> {
         let (lambda, rest) = (T::of(self.lambda), T::of(1.0 - self.lambda));
-        let mut mixed = dirty_array(x.dim());
+        let mut mixed = ndarray::Array4::zeros(x.dim());
         for (n, (mut mixed, &partner)) in mixed.outer_iter_mut().zip(&self.partners).enumerate() {
             let (own, other) = (x.index_axis(ndarray::Axis(0), n), x.index_axis(ndarray::Axis(0), partner));
             ndarray::Zip::from(&mut mixed).and(&own).and(&other).for_each(|y, &a, &b| *y = lambda * a + rest * b);
         }
-        recycle(x);
         mixed.into_shared()
     }
 

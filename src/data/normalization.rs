@@ -29,16 +29,16 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// The statistics of the 50,000 training images, as system 1 (ResNet-34) has them. Exact sums
+    /// The statistics of CIFAR-10's 50,000 training images, as many programs print them. Exact sums
     /// ([`Dataset::channel_statistics`](super::Dataset::channel_statistics)) agree to six digits: mean 0.49139968,
     /// 0.48215841, 0.44653091, std 0.24703223, 0.24348513, 0.26158784; the rest is the rounding of whoever took them.
-    pub const SYSTEM1: Normalization =
+    pub const CIFAR10: Normalization =
         Normalization { mean: [0.49139968, 0.48215827, 0.44653124], std: [0.24703233, 0.24348505, 0.26158768] };
 
-    /// The numbers of system 2 (ResNet-50) and of many public recipes. The deviations are not those of the training
-    /// set: they are the mean over the images of each image's own deviation (the unbiased one, 1/(1024−1)), 18 to 23 %
-    /// smaller.
-    pub const SYSTEM2: Normalization = Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010] };
+    /// The values of many public recipes for CIFAR-10. The deviations are not those of the training set: they are the mean
+    /// over the images of each image's own deviation (the unbiased one, 1/(1024−1)), 18 to 23 % smaller.
+    pub const CIFAR10_IMAGE_STD: Normalization =
+        Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010] };
 
     /// The statistics of ImageNet, which pretrained torchvision models and the public CIFAR-10 checkpoints expect.
     pub const IMAGENET: Normalization = Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
@@ -120,9 +120,9 @@ mod tests {
 
     #[test]
     fn torchvision_gives_the_same_bits() {
-        // Normalize(system 1's mean and std)(ToTensor()(image)), PyTorch 2.15, torchvision 0.29: some values, and all
+        // Normalize(mean, std)(ToTensor()(image)), PyTorch 2.15, torchvision 0.29: some values, and all
         // 3·256, channel after channel, folded into one number.
-        let table = Normalization::SYSTEM1.table::<f32>();
+        let table = Normalization::CIFAR10.table::<f32>();
         let some =
             [(0, 0, 0xbffe9e80), (0, 1, 0xbffc9651), (1, 127, 0x3d8593e3), (2, 254, 0x400673bf), (2, 255, 0x4007695d)];
         for (channel, byte, bits) in some {
@@ -136,13 +136,14 @@ mod tests {
     #[test]
     fn the_formula_in_f64() {
         let image = Array4::from_shape_vec((1, 1, 2, 3), vec![0, 10, 20, 30, 40, 255]).unwrap();
-        let x = Normalization::SYSTEM2.apply::<f64>(image.view()).unwrap();
+        let x = Normalization::CIFAR10_IMAGE_STD.apply::<f64>(image.view()).unwrap();
         for (place, &p) in image.indexed_iter() {
             let c = place.3;
-            let expected = (f64::from(p) / 255.0 - Normalization::SYSTEM2.mean[c]) / Normalization::SYSTEM2.std[c];
+            let expected = (f64::from(p) / 255.0 - Normalization::CIFAR10_IMAGE_STD.mean[c])
+                / Normalization::CIFAR10_IMAGE_STD.std[c];
             assert_eq!(x[place], expected);
         }
-        assert!(Normalization::SYSTEM2.apply::<f64>(Array4::zeros((1, 3, 4, 4)).view()).is_err());
+        assert!(Normalization::CIFAR10_IMAGE_STD.apply::<f64>(Array4::zeros((1, 3, 4, 4)).view()).is_err());
     }
 
     #[test]

@@ -44,6 +44,8 @@
 
 mod block;
 mod buffers;
+#[cfg(test)]
+mod composed;
 mod conv;
 mod fused;
 pub mod kernels;
@@ -52,12 +54,10 @@ mod network;
 mod norm;
 mod pool;
 mod pre_activation;
-#[cfg(test)]
-mod transition;
 mod unit;
 
 pub use conv::Algorithm;
-pub use network::Cache;
+pub use network::{Cache, Chosen};
 
 use crate::parameters::Gradients;
 use crate::Activation;

@@ -1,6 +1,7 @@
 //! Whole networks: the passes of [`ResNet`], block after block.
 
 use super::block::{self, ResidualCache};
+use super::buffers::{Recycled, Shelf};
 use super::conv::operands::{collect, AsIs};
 use super::conv::Convolution;
 use super::fused::{NormGradient, Normalized};
@@ -35,13 +36,58 @@ pub struct Cache {
 enum Stem {
     Unit(Box<StemCache>),
     /// The images.
-    Conv(super::buffers::Recycled),
+    Conv(Recycled),
 }
 
 #[derive(Debug)]
 enum BlockCache {
     Residual(ResidualCache),
     PreActivation(PreActivationCache),
+}
+
+/// What a forward pass chose at one ReLU or max pool, one entry per value of its result in memory order (N, H, W, C).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// Whether each ReLU is open.
+    Open(Vec<bool>),
+    /// The pixel h·W + w of its image that each maximum was taken from.
+    Pixel(Vec<u32>),
+}
+
+impl Cache {
+    /// The choices of the pass at every ReLU and max pool, in the order of execution: with these imposed, a pass in other
+    /// arithmetic is comparable without regard to inputs so near 0 that rounding decides their sign.
+    pub fn chosen(&self, model: &ResNet<f32>) -> Vec<Chosen> {
+        let mut chosen = Vec::new();
+        let open = |bn, cache: &NormCache| {
+            let y = collect(
+                &Normalized { x: &cache.x, affine: &cache.affine(bn), relu: None },
+                shape(&cache.x),
+                &Shelf::default(),
+            );
+            Chosen::Open(y.iter().map(|&y| y > 0.0).collect())
+        };
+        if let (StemLayers::Unit(unit), Stem::Unit(cache)) = (&model.stem, &self.stem) {
+            chosen.extend(unit.activation.map(|_| open(&unit.bn, &cache.norm)));
+        }
+        chosen.extend(self.max_pool.as_ref().map(|cache| Chosen::Pixel(cache.argmax.clone())));
+        for (block, cache) in model.stages.iter().flatten().zip(self.stages.iter().flatten()) {
+            match (block, cache) {
+                (Block::Residual(block), BlockCache::Residual(cache)) => {
+                    for (unit, cache) in block.branch.iter().zip(&cache.branch) {
+                        chosen.extend(unit.activation.map(|_| open(&unit.bn, cache)));
+                    }
+                    chosen.push(Chosen::Open(cache.y.iter().map(|&y| y > 0.0).collect()));
+                }
+                (Block::PreActivation(block), BlockCache::PreActivation(cache)) => {
+                    chosen.extend(block.norms.iter().zip(&cache.norms).map(|(bn, cache)| open(bn, cache)));
+                }
+                _ => panic!("{MIXED}"),
+            }
+        }
+        chosen.extend(model.final_norm.as_ref().zip(self.final_norm.as_ref()).map(|(bn, cache)| open(bn, cache)));
+        chosen
+    }
 }
 
 const MIXED: &str = "the cache of a network of another kind";

@@ -1,10 +1,7 @@
-//! File formats.
+//! File formats: containers of named tensors. What the tensors mean to a network is [`crate::weights`]'.
 //!
-//! - [`weights`]: a model's tensors in a file, with what is needed to use them;
-//! - [`state_dict`]: the names of other programs, and which tensors belong into a model;
 //! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of others;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
-//! - [`pretrained`]: a trained network inside the program;
 //! - [`tensorboard`]: event files, which are only written;
 //! - [`atomic`]: writing a file so that it is there whole or not at all.
 //!
@@ -45,12 +42,9 @@
 pub mod atomic;
 pub mod npy;
 pub mod pickle;
-pub mod pretrained;
 pub mod safetensors;
-pub mod state_dict;
 pub mod tensorboard;
 pub mod torch;
-pub mod weights;
 
 mod archive;
 mod numbers;

@@ -41,14 +41,12 @@
 //!
 //! # Numerics
 //!
-//! Mean and Σ(x − mean)² are computed leaf by leaf (256 pixels), two passes while the leaf is in cache, and merged
-//! pairwise with Chan, Golub & LeVeque's update (1979) in the fixed tree of [`crate::parallel`]: no
-//! `E[x²] − E[x]²` cancellation, and one pass over memory. All of it on x minus a pivot, the leaf's first pixel, so that
-//! a mean far from 0 costs no digits of the variance. x̂ is recomputed from x in backward rather than kept: a
-//! multiply-add is cheaper than the memory. NaN and infinities go where the equations send them.
+//! Mean and variance take two passes over x minus a pivot: `moments`, below, says why. Sums over the batch run in the fixed
+//! tree of [`crate::parallel`]. x̂ is recomputed from x in backward rather than kept: a multiply-add is cheaper than the
+//! memory. NaN and infinities go where the equations send them.
 //!
-//! Cost: about 8 operations a value forward, 10 backward; both are limited by memory. Cache: the handle of x, and mean
-//! and rstd.
+//! Cost: about 8 operations per element forward, 10 backward; both are memory-bound. Cache: the handle of x, and mean and
+//! rstd.
 //!
 //! ```
 //! use ndarray::{Array1, Array4};
@@ -63,15 +61,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{check_dy, contiguous, Activation};
-use crate::kernels::buffers::{dirty, Recycled};
+use super::{channel_sums, check_dy, contiguous, Activation};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
-use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
-use rayon::prelude::*;
-use sums::{add_pairs, pair_sums, Gather, Moments, PairSums, Run};
-
-pub(crate) mod sums;
+use ndarray::{s, Array1, ArrayViewD, ArrayViewMutD};
 
 /// Whether a pass trains (batch statistics) or evaluates (running statistics).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,15 +106,15 @@ pub struct BatchNorm2d<T> {
 
 /// What [`BatchNorm2d::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct BatchNorm2dCache<T: Scalar> {
-    x: Recycled<T>,
+pub struct BatchNorm2dCache<T> {
+    x: Activation<T>,
     mode: Mode,
     /// The mean x was normalised with `(C)`.
     pub mean: Array1<T>,
+    /// The variance x was normalised with `(C)`: of the batch, biased; or the running variance.
+    pub var: Array1<T>,
     /// 1/√(var + eps) `(C)`.
     pub rstd: Array1<T>,
-    /// Biased variance Σ (x − mean)² / m of the batch `(C)`; empty in evaluation.
-    pub batch_var: Array1<T>,
 }
 
 /// Gradients of a [`BatchNorm2d`]'s parameters.
@@ -154,31 +147,39 @@ impl<T: Scalar> BatchNorm2d<T> {
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BatchNorm2dCache<T>)> {
         self.check(x.dim(), mode)?;
         let x = contiguous(x);
-        let cache = match mode {
-            Mode::Train => {
-                let gather = Gather::new(x.dim());
-                let (numbers, c) = (x.as_slice().expect("contiguous"), self.gamma.len());
-                (0..gather.leaves.count()).into_par_iter().for_each(|leaf| {
-                    gather.put(leaf, Moments::of(&numbers[gather.leaves.range(leaf)], c));
-                });
-                self.training_cache(&x, gather)
-            }
-            Mode::Eval => BatchNorm2dCache {
-                mean: self.running_mean.clone(),
-                rstd: self.rstd(&self.running_var),
-                batch_var: Array1::zeros(0),
-                mode,
-                x: x.clone().into(),
-            },
+        let (mean, var) = match mode {
+            Mode::Train => moments(&x),
+            Mode::Eval => (self.running_mean.clone(), self.running_var.clone()),
         };
-        let normal = self.normalization(&cache.mean, &cache.rstd);
-        let mut y = dirty(x.len());
-        let numbers = x.as_slice().expect("contiguous");
-        normal.run.for_each(&mut y, [numbers, numbers], |y, [x, _]| normal.apply(x, y));
-        Ok((Array4::from_shape_vec(x.dim(), y).expect("the length of x").into_shared(), cache))
+        let rstd = var.mapv(|var| (var + self.eps).sqrt().recip());
+        let x_hat = (&x - &mean) * &rstd;
+        let y = x_hat * &self.gamma + &self.beta;
+        Ok((y.into_shared(), BatchNorm2dCache { x, mode, mean, var, rstd }))
     }
 
-    /// Refuses an x of shape `(N, H, W, C)` that cannot be normalised.
+    /// `(dx, grads)` for `dy`, in the mode of the forward pass.
+    ///
+    /// # Errors
+    /// If the shape of `dy` is not that of y.
+    pub fn backward(
+        &self,
+        dy: &Activation<T>,
+        cache: &BatchNorm2dCache<T>,
+    ) -> Result<(Activation<T>, BatchNorm2dGrads<T>)> {
+        let BatchNorm2dCache { x, mode, mean, rstd, .. } = cache;
+        check_dy("batch_norm", dy.shape(), x.shape())?;
+        let (dy, m) = (contiguous(dy), T::of_usize(x.len() / self.gamma.len()));
+        let x_hat = (x - mean) * rstd;
+        let dbeta = channel_sums(&dy);
+        let dgamma = channel_sums(&(&dy * &x_hat).into_shared());
+        let dx = match mode {
+            Mode::Train => (&dy - &(&dbeta / m) - x_hat * &(&dgamma / m)) * &(&self.gamma * rstd),
+            Mode::Eval => &dy * &(&self.gamma * rstd), // mean and var are constants
+        };
+        Ok((dx.into_shared(), BatchNorm2dGrads { gamma: dgamma, beta: dbeta }))
+    }
+
+    /// Rejects an x of shape `(N, H, W, C)` that cannot be normalised.
     pub(crate) fn check(&self, shape: (usize, usize, usize, usize), mode: Mode) -> Result<()> {
         let (n, h, w, c) = shape;
         let found: [usize; 4] = shape.into();
@@ -203,97 +204,13 @@ impl<T: Scalar> BatchNorm2d<T> {
         Ok(())
     }
 
-    /// 1/√(var + eps)
-    fn rstd(&self, var: &Array1<T>) -> Array1<T> {
-        var.mapv(|var| (var + self.eps).sqrt().recip())
-    }
-
-    /// What backward needs of a training pass over x with these moments.
-    pub(crate) fn training_cache(&self, x: &Activation<T>, moments: Gather<Moments<T>>) -> BatchNorm2dCache<T> {
-        let moments = moments.total(&|a, b| a.merge(b)).expect("at least two values");
-        let mean = moments.mean();
-        let batch_var = Array1::from(moments.m2) / T::of_usize(moments.count);
-        BatchNorm2dCache { x: x.clone().into(), mode: Mode::Train, mean, rstd: self.rstd(&batch_var), batch_var }
-    }
-
-    /// The map x ↦ y with this mean and rstd: y = (x − mean) · scale + beta, scale = gamma · rstd.
-    pub(crate) fn normalization(&self, mean: &Array1<T>, rstd: &Array1<T>) -> Normalization<T> {
-        let run = Run::of(self.gamma.len());
-        let [means, scales, betas] = [mean, &(&self.gamma * rstd), &self.beta].map(|constants| run.repeat(constants));
-        Normalization { run, means, scales, betas }
-    }
-
-    /// [`Self::normalization`] of the running statistics.
-    pub(crate) fn running_normalization(&self) -> Normalization<T> {
-        self.normalization(&self.running_mean, &self.rstd(&self.running_var))
-    }
-
-    /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy), from the sums of a backward pass.
-    pub(crate) fn gradients(&self, sums: Option<PairSums<T>>, cache: &BatchNorm2dCache<T>) -> BatchNorm2dGrads<T> {
-        let zeros = || vec![T::zero(); self.gamma.len()];
-        let (centred, plain) = sums.unwrap_or_else(|| (zeros(), zeros()));
-        // Σ dy · x̂ = rstd · Σ dy · (x − mean)
-        BatchNorm2dGrads { gamma: Array1::from(centred) * &cache.rstd, beta: Array1::from(plain) }
-    }
-
-    /// The map (dy, x) ↦ dx of a training pass: dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m).
-    pub(crate) fn pullback(&self, grads: &BatchNorm2dGrads<T>, cache: &BatchNorm2dCache<T>) -> Pullback<T> {
-        let run = Run::of(self.gamma.len());
-        let m = T::of_usize(cache.x.len() / self.gamma.len());
-        // x̂ · dgamma/m = (x − mean) · slope
-        let (mean_dy, slope) = (grads.beta.mapv(|sum| sum / m), &grads.gamma * &cache.rstd / m);
-        let [scales, means_dy, means, slopes] =
-            [&(&self.gamma * &cache.rstd), &mean_dy, &cache.mean, &slope].map(|constants| run.repeat(constants));
-        Pullback { run, scales, means_dy, means, slopes }
-    }
-
-    /// `(dx, grads)` for `dy`, in the mode of the forward pass.
-    ///
-    /// # Errors
-    /// If the shape of `dy` is not that of y.
-    pub fn backward(
-        &self,
-        dy: &Activation<T>,
-        cache: &BatchNorm2dCache<T>,
-    ) -> Result<(Activation<T>, BatchNorm2dGrads<T>)> {
-        check_dy("batch_norm", dy.shape(), cache.x.shape())?;
-        let dy = contiguous(dy);
-        let gather = Gather::new(cache.x.dim());
-        let run = Run::of(self.gamma.len());
-        let means = run.repeat(&cache.mean);
-        let arrays = [dy.as_slice().expect("contiguous"), cache.x.as_slice().expect("contiguous")];
-        (0..gather.leaves.count()).into_par_iter().for_each(|leaf| {
-            let [dy, x] = arrays.map(|array| &array[gather.leaves.range(leaf)]);
-            gather.put(leaf, pair_sums(run, dy, x, &means));
-        });
-        let grads = self.gradients(gather.total(&add_pairs), cache);
-
-        let mut dx = dirty(dy.len());
-        match cache.mode {
-            Mode::Eval => {
-                let scales = run.repeat(&(&self.gamma * &cache.rstd));
-                run.for_each(&mut dx, arrays, |dx, [dy, _]| {
-                    for ((dx, &dy), &scale) in dx.iter_mut().zip(dy).zip(&scales) {
-                        *dx = scale * dy;
-                    }
-                });
-            }
-            Mode::Train => {
-                let pullback = self.pullback(&grads, cache);
-                run.for_each(&mut dx, arrays, |dx, [dy, x]| pullback.apply(dy, x, dx));
-            }
-        }
-        let dx = Array4::from_shape_vec(cache.x.dim(), dx).expect("the length of x").into_shared();
-        Ok((dx, grads))
-    }
-
     /// running ← (1 − momentum) running + momentum · batch, for the batch of a training forward pass; nothing for one in
     /// evaluation.
     pub fn update_running_statistics(&mut self, cache: &BatchNorm2dCache<T>) {
         if cache.mode == Mode::Eval {
             return;
         }
-        self.move_running_statistics(&cache.mean, &cache.batch_var, cache.x.len() / self.gamma.len());
+        self.move_running_statistics(&cache.mean, &cache.var, cache.x.len() / self.gamma.len());
     }
 
     /// The same for the mean and the biased variance of a batch of `m` values per channel.
@@ -309,51 +226,19 @@ impl<T: Scalar> BatchNorm2d<T> {
     }
 }
 
-/// y = (x − mean) · scale + beta, its constants repeated to a [`Run`].
-pub(crate) struct Normalization<T> {
-    pub run: Run,
-    pub means: Vec<T>,
-    scales: Vec<T>,
-    betas: Vec<T>,
-}
-
-impl<T: Scalar> Normalization<T> {
-    /// One run, which begins at a pixel's first channel.
-    #[inline(always)]
-    pub fn apply(&self, x: &[T], y: &mut [T]) {
-        for ((((y, &x), &mean), &scale), &beta) in
-            y.iter_mut().zip(x).zip(&self.means).zip(&self.scales).zip(&self.betas)
-        {
-            *y = (x - mean) * scale + beta;
-        }
-    }
-}
-
-/// dx = scale · (dy − mean_dy − (x − mean) · slope), its constants repeated to a [`Run`].
-pub(crate) struct Pullback<T> {
-    pub run: Run,
-    scales: Vec<T>,
-    means_dy: Vec<T>,
-    means: Vec<T>,
-    slopes: Vec<T>,
-}
-
-impl<T: Scalar> Pullback<T> {
-    /// One run, which begins at a pixel's first channel.
-    #[inline(always)]
-    pub fn apply(&self, dy: &[T], x: &[T], dx: &mut [T]) {
-        let constants = self.scales.iter().zip(&self.means_dy).zip(&self.means).zip(&self.slopes);
-        for (((dx, &dy), &x), (((&scale, &mean_dy), &mean), &slope)) in dx.iter_mut().zip(dy).zip(x).zip(constants) {
-            *dx = scale * (dy - mean_dy - (x - mean) * slope);
-        }
-    }
-}
-
-impl<T: Scalar> BatchNorm2dCache<T> {
-    /// What was normalised.
-    pub(crate) fn x(&self) -> &Activation<T> {
-        &self.x
-    }
+/// Mean and biased variance of each channel of `x (N, H, W, C)`.
+///
+/// On x − pivot, the pivot one of the values, so that a mean far from 0 costs no digits; and in two passes: Σ (x − mean)²
+/// of numbers near 0, where E\[x²\] − E\[x\]² would subtract two large numbers that are nearly equal. The second pass
+/// subtracts the pivot and the distance of the mean from it one after the other, because their rounded sum, the mean, may
+/// be off by more than a small deviation.
+fn moments<T: Scalar>(x: &Activation<T>) -> (Array1<T>, Array1<T>) {
+    let m = T::of_usize(x.len() / x.dim().3);
+    let pivot = x.slice(s![0, 0, 0, ..]).to_owned();
+    let from_pivot = (x - &pivot).into_shared();
+    let offset = channel_sums(&from_pivot) / m;
+    let squares = (&from_pivot - &offset).mapv_into(|centred| centred * centred);
+    (pivot + &offset, channel_sums(&squares.into_shared()) / m)
 }
 
 impl<T: Scalar> Parameters<T> for BatchNorm2d<T> {
@@ -383,6 +268,7 @@ impl<T: Scalar> BatchNorm2dGrads<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::Array4;
 
     /// A mean of 10⁴ and a deviation of 10⁻²: E[x²] − E[x]² in f32 would return noise of the size of 10⁸ · 2⁻²⁴ = 6.
     #[test]
@@ -400,7 +286,7 @@ mod tests {
             // x − pivot is exact here. A leaf's sums have 256 terms, the tree 2 levels: (256 + 2 + a few) roundings each,
             // relative γ₂₆₄ = 264 u of a sum of squares, whose terms are all positive.
             let tolerance = 264.0 * f32::UNIT_ROUNDOFF;
-            assert!((f64::from(cache.batch_var[c]) / exact(c) - 1.0).abs() < tolerance);
+            assert!((f64::from(cache.var[c]) / exact(c) - 1.0).abs() < tolerance);
         }
     }
 

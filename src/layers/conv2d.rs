@@ -35,8 +35,11 @@
 //! `cols` is a linear function of x and col2im is its transpose: what was copied from one pixel to many places is
 //! summed from the many places back into the one pixel.
 //!
-//! Cost: N·H_out·W_out·C_out·K multiply-adds forward, twice that backward. Cache: the handle of x. The algorithm is
-//! chosen by shape and number type alone, see [`Conv2dAlgorithm`]; `conv2d/direct.rs` is the definition, in seven loops.
+//! That is what [`Conv2d`] computes, a few images at a time in parallel; [`direct`] is the definition above in seven loops,
+//! which it is tested against. With groups the products are taken group by group.
+//!
+//! Cost: N·H_out·W_out·C_out·K multiply-adds forward, twice that backward, and K values of `cols` for each output pixel.
+//! Cache: the handle of x; `cols` is built again in backward.
 //!
 //! ```
 //! use ndarray::{array, Array4};
@@ -55,75 +58,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{check_dy, contiguous, Activation};
-use crate::kernels::buffers::{dirty, Recycled};
-use crate::parallel::{add_slices, tree_sum};
+use super::{channel_sums, check_dy, contiguous, Activation};
+use crate::parallel::tree_sum;
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
-use frame::{finish_all, AsIs, Finish, Source};
-use ndarray::{Array1, Array4, ArrayViewD, ArrayViewMutD};
-use winograd::Size;
-use Conv2dAlgorithm as Algorithm;
+use im2col::{as_pixels, as_pixels_mut, channels, col2im, im2col, weight_matrices, weight_of_matrices};
+use ndarray::{s, Array1, Array3, Array4, ArrayViewD, ArrayViewMutD, Axis};
 
-mod direct;
-pub(crate) mod frame;
+pub mod direct;
 pub(crate) mod im2col;
-mod implicit;
-mod winograd;
-
-/// How a convolution is computed. Every algorithm gives the same result up to rounding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Conv2dAlgorithm {
-    /// The fastest one for the shape and number type.
-    #[default]
-    Auto,
-    /// im2col and matrix multiplication; every geometry.
-    Gemm,
-    /// Matrix multiplication that reads the image in place; every geometry.
-    Implicit,
-    /// F(2x2, 3x3), 2.25 times fewer multiplications; 3x3 kernels with stride 1.
-    Winograd2,
-    /// F(4x4, 3x3), 4 times fewer multiplications, about ten times the rounding error; 3x3 kernels with stride 1.
-    Winograd4,
-    /// The definition in seven loops; slow, for comparison.
-    Direct,
-}
-
-impl Conv2dAlgorithm {
-    /// Every algorithm with the name it has on the command line.
-    pub const ALL: [(&'static str, Conv2dAlgorithm); 6] = [
-        ("auto", Conv2dAlgorithm::Auto),
-        ("gemm", Conv2dAlgorithm::Gemm),
-        ("implicit", Conv2dAlgorithm::Implicit),
-        ("winograd2", Conv2dAlgorithm::Winograd2),
-        ("winograd4", Conv2dAlgorithm::Winograd4),
-        ("direct", Conv2dAlgorithm::Direct),
-    ];
-
-    /// The algorithm called `name`.
-    ///
-    /// # Errors
-    /// If there is none; the message lists those there are.
-    pub fn by_name(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
-        found.map(|(_, algorithm)| algorithm).ok_or_else(|| {
-            let known = Self::ALL.map(|(name, _)| name).join(", ");
-            Error::argument("conv2d", format!("there is no algorithm `{name}`; known: {known}"))
-        })
-    }
-
-    /// What the command line calls it.
-    pub fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(_, algorithm)| *algorithm == self).expect("every algorithm is listed").0
-    }
-}
 
 /// A convolution layer; see the [module documentation](self) for the equations.
 #[derive(Clone, Debug)]
 pub struct Conv2d<T> {
     /// `(C_out, C_in/groups, kh, kw)`.
     pub weight: Array4<T>,
-    /// `(C_out)`; `None` for a convolution without bias, the rule in front of a batch norm, which would cancel it.
+    /// `(C_out)`; `None` for a convolution without bias, the rule before a batch norm, which would cancel it.
     pub bias: Option<Array1<T>>,
     /// Step between windows, `[vertical, horizontal]`, at least 1.
     pub stride: [usize; 2],
@@ -133,14 +83,12 @@ pub struct Conv2d<T> {
     pub dilation: [usize; 2],
     /// Number of groups; divides both C_in and C_out.
     pub groups: usize,
-    /// How it is computed.
-    pub algorithm: Conv2dAlgorithm,
 }
 
 /// What [`Conv2d::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct Conv2dCache<T: Scalar> {
-    x: Recycled<T>,
+pub struct Conv2dCache<T> {
+    x: Activation<T>,
 }
 
 /// Gradients of a [`Conv2d`]'s parameters.
@@ -185,15 +133,7 @@ impl Geometry {
 impl<T: Scalar> Conv2d<T> {
     /// A convolution with stride 1, no padding, dilation 1, one group and no bias; change the public fields for others.
     pub fn new(weight: Array4<T>) -> Self {
-        Conv2d {
-            weight,
-            bias: None,
-            stride: [1, 1],
-            padding: [0, 0],
-            dilation: [1, 1],
-            groups: 1,
-            algorithm: Conv2dAlgorithm::Auto,
-        }
+        Conv2d { weight, bias: None, stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
     }
 
     /// y and what backward needs.
@@ -202,10 +142,22 @@ impl<T: Scalar> Conv2d<T> {
     /// If the channels of `x` do not fit the weight, a parameter is out of its domain, or the kernel does not fit into
     /// the padded image.
     pub fn forward(&self, x: &Activation<T>) -> Result<(Activation<T>, Conv2dCache<T>)> {
-        let geometry = self.geometry(x)?;
-        let x = contiguous(x);
-        let y = self.forward_from(&geometry, &x, &AsIs);
-        Ok((y, Conv2dCache { x: x.into() }))
+        let g = self.geometry(x.dim().into())?;
+        let (x, w) = (contiguous(x), weight_matrices(&g, &self.weight));
+        let mut y = Array4::zeros((g.n, g.h_out, g.w_out, g.c_out));
+        g.for_each_chunk(&mut y, &x, |y, x| {
+            let mut y = as_pixels_mut(y, g.c_out);
+            for group in 0..g.groups {
+                let cols = im2col(&g, x, group);
+                // y (P, c_o) = cols (P, K) · W (K, c_o)
+                let product = cols.dot(&w.index_axis(Axis(0), group));
+                y.slice_mut(s![.., channels(g.c_out, g.groups, group)]).assign(&product);
+            }
+        });
+        if let Some(bias) = &self.bias {
+            y += bias;
+        }
+        Ok((y.into_shared(), Conv2dCache { x }))
     }
 
     /// `(dx, grads)` for `dy`, the gradient of the loss with respect to y.
@@ -221,8 +173,19 @@ impl<T: Scalar> Conv2d<T> {
     /// # Errors
     /// If the shape of `dy` is not that of y.
     pub fn input_gradient(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Activation<T>> {
-        let (geometry, dy) = self.check_backward(dy, cache)?;
-        Ok(self.input_gradient_from(&geometry, &dy, &AsIs))
+        let (g, dy) = self.check_backward(dy, cache)?;
+        let w = weight_matrices(&g, &self.weight);
+        let mut dx = Array4::zeros((g.n, g.h, g.w, g.c_in));
+        g.for_each_chunk(&mut dx, &dy, |dx, dy| {
+            let dy = as_pixels(dy, g.c_out);
+            for group in 0..g.groups {
+                // dcols (P, K) = dy (P, c_o) · Wᵀ (c_o, K)
+                let dy = dy.slice(s![.., channels(g.c_out, g.groups, group)]);
+                let dcols = dy.dot(&w.index_axis(Axis(0), group).t());
+                col2im(&g, &dcols, group, dx);
+            }
+        });
+        Ok(dx.into_shared())
     }
 
     /// dweight and dbias alone: `dW = colsᵀ · dy`, `dbias = Σ_pixels dy`. The first layer of a network needs no more.
@@ -230,59 +193,21 @@ impl<T: Scalar> Conv2d<T> {
     /// # Errors
     /// If the shape of `dy` is not that of y.
     pub fn parameter_gradients(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<Conv2dGrads<T>> {
-        let (geometry, dy) = self.check_backward(dy, cache)?;
-        let weight = self.weight_gradient_from(&geometry, &dy, &*cache.x);
+        let (g, dy) = self.check_backward(dy, cache)?;
+        let of_chunk = |chunk: usize| {
+            let (x, dy) = (g.chunk(&cache.x, chunk), as_pixels(g.chunk(&dy, chunk), g.c_out));
+            let mut dw = Array3::zeros((g.groups, g.taps(), g.c_out / g.groups));
+            for (group, mut dw) in dw.outer_iter_mut().enumerate() {
+                let cols = im2col(&g, x, group);
+                // dW (K, c_o) = colsᵀ (K, P) · dy (P, c_o)
+                dw.assign(&cols.t().dot(&dy.slice(s![.., channels(g.c_out, g.groups, group)])));
+            }
+            dw
+        };
+        // Chunks are summed in a fixed tree: the same bits for any number of threads.
+        let dw = tree_sum(g.chunks(), &of_chunk, &|sum: &mut Array3<T>, dw| *sum += &dw);
+        let weight = dw.map_or_else(|| Array4::zeros(self.weight.dim()), |dw| weight_of_matrices(&g, dw));
         Ok(Conv2dGrads { weight, bias: self.bias.as_ref().map(|_| channel_sums(&dy)) })
-    }
-
-    /// y of the x that a source yields, finished by `finish`.
-    pub(crate) fn forward_from(&self, g: &Geometry, x: &dyn Source<T>, finish: &dyn Finish<T>) -> Activation<T> {
-        let shape = (g.n, g.h_out, g.w_out, g.c_out);
-        let mut y = dirty(g.n * g.pixels_out() * g.c_out);
-        // Nothing may happen to y before its bias is there.
-        let last = if self.bias.is_some() { &AsIs } else { finish };
-        match self.chosen_algorithm(g) {
-            Algorithm::Direct => direct::forward(self, g, x, &mut y, last),
-            Algorithm::Implicit => implicit::forward(g, x, &self.weight, &mut y, last),
-            Algorithm::Winograd2 => winograd::forward(Size::Two, g, x, &self.weight, &mut y, last),
-            Algorithm::Winograd4 => winograd::forward(Size::Four, g, x, &self.weight, &mut y, last),
-            Algorithm::Gemm | Algorithm::Auto => im2col::forward(g, x, &self.weight, &mut y, last),
-        }
-        let mut y = Array4::from_shape_vec(shape, y).expect("the product of the shape");
-        if let Some(bias) = &self.bias {
-            y += bias;
-            finish_all(y.as_slice_mut().expect("contiguous"), g.pixels_out() * g.c_out, finish);
-        }
-        y.into_shared()
-    }
-
-    /// dx of the dy that a source yields, finished by `finish`.
-    pub(crate) fn input_gradient_from(
-        &self,
-        g: &Geometry,
-        dy: &dyn Source<T>,
-        finish: &dyn Finish<T>,
-    ) -> Activation<T> {
-        let mut dx = dirty(g.n * g.h * g.w * g.c_in);
-        match self.chosen_algorithm(g) {
-            Algorithm::Direct => direct::input_gradient(self, g, dy, &mut dx, finish),
-            Algorithm::Implicit => implicit::input_gradient(g, dy, &self.weight, &mut dx, finish),
-            Algorithm::Winograd2 => winograd::input_gradient(Size::Two, g, dy, &self.weight, &mut dx, finish),
-            Algorithm::Winograd4 => winograd::input_gradient(Size::Four, g, dy, &self.weight, &mut dx, finish),
-            Algorithm::Gemm | Algorithm::Auto => im2col::input_gradient(g, dy, &self.weight, &mut dx, finish),
-        }
-        Array4::from_shape_vec((g.n, g.h, g.w, g.c_in), dx).expect("the product of the shape").into_shared()
-    }
-
-    /// dweight of the dy and x that two sources yield.
-    pub(crate) fn weight_gradient_from(&self, g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
-        match self.chosen_algorithm(g) {
-            Algorithm::Direct => direct::weight_gradient(self, g, dy, x),
-            Algorithm::Implicit => implicit::weight_gradient(g, dy, x),
-            Algorithm::Winograd2 => winograd::weight_gradient(Size::Two, g, dy, x),
-            Algorithm::Winograd4 => winograd::weight_gradient(Size::Four, g, dy, x),
-            Algorithm::Gemm | Algorithm::Auto => im2col::weight_gradient(g, dy, x),
-        }
     }
 
     /// Shape `(N, H_out, W_out, C_out)` of y for an x of shape `(N, H, W, C_in)`.
@@ -290,47 +215,18 @@ impl<T: Scalar> Conv2d<T> {
     /// # Errors
     /// As [`Conv2d::forward`].
     pub fn output_shape(&self, x: &[usize; 4]) -> Result<[usize; 4]> {
-        let g = self.geometry_of(*x)?;
+        let g = self.geometry(*x)?;
         Ok([g.n, g.h_out, g.w_out, g.c_out])
     }
 
-    /// The algorithm that computes y, dx and dweight for an x of shape `(N, H, W, C_in)`; never [`Conv2dAlgorithm::Auto`].
-    ///
-    /// # Errors
-    /// As [`Conv2d::forward`].
-    pub fn algorithm_for(&self, x: &[usize; 4]) -> Result<Conv2dAlgorithm> {
-        Ok(self.chosen_algorithm(&self.geometry_of(*x)?))
-    }
-
-    /// The algorithm a pass uses: the forced one where it applies, otherwise the fastest for the shape and number type. In
-    /// f64 that is always plain GEMM, whose code is the simplest: f64 is the oracle.
-    fn chosen_algorithm(&self, g: &Geometry) -> Algorithm {
-        match self.algorithm {
-            Algorithm::Winograd2 | Algorithm::Winograd4 if winograd::applies(g) => self.algorithm,
-            Algorithm::Gemm | Algorithm::Implicit | Algorithm::Direct => self.algorithm,
-            // A group of few output channels would leave most of a tile's columns empty.
-            _ if T::NAME != "float32" || g.c_out / g.groups < 8 => Algorithm::Gemm,
-            Algorithm::Auto if winograd::applies(g) => winograd::fastest(g).unwrap_or(Algorithm::Implicit),
-            _ => Algorithm::Implicit,
-        }
-    }
-
-    pub(crate) fn check_backward(
-        &self,
-        dy: &Activation<T>,
-        cache: &Conv2dCache<T>,
-    ) -> Result<(Geometry, Activation<T>)> {
-        let g = self.geometry(&cache.x)?;
+    fn check_backward(&self, dy: &Activation<T>, cache: &Conv2dCache<T>) -> Result<(Geometry, Activation<T>)> {
+        let g = self.geometry(cache.x.dim().into())?;
         check_dy("conv2d", dy.shape(), &[g.n, g.h_out, g.w_out, g.c_out])?;
         Ok((g, contiguous(dy)))
     }
 
-    pub(crate) fn geometry(&self, x: &Activation<T>) -> Result<Geometry> {
-        let (n, h, w, c) = x.dim();
-        self.geometry_of([n, h, w, c])
-    }
-
-    pub(crate) fn geometry_of(&self, x: [usize; 4]) -> Result<Geometry> {
+    /// Checks everything about an x of shape `(N, H, W, C_in)`.
+    pub(crate) fn geometry(&self, x: [usize; 4]) -> Result<Geometry> {
         let [n, h, w, c_in] = x;
         let (c_out, c_in_group, kh, kw) = self.weight.dim();
         let groups = self.groups;
@@ -397,18 +293,6 @@ pub(crate) fn window_count(
     }
 }
 
-/// Σ over images and pixels of each channel, summed in a fixed tree over the images.
-pub(crate) fn channel_sums<T: Scalar>(x: &Activation<T>) -> Array1<T> {
-    let (n, h, w, c) = x.dim();
-    let pixels = x.as_slice().expect("contiguous");
-    let image_sum = |n: usize| {
-        let mut sum = vec![T::zero(); c];
-        pixels[n * h * w * c..(n + 1) * h * w * c].chunks_exact(c).for_each(|pixel| add_slices(&mut sum, pixel));
-        sum
-    };
-    tree_sum(n, &image_sum, &|a, b| add_slices(a, &b)).map_or_else(|| Array1::zeros(c), Array1::from)
-}
-
 impl<T: Scalar> Parameters<T> for Conv2d<T> {
     fn visit(&self, path: &str, visitor: &mut dyn FnMut(&str, Role, ArrayViewD<'_, T>)) {
         visitor(&join(path, "weight"), Role::Weight, self.weight.view().into_dyn());
@@ -436,4 +320,4 @@ impl<T: Scalar> Conv2dGrads<T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

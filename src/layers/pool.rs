@@ -39,7 +39,6 @@
 
 use super::conv2d::window_count;
 use super::{check_dy, contiguous, Activation};
-use crate::kernels::buffers::dirty_array;
 use crate::parallel::add_slices;
 use crate::{Error, Result, Scalar};
 use ndarray::{Array2, Array4};
@@ -94,7 +93,7 @@ impl MaxPool2d {
         if h.checked_mul(w).is_none_or(|pixels| pixels > u32::MAX as usize) {
             return Err(Error::shape("max_pool", "x", "at most 2³² pixels an image", x.shape()));
         }
-        let mut y = dirty_array(windows.y);
+        let mut y = Array4::zeros(windows.y);
         let mut argmax = vec![0u32; y.len()];
         let (image_in, image_out) = ((h * w * c).max(1), (windows.image_out() * c).max(1));
         let images = x.as_slice().expect("contiguous").par_chunks(image_in);
@@ -128,12 +127,11 @@ impl MaxPool2d {
         let (n, h_out, w_out, c) = cache.y;
         check_dy("max_pool", dy.shape(), &[n, h_out, w_out, c])?;
         let dy = contiguous(dy);
-        let mut dx = dirty_array(cache.x);
+        let mut dx = Array4::zeros(cache.x);
         let (image_in, image_out) = ((cache.x.1 * cache.x.2 * c).max(1), (h_out * w_out * c).max(1));
         let gradients = dy.as_slice().expect("contiguous").par_chunks(image_out);
         let images = dx.as_slice_mut().expect("contiguous").par_chunks_mut(image_in);
         images.zip(gradients).zip(cache.argmax.par_chunks(image_out)).for_each(|((dx, dy), argmax)| {
-            dx.fill(T::zero());
             for (dy, argmax) in dy.chunks_exact(c).zip(argmax.chunks_exact(c)) {
                 for (channel, (&dy, &pixel)) in dy.iter().zip(argmax).enumerate() {
                     dx[pixel as usize * c + channel] += dy;
@@ -141,38 +139,6 @@ impl MaxPool2d {
             }
         });
         Ok(dx.into_shared())
-    }
-
-    /// The forward pass with the maxima chosen elsewhere: `y = x[argmax]`, linear in x. `argmax` as in
-    /// [`MaxPool2dCache::argmax`].
-    ///
-    /// # Errors
-    /// If `argmax` does not have one entry per value of y, one of them is not a pixel, or the window does not fit.
-    pub fn forward_chosen<T: Scalar>(
-        &self,
-        x: &Activation<T>,
-        argmax: Vec<u32>,
-    ) -> Result<(Activation<T>, MaxPool2dCache)> {
-        let (x, windows) = (contiguous(x), self.windows(x.dim())?);
-        let (_, h, w, c) = x.dim();
-        let (n, h_out, w_out, _) = windows.y;
-        if argmax.len() != n * h_out * w_out * c {
-            return Err(Error::shape(
-                "max_pool",
-                "argmax",
-                format!("one entry per value of y {:?}", windows.y),
-                &[argmax.len()],
-            ));
-        }
-        if let Some(pixel) = argmax.iter().find(|&&pixel| pixel as usize >= h * w) {
-            return Err(Error::argument("max_pool", format!("argmax {pixel} is not one of the {} pixels", h * w)));
-        }
-        let x_all = x.as_slice().expect("contiguous");
-        let image_out = h_out * w_out * c;
-        let chosen = |(i, &pixel): (usize, &u32)| x_all[(i / image_out) * h * w * c + pixel as usize * c + i % c];
-        let y: Vec<T> = argmax.iter().enumerate().map(chosen).collect();
-        let y = Array4::from_shape_vec(windows.y, y).expect("one value per entry").into_shared();
-        Ok((y, MaxPool2dCache { x: x.dim(), y: windows.y, argmax }))
     }
 
     /// Shape of y for an x of shape `(N, H, W, C)`.
@@ -320,7 +286,7 @@ impl GlobalAvgPool {
         let (n, h, w, c) = cache.x;
         check_dy("global_avg_pool", dy.shape(), &[n, c])?;
         let share = dy / T::of_usize(h * w);
-        let mut dx = dirty_array((n, h, w, c));
+        let mut dx = Array4::zeros((n, h, w, c));
         for (mut dx, share) in dx.outer_iter_mut().zip(share.outer_iter()) {
             dx.assign(&share);
         }
@@ -490,7 +456,6 @@ mod tests {
         // Taps at −1 and 2 of two pixels: the window sees nothing.
         let beside = MaxPool2d { dilation: [1, 3], ..max_row(2, 1, 1) };
         assert!(message(beside).contains("window 0 of kernel 2, dilation 3, padding 1 has no tap inside the 2 pixels"));
-        assert!(max_row(1, 1, 0).forward_chosen(&x, vec![0, 2]).unwrap_err().to_string().contains("argmax 2"));
         let empty = Array4::<f64>::zeros((1, 0, 2, 1)).into_shared();
         assert!(MaxPool2d::new([2, 1], [1, 1], [1, 0]).forward(&empty).unwrap_err().to_string().contains("one pixel"));
         assert!(AvgPool2d { divisor_override: Some(0), ..AvgPool2d::new([1, 1], [1, 1], [0, 0]) }.forward(&x).is_err());

@@ -24,9 +24,8 @@
 //! ```
 
 use super::{check_dy, Activation};
-use crate::kernels::buffers::dirty_array;
 use crate::{Error, Result, Scalar};
-use ndarray::s;
+use ndarray::{s, Array4};
 
 /// Subsampling by `stride` and zero channels up to `c_out`; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +48,8 @@ impl ZeroPadShortcut {
     /// # Errors
     /// If x has more channels than y or the stride is 0.
     pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Activation<T>, ZeroPadShortcutCache)> {
-        let (n, h, w, c_in) = x.dim();
-        if self.stride == 0 {
-            return Err(Error::argument("zero_pad_shortcut", "stride must be at least 1, got 0"));
-        }
-        if c_in > self.c_out {
-            return Err(Error::shape("zero_pad_shortcut", "x", format!("at most C_out = {}", self.c_out), x.shape()));
-        }
-        let mut y = dirty_array((n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out));
-        y.fill(T::zero());
-        let step = self.stride as isize;
-        y.slice_mut(s![.., .., .., self.kept(c_in)]).assign(&x.slice(s![.., ..;step, ..;step, ..]));
+        let (mut y, step) = (Array4::zeros(self.output_shape(x.dim())?), self.stride as isize);
+        y.slice_mut(s![.., .., .., self.kept(x.dim().3)]).assign(&x.slice(s![.., ..;step, ..;step, ..]));
         Ok((y.into_shared(), ZeroPadShortcutCache { x: x.dim() }))
     }
 
@@ -68,12 +58,9 @@ impl ZeroPadShortcut {
     /// # Errors
     /// If the shape of `dy` is not that of y.
     pub fn backward<T: Scalar>(&self, dy: &Activation<T>, cache: &ZeroPadShortcutCache) -> Result<Activation<T>> {
-        let (n, h, w, c_in) = cache.x;
-        let y = [n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out];
-        check_dy("zero_pad_shortcut", dy.shape(), &y)?;
-        let (mut dx, step) = (dirty_array(cache.x), self.stride as isize);
-        dx.fill(T::zero());
-        dx.slice_mut(s![.., ..;step, ..;step, ..]).assign(&dy.slice(s![.., .., .., self.kept(c_in)]));
+        check_dy("zero_pad_shortcut", dy.shape(), &<[usize; 4]>::from(self.output_shape(cache.x)?))?;
+        let (mut dx, step) = (Array4::zeros(cache.x), self.stride as isize);
+        dx.slice_mut(s![.., ..;step, ..;step, ..]).assign(&dy.slice(s![.., .., .., self.kept(cache.x.3)]));
         Ok(dx.into_shared())
     }
 

@@ -190,7 +190,7 @@ impl Architecture {
         let v1 = |base| Architecture { bottleneck_stride: BottleneckStride::Conv1x1, ..base };
         let grouped = |base, groups, width_per_group| Architecture { groups, width_per_group, ..base };
         let small = |base: Architecture| Architecture { stem: Stem::Cifar, classes: 10, image: [32, 32], ..base };
-        let system1 = |blocks| Architecture {
+        let with_7x7_stem = |blocks| Architecture {
             stem: Stem::Cifar7x7,
             shortcut: ShortcutOption::EveryStage,
             ..small(imagenet(Basic, blocks))
@@ -227,8 +227,8 @@ impl Architecture {
             "wrn-28-10" => {
                 Architecture { stages: stages(&[160, 320, 640], &[4; 3]), ..pre(projected(cifar(Basic, 4))) }
             }
-            "resnet34-cifar7x7" => system1([3, 4, 6, 3]),
-            "resnet34-as-written" => system1([2, 2, 2, 2]),
+            "resnet34-cifar7x7" => with_7x7_stem([3, 4, 6, 3]),
+            "resnet34-as-written" => with_7x7_stem([2, 2, 2, 2]),
             _ if NAMES.contains(&name) => {
                 // resnet and plain of depth 6n + 2: two convolutions a block, three stages, stem and linear layer.
                 let depth: usize = name.trim_start_matches(char::is_alphabetic).parse().expect("a depth");

@@ -25,9 +25,9 @@
 use super::pre_activation::{PreActivationBlock, PreActivationCache, PreActivationGrads};
 use super::shortcut::{Shortcut, ShortcutCache};
 use super::unit::{Unit, UnitCache, UnitGrads};
-use super::{add, fused, Cost};
+use super::{add, Cost};
 use crate::layers::relu::ReluCache;
-use crate::layers::{BatchNorm2d, Conv2d, Gates, Mode, Relu};
+use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
 use crate::parameters::{Gradients, Parameters, Role};
 use crate::{Activation, Result, Scalar};
 use ndarray::{ArrayViewD, ArrayViewMutD};
@@ -39,21 +39,16 @@ pub struct ResidualBlock<T> {
     pub branch: Vec<Unit<T>>,
     /// S.
     pub shortcut: Shortcut<T>,
-    /// The ReLU behind the addition.
+    /// The ReLU after the addition.
     pub activation: Relu<T>,
-    /// Whether batch norm, ReLU and addition may be computed inside the passes of the convolutions: the same bits, less
-    /// memory and time; see `model/fused.rs`. Gated passes and those in evaluation mode with a cache never are.
-    pub fused: bool,
 }
 
 /// What [`ResidualBlock::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct ResidualCache<T: Scalar>(Kept<T>);
-
-#[derive(Clone, Debug)]
-enum Kept<T: Scalar> {
-    Plain { branch: Vec<UnitCache<T>>, shortcut: ShortcutCache<T>, activation: ReluCache<T> },
-    Fused(Box<fused::BlockCache<T>>),
+pub struct ResidualCache<T> {
+    branch: Vec<UnitCache<T>>,
+    shortcut: ShortcutCache<T>,
+    activation: ReluCache<T>,
 }
 
 /// Gradients of a [`ResidualBlock`]'s parameters.
@@ -70,19 +65,10 @@ impl<T: Scalar> ResidualBlock<T> {
     ///
     /// # Errors
     /// Those of the layers.
-    pub fn forward(
-        &self,
-        x: &Activation<T>,
-        mode: Mode,
-        gates: &mut Gates,
-    ) -> Result<(Activation<T>, ResidualCache<T>)> {
-        if self.fuses() && mode == Mode::Train && matches!(gates, Gates::Free) {
-            let (y, cache) = self.forward_fused(x)?;
-            return Ok((y, ResidualCache(Kept::Fused(Box::new(cache)))));
-        }
+    pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, ResidualCache<T>)> {
         let (mut h, mut branch) = (x.clone(), Vec::with_capacity(self.branch.len()));
         for unit in &self.branch {
-            let (y, cache) = unit.forward(&h, mode, gates)?;
+            let (y, cache) = unit.forward(&h, mode)?;
             h = y;
             branch.push(cache);
         }
@@ -90,27 +76,8 @@ impl<T: Scalar> ResidualBlock<T> {
         if let Some(s) = &s {
             h = add(h, s);
         }
-        let (y, activation) = gates.relu(&self.activation, h);
-        Ok((y, ResidualCache(Kept::Plain { branch, shortcut, activation })))
-    }
-
-    /// y in evaluation, keeping nothing.
-    ///
-    /// # Errors
-    /// Those of the layers.
-    pub fn predict(&self, x: &Activation<T>) -> Result<Activation<T>> {
-        if self.fuses() {
-            return self.predict_fused(x);
-        }
-        Ok(self.forward(x, Mode::Eval, &mut Gates::Free)?.0)
-    }
-
-    fn fuses(&self) -> bool {
-        let projection = match &self.shortcut {
-            Shortcut::Projection(unit) => Some(&**unit),
-            _ => None,
-        };
-        self.fused && self.branch.iter().chain(projection).all(Unit::fuses) && !self.branch.is_empty()
+        let (y, activation) = self.activation.forward(&h);
+        Ok((y, ResidualCache { branch, shortcut, activation }))
     }
 
     /// `(dx, grads)` for `dy`.
@@ -118,19 +85,12 @@ impl<T: Scalar> ResidualBlock<T> {
     /// # Errors
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ResidualCache<T>) -> Result<(Activation<T>, ResidualGrads<T>)> {
-        let (caches, shortcut_cache, activation) = match &cache.0 {
-            Kept::Plain { branch, shortcut, activation } => (branch, shortcut, activation),
-            Kept::Fused(cache) => {
-                let (dx, branch, shortcut) = self.backward_fused(dy, cache)?;
-                return Ok((dx, ResidualGrads { branch, shortcut }));
-            }
-        };
         // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
-        let ds = self.activation.backward(dy, activation)?;
-        let (dx_shortcut, shortcut) = self.shortcut.backward(&ds, shortcut_cache)?;
+        let ds = self.activation.backward(dy, &cache.activation)?;
+        let (dx_shortcut, shortcut) = self.shortcut.backward(&ds, &cache.shortcut)?;
         // F(x) = unit_k(… unit_1(x)): the units in reverse.
         let (mut dx, mut branch) = (ds, Vec::with_capacity(self.branch.len()));
-        for (unit, cache) in self.branch.iter().zip(caches).rev() {
+        for (unit, cache) in self.branch.iter().zip(&cache.branch).rev() {
             let (dh, grads) = unit.backward(&dx, cache)?;
             dx = dh;
             branch.push(grads);
@@ -142,27 +102,13 @@ impl<T: Scalar> ResidualBlock<T> {
         }
         Ok((dx, ResidualGrads { branch, shortcut }))
     }
-}
 
-impl<T: Scalar> ResidualBlock<T> {
     /// Moves the running statistics towards those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &ResidualCache<T>) {
-        match &cache.0 {
-            Kept::Plain { branch, shortcut, .. } => {
-                for (unit, cache) in self.branch.iter_mut().zip(branch) {
-                    unit.update_running_statistics(cache);
-                }
-                self.shortcut.update_running_statistics(shortcut);
-            }
-            Kept::Fused(cache) => {
-                for (unit, cache) in self.branch.iter_mut().zip(&cache.branch) {
-                    unit.bn.update_running_statistics(&cache.bn);
-                }
-                if let (Shortcut::Projection(unit), Some(cache)) = (&mut self.shortcut, &cache.projection) {
-                    unit.bn.update_running_statistics(&cache.bn);
-                }
-            }
+        for (unit, cache) in self.branch.iter_mut().zip(&cache.branch) {
+            unit.update_running_statistics(cache);
         }
+        self.shortcut.update_running_statistics(&cache.shortcut);
     }
 }
 
@@ -194,7 +140,7 @@ pub enum Block<T> {
 
 /// What [`Block::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub enum BlockCache<T: Scalar> {
+pub enum BlockCache<T> {
     /// Of a [`ResidualBlock`].
     Residual(ResidualCache<T>),
     /// Of a [`PreActivationBlock`].
@@ -217,23 +163,10 @@ impl<T: Scalar> Block<T> {
     ///
     /// # Errors
     /// Those of the layers.
-    pub fn forward(&self, x: &Activation<T>, mode: Mode, gates: &mut Gates) -> Result<(Activation<T>, BlockCache<T>)> {
+    pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BlockCache<T>)> {
         match self {
-            Block::Residual(block) => block.forward(x, mode, gates).map(|(y, c)| (y, BlockCache::Residual(c))),
-            Block::PreActivation(block) => {
-                block.forward(x, mode, gates).map(|(y, c)| (y, BlockCache::PreActivation(c)))
-            }
-        }
-    }
-
-    /// y in evaluation, keeping nothing.
-    ///
-    /// # Errors
-    /// Those of the layers.
-    pub fn predict(&self, x: &Activation<T>) -> Result<Activation<T>> {
-        match self {
-            Block::Residual(block) => block.predict(x),
-            Block::PreActivation(block) => Ok(block.forward(x, Mode::Eval, &mut Gates::Free)?.0),
+            Block::Residual(block) => block.forward(x, mode).map(|(y, c)| (y, BlockCache::Residual(c))),
+            Block::PreActivation(block) => block.forward(x, mode).map(|(y, c)| (y, BlockCache::PreActivation(c))),
         }
     }
 

@@ -11,7 +11,6 @@
 pub mod architecture;
 pub mod block;
 pub mod cost;
-mod fused;
 pub mod init;
 pub mod pre_activation;
 pub mod resnet;
@@ -23,20 +22,10 @@ pub use block::Block;
 pub use cost::Cost;
 pub use resnet::{ResNet, ResNetCache};
 
-use crate::kernels::simd::wide;
-use crate::layers::contiguous;
 use crate::{Activation, Scalar};
-use rayon::prelude::*;
 
-/// a + b, in the memory of `a` when nobody else holds it: the residual addition, and the sum of the gradients of a value
-/// that was used twice.
+/// a + b: the residual addition, and the sum of the gradients of a value that was used twice.
 pub(crate) fn add<T: Scalar>(a: Activation<T>, b: &Activation<T>) -> Activation<T> {
-    const PIECE: usize = 1 << 14;
     assert_eq!(a.shape(), b.shape(), "the two summands have one shape");
-    let mut sum = if a.is_standard_layout() { a } else { contiguous(&a) };
-    let b = contiguous(b);
-    let b = b.as_slice().expect("contiguous").par_chunks(PIECE);
-    let pieces = sum.as_slice_mut().expect("contiguous").par_chunks_mut(PIECE);
-    pieces.zip(b).for_each(|(a, b)| wide(|| crate::parallel::add_slices(a, b)));
-    sum
+    (a.into_owned() + b).into_shared()
 }

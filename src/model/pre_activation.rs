@@ -23,7 +23,7 @@ use crate::layers::batch_norm::{BatchNorm2dCache, BatchNorm2dGrads};
 use crate::layers::conv2d::{Conv2dCache, Conv2dGrads};
 use crate::layers::relu::ReluCache;
 use crate::layers::zero_pad_shortcut::ZeroPadShortcutCache;
-use crate::layers::{BatchNorm2d, Conv2d, Gates, Mode, Relu, ZeroPadShortcut};
+use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu, ZeroPadShortcut};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Activation, Result, Scalar};
 use ndarray::{ArrayViewD, ArrayViewMutD};
@@ -45,7 +45,7 @@ pub struct PreActivationBlock<T> {
 
 /// What [`PreActivationBlock::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct PreActivationCache<T: Scalar> {
+pub struct PreActivationCache<T> {
     layers: Vec<(BatchNorm2dCache<T>, ReluCache<T>, Conv2dCache<T>)>,
     projection: Option<Conv2dCache<T>>,
     zero_pad: Option<ZeroPadShortcutCache>,
@@ -65,18 +65,13 @@ impl<T: Scalar> PreActivationBlock<T> {
     ///
     /// # Errors
     /// Those of the layers.
-    pub fn forward(
-        &self,
-        x: &Activation<T>,
-        mode: Mode,
-        gates: &mut Gates,
-    ) -> Result<(Activation<T>, PreActivationCache<T>)> {
+    pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, PreActivationCache<T>)> {
         let mut cache = PreActivationCache { layers: Vec::new(), projection: None, zero_pad: None };
         let mut shortcut = x.clone();
         let mut h = x.clone();
         for (bn, conv) in self.norms.iter().zip(&self.convs) {
             let (normal, bn_cache) = bn.forward(&h, mode)?;
-            let (active, relu_cache) = gates.relu(&self.activation, normal);
+            let (active, relu_cache) = self.activation.forward(&normal);
             if let (Some(projection), true) = (&self.projection, cache.layers.is_empty()) {
                 let (s, projection_cache) = projection.forward(&active)?; // S reads h₁
                 (shortcut, cache.projection) = (s, Some(projection_cache));

@@ -35,14 +35,13 @@ use super::block::{Block, BlockCache, ResidualBlock};
 use super::pre_activation::PreActivationBlock;
 use super::shortcut::Shortcut;
 use super::unit::{conv, Unit, UnitCache};
-use super::{fused, init, Cost};
-use crate::kernels::buffers::recycle;
+use super::{init, Cost};
 use crate::layers::batch_norm::BatchNorm2dCache;
 use crate::layers::conv2d::Conv2dCache;
 use crate::layers::linear::LinearCache;
 use crate::layers::pool::{GlobalAvgPoolCache, MaxPool2dCache};
 use crate::layers::relu::ReluCache;
-use crate::layers::{BatchNorm2d, Conv2d, Gates, GlobalAvgPool, Linear, MaxPool2d, Mode, Relu, ZeroPadShortcut};
+use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Relu, ZeroPadShortcut};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::{Array1, Array2, ArrayViewD, ArrayViewMutD};
@@ -57,12 +56,10 @@ pub struct ResNet<T> {
     pub max_pool: Option<MaxPool2d>,
     /// The blocks of each stage: `layer1`, `layer2`, … in the state dict.
     pub stages: Vec<Vec<Block<T>>>,
-    /// The batch norm behind the last block of a pre-activation network: `bn1` in the state dict.
+    /// The batch norm after the last block of a pre-activation network: `bn1` in the state dict.
     pub final_norm: Option<BatchNorm2d<T>>,
     /// The classifier: `fc` in the state dict.
     pub fc: Linear<T>,
-    /// Whether the stem is computed as in `model/fused.rs`; the blocks know themselves.
-    fused: bool,
 }
 
 /// The first layers of a network.
@@ -76,16 +73,15 @@ pub enum StemLayers<T> {
 }
 
 #[derive(Clone, Debug)]
-enum StemCache<T: Scalar> {
+enum StemCache<T> {
     Unit(Box<UnitCache<T>>),
-    Fused(Box<fused::StemCache<T>>),
     Conv(Conv2dCache<T>),
 }
 
 /// What [`ResNet::backward`] needs from the forward pass. Backward consumes it, so that the activations of a block are
 /// released as soon as its gradient is done.
 #[derive(Clone, Debug)]
-pub struct ResNetCache<T: Scalar> {
+pub struct ResNetCache<T> {
     stem: StemCache<T>,
     max_pool: Option<MaxPool2dCache>,
     stages: Vec<Vec<BlockCache<T>>>,
@@ -138,7 +134,6 @@ impl<T: Scalar> ResNet<T> {
         let features = architecture.features();
         Ok(ResNet {
             architecture: architecture.clone(),
-            fused: T::NAME == "float32",
             stem,
             max_pool,
             stages,
@@ -161,31 +156,18 @@ impl<T: Scalar> ResNet<T> {
     /// If `x` does not have three channels, an image is too small for the strides, or in training a batch norm is left
     /// with one value per channel.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Array2<T>, ResNetCache<T>)> {
-        self.forward_gated(x, mode, &mut Gates::Free)
-    }
-
-    /// The forward pass with its ReLU and max-pool choices recorded or replayed ([`Gates`]).
-    ///
-    /// # Errors
-    /// As [`ResNet::forward`].
-    pub fn forward_gated(
-        &self,
-        x: &Activation<T>,
-        mode: Mode,
-        gates: &mut Gates,
-    ) -> Result<(Array2<T>, ResNetCache<T>)> {
-        let (mut h, stem, max_pool) = self.forward_stem(x, mode, gates)?;
+        let (mut h, stem, max_pool) = self.forward_stem(x, mode)?;
         let mut stages = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             let mut caches = Vec::with_capacity(stage.len());
             for block in stage {
-                let (y, cache) = block.forward(&h, mode, gates)?;
+                let (y, cache) = block.forward(&h, mode)?;
                 h = y;
                 caches.push(cache);
             }
             stages.push(caches);
         }
-        let (h, final_norm) = self.forward_final_norm(h, mode, gates)?;
+        let (h, final_norm) = self.forward_final_norm(h, mode)?;
         let (features, pool) = GlobalAvgPool.forward(&h)?;
         let (logits, fc) = self.fc.forward(&features)?;
         Ok((logits, ResNetCache { stem, max_pool, stages, final_norm, pool, fc }))
@@ -232,13 +214,12 @@ impl<T: Scalar> ResNet<T> {
             for (i, (block, cache)) in stage.iter().zip(caches).enumerate().rev() {
                 let (dx, grads) = block.backward(&dh, &cache)?;
                 grads.collect(block, &block_path(index, i), &mut gradients);
-                recycle(std::mem::replace(&mut dh, dx));
+                dh = dx;
             }
         }
         // h = max_pool(stem(x))
         if let (Some(pool), Some(cache)) = (&self.max_pool, &max_pool) {
-            let dx = pool.backward(&dh, cache)?;
-            recycle(std::mem::replace(&mut dh, dx));
+            dh = pool.backward(&dh, cache)?;
         }
         let dx = match (&self.stem, &stem) {
             (StemLayers::Unit(unit), StemCache::Unit(cache)) => {
@@ -251,58 +232,28 @@ impl<T: Scalar> ResNet<T> {
                 grads.collect(unit, "", &mut gradients);
                 dx
             }
-            (StemLayers::Unit(unit), StemCache::Fused(cache)) => {
-                let (dx, grads) = fused::backward_stem(unit, &dh, cache, input_gradient)?;
-                grads.collect(unit, "", &mut gradients);
-                dx
-            }
             (StemLayers::Conv(conv), StemCache::Conv(cache)) => {
                 conv.parameter_gradients(&dh, cache)?.collect("conv1", &mut gradients);
                 input_gradient.then(|| conv.input_gradient(&dh, cache)).transpose()?
             }
             _ => panic!("the cache of a network of another kind"),
         };
-        recycle(dh);
         Ok((dx, gradients.in_order_of(self)))
     }
 
-    /// Logits in evaluation mode, keeping nothing for a backward pass: activations are released as they are used.
+    /// Logits in evaluation mode.
     ///
     /// # Errors
     /// As [`ResNet::forward`].
     pub fn predict(&self, x: &Activation<T>) -> Result<Array2<T>> {
-        let (mode, gates) = (Mode::Eval, &mut Gates::Free);
-        let mut h = match &self.stem {
-            StemLayers::Unit(unit) if self.fused && unit.fuses() => {
-                check_channels(x)?;
-                let h = fused::predict_stem(unit, x)?;
-                match &self.max_pool {
-                    Some(pool) => pool.forward(&h)?.0,
-                    None => h,
-                }
-            }
-            _ => self.forward_stem(x, mode, gates)?.0,
-        };
-        for block in self.stages.iter().flatten() {
-            let y = block.predict(&h)?;
-            recycle(std::mem::replace(&mut h, y));
-        }
-        let (h, _) = self.forward_final_norm(h, mode, gates)?;
-        let (features, _) = GlobalAvgPool.forward(&h)?;
-        Ok(self.fc.forward(&features)?.0)
+        Ok(self.forward(x, Mode::Eval)?.0)
     }
 
-    fn forward_stem(&self, x: &Activation<T>, mode: Mode, gates: &mut Gates) -> Result<StemResult<T>> {
+    fn forward_stem(&self, x: &Activation<T>, mode: Mode) -> Result<StemResult<T>> {
         check_channels(x)?;
         let (h, stem) = match &self.stem {
-            StemLayers::Unit(unit)
-                if self.fused && unit.fuses() && mode == Mode::Train && matches!(gates, Gates::Free) =>
-            {
-                let (h, cache) = fused::forward_stem(unit, x)?;
-                (h, StemCache::Fused(Box::new(cache)))
-            }
             StemLayers::Unit(unit) => {
-                let (h, cache) = unit.forward(x, mode, gates)?;
+                let (h, cache) = unit.forward(x, mode)?;
                 (h, StemCache::Unit(Box::new(cache)))
             }
             StemLayers::Conv(conv) => {
@@ -312,18 +263,18 @@ impl<T: Scalar> ResNet<T> {
         };
         match &self.max_pool {
             Some(pool) => {
-                let (h, cache) = gates.max_pool(pool, &h)?;
+                let (h, cache) = pool.forward(&h)?;
                 Ok((h, stem, Some(cache)))
             }
             None => Ok((h, stem, None)),
         }
     }
 
-    fn forward_final_norm(&self, h: Activation<T>, mode: Mode, gates: &mut Gates) -> Result<FinalNormResult<T>> {
+    fn forward_final_norm(&self, h: Activation<T>, mode: Mode) -> Result<FinalNormResult<T>> {
         match &self.final_norm {
             Some(bn) => {
                 let (h, bn_cache) = bn.forward(&h, mode)?;
-                let (h, relu_cache) = gates.relu(&Relu::new(), h);
+                let (h, relu_cache) = Relu::new().forward(&h);
                 Ok((h, Some((bn_cache, relu_cache))))
             }
             None => Ok((h, None)),
@@ -334,7 +285,6 @@ impl<T: Scalar> ResNet<T> {
     pub fn update_running_statistics(&mut self, cache: &ResNetCache<T>) {
         match (&mut self.stem, &cache.stem) {
             (StemLayers::Unit(unit), StemCache::Unit(cache)) => unit.update_running_statistics(cache),
-            (StemLayers::Unit(unit), StemCache::Fused(cache)) => unit.bn.update_running_statistics(&cache.unit.bn),
             _ => {}
         }
         for (block, cache) in self.stages.iter_mut().flatten().zip(cache.stages.iter().flatten()) {
@@ -361,17 +311,6 @@ impl<T: Scalar> ResNet<T> {
             }
         }
         Ok(())
-    }
-
-    /// Whether batch norm, ReLU and addition are computed inside the passes of the convolutions, where that is possible:
-    /// the default in f32. The results are the same to the bit.
-    pub fn set_fused(&mut self, fused: bool) {
-        self.fused = fused;
-        for block in self.stages.iter_mut().flatten() {
-            if let Block::Residual(block) = block {
-                block.fused = fused;
-            }
-        }
     }
 
     /// Every convolution in forward order, e.g. to force an algorithm.
@@ -502,12 +441,7 @@ fn build_block<T: Scalar>(architecture: &Architecture, shape: BlockShape) -> Res
         }
         _ => Shortcut::Identity,
     };
-    Ok(Block::Residual(ResidualBlock {
-        branch: units.collect(),
-        shortcut,
-        activation: Relu::new(),
-        fused: T::NAME == "float32",
-    }))
+    Ok(Block::Residual(ResidualBlock { branch: units.collect(), shortcut, activation: Relu::new() }))
 }
 
 /// `layer2.0`: torchvision counts stages from 1 and blocks from 0.

@@ -10,7 +10,7 @@
 
 use super::unit::{Unit, UnitCache, UnitGrads};
 use crate::layers::zero_pad_shortcut::ZeroPadShortcutCache;
-use crate::layers::{Gates, Mode, ZeroPadShortcut};
+use crate::layers::{Mode, ZeroPadShortcut};
 use crate::{Activation, Result, Scalar};
 
 /// S(x); see the [module documentation](self).
@@ -31,7 +31,7 @@ pub type ShortcutGradients<T> = (Option<Activation<T>>, Option<UnitGrads<T>>);
 
 /// What [`Shortcut::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub enum ShortcutCache<T: Scalar> {
+pub enum ShortcutCache<T> {
     /// Nothing.
     Trivial,
     /// Of option A.
@@ -54,7 +54,7 @@ impl<T: Scalar> Shortcut<T> {
                 (Some(y), ShortcutCache::ZeroPad(cache))
             }
             Shortcut::Projection(unit) => {
-                let (y, cache) = unit.forward(x, mode, &mut Gates::Free)?;
+                let (y, cache) = unit.forward(x, mode)?;
                 (Some(y), ShortcutCache::Projection(Box::new(cache)))
             }
         })

@@ -4,12 +4,12 @@
 //! y = act(bn(conv(x)))
 //! ```
 //!
-//! The convolution has no bias: the batch norm behind it would subtract it again.
+//! The convolution has no bias: the batch norm after it would subtract it again.
 
 use crate::layers::batch_norm::{BatchNorm2dCache, BatchNorm2dGrads};
 use crate::layers::conv2d::{Conv2dCache, Conv2dGrads};
 use crate::layers::relu::ReluCache;
-use crate::layers::{BatchNorm2d, Conv2d, Gates, Mode, Relu};
+use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Activation, Result, Scalar};
 use ndarray::{Array4, ArrayViewD, ArrayViewMutD};
@@ -29,7 +29,7 @@ pub struct Unit<T> {
 
 /// What [`Unit::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
-pub struct UnitCache<T: Scalar> {
+pub struct UnitCache<T> {
     conv: Conv2dCache<T>,
     bn: BatchNorm2dCache<T>,
     activation: Option<ReluCache<T>>,
@@ -64,12 +64,12 @@ impl<T: Scalar> Unit<T> {
     ///
     /// # Errors
     /// Those of the convolution and the batch norm.
-    pub fn forward(&self, x: &Activation<T>, mode: Mode, gates: &mut Gates) -> Result<(Activation<T>, UnitCache<T>)> {
+    pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, UnitCache<T>)> {
         let (h, conv) = self.conv.forward(x)?;
         let (h, bn) = self.bn.forward(&h, mode)?;
         let (y, activation) = match &self.activation {
             Some(relu) => {
-                let (y, cache) = gates.relu(relu, h);
+                let (y, cache) = relu.forward(&h);
                 (y, Some(cache))
             }
             None => (h, None),
@@ -106,11 +106,6 @@ impl<T: Scalar> Unit<T> {
             (Some(relu), Some(activation)) => self.bn.backward(&relu.backward(dy, activation)?, &cache.bn),
             _ => self.bn.backward(dy, &cache.bn),
         }
-    }
-
-    /// Whether the fused passes know everything this unit does.
-    pub(crate) fn fuses(&self) -> bool {
-        self.conv.bias.is_none()
     }
 
     /// Moves the running statistics towards those of the batch of a training pass.

@@ -13,5 +13,5 @@ pub mod schedule;
 pub mod sgd;
 
 pub use average::WeightAverage;
-pub use schedule::{Anneal, Decay, OneCycle, Progress, Schedule, Unit, Warmup, WarmupShape};
+pub use schedule::{Anneal, Decay, OneCycle, Schedule, TimeUnit, TrainingTime, Warmup, WarmupShape};
 pub use sgd::{DecayExemption, Sgd, SgdConfig};

@@ -41,27 +41,27 @@
 //! # Errors
 //! [`Schedule::new`] refuses what has no meaning (no or unsorted milestones, γ outside (0, 1], `pct_start` outside
 //! (0, 1), lengths of 0), so that every `Schedule` turns a finite base rate into one in [0, max(base, η_min)], up to rounding, everywhere. The
-//! PyTorch write-up of system 1 shows why: its function overwrote the argument `base_lr` with 0.1 and assigned the rate
+//! PyTorch write-up shows why: its function overwrote the argument `base_lr` with 0.1 and assigned the rate
 //! only inside the branch "there are milestones", so that every base rate was 0.1 and a schedule without milestones had
 //! none. Here the base rate is an argument that nothing can overwrite, "no milestones" is called [`Decay::Constant`],
 //! and `match` has no branch without a value.
 //!
 //! # Example
 //! ```
-//! use resnet_by_hand::optim::{Progress, Schedule};
+//! use resnet_by_hand::optim::{TrainingTime, Schedule};
 //! let schedule: Schedule = "multistep:2,3@0.5".parse()?;
 //! // Four epochs of ten steps.
-//! let rates = [0, 19, 20, 29, 30, 39].map(|step| schedule.lr(8.0, Progress::new(step, 10, 40).unwrap()));
+//! let rates = [0, 19, 20, 29, 30, 39].map(|step| schedule.lr(8.0, TrainingTime::new(step, 10, 40).unwrap()));
 //! assert_eq!(rates, [8.0, 8.0, 4.0, 4.0, 2.0, 2.0]);
 //!
 //! // A first epoch from a quarter up to the whole, by the step: 1/4 + 3/4 · t/10.
 //! let schedule: Schedule = "warmup:1@0.25+multistep:2,3@0.5".parse()?;
-//! let rates = [0, 5, 10].map(|step| schedule.lr(8.0, Progress::new(step, 10, 40).unwrap()));
+//! let rates = [0, 5, 10].map(|step| schedule.lr(8.0, TrainingTime::new(step, 10, 40).unwrap()));
 //! assert_eq!(rates, [2.0, 5.0, 8.0]);
 //!
 //! let schedule: Schedule = "cosine".parse()?;
-//! assert_eq!(schedule.lr(8.0, Progress::new(0, 10, 40)?), 8.0);
-//! assert!((schedule.lr(8.0, Progress::new(20, 10, 40)?) - 4.0).abs() < 1e-15);
+//! assert_eq!(schedule.lr(8.0, TrainingTime::new(0, 10, 40)?), 8.0);
+//! assert!((schedule.lr(8.0, TrainingTime::new(20, 10, 40)?) - 4.0).abs() < 1e-15);
 //! assert_eq!(schedule.to_string(), "cosine");
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
@@ -74,7 +74,7 @@ use std::str::FromStr;
 
 /// What a schedule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub enum TimeUnit {
     /// Passes over the training set.
     Epoch,
     /// Updates of the parameters, "iterations" in He et al. 2015.
@@ -84,23 +84,23 @@ pub enum Unit {
 /// A position in a run: step `step` of `total_steps`, `steps_per_epoch` of them to an epoch.
 ///
 /// ```
-/// use resnet_by_hand::optim::Progress;
-/// // System 2: 50,000 images in batches of 64 are 782 steps an epoch, 10 epochs.
-/// let progress = Progress::in_epoch(3, 7, 782, 10)?;
+/// use resnet_by_hand::optim::TrainingTime;
+/// // 50,000 images in batches of 64 are 782 steps an epoch, 10 epochs.
+/// let progress = TrainingTime::in_epoch(3, 7, 782, 10)?;
 /// assert_eq!((progress.step(), progress.total_steps()), (3 * 782 + 7, 7820));
 /// assert_eq!((progress.epoch(), progress.step_in_epoch()), (3, 7));
 /// // He et al. 2015: 64k iterations of 391 to an epoch end within epoch 163, the 164th.
-/// assert_eq!(Progress::new(63_999, 391, 64_000)?.epochs(), 164);
+/// assert_eq!(TrainingTime::new(63_999, 391, 64_000)?.epochs(), 164);
 /// # Ok::<(), resnet_by_hand::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct TrainingTime {
     step: usize,
     steps_per_epoch: usize,
     total_steps: usize,
 }
 
-impl Progress {
+impl TrainingTime {
     /// Before update number `step`, counted from 0 over the whole run. `step` may be `total_steps` or more.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl Progress {
             let message = format!("expects at least one step, got {steps_per_epoch} an epoch and {total_steps} in all");
             return Err(Error::argument("progress", message));
         }
-        Ok(Progress { step, steps_per_epoch, total_steps })
+        Ok(TrainingTime { step, steps_per_epoch, total_steps })
     }
 
     /// Before step `step_in_epoch` of epoch `epoch`, both counted from 0, in a run of whole epochs.
@@ -118,7 +118,7 @@ impl Progress {
     /// # Errors
     /// If `steps_per_epoch` or `epochs` is 0.
     pub fn in_epoch(epoch: usize, step_in_epoch: usize, steps_per_epoch: usize, epochs: usize) -> Result<Self> {
-        Progress::new(epoch * steps_per_epoch + step_in_epoch, steps_per_epoch, epochs * steps_per_epoch)
+        TrainingTime::new(epoch * steps_per_epoch + step_in_epoch, steps_per_epoch, epochs * steps_per_epoch)
     }
 
     /// Updates done so far.
@@ -152,10 +152,10 @@ impl Progress {
     }
 
     /// Units done so far, and in the whole run.
-    fn counted(&self, unit: Unit) -> (usize, usize) {
+    fn counted(&self, unit: TimeUnit) -> (usize, usize) {
         match unit {
-            Unit::Epoch => (self.epoch(), self.epochs()),
-            Unit::Step => (self.step, self.total_steps),
+            TimeUnit::Epoch => (self.epoch(), self.epochs()),
+            TimeUnit::Step => (self.step, self.total_steps),
         }
     }
 }
@@ -170,7 +170,7 @@ pub enum Decay {
         /// The first epoch or step of each lower rate; increasing, none of them 0.
         milestones: Vec<usize>,
         /// What the milestones count.
-        unit: Unit,
+        unit: TimeUnit,
         /// Factor in (0, 1].
         gamma: f64,
     },
@@ -179,14 +179,14 @@ pub enum Decay {
         /// Length of a stair, at least 1.
         every: usize,
         /// What `every` counts.
-        unit: Unit,
+        unit: TimeUnit,
         /// Factor in (0, 1].
         gamma: f64,
     },
     /// Half a cosine from the base rate to `eta_min` over the whole run.
     Cosine {
         /// Whether the rate moves at every step or once an epoch.
-        unit: Unit,
+        unit: TimeUnit,
         /// The rate at the end, at least 0.
         eta_min: f64,
     },
@@ -240,7 +240,7 @@ pub struct Warmup {
     /// Length, at least 1.
     pub length: usize,
     /// What `length` counts. The factor moves at every step in either case.
-    pub unit: Unit,
+    pub unit: TimeUnit,
     /// The factor of the first step, in (0, 1].
     pub start_factor: f64,
 }
@@ -255,10 +255,10 @@ pub enum WarmupShape {
 }
 
 impl Warmup {
-    fn factor(&self, progress: Progress) -> f64 {
+    fn factor(&self, progress: TrainingTime) -> f64 {
         let steps = match self.unit {
-            Unit::Epoch => self.length.saturating_mul(progress.steps_per_epoch),
-            Unit::Step => self.length,
+            TimeUnit::Epoch => self.length.saturating_mul(progress.steps_per_epoch),
+            TimeUnit::Step => self.length,
         };
         if progress.step >= steps {
             return 1.0;
@@ -347,7 +347,7 @@ impl Schedule {
     }
 
     /// The learning rate η for the update at `progress`, for a run whose base rate is `base_lr`.
-    pub fn lr(&self, base_lr: f64, progress: Progress) -> f64 {
+    pub fn lr(&self, base_lr: f64, progress: TrainingTime) -> f64 {
         let lr = match &self.decay {
             Decay::Constant => base_lr,
             Decay::MultiStep { milestones, unit, gamma } => {
@@ -490,8 +490,8 @@ fn read_decay(text: &str) -> Result<Decay> {
         }
         "cosine" => {
             let unit = match arguments {
-                None => Unit::Step,
-                Some("epoch") => Unit::Epoch,
+                None => TimeUnit::Step,
+                Some("epoch") => TimeUnit::Epoch,
                 Some(other) => return refuse(format!("cosine takes only `epoch` after `:`, got `{other}`")),
             };
             Ok(Decay::Cosine { unit, eta_min: value.map_or(Ok(0.0), |value| read_number(name, value))? })
@@ -550,8 +550,8 @@ fn read_number(name: &str, text: &str) -> Result<f64> {
 }
 
 /// `80` (epochs) or `32000s` (steps).
-fn read_count(name: &str, text: &str) -> Result<(usize, Unit)> {
-    let (digits, unit) = text.strip_suffix('s').map_or((text, Unit::Epoch), |digits| (digits, Unit::Step));
+fn read_count(name: &str, text: &str) -> Result<(usize, TimeUnit)> {
+    let (digits, unit) = text.strip_suffix('s').map_or((text, TimeUnit::Epoch), |digits| (digits, TimeUnit::Step));
     match digits.parse() {
         Ok(count) => Ok((count, unit)),
         Err(_) => refuse(format!("{name} expects whole numbers such as 80 (epochs) or 32000s (steps), got `{text}`")),
@@ -561,8 +561,8 @@ fn read_count(name: &str, text: &str) -> Result<(usize, Unit)> {
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let suffix = |unit| match unit {
-            Unit::Epoch => "",
-            Unit::Step => "s",
+            TimeUnit::Epoch => "",
+            TimeUnit::Step => "s",
         };
         if let Some(Warmup { shape, length, unit, start_factor }) = self.warmup {
             let name = match shape {
@@ -580,8 +580,8 @@ impl fmt::Display for Schedule {
             Decay::Step { every, unit, gamma } => write!(f, "step:{every}{}@{gamma}", suffix(*unit)),
             Decay::Cosine { unit, eta_min } => {
                 f.write_str(match unit {
-                    Unit::Epoch => "cosine:epoch",
-                    Unit::Step => "cosine",
+                    TimeUnit::Epoch => "cosine:epoch",
+                    TimeUnit::Step => "cosine",
                 })?;
                 if *eta_min == 0.0 {
                     Ok(())
@@ -656,7 +656,7 @@ mod tests {
             for word in words {
                 let (step, expected) = word.split_once('=').unwrap();
                 let (step, expected): (usize, f64) = (step.parse().unwrap(), expected.parse().unwrap());
-                let got = schedule.lr(base, Progress::new(step, per_epoch, total).unwrap());
+                let got = schedule.lr(base, TrainingTime::new(step, per_epoch, total).unwrap());
                 let error = (got - expected).abs();
                 let bound = tolerance(text, base, step, expected);
                 assert!(error <= bound, "{text} at step {step}: {got:e}, PyTorch {expected:e}, bound {bound:e}");
@@ -669,17 +669,17 @@ mod tests {
     }
 
     #[test]
-    fn system_1_and_the_paper_by_hand() {
-        let system_1 = schedule("multistep:80,110,130@0.1");
-        let at_epoch = |epoch, step| system_1.lr(0.1, Progress::in_epoch(epoch, step, 1563, 150).unwrap());
+    fn multistep_schedules_by_hand() {
+        let steps_of_epochs = schedule("multistep:80,110,130@0.1");
+        let at_epoch = |epoch, step| steps_of_epochs.lr(0.1, TrainingTime::in_epoch(epoch, step, 1563, 150).unwrap());
         // The last step of epoch 79 still has the old rate, the first of epoch 80 the new one.
         assert_eq!((at_epoch(79, 1562), at_epoch(80, 0)), (0.1, 0.1 * 0.1));
         assert_eq!(at_epoch(149, 1562), 0.1 * 0.1 * 0.1 * 0.1);
         // Its known error 3: the base rate is what the caller says.
-        assert_eq!(system_1.lr(0.02, Progress::in_epoch(0, 0, 1563, 150).unwrap()), 0.02);
+        assert_eq!(steps_of_epochs.lr(0.02, TrainingTime::in_epoch(0, 0, 1563, 150).unwrap()), 0.02);
 
         let paper = schedule("hold:400s@0.1+multistep:32000s,48000s@0.1");
-        let at_step = |step| paper.lr(0.1, Progress::new(step, 391, 64_000).unwrap());
+        let at_step = |step| paper.lr(0.1, TrainingTime::new(step, 391, 64_000).unwrap());
         assert_eq!((at_step(399), at_step(400)), (0.1 * 0.1, 0.1));
         assert_eq!((at_step(31_999), at_step(32_000)), (0.1, 0.1 * 0.1));
     }
@@ -688,7 +688,7 @@ mod tests {
     fn one_cycle_by_hand() {
         // 20 steps, half up: top at step 9; base 8, first 8/4 = 2, last 2/2 = 1 at step 19.
         let cycle = schedule("onecycle:pct_start=0.5,div_factor=4,final_div_factor=2,anneal=linear");
-        let at = |step| cycle.lr(8.0, Progress::new(step, 5, 20).unwrap());
+        let at = |step| cycle.lr(8.0, TrainingTime::new(step, 5, 20).unwrap());
         assert_eq!((at(0), at(3), at(9), at(19)), (2.0, 4.0, 8.0, 1.0));
         assert!((at(14) - 4.5).abs() < 1e-15, "half-way down from 8 to 1");
         assert_eq!((at(20), at(1000)), (1.0, 1.0));
@@ -696,13 +696,13 @@ mod tests {
 
     #[test]
     fn epochs_and_steps_are_told_apart() {
-        let at = |text: &str, step| schedule(text).lr(1.0, Progress::new(step, 10, 40).unwrap());
+        let at = |text: &str, step| schedule(text).lr(1.0, TrainingTime::new(step, 10, 40).unwrap());
         assert_eq!((at("step:2@0.5", 19), at("step:2@0.5", 20)), (1.0, 0.5));
         assert_eq!((at("step:2s@0.5", 1), at("step:2s@0.5", 20)), (1.0, 0.5f64.powi(10)));
         assert_eq!(at("cosine:epoch", 9), 1.0);
         assert!(at("cosine", 9) < 0.9);
         // A run that ends within its third epoch: E = 3, T = 25.
-        let part = |text: &str, step| schedule(text).lr(1.0, Progress::new(step, 10, 25).unwrap());
+        let part = |text: &str, step| schedule(text).lr(1.0, TrainingTime::new(step, 10, 25).unwrap());
         assert!((part("cosine:epoch", 10) - 0.75).abs() < 1e-15, "(1 + cos(π/3))/2");
         assert_eq!((part("cosine@0.125", 25), part("cosine@0.125", 99)), (0.125, 0.125));
     }
@@ -731,7 +731,7 @@ mod tests {
             let schedule = schedule(text);
             for (per_epoch, total) in [(1, 1), (1, 2), (3, 1), (1, 3), (2, 4), (7, 20), (391, 1000)] {
                 for step in (0..2 * total).chain([usize::MAX]) {
-                    let lr = schedule.lr(0.1, Progress::new(step, per_epoch, total).unwrap());
+                    let lr = schedule.lr(0.1, TrainingTime::new(step, per_epoch, total).unwrap());
                     assert!((0.0..=0.1000001).contains(&lr), "{text} at step {step} of {total}: {lr}");
                 }
             }
@@ -795,10 +795,10 @@ mod tests {
             assert!(message.contains(reason), "`{text}`: {message}");
             assert!(FORMS.iter().all(|(_, example, _)| message.contains(example)), "`{text}`: {message}");
         }
-        let none = Decay::MultiStep { milestones: vec![], unit: Unit::Epoch, gamma: 0.1 };
+        let none = Decay::MultiStep { milestones: vec![], unit: TimeUnit::Epoch, gamma: 0.1 };
         let message = Schedule::new(none).unwrap_err().to_string();
         assert_eq!(message, "schedule: multistep expects at least one milestone; without any, write `constant`");
-        assert!(Progress::new(0, 0, 1).is_err() && Progress::new(0, 1, 0).is_err());
-        assert!(Progress::in_epoch(0, 0, 5, 0).is_err());
+        assert!(TrainingTime::new(0, 0, 1).is_err() && TrainingTime::new(0, 1, 0).is_err());
+        assert!(TrainingTime::in_epoch(0, 0, 5, 0).is_err());
     }
 }

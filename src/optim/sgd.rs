@@ -88,7 +88,7 @@
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
-use crate::kernels::simd::wide;
+use crate::engine::kernels::simd::wide;
 use crate::parameters::{Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
 use ndarray::{ArrayD, ArrayViewMutD};

@@ -12,9 +12,9 @@
 use super::compare::{compare, Outcome, Report, Verdict};
 use super::dump::{dump, dump_disturbed, largest, tolerance_key, with_tolerances, Goal, Request};
 use super::layer::{name_loss, sgd, sgd_request, Settings, Task};
-use super::program::{Disturb, Layer, Passage, Program, Step, Value};
 use crate::layers::{BatchNorm2d, Mode, Reduction, Relu, RunningVariance};
 use crate::parameters::Gradients;
+use crate::program::{Disturb, Layer, Passage, Program, Step, Value};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Activation, Result};
 use ndarray::{Array1, Array2, Array4, ArrayD, Axis, Ix4};

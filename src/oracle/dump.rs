@@ -18,12 +18,11 @@
 //! round. Elements that are so with and without noise have no part in it: of them only the same fit.
 
 use super::diagnose::Mistake;
-use super::program::{Backward, Both, Disturb, Forward, Program, Undisturbed, Value};
 use super::rounding::{Kinks, Rounding, MULTIPLE, RUNS};
-use crate::kernels::buffers::clear;
 use crate::layers::{nchw_to_nhwc, nhwc_to_nchw, Mode, SoftmaxCrossEntropy};
 use crate::optim::{Sgd, SgdConfig};
 use crate::parameters::{Gradients, Parameters, Role};
+use crate::program::{Backward, Both, Disturb, Forward, Program, Undisturbed, Value};
 use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::{Error, Result, Scalar};
 use ndarray::{arr0, ArrayD, Ix2, Ix4};
@@ -188,8 +187,6 @@ impl<'a> Exact<'a> {
             }
             entries.push((tolerance_key(dtype), lines));
         }
-        // Eleven passes have left arrays for a twelfth.
-        clear::<f64>();
         Ok((self.tensors, entries))
     }
 

@@ -17,12 +17,10 @@
 //! With `grad_output` there is a backward pass, too. What comes out is named as in [`mod@super::dump`]. What stands in parentheses may be left out.
 
 use super::dump::{dump, largest, tolerance_key, Goal, Request, Stepper};
-use super::program::{Layer, Program};
 use super::rounding::MULTIPLE;
 use crate::error::nearest;
 use crate::layers::{
-    AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, Linear, MaxPool2d, Mode, Reduction, Relu, SoftmaxCrossEntropy,
-    ZeroPadShortcut,
+    AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Mode, Reduction, Relu, SoftmaxCrossEntropy, ZeroPadShortcut,
 };
 use crate::model::block::ResidualBlock;
 use crate::model::pre_activation::PreActivationBlock;
@@ -31,6 +29,7 @@ use crate::model::unit::Unit;
 use crate::model::Block;
 use crate::optim::SgdConfig;
 use crate::parameters::{Gradients, Parameters, Role};
+use crate::program::{Layer, Program};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result, Scalar};
 use ndarray::{Array1, ArrayD, ArrayViewD, ArrayViewMutD, Dimension, Ix1, Ix2, Ix4};
@@ -242,7 +241,6 @@ fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<La
             padding: settings.pair("padding")?.unwrap_or([0, 0]),
             dilation: settings.pair("dilation")?.unwrap_or([1, 1]),
             groups: settings.count("groups")?.unwrap_or(1),
-            algorithm: Conv2dAlgorithm::Gemm,
         }),
         "batch_norm" => {
             *mode = settings.mode()?;
@@ -379,7 +377,6 @@ fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Blo
                 _ => Shortcut::Absent,
             },
             activation: Relu::new(),
-            fused: false,
         })
     };
     let (eps, momentum) = (settings.number("eps", 1e-5)?, settings.number("momentum", 0.1)?);

@@ -1,7 +1,6 @@
 //! The oracle: somebody else's numbers in, a verdict they can act on out.
 //!
-//! - [`program`]: a network taken apart into its steps, so that every value and every gradient has a name;
-//! - [`mod@dump`]: a pass as named tensors, with how far an implementation may be off ([`rounding`]);
+//! - [`mod@dump`]: a pass through a [`program`](crate::program) as named tensors, with how far an implementation may be off ([`rounding`]);
 //! - [`layer`]: the same for one layer, one block, one step of SGD;
 //! - [`mod@compare`]: two dumps, and the first module in the order of execution where they part;
 //! - [`mod@diagnose`]: which classic misunderstanding explains the difference;
@@ -16,7 +15,6 @@ pub mod dump;
 pub mod layer;
 pub mod mutants;
 pub mod pack;
-pub mod program;
 pub mod rounding;
 pub mod score;
 
@@ -24,4 +22,3 @@ pub use compare::{compare, Report, Tolerance, Verdict};
 pub use diagnose::{diagnose, Diagnosis, Mistake};
 pub use dump::{dump, Goal, Request};
 pub use layer::Settings;
-pub use program::Program;

@@ -20,10 +20,10 @@ pub mod folder;
 
 use super::dump::{Goal, Request};
 use super::layer::{prepare, run, Settings, Task};
-use super::program::Program;
 use crate::layers::{Mode, SoftmaxCrossEntropy};
 use crate::model::{Architecture, ResNet, Stage};
 use crate::parameters::{Parameters as _, Role};
+use crate::program::Program;
 use crate::rng::{name_hash, stream, Purpose};
 use crate::tensors::{Tensor, Tensors};
 use crate::Result;

@@ -39,9 +39,9 @@
 //! It is a model, not a proof: it knows the order of an implementation's errors, not the constant, hence the multiple. A mistake
 //! is off by far more than both: in `f64` by a factor of 10⁶ and more.
 
-use super::program::{Disturb, Forward, Layer, Passage, Program, Step, Value};
 use crate::layers::MaxPool2d;
 use crate::parameters::Gradients;
+use crate::program::{Disturb, Forward, Layer, Passage, Program, Step, Value};
 use crate::rng::{name_hash, stream, Purpose, Rng};
 use crate::{Activation, Scalar};
 use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension, Zip};
@@ -365,11 +365,7 @@ mod tests {
         let mut program = Program::new();
         program.push("relu", Layer::Relu(crate::layers::Relu::new()), 0);
         let forward = |x: &Activation<f64>| {
-            program.forward(
-                Value::Images(x.clone()),
-                crate::layers::Mode::Train,
-                &mut super::super::program::Undisturbed,
-            )
+            program.forward(Value::Images(x.clone()), crate::layers::Mode::Train, &mut crate::program::Undisturbed)
         };
         let exact = forward(&x).unwrap();
         let mut kinks = Kinks::new(&program, &exact);

@@ -19,11 +19,12 @@
 use super::trainer::{Position, Snapshot, Sums};
 use super::Trainer;
 use crate::data::Dataset;
-use crate::formats::{atomic, safetensors, state_dict};
+use crate::formats::{atomic, safetensors};
 use crate::model::ResNet;
 use crate::optim::WeightAverage;
 use crate::rng::{fnv1a, FNV_OFFSET};
 use crate::tensors::{Tensor, Tensors};
+use crate::weights::state_dict;
 use crate::{Error, Result};
 use ndarray::arr1;
 use serde_json::{json, Value};
@@ -351,6 +352,7 @@ impl Checkpoints {
 mod tests {
     use super::*;
     use crate::data::embedded;
+    use crate::engine::Engine;
     use crate::model::Architecture;
     use crate::parameters::fingerprint;
     use crate::train::Recipe;
@@ -381,13 +383,17 @@ mod tests {
         Recipe { epochs: 2, batch_size: 7, ..Recipe::by_name("demo").unwrap() }
     }
 
+    fn executor() -> Arc<Engine> {
+        Arc::new(Engine::default())
+    }
+
     fn trainer() -> Trainer<f32> {
         trainer_of(recipe())
     }
 
     fn trainer_of(recipe: Recipe) -> Trainer<f32> {
         let model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
-        Trainer::new(model, recipe, data()).unwrap()
+        Trainer::new(model, executor(), recipe, data()).unwrap()
     }
 
     fn of(trainer: &Trainer<f32>) -> Checkpoint {
@@ -423,7 +429,7 @@ mod tests {
             assert_eq!(read.data, data_hash(&data()));
             let mut model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 99).unwrap();
             Checkpoint::load(&path, &read.model, &mut model).unwrap();
-            broken = Trainer::resume(model, read.snapshot(), recipe.clone(), data()).unwrap();
+            broken = Trainer::resume(model, executor(), read.snapshot(), recipe.clone(), data()).unwrap();
             breaks += 1;
         }
         assert_eq!(breaks, 2 * steps);
@@ -479,7 +485,7 @@ mod tests {
         let trainer = trainer();
         let resume = |position: Position, momentum: Vec<(String, ArrayD<f32>)>| {
             let snapshot = Snapshot { position, momentum, average: Vec::new() };
-            let error = Trainer::resume(trainer.model().clone(), snapshot, recipe(), data());
+            let error = Trainer::resume(trainer.model().clone(), executor(), snapshot, recipe(), data());
             error.map(|_| ()).map_err(|error| error.to_string())
         };
         let at = |epoch, step| Position { epoch, step, ..Position::default() };
@@ -491,7 +497,8 @@ mod tests {
         assert!(resume(at(1, 0), vec![buffer]).is_err());
         // An average that is not there.
         let recipe = Recipe { ema_decay: 0.9, ..recipe() };
-        let error = Trainer::resume(trainer.model().clone(), Snapshot::default(), recipe, data()).map(|_| ());
+        let error =
+            Trainer::resume(trainer.model().clone(), executor(), Snapshot::default(), recipe, data()).map(|_| ());
         assert!(error.unwrap_err().to_string().contains("expects an average of conv1.weight, there is none"));
     }
 }

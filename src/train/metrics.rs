@@ -1,8 +1,8 @@
 //! What is measured during training and evaluation.
 
+use super::Executor;
 use crate::data::loader::LoaderOptions;
 use crate::data::{Dataset, Loader, Normalization};
-use crate::kernels::buffers::recycle;
 use crate::layers::softmax_cross_entropy::log_softmax;
 use crate::model::ResNet;
 use crate::{Activation, Error, Result, Scalar};
@@ -134,14 +134,19 @@ impl EvaluationOptions {
 ///
 /// # Errors
 /// If the network cannot take such images.
-pub fn logits<T: Scalar>(model: &ResNet<T>, x: &Activation<T>, test_flip: bool) -> Result<Array2<T>> {
-    let logits = model.predict(x)?;
+pub fn logits<T: Scalar>(
+    executor: &dyn Executor<T>,
+    model: &ResNet<T>,
+    x: &Activation<T>,
+    test_flip: bool,
+) -> Result<Array2<T>> {
+    let logits = executor.predict(model, x)?;
     if !test_flip {
         return Ok(logits);
     }
     let mirrored = x.slice(s![.., .., ..;-1, ..]).as_standard_layout().into_owned().into_shared();
     let half = T::of(0.5);
-    Ok((logits + model.predict(&mirrored)?).mapv_into(|z| half * z))
+    Ok((logits + executor.predict(model, &mirrored)?).mapv_into(|z| half * z))
 }
 
 /// Classifies every image of `dataset`; the result does not depend on the batch size up to the rounding of the products, and not at
@@ -150,11 +155,12 @@ pub fn logits<T: Scalar>(model: &ResNet<T>, x: &Activation<T>, test_flip: bool) 
 /// # Errors
 /// If the data set is empty, has classes the network does not know, or images it cannot take.
 pub fn evaluate<T: Scalar>(
+    executor: &dyn Executor<T>,
     model: &ResNet<T>,
     dataset: &Arc<Dataset>,
     options: EvaluationOptions,
 ) -> Result<Evaluation> {
-    evaluate_each(model, dataset, options, &mut |_| ())
+    evaluate_each(executor, model, dataset, options, &mut |_| ())
 }
 
 /// [`evaluate`], with a look at every image, in the order of the data set.
@@ -162,6 +168,7 @@ pub fn evaluate<T: Scalar>(
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_each<T: Scalar>(
+    executor: &dyn Executor<T>,
     model: &ResNet<T>,
     dataset: &Arc<Dataset>,
     options: EvaluationOptions,
@@ -177,8 +184,7 @@ pub fn evaluate_each<T: Scalar>(
     let (mut loss, mut top1, mut top5) = (0.0, 0, 0);
     let mut confusion = Array2::zeros((classes, classes));
     for batch in loader.epoch(0) {
-        let logits = logits(model, &batch.images, test_flip)?;
-        recycle(batch.images);
+        let logits = logits(executor, model, &batch.images, test_flip)?;
         let log_p = log_softmax(&logits);
         let p = log_softmax(&logits.mapv(|z| z.as_f64())).mapv(f64::exp);
         for (i, (row, &target)) in logits.outer_iter().zip(&batch.labels).enumerate() {
@@ -218,6 +224,7 @@ mod tests {
     use super::*;
     use crate::data::embedded;
     use crate::model::Architecture;
+    use crate::train::Reference;
     use ndarray::{array, Array4};
 
     #[test]
@@ -236,10 +243,10 @@ mod tests {
         let x = Array4::from_shape_fn((2, 8, 7, 3), |(n, i, j, c)| ((13 * n + 5 * i + 3 * j * j + c) % 11) as f64);
         let mirrored = Array4::from_shape_fn((2, 8, 7, 3), |(n, i, j, c)| x[[n, i, 6 - j, c]]).into_shared();
         let x = x.into_shared();
-        let plain = logits(&model, &x, false).unwrap();
-        let both = logits(&model, &x, true).unwrap();
-        assert_eq!(both, logits(&model, &mirrored, true).unwrap());
-        assert_eq!(both, (&plain + logits(&model, &mirrored, false).unwrap()) / 2.0);
+        let plain = logits(&Reference, &model, &x, false).unwrap();
+        let both = logits(&Reference, &model, &x, true).unwrap();
+        assert_eq!(both, logits(&Reference, &model, &mirrored, true).unwrap());
+        assert_eq!(both, (&plain + logits(&Reference, &model, &mirrored, false).unwrap()) / 2.0);
         assert_ne!(both, plain);
     }
 
@@ -249,10 +256,10 @@ mod tests {
         let some = Arc::new(test.subset(&[0, 7, 100, 250, 499]).unwrap());
         let model = ResNet::<f32>::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
         let mut seen = Vec::new();
-        let options = EvaluationOptions::new(Normalization::SYSTEM1, 2);
+        let options = EvaluationOptions::new(Normalization::CIFAR10, 2);
         let mut look = |prediction| seen.push(prediction);
-        let evaluation = evaluate_each(&model, &some, options, &mut look).unwrap();
-        assert_eq!(evaluation, evaluate(&model, &some, options).unwrap());
+        let evaluation = evaluate_each(&Reference, &model, &some, options, &mut look).unwrap();
+        assert_eq!(evaluation, evaluate(&Reference, &model, &some, options).unwrap());
         assert_eq!(seen.iter().map(|p| p.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
         let mut confusion = Array2::<usize>::zeros((10, 10));
         for p in &seen {
@@ -275,10 +282,10 @@ mod tests {
     fn ranks_are_counted_as_they_are_defined() {
         let images = Arc::new(embedded::load().test.subset(&(0..40).collect::<Vec<_>>()).unwrap());
         let model = ResNet::<f64>::new(&Architecture::by_name("resnet8").unwrap(), 1).unwrap();
-        let logits = model.predict(&Normalization::SYSTEM1.apply(images.pixels.view()).unwrap()).unwrap();
+        let logits = model.predict(&Normalization::CIFAR10.apply(images.pixels.view()).unwrap()).unwrap();
         let rank = |(row, &label): (ArrayView1<f64>, &u8)| row.iter().filter(|&&z| z > row[usize::from(label)]).count();
         let ranks: Vec<usize> = logits.outer_iter().zip(&images.labels).map(rank).collect();
-        let found = evaluate(&model, &images, EvaluationOptions::new(Normalization::SYSTEM1, 12)).unwrap();
+        let found = evaluate(&Reference, &model, &images, EvaluationOptions::new(Normalization::CIFAR10, 12)).unwrap();
         let below = |most: usize| ranks.iter().filter(|&&rank| rank < most).count();
         assert_eq!((found.top1, found.top5), (below(1), below(5)));
         // One class more or less would be another number.

@@ -56,8 +56,8 @@ pub struct Recipe {
 /// Every named recipe with a line about it.
 pub const RECIPES: &[(&str, &str)] = &[
     ("paper", "He et al. 2015 section 4.2: 64,000 steps, lr divided by 10 after 32,000 and 48,000"),
-    ("system1", "a public ResNet-34 for CIFAR-10: 150 epochs of 32, lr 0.1 divided by 10 at epochs 80, 110, 130"),
-    ("system2", "a public ResNet-50 notebook: 10 epochs of 64, lr 0.01, no crops or flips"),
+    ("resnet34-150", "a public ResNet-34 for CIFAR-10: 150 epochs of 32, lr 0.1 divided by 10 at epochs 80, 110, 130"),
+    ("resnet50-10", "a public ResNet-50 notebook: 10 epochs of 64, lr 0.01, no crops or flips"),
     ("quick", "10 epochs of 128, one cycle up to lr 0.4, Nesterov, weight decay 5e-4"),
     ("demo", "for the embedded images: about a minute on two cores"),
 ];
@@ -75,6 +75,12 @@ impl Recipe {
     /// # Ok::<(), resnet_by_hand::Error>(())
     /// ```
     pub fn by_name(name: &str) -> Result<Self> {
+        // Older run folders have the first names.
+        let name = match name {
+            "system1" => "resnet34-150",
+            "system2" => "resnet50-10",
+            name => name,
+        };
         let schedule = |text: &str| text.parse::<Schedule>().expect("a valid schedule");
         // Section 4.2 of the paper, but for the normalisation: the paper subtracts the mean image, here each channel is
         // normalised. (For 110 layers it warms up: `hold:400s@0.1+multistep:32000s,48000s@0.1`.)
@@ -100,7 +106,7 @@ impl Recipe {
             accumulate: 1,
             ema_decay: 0.0,
             augmentation: Augmentation::STANDARD,
-            normalization: Normalization::SYSTEM1,
+            normalization: Normalization::CIFAR10,
             test_flip: false,
             validation: 5000,
             validate_every: 1,
@@ -110,7 +116,7 @@ impl Recipe {
         };
         match name {
             "paper" => Ok(paper),
-            "system1" => Ok(Recipe {
+            "resnet34-150" => Ok(Recipe {
                 model: "resnet34-cifar7x7".to_string(),
                 epochs: 150,
                 batch_size: 32,
@@ -119,14 +125,14 @@ impl Recipe {
                 validation: 0,
                 ..paper
             }),
-            "system2" => Ok(Recipe {
+            "resnet50-10" => Ok(Recipe {
                 model: "resnet50".to_string(),
                 epochs: 10,
                 batch_size: 64,
                 lr: 0.01,
                 schedule: schedule("step:10@0.1"),
                 augmentation: Augmentation::NONE,
-                normalization: Normalization::SYSTEM2,
+                normalization: Normalization::CIFAR10_IMAGE_STD,
                 validation: 0,
                 ..paper
             }),

@@ -2,6 +2,7 @@
 //!
 //! ```
 //! use resnet_by_hand::data::embedded;
+//! use resnet_by_hand::engine::Engine;
 //! use resnet_by_hand::model::{Architecture, ResNet};
 //! use resnet_by_hand::train::{evaluate, Recipe, Trainer};
 //! use std::ops::ControlFlow;
@@ -12,28 +13,29 @@
 //! let recipe = Recipe { epochs: 1, batch_size: 10, ..Recipe::by_name("demo")? };
 //! let model = ResNet::<f32>::new(&Architecture::by_name("resnet8")?, recipe.seed)?;
 //!
-//! let mut trainer = Trainer::new(model, recipe, train.clone())?;
+//! let engine = Arc::new(Engine::default());
+//! let mut trainer = Trainer::new(model, engine.clone(), recipe, train.clone())?;
 //! while !trainer.is_done() {
 //!     trainer.train_epoch(&mut |step| {
 //!         assert!(step.loss.is_finite());
 //!         ControlFlow::Continue(())
 //!     })?;
 //! }
-//! let evaluation = evaluate(&trainer.result(), &train, trainer.recipe().evaluation())?;
+//! let evaluation = evaluate(&*engine, &trainer.result(), &train, trainer.recipe().evaluation())?;
 //! assert_eq!(evaluation.images(), 20);
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
 use super::layers::{self, LayerMetrics};
 use super::metrics::{rank, EpochMetrics, StepMetrics};
+use super::trace::first_not_finite;
+use super::Executor;
 use super::Recipe;
 use crate::data::loader::LoaderOptions;
 use crate::data::{Batch, Dataset, Epoch, Loader};
-use crate::kernels::buffers::recycle;
-use crate::layers::{Mode, Reduction, SoftmaxCrossEntropy};
+use crate::layers::{Reduction, SoftmaxCrossEntropy};
 use crate::model::ResNet;
-use crate::optim::{Progress, Sgd, WeightAverage};
-use crate::oracle::program::{Program, Undisturbed, Value};
+use crate::optim::{Sgd, TrainingTime, WeightAverage};
 use crate::parameters::Gradients;
 use crate::{Error, Result, Scalar};
 use ndarray::{Array2, ArrayD};
@@ -43,8 +45,9 @@ use std::time::Instant;
 
 /// A run: the model, the optimiser, the recipe and where in it we are.
 #[derive(Clone, Debug)]
-pub struct Trainer<T> {
+pub struct Trainer<T: Scalar> {
     model: ResNet<T>,
+    executor: Arc<dyn Executor<T>>,
     sgd: Sgd<T>,
     loss: SoftmaxCrossEntropy<T>,
     recipe: Recipe,
@@ -101,7 +104,7 @@ impl<T: Scalar> Trainer<T> {
     ///
     /// # Errors
     /// If the recipe is not valid, there are no images, or their classes are not those of the model.
-    pub fn new(model: ResNet<T>, recipe: Recipe, train: Arc<Dataset>) -> Result<Self> {
+    pub fn new(model: ResNet<T>, executor: Arc<dyn Executor<T>>, recipe: Recipe, train: Arc<Dataset>) -> Result<Self> {
         recipe.check()?;
         let classes = model.architecture().classes;
         if train.is_empty() || train.classes.len() != classes {
@@ -117,6 +120,7 @@ impl<T: Scalar> Trainer<T> {
         let average = (recipe.ema_decay > 0.0).then(|| WeightAverage::new(recipe.ema_decay, &model)).transpose()?;
         Ok(Trainer {
             model,
+            executor,
             sgd: Sgd::new(recipe.sgd)?,
             loss: SoftmaxCrossEntropy { label_smoothing, reduction: Reduction::Mean },
             loader: Loader::new(train, options)?,
@@ -132,9 +136,15 @@ impl<T: Scalar> Trainer<T> {
     ///
     /// # Errors
     /// As [`Trainer::new`]; if the position is not one of this run, or the tensors are not those of the model.
-    pub fn resume(model: ResNet<T>, snapshot: Snapshot<T>, recipe: Recipe, train: Arc<Dataset>) -> Result<Self> {
+    pub fn resume(
+        model: ResNet<T>,
+        executor: Arc<dyn Executor<T>>,
+        snapshot: Snapshot<T>,
+        recipe: Recipe,
+        train: Arc<Dataset>,
+    ) -> Result<Self> {
         let Snapshot { momentum, average, position } = snapshot;
-        let mut trainer = Trainer::new(model, recipe, train)?;
+        let mut trainer = Trainer::new(model, executor, recipe, train)?;
         let (epochs, steps) = (trainer.recipe.epochs, trainer.steps_per_epoch());
         let Position { epoch, step, .. } = position;
         // Behind the last epoch there are no steps.
@@ -169,6 +179,11 @@ impl<T: Scalar> Trainer<T> {
     /// Steps in an epoch: ⌈batches / accumulate⌉.
     pub fn steps_per_epoch(&self) -> usize {
         self.loader.batches_per_epoch().div_ceil(self.recipe.accumulate)
+    }
+
+    /// What computes the passes.
+    pub fn executor(&self) -> &Arc<dyn Executor<T>> {
+        &self.executor
     }
 
     /// The model as it is now.
@@ -219,7 +234,7 @@ impl<T: Scalar> Trainer<T> {
         let (steps_per_epoch, accumulate) = (self.steps_per_epoch(), self.recipe.accumulate);
         let mut batches = self.loader.epoch_from(epoch as u64, first * accumulate)?;
         for step in first..steps_per_epoch {
-            let progress = Progress::in_epoch(epoch, step, steps_per_epoch, self.recipe.epochs)?;
+            let progress = TrainingTime::in_epoch(epoch, step, steps_per_epoch, self.recipe.epochs)?;
             let lr = self.recipe.schedule.lr(self.recipe.lr, progress);
             let outcome = self.step(&mut batches, step, lr)?;
             let count = outcome.images;
@@ -272,28 +287,28 @@ impl<T: Scalar> Trainer<T> {
         let images = (batch_size * accumulate).min(self.loader.dataset().len() - step * batch_size * accumulate);
         let (mut loss, mut top1, mut top5, mut sum) = (0.0, 0, 0, None::<Gradients<T>>);
         for batch in batches.take(accumulate) {
-            let (logits, cache) = self.model.forward(&batch.images, Mode::Train)?;
+            let (logits, pass) = self.executor.forward(&self.model, &batch.images)?;
             let (batch_loss, dlogits) = self.loss(&logits, &batch)?;
             if !batch_loss.is_finite() {
                 // Before the weights are updated: what is looked at is what was computed.
                 return Err(self.diverged(&batch, step, lr, batch_loss.as_f64()));
             }
-            self.model.update_running_statistics(&cache);
+            pass.update_running_statistics(&mut self.model);
             // With one batch to a step the share is 1, and multiplying by it changes no bit.
             let share = batch.labels.len() as f64 / images as f64;
             loss += share * batch_loss.as_f64();
-            let gradients = self.model.parameter_gradients(&(dlogits * T::of(share)), cache)?;
+            let gradients = pass.parameter_gradients(&self.model, &(dlogits * T::of(share)))?;
             sum = Some(match sum {
                 None => gradients,
                 Some(mut sum) => {
                     sum.add(&gradients);
+                    self.executor.recycle(gradients);
                     sum
                 }
             });
             let ranks = logits.outer_iter().zip(&batch.labels).map(|(row, &target)| rank(row, target));
             (top1, top5) =
                 ranks.fold((top1, top5), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
-            recycle(batch.images);
         }
         let mut gradients = sum.expect("a step has a batch");
         let gradient_norm = if clip_norm > 0.0 { gradients.clip_norm(clip_norm) } else { gradients.norm() };
@@ -307,6 +322,7 @@ impl<T: Scalar> Trainer<T> {
         if let Some(before) = before {
             self.layers = layers::measure(&before, &self.model, &gradients);
         }
+        self.executor.recycle(gradients);
         Ok(StepOutcome { loss, top1, top5, images, gradient_norm })
     }
 
@@ -325,26 +341,17 @@ impl<T: Scalar> Trainer<T> {
 
     fn diverged(&self, batch: &Batch<T>, step: usize, lr: f64, loss: f64) -> Error {
         let place = format!("in epoch {}, step {}, at learning rate {lr:.4e}", self.position.epoch + 1, step + 1);
-        let first = match self.first_not_finite(batch) {
-            Some(layer) => format!("the first layer whose result is not finite is `{layer}`"),
-            None => "every activation is finite".to_string(),
+        let first = match (first_not_finite(&self.model, &batch.images), self.executor.name()) {
+            (Some(layer), _) => format!("the first layer whose result is not finite is `{layer}`"),
+            (None, "fast") => {
+                "the reference stays finite on this batch, only the engine overflows: --conv indirect and \
+                               --engine reference do not"
+                    .to_string()
+            }
+            (None, _) => "every activation is finite".to_string(),
         };
-        let advice = "try a smaller --lr, or a warm-up in front of the schedule";
+        let advice = "try a smaller --lr, or a warm-up before the schedule";
         Error::NotFinite { message: format!("the loss became {loss} {place}; {first}; {advice}") }
-    }
-
-    /// The first layer, in the order of execution, whose result on the batch has an infinity or a NaN in it. The network runs once
-    /// more for it, as a list of named steps.
-    fn first_not_finite(&self, batch: &Batch<T>) -> Option<String> {
-        let program = Program::of_network(&self.model);
-        let forward = program.forward(Value::Images(batch.images.clone()), Mode::Train, &mut Undisturbed).ok()?;
-        let finite = |value: &Value<T>| match value {
-            Value::Images(x) => x.iter().all(|x| x.is_finite()),
-            Value::Rows(x) => x.iter().all(|x| x.is_finite()),
-        };
-        // Value 0 is the batch itself.
-        let results = program.steps.iter().zip(&forward.values[1..]);
-        results.into_iter().find(|(_, value)| !finite(value)).map(|(step, _)| step.name.clone())
     }
 }
 
@@ -361,14 +368,16 @@ mod tests {
     use super::*;
     use crate::data::{embedded, mixup::Mix};
     use crate::layers::softmax_cross_entropy::softmax;
+    use crate::layers::Mode;
     use crate::model::Architecture;
     use crate::parameters::Parameters as _;
+    use crate::train::Reference;
     use ndarray::array;
 
     fn trainer(recipe: Recipe, images: usize) -> Trainer<f64> {
         let train = embedded::load().train.subset(&(0..images).collect::<Vec<_>>()).unwrap();
         let model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
-        Trainer::new(model, recipe, Arc::new(train)).unwrap()
+        Trainer::new(model, Arc::new(Reference), recipe, Arc::new(train)).unwrap()
     }
 
     fn recipe() -> Recipe {

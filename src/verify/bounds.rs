@@ -26,12 +26,13 @@
 //! assert!((gamma(576, 2f64.powi(-24)) - 3.4333e-5).abs() < 1e-9);
 //! ```
 
-use crate::layers::{AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, GlobalAvgPool, Linear, MaxPool2d, Mode};
+use crate::layers::conv2d::direct;
+use crate::layers::{channel_sums, check_dy, AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode};
 use crate::layers::{Reduction, SoftmaxCrossEntropy};
 use crate::{Activation, Result, Scalar};
 use ndarray::{Array1, Array2, Array4, ArrayBase, Axis, Data, Dimension};
 
-pub use winograd::conv2d_winograd;
+pub use winograd::{conv2d_winograd, winograd_growth};
 
 mod winograd;
 
@@ -92,17 +93,18 @@ pub fn conv2d<T: Scalar>(
         padding: conv.padding,
         dilation: conv.dilation,
         groups: conv.groups,
-        algorithm: Conv2dAlgorithm::Direct,
     };
     let (c_out, c_in_group, kh, kw) = conv.weight.dim();
-    let (y, cache) = magnitudes.forward(&absolute(x).into_shared())?;
-    let (dx, grads) = magnitudes.backward(&absolute(dy).into_shared(), &cache)?;
-    let pixels = gamma(dy.len() / c_out.max(1), u);
+    let y = magnitudes.output_shape(&x.dim().into())?;
+    check_dy("conv2d", dy.shape(), &y)?;
+    let (x, dy) = (absolute(x).into_shared(), absolute(dy).into_shared());
+    let pixels = gamma(dy.len() / c_out.max(1), u) * SECOND_ORDER;
     Ok(LinearMapBounds {
-        y: y.into_owned() * (gamma(kh * kw * c_in_group + 1, u) * SECOND_ORDER),
-        dx: dx.into_owned() * (gamma(kh * kw * c_out / conv.groups, u) * SECOND_ORDER),
-        weight: grads.weight * (pixels * SECOND_ORDER),
-        bias: grads.bias.map(|bias| bias * (pixels * SECOND_ORDER)),
+        y: direct::forward(&magnitudes, &x) * (gamma(kh * kw * c_in_group + 1, u) * SECOND_ORDER),
+        dx: direct::input_gradient(&magnitudes, x.dim(), &dy)
+            * (gamma(kh * kw * c_out / conv.groups, u) * SECOND_ORDER),
+        weight: direct::weight_gradient(&magnitudes, &x, &dy) * pixels,
+        bias: conv.bias.as_ref().map(|_| channel_sums(&dy) * pixels),
     })
 }
 

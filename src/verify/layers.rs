@@ -306,11 +306,11 @@ fn leaky_relu(draw: &mut Draw) -> Result<Vec<TensorReport>> {
 
 fn check_relu(draw: &mut Draw, name: &'static str, label: &str, layer: Relu<f64>) -> Result<Vec<TensorReport>> {
     let x = draw.away_from_zero((2, 3, 4, 5));
-    let (y, cache) = layer.forward(x.to_shared());
+    let (y, cache) = layer.forward(&x.to_shared());
     let dy = draw.whole(y.dim(), 1);
     let dx = layer.backward(&dy.to_shared(), &cache)?;
     let case = Case::new(name, label.to_string(), &dy, EXACT);
-    Ok(vec![case.check("input", &x, &dx.into_owned(), |x| Ok(flat(&layer.forward(x.into_shared()).0)))?])
+    Ok(vec![case.check("input", &x, &dx.into_owned(), |x| Ok(flat(&layer.forward(&x.into_shared()).0)))?])
 }
 
 fn max_pool(draw: &mut Draw) -> Result<Vec<TensorReport>> {

@@ -3,9 +3,12 @@
 //! A network of ReLUs is full of kinks. A step of 10⁻⁵ in one weight of an early layer moves every value behind it, and
 //! some of them pass 0: the difference then measures a mean of two slopes, off by 10⁻⁵ where ten digits were hoped for.
 //! Loosening the tolerance would let real mistakes through. Instead the choices of every ReLU and max pool are recorded at
-//! the base point and replayed at every other ([`Gates`]): the function so obtained is smooth, agrees with the network in
-//! a neighbourhood of the base point, therefore has the same gradient there, and its differences are accurate
+//! the base point and replayed at every other ([`crate::program::kinks`]): the function so obtained is smooth, agrees with the
+//! network in a neighbourhood of the base point, therefore has the same gradient there, and its differences are accurate
 //! ("kink-locked"). Each probe is also measured the plain way, to show what the lock is for.
+//!
+//! What is checked is [`ResNet::backward`]. What is differentiated is the network as a [`Program`], whose passes can be
+//! observed; its logits at the base point are bit-identical to those of [`ResNet::forward`], and that is asserted.
 //!
 //! # What is probed
 //!
@@ -28,10 +31,10 @@
 use super::compare::exceeds;
 use super::finite_difference::{derivative, power_of_two_below, Step};
 use super::layers::Draw;
-use crate::layers::gates::Choice;
-use crate::layers::{Gates, Mode};
+use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
 use crate::parameters::{Parameters, Role};
+use crate::program::{Choice, Disturb, Program, Record, Replay, Value};
 use crate::rng::{name_hash, stream, Purpose};
 use crate::{Activation, Result};
 use ndarray::{Array2, Array4};
@@ -299,9 +302,9 @@ struct Measured {
     kinks_crossed: usize,
 }
 
-/// The base point: network, images, dy, the choices made there, and the analytic gradients.
+/// The base point: the network as a program, images, dy, the choices made there, and the analytic gradients.
 struct Point {
-    model: ResNet<f64>,
+    program: Program<f64>,
     images: Activation<f64>,
     dy: Array2<f64>,
     mode: Mode,
@@ -334,9 +337,10 @@ impl Point {
         });
         let images: Array4<f64> = draw.real((check.batch, h, w, 3));
         let images = images.into_shared();
-        let mut gates = Gates::Record(Vec::new());
-        let (logits, cache) = model.forward_gated(&images, check.mode, &mut gates)?;
-        let Gates::Record(choices) = gates else { unreachable!("recording stays recording") };
+        let (logits, cache) = model.forward(&images, check.mode)?;
+        let (program, mut record) = (Program::of_network(&model), Record::default());
+        let own = forward(&program, &images, check.mode, &mut record)?;
+        assert!(own.iter().eq(&logits), "the program gives the logits of its network, bit for bit");
         let dy = draw.real(logits.dim());
         let (dx, gradients) = model.backward(&dy, cache)?;
         let flat = |values: ndarray::ArrayViewD<f64>| values.iter().copied().collect::<Vec<f64>>();
@@ -353,26 +357,25 @@ impl Point {
                 tensors.push(Tensor { name: name.to_string(), value: flat(tensor), gradient: flat(gradient.view()) });
             }
         });
-        Ok(Point { model, images, dy, mode: check.mode, choices, tensors, terms })
+        Ok(Point { program, images, dy, mode: check.mode, choices: record.choices, tensors, terms })
     }
 
     /// The logits with one tensor moved by t · v.
-    fn logits(&self, probe: &Probe, t: f64, gates: &mut Gates) -> Result<Vec<f64>> {
+    fn logits(&self, probe: &Probe, t: f64, disturb: &mut dyn Disturb<f64>) -> Result<Vec<f64>> {
         let moving = &self.tensors[probe.tensor].name;
-        let logits = if probe.tensor == 0 {
+        if probe.tensor == 0 {
             let mut images = self.images.to_owned();
             probe.along.step(t, images.iter_mut());
-            self.model.forward_gated(&images.into_shared(), self.mode, gates)?.0
+            forward(&self.program, &images.into_shared(), self.mode, disturb)
         } else {
-            let mut model = self.model.clone();
-            model.visit_mut("", &mut |name, _, mut tensor| {
+            let mut program = self.program.clone();
+            program.visit_mut("", &mut |name, _, mut tensor| {
                 if name == moving {
                     probe.along.step(t, tensor.iter_mut());
                 }
             });
-            model.forward_gated(&self.images, self.mode, gates)?.0
-        };
-        Ok(logits.into_iter().collect())
+            forward(&program, &self.images, self.mode, disturb)
+        }
     }
 
     fn measure(&self, probe: &Probe) -> Result<Measured> {
@@ -380,16 +383,17 @@ impl Point {
         let (analytic, length) = (probe.along.of(&tensor.gradient), probe.along.length());
         let dy: Vec<f64> = self.dy.iter().copied().collect();
 
-        let locked = |t: f64| self.logits(probe, t, &mut Gates::Replay(self.choices.iter().cloned().collect()));
+        let replay = Replay::new(&self.program, &self.choices);
+        let locked = |t: f64| self.logits(probe, t, &mut replay.clone());
         let step = Step::Smooth { h: probe.size * RELATIVE_STEP, terms: self.terms };
         let locked = derivative(&dy, &locked, step)?;
 
         let kinks = std::cell::Cell::new(0);
         let plain = |t: f64| {
-            let mut gates = Gates::Record(Vec::new());
-            let logits = self.logits(probe, t, &mut gates)?;
-            let Gates::Record(choices) = gates else { unreachable!("recording stays recording") };
-            let flipped: usize = self.choices.iter().zip(&choices).map(|(base, here)| base.differences(here)).sum();
+            let mut record = Record::default();
+            let logits = self.logits(probe, t, &mut record)?;
+            let flipped: usize =
+                self.choices.iter().zip(&record.choices).map(|(base, here)| base.differences(here)).sum();
             kinks.set(kinks.get() + flipped);
             Ok(logits)
         };
@@ -400,5 +404,18 @@ impl Point {
             plain_error: (analytic - plain.value).abs() / length,
             kinks_crossed: kinks.get(),
         })
+    }
+}
+
+/// The logits of a program, one image after the other.
+fn forward(
+    program: &Program<f64>,
+    x: &Activation<f64>,
+    mode: Mode,
+    disturb: &mut dyn Disturb<f64>,
+) -> Result<Vec<f64>> {
+    match program.forward(Value::Images(x.clone()), mode, disturb)?.values.pop() {
+        Some(Value::Rows(logits)) => Ok(logits.into_iter().collect()),
+        other => panic!("a network ends in logits, not in {other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use crate::check::{nchw, wide, Allowed, Report};
 use crate::fixture::{nhwc, numbers, parameter, Case, Fixture};
 use crate::MULTIPLE;
 use ndarray::ArrayD;
-use resnet_by_hand::layers::{Gates, Mode};
+use resnet_by_hand::layers::Mode;
 use resnet_by_hand::model::{
     Architecture, Block, BlockKind, BottleneckStride, Order, ResNet, ShortcutOption, Stage, Stem,
 };
@@ -61,7 +61,7 @@ fn blocks<T: Scalar>() {
         };
         let mode = if case.flag("train") { Mode::Train } else { Mode::Eval };
         let x = nhwc::<T>(&numbers(&format!("{prefix}/x"), &case.list("x"), 2.0, 0.0));
-        let (y, cache) = block.forward(&x, mode, &mut Gates::Free).unwrap();
+        let (y, cache) = block.forward(&x, mode).unwrap();
         check("y", nchw(&y));
         let dy = nhwc::<T>(&numbers(&format!("{prefix}/dy"), case.tensor("y").shape(), 1.0, 0.0));
         let (dx, grads) = block.backward(&dy, &cache).unwrap();

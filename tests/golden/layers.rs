@@ -6,9 +6,11 @@
 use crate::check::{gamma, nchw, wide, Allowed, Report};
 use crate::fixture::{exact, Case, Fixture};
 use ndarray::{Array1, Array2, ArrayD, Axis};
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::layers::conv2d::{direct, Conv2dGrads};
 use resnet_by_hand::layers::{
-    Activation, AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction,
-    Relu, SoftmaxCrossEntropy,
+    Activation, AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction, Relu,
+    SoftmaxCrossEntropy,
 };
 use resnet_by_hand::Scalar;
 
@@ -27,12 +29,40 @@ fn absolute(x: &Activation<f64>) -> Activation<f64> {
     x.mapv(f64::abs).into_shared()
 }
 
+/// y, dx and the gradients of a convolution.
+type Computed<T> = (Activation<T>, Activation<T>, Conv2dGrads<T>);
+
+/// By im2col and matrix products.
+fn reference<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>, dy: &Activation<T>) -> Computed<T> {
+    let (y, cache) = conv.forward(x).unwrap();
+    let (dx, grads) = conv.backward(dy, &cache).unwrap();
+    (y, dx, grads)
+}
+
+/// By the definition.
+fn definition<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>, dy: &Activation<T>) -> Computed<T> {
+    let (y, dx) = (direct::forward(conv, x), direct::input_gradient(conv, x.dim(), dy));
+    let bias = conv.bias.as_ref().map(|_| dy.sum_axis(Axis(0)).sum_axis(Axis(0)).sum_axis(Axis(0)));
+    let grads = Conv2dGrads { weight: direct::weight_gradient(conv, x, dy), bias };
+    (y.into_shared(), dx.into_shared(), grads)
+}
+
+/// By an algorithm of the engine.
+fn engine(algorithm: Algorithm) -> impl Fn(&Conv2d<f32>, &Activation<f32>, &Activation<f32>) -> Computed<f32> {
+    let engine = Engine::new(algorithm);
+    move |conv, x, dy| {
+        let y = engine.conv2d_forward(conv, x).unwrap();
+        let dx = engine.conv2d_input_gradient(conv, dy, x.dim().into()).unwrap();
+        (y, dx, engine.conv2d_parameter_gradients(conv, dy, x).unwrap())
+    }
+}
+
 /// `f64`: the sums are exact (16-bit numbers, see `make_fixtures.py`), so there is one right answer: equality.
 /// `f32`: a sum of K products is off by at most γ_K Σ |weight| |x|; K = taps (+ 1 for the bias) for y,
 /// C_out/groups · kh · kw for dx, N · H_out · W_out for dweight and dbias. The Σ |·| |·| are convolutions of absolute
-/// values, by definition (`Direct`) in `f64`. Winograd has another bound: not tested here.
-fn conv2d<T: Scalar>(algorithm: Conv2dAlgorithm) {
-    let mut report = Report::new(format!("conv2d {algorithm:?} {}", T::NAME));
+/// values, by definition in `f64`. Winograd has another bound: not tested here.
+fn conv2d<T: Scalar>(way: &str, compute: impl Fn(&Conv2d<T>, &Activation<T>, &Activation<T>) -> Computed<T>) {
+    let mut report = Report::new(format!("conv2d by {way}, {}", T::NAME));
     for case in fixture().cases("conv2d/", 15) {
         let conv = Conv2d {
             bias: case.maybe("bias").map(|_| case.vector("bias")),
@@ -40,11 +70,9 @@ fn conv2d<T: Scalar>(algorithm: Conv2dAlgorithm) {
             padding: case.pair("padding"),
             dilation: case.pair("dilation"),
             groups: case.number("groups") as usize,
-            algorithm,
             ..Conv2d::<T>::new(case.weight4("weight"))
         };
-        let (y, cache) = conv.forward(&case.activation("x")).unwrap();
-        let (dx, grads) = conv.backward(&case.activation("dy"), &cache).unwrap();
+        let (y, dx, grads) = compute(&conv, &case.activation("x"), &case.activation("dy"));
 
         let of_absolutes = Conv2d {
             weight: conv.weight.mapv(|w| w.as_f64().abs()),
@@ -53,10 +81,9 @@ fn conv2d<T: Scalar>(algorithm: Conv2dAlgorithm) {
             padding: conv.padding,
             dilation: conv.dilation,
             groups: conv.groups,
-            algorithm: Conv2dAlgorithm::Direct,
         };
-        let (y_abs, cache_abs) = of_absolutes.forward(&absolute(&case.activation("x"))).unwrap();
-        let (dx_abs, grads_abs) = of_absolutes.backward(&absolute(&case.activation("dy")), &cache_abs).unwrap();
+        let (y_abs, dx_abs, grads_abs) =
+            definition(&of_absolutes, &absolute(&case.activation("x")), &absolute(&case.activation("dy")));
         let (c_out, c_in_group, kh, kw) = conv.weight.dim();
         let pixels = y.len() / c_out;
         let (u, exact) = (T::UNIT_ROUNDOFF, T::UNIT_ROUNDOFF == U64);
@@ -77,16 +104,16 @@ fn conv2d<T: Scalar>(algorithm: Conv2dAlgorithm) {
 
 #[test]
 fn conv2d_f64_is_equal() {
-    for algorithm in [Conv2dAlgorithm::Auto, Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit, Conv2dAlgorithm::Direct]
-    {
-        conv2d::<f64>(algorithm);
-    }
+    conv2d::<f64>("im2col", reference);
+    conv2d::<f64>("definition", definition);
 }
 
 #[test]
 fn conv2d_f32_is_within_its_bound() {
-    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit, Conv2dAlgorithm::Direct] {
-        conv2d::<f32>(algorithm);
+    conv2d::<f32>("im2col", reference);
+    conv2d::<f32>("definition", definition);
+    for algorithm in [Algorithm::Gemm, Algorithm::Indirect] {
+        conv2d::<f32>(algorithm.name(), engine(algorithm));
     }
 }
 
@@ -249,7 +276,7 @@ fn relu<T: Scalar>() {
     for case in fixture().cases("relu/", 6) {
         let slope = T::of(case.number("slope"));
         let layer = if slope == T::zero() { Relu::new() } else { Relu::leaky(slope).unwrap() };
-        let (y, cache) = layer.forward(case.activation("x"));
+        let (y, cache) = layer.forward(&case.activation("x"));
         let dx = layer.backward(&case.activation("dy"), &cache).unwrap();
         for (name, got) in [("y", nchw(&y)), ("dx", nchw(&dx))] {
             let expected = case.tensor(name);

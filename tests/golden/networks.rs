@@ -8,11 +8,12 @@
 use crate::check::{wide, Allowed, Report};
 use crate::fixture::{nhwc, numbers, parameter, words, Case, Fixture};
 use crate::MULTIPLE;
-use ndarray::ArrayD;
-use resnet_by_hand::layers::{Activation, Conv2dAlgorithm, Gates, Mode, SoftmaxCrossEntropy};
+use ndarray::{Array2, ArrayD};
+use resnet_by_hand::layers::{Activation, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::optim::{Sgd, SgdConfig};
-use resnet_by_hand::parameters::Parameters;
+use resnet_by_hand::parameters::{Gradients, Parameters};
+use resnet_by_hand::program::{Choice, Disturb, Forward, Program, Record, Replay, Value};
 use resnet_by_hand::Scalar;
 
 /// What every relative error in `f64` must stay under, whatever the model of rounding allows.
@@ -42,10 +43,6 @@ impl<'a> Network<'a> {
         });
         assert_eq!(names, fixture.words(&format!("names:{name}")), "state dict of {name}");
         assert_eq!(model.parameter_count() as f64, self.case.number("parameters"));
-        // The rounding of sums of products, in any order, is what the tolerances are made for: both kinds of GEMM.
-        let exact_type = T::NAME == "float64";
-        let algorithm = if exact_type { Conv2dAlgorithm::Gemm } else { Conv2dAlgorithm::Implicit };
-        model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
         model
     }
 
@@ -81,6 +78,36 @@ impl<'a> Network<'a> {
         bounds[2 + PROJECTIONS..].fill(tolerance(rounding[1]) * largest);
         report.check(&what, &vector(&own), &vector(expected), Allowed::Bound(&vector(&bounds)));
     }
+
+    /// Compares the logits of both modes and the loss; returns the gradient of that.
+    fn check_logits<T: Scalar>(&self, report: &mut Report, eval: &Array2<T>, train: &Array2<T>) -> Array2<T> {
+        self.check(report, "eval_logits", &wide(eval), T::UNIT_ROUNDOFF);
+        self.check(report, "logits", &wide(train), T::UNIT_ROUNDOFF);
+        let (loss, cache) = SoftmaxCrossEntropy::new().forward(train, &self.targets).unwrap();
+        self.check(report, "loss", &ArrayD::from_elem(ndarray::IxDyn(&[]), loss.as_f64()), T::UNIT_ROUNDOFF);
+        SoftmaxCrossEntropy::new().backward(&cache)
+    }
+
+    /// Compares every gradient and every running statistic after the training pass.
+    fn check_parameters<T: Scalar>(
+        &self,
+        fixture: &Fixture,
+        report: &mut Report,
+        after: &dyn Parameters<T>,
+        gradients: &Gradients<T>,
+    ) {
+        let mut compared = 0;
+        after.visit("", &mut |name, role, tensor| {
+            if role.is_trained() {
+                let gradient = wide(gradients.get(name).unwrap());
+                self.check(report, &format!("grad/{name}"), &gradient, T::UNIT_ROUNDOFF);
+            } else {
+                self.check(report, &format!("stat/{name}"), &tensor.mapv(Scalar::as_f64), T::UNIT_ROUNDOFF);
+            }
+            compared += 1;
+        });
+        assert_eq!(compared, fixture.words(&format!("names:{}", self.case.name)).len());
+    }
 }
 
 const PROJECTIONS: usize = 4;
@@ -103,55 +130,71 @@ fn summary(name: &str, tensor: &ArrayD<f64>) -> Vec<f64> {
     [norm, largest].into_iter().chain(projections).chain(entries).collect()
 }
 
-/// One pass, forward and backward. `gates`: `None` for a free pass (whose choices are returned), else the choices of
-/// another pass to replay.
-fn pass<T: Scalar>(network: &Network, fixture: &Fixture, gates: Option<(Gates, Gates)>) -> (Gates, Gates) {
-    let title = if gates.is_some() { "ReLUs held" } else { "free" };
-    let mut report = Report::new(format!("{} {} ({title})", network.case.name, T::NAME));
-    let (mut eval_gates, mut train_gates) =
-        gates.unwrap_or_else(|| (Gates::Record(Vec::new()), Gates::Record(Vec::new())));
-    let (u, x, mut model) = (T::UNIT_ROUNDOFF, network.images::<T>(), network.build::<T>(fixture));
-    let (logits, _) = model.forward_gated(&x, Mode::Eval, &mut eval_gates).unwrap();
-    network.check(&mut report, "eval_logits", &wide(&logits), u);
-    let (logits, cache) = model.forward_gated(&x, Mode::Train, &mut train_gates).unwrap();
-    network.check(&mut report, "logits", &wide(&logits), u);
-    let (loss, loss_cache) = SoftmaxCrossEntropy::new().forward(&logits, &network.targets).unwrap();
-    network.check(&mut report, "loss", &ArrayD::from_elem(ndarray::IxDyn(&[]), loss.as_f64()), u);
-    model.update_running_statistics(&cache);
-    let dlogits = SoftmaxCrossEntropy::new().backward(&loss_cache);
-    let (_, gradients) = model.backward(&dlogits, cache).unwrap();
-    let mut compared = 0;
-    model.visit("", &mut |name, role, tensor| {
-        if role.is_trained() {
-            network.check(&mut report, &format!("grad/{name}"), &wide(gradients.get(name).unwrap()), u);
-        } else {
-            network.check(&mut report, &format!("stat/{name}"), &tensor.mapv(Scalar::as_f64), u);
-        }
-        compared += 1;
-    });
-    assert_eq!(compared, fixture.words(&format!("names:{}", network.case.name)).len());
-    (eval_gates, train_gates)
+/// The choices of the two forward passes, one in evaluation and one in training.
+struct Choices {
+    eval: Vec<Choice>,
+    train: Vec<Choice>,
 }
 
-fn replay(gates: &Gates) -> Gates {
-    match gates {
-        Gates::Record(choices) => Gates::Replay(choices.clone().into()),
-        _ => panic!("a recorded pass"),
+/// A forward pass of a program: the logits, and all of it.
+fn run<T: Scalar>(
+    program: &Program<T>,
+    x: &Activation<T>,
+    mode: Mode,
+    disturb: &mut dyn Disturb<T>,
+) -> (Array2<T>, Forward<T>) {
+    let forward = program.forward(Value::Images(x.clone()), mode, disturb).unwrap();
+    match forward.values.last() {
+        Some(Value::Rows(logits)) => (logits.clone(), forward),
+        other => panic!("a network ends in logits, not in {other:?}"),
     }
+}
+
+/// One pass of the network itself, forward and backward.
+fn free<T: Scalar>(network: &Network, fixture: &Fixture) {
+    let mut report = Report::new(format!("{} {} (free)", network.case.name, T::NAME));
+    let (x, mut model) = (network.images::<T>(), network.build::<T>(fixture));
+    let (eval_logits, _) = model.forward(&x, Mode::Eval).unwrap();
+    let (logits, cache) = model.forward(&x, Mode::Train).unwrap();
+    let dlogits = network.check_logits(&mut report, &eval_logits, &logits);
+    model.update_running_statistics(&cache);
+    let (_, gradients) = model.backward(&dlogits, cache).unwrap();
+    network.check_parameters(fixture, &mut report, &model, &gradients);
+}
+
+/// The same network as a program, with the choices of another pass held.
+fn held<T: Scalar>(network: &Network, fixture: &Fixture, choices: &Choices) {
+    let mut report = Report::new(format!("{} {} (ReLUs held)", network.case.name, T::NAME));
+    let (x, mut program) = (network.images::<T>(), Program::of_network(&network.build::<T>(fixture)));
+    let [mut eval, mut train] = [&choices.eval, &choices.train].map(|choices| Replay::new(&program, choices));
+    let (eval_logits, _) = run(&program, &x, Mode::Eval, &mut eval);
+    let (logits, forward) = run(&program, &x, Mode::Train, &mut train);
+    let dlogits = network.check_logits(&mut report, &eval_logits, &logits);
+    let gradients = program.backward(Value::Rows(dlogits), &forward, &mut train).unwrap().parameters;
+    program.update_running_statistics(&forward);
+    network.check_parameters(fixture, &mut report, &program, &gradients);
+}
+
+/// The choices of a free pass, which the program makes as its network does: it gives the same logits.
+fn choices<T: Scalar>(network: &Network, fixture: &Fixture) -> Choices {
+    let (model, x) = (network.build::<T>(fixture), network.images::<T>());
+    let program = Program::of_network(&model);
+    let [eval, train] = [Mode::Eval, Mode::Train].map(|mode| {
+        let mut record = Record::default();
+        let (logits, _) = run(&program, &x, mode, &mut record);
+        let (own, _) = model.forward(&x, mode).unwrap();
+        assert_eq!(logits, own, "{} {}, {mode:?}", network.case.name, T::NAME);
+        record.choices
+    });
+    Choices { eval, train }
 }
 
 /// How many of the choices of a free `f32` pass differ from those of the `f64` pass: why the gradients are compared with
 /// the choices held.
-fn flips(network: &Network, fixture: &Fixture, reference: &Gates) -> (usize, usize) {
-    let mut gates = Gates::Record(Vec::new());
-    network.build::<f32>(fixture).forward_gated(&network.images(), Mode::Train, &mut gates).unwrap();
-    let (Gates::Record(own), Gates::Record(reference)) = (gates, reference) else { panic!("recorded passes") };
-    let count = |choice: &resnet_by_hand::layers::gates::Choice| match choice {
-        resnet_by_hand::layers::gates::Choice::Relu(gates) => gates.len(),
-        resnet_by_hand::layers::gates::Choice::MaxPool(argmax) => argmax.len(),
-    };
+fn flips(network: &Network, fixture: &Fixture, reference: &[Choice]) -> (usize, usize) {
+    let own = choices::<f32>(network, fixture).train;
     let flips = own.iter().zip(reference).map(|(a, b)| a.differences(b)).sum();
-    (flips, reference.iter().map(count).sum())
+    (flips, reference.iter().map(Choice::len).sum())
 }
 
 /// The loss before each of ten SGD steps on one batch, and after the last.
@@ -179,9 +222,10 @@ fn losses<T: Scalar>(network: &Network, fixture: &Fixture) -> Vec<f64> {
 fn whole_network(name: &str) {
     let fixture = Fixture::open("networks.safetensors");
     let network = Network::open(&fixture, name);
-    let (eval, train) = pass::<f64>(&network, &fixture, None);
-    pass::<f32>(&network, &fixture, Some((replay(&eval), replay(&train))));
-    let (flips, choices) = flips(&network, &fixture, &train);
+    free::<f64>(&network, &fixture);
+    let exact = choices::<f64>(&network, &fixture);
+    held::<f32>(&network, &fixture, &exact);
+    let (flips, choices) = flips(&network, &fixture, &exact.train);
     println!("{name}: {flips} of {choices} ReLUs and maxima choose otherwise in a free f32 pass");
 
     // f64: within `MULTIPLE` times the model of rounding, and within 1e-10 of the loss (+ 1e-12 where it is tiny).

@@ -23,7 +23,7 @@ pub fn relu<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let leaky = case.node.op == "LeakyRelu";
     let slope = if leaky { case.float("alpha", 0.01) } else { 0.0 };
     let relu = if leaky { Relu::leaky(T::of(slope)).expect(&case.name) } else { Relu::new() };
-    let got = wide(&relu.forward(flat).0.into_owned());
+    let got = wide(&relu.forward(&flat).0.into_owned());
     let theirs = x.mapv(|x| if x < 0.0 { 2.0 * U * slope * x.abs() * SECOND_ORDER } else { 0.0 });
     let theirs = theirs.into_shape_with_order(got.shape()).unwrap();
     vec![Computed::new::<T>(0, got, theirs).shaped(x.shape())]

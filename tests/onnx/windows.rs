@@ -7,7 +7,9 @@
 use crate::cases::{Case, CaseData};
 use crate::computed::{exact, nchw, wide, Computed, U};
 use ndarray::{Array4, ArrayD, Axis, Ix4, Slice};
-use resnet_by_hand::layers::{nchw_to_nhwc, Activation, AvgPool2d, Conv2d, Conv2dAlgorithm, GlobalAvgPool, MaxPool2d};
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::layers::conv2d::direct;
+use resnet_by_hand::layers::{nchw_to_nhwc, Activation, AvgPool2d, Conv2d, GlobalAvgPool, MaxPool2d};
 use resnet_by_hand::verify::bounds::{self, SECOND_ORDER};
 use resnet_by_hand::Scalar;
 
@@ -106,8 +108,64 @@ fn kernel_of(case: &Case) -> [usize; 2] {
     pair(&case.ints("kernel_shape").expect("kernel_shape"), 1)
 }
 
-/// Conv, by every algorithm.
-pub fn conv<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
+/// A convolution in one of the ways there are: its name, m if it is Winograd's F(m x m, 3x3), and what was computed.
+type Way<T> = (&'static str, Option<usize>, Activation<T>);
+
+/// A number type with its ways to compute a convolution: the definition and im2col, and in `f32` the engine's algorithms.
+pub trait Convolved: Scalar {
+    /// y in every way.
+    fn forward(conv: &Conv2d<Self>, x: &Activation<Self>) -> Vec<Way<Self>>;
+    /// dx in every way, for an x of this shape.
+    fn input_gradient(conv: &Conv2d<Self>, dy: &Activation<Self>, x: &Activation<Self>) -> Vec<Way<Self>>;
+}
+
+fn plainly<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>) -> Vec<Way<T>> {
+    let (y, _) = conv.forward(x).unwrap();
+    vec![("im2col", None, y), ("definition", None, direct::forward(conv, x).into_shared())]
+}
+
+fn plain_input_gradient<T: Scalar>(conv: &Conv2d<T>, dy: &Activation<T>, x: &Activation<T>) -> Vec<Way<T>> {
+    let (_, cache) = conv.forward(x).unwrap();
+    let dx = conv.input_gradient(dy, &cache).unwrap();
+    vec![("im2col", None, dx), ("definition", None, direct::input_gradient(conv, x.dim(), dy).into_shared())]
+}
+
+impl Convolved for f64 {
+    fn forward(conv: &Conv2d<f64>, x: &Activation<f64>) -> Vec<Way<f64>> {
+        plainly(conv, x)
+    }
+    fn input_gradient(conv: &Conv2d<f64>, dy: &Activation<f64>, x: &Activation<f64>) -> Vec<Way<f64>> {
+        plain_input_gradient(conv, dy, x)
+    }
+}
+
+impl Convolved for f32 {
+    fn forward(conv: &Conv2d<f32>, x: &Activation<f32>) -> Vec<Way<f32>> {
+        let by_engine = engines(conv, x).map(|(name, m, engine)| (name, m, engine.conv2d_forward(conv, x).unwrap()));
+        plainly(conv, x).into_iter().chain(by_engine).collect()
+    }
+    fn input_gradient(conv: &Conv2d<f32>, dy: &Activation<f32>, x: &Activation<f32>) -> Vec<Way<f32>> {
+        let dx = |engine: Engine| engine.conv2d_input_gradient(conv, dy, x.dim().into()).unwrap();
+        let by_engine = engines(conv, x).map(|(name, m, engine)| (name, m, dx(engine)));
+        plain_input_gradient(conv, dy, x).into_iter().chain(by_engine).collect()
+    }
+}
+
+fn engines(conv: &Conv2d<f32>, x: &Activation<f32>) -> impl Iterator<Item = (&'static str, Option<usize>, Engine)> {
+    let (conv, x) = (conv.clone(), x.dim().into());
+    Algorithm::ALL.into_iter().map(move |(name, algorithm)| {
+        let engine = Engine::new(algorithm);
+        let m = match engine.algorithm_for(&conv, x).unwrap() {
+            Algorithm::Winograd2 => Some(2),
+            Algorithm::Winograd4 => Some(4),
+            _ => None,
+        };
+        (name, m, engine)
+    })
+}
+
+/// Conv, in every way.
+pub fn conv<T: Convolved>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]);
     let x = activation::<T>(input(data));
     let weight: Array4<T> =
@@ -120,20 +178,17 @@ pub fn conv<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let (stride, dilation, groups) = (window.stride, window.dilation, case.int("group", 1) as usize);
     let base = Conv2d { bias, stride, padding, dilation, groups, ..Conv2d::new(weight) };
     let shape = data.outputs[0].shape();
-    let ways = Conv2dAlgorithm::ALL.into_iter().map(|(name, algorithm)| {
-        let conv = Conv2d { algorithm, ..base.clone() };
-        let (y, _) = conv.forward(&x).expect(&case.name);
+    let ways = T::forward(&base, &x).into_iter().map(|(name, m, y)| {
         let dy = y.mapv(|_| T::zero()).into_shared();
-        let theirs = bounds::conv2d(&conv, &x, &dy, U).unwrap().y.into_shared();
+        let theirs = bounds::conv2d(&base, &x, &dy, U).unwrap().y.into_shared();
         // Winograd's way has a bound of its own; the bias is one more addition.
-        let own = match conv.algorithm_for(&x.dim().into()).unwrap() {
-            chosen @ (Conv2dAlgorithm::Winograd2 | Conv2dAlgorithm::Winograd4) => {
-                let m = if chosen == Conv2dAlgorithm::Winograd2 { 2 } else { 4 };
-                let plain = Conv2d { bias: None, ..conv.clone() };
+        let own = match m {
+            Some(m) => {
+                let plain = Conv2d { bias: None, ..base.clone() };
                 let bound = bounds::conv2d_winograd(&plain, &x, &dy, m, U).unwrap().y;
                 (bound + &y.mapv(|y| y.as_f64().abs() * U * SECOND_ORDER)).into_shared()
             }
-            _ => theirs.clone(),
+            None => theirs.clone(),
         };
         let [got, theirs, own] = [nchw(&y), nchw(&theirs), nchw(&own)].map(|values| cut(values, skipped, shape));
         Computed::with_own::<T>(0, name, got, theirs, own).shaped(shape)
@@ -145,7 +200,7 @@ pub fn conv<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
 ///
 /// The x of that convolution has the size of the output. Where padding is uneven the gradient is that of the padded
 /// image, without padding in the layer, and its border is cut off.
-pub fn conv_transpose<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
+pub fn conv_transpose<T: Convolved>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&[
         "auto_pad",
         "dilations",
@@ -197,15 +252,11 @@ pub fn conv_transpose<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> 
     };
     let base = Conv2d { stride, padding, dilation, groups, ..Conv2d::new(weight) };
     let x = Array4::<T>::zeros((n, image_size[0], image_size[1], channels * groups)).into_shared();
-    let ways = Conv2dAlgorithm::ALL.into_iter().map(|(name, algorithm)| {
-        let conv = Conv2d { algorithm, ..base.clone() };
-        let (_, cache) = conv.forward(&x).expect(&case.name);
-        let dx = conv.input_gradient(&dy, &cache).expect(&case.name);
-        let theirs = bounds::conv2d(&conv, &x, &dy, U).unwrap().dx.into_shared();
-        let own = match conv.algorithm_for(&x.dim().into()).unwrap() {
-            Conv2dAlgorithm::Winograd2 => bounds::conv2d_winograd(&conv, &x, &dy, 2, U).unwrap().dx.into_shared(),
-            Conv2dAlgorithm::Winograd4 => bounds::conv2d_winograd(&conv, &x, &dy, 4, U).unwrap().dx.into_shared(),
-            _ => theirs.clone(),
+    let ways = T::input_gradient(&base, &dy, &x).into_iter().map(|(name, m, dx)| {
+        let theirs = bounds::conv2d(&base, &x, &dy, U).unwrap().dx.into_shared();
+        let own = match m {
+            Some(m) => bounds::conv2d_winograd(&base, &x, &dy, m, U).unwrap().dx.into_shared(),
+            None => theirs.clone(),
         };
         let [got, theirs, own] = [nchw(&dx), nchw(&theirs), nchw(&own)].map(|values| cut(values, skipped, shape));
         Computed::with_own::<T>(0, name, got, theirs, own).shaped(shape)
@@ -275,13 +326,17 @@ pub fn max_unpool<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let positions = activation::<f64>(data.inputs[1].as_ref().expect("I"));
     let shape = data.outputs[0].shape();
     let (pixels, all_channels) = (shape[2] * shape[3], shape[1]);
-    let x = Array4::<T>::zeros((shape[0], shape[2], shape[3], shape[1])).into_shared();
+    let mut x = Array4::<T>::zeros((shape[0], shape[2], shape[3], shape[1]));
     let pool = MaxPool2d::new(kernel_of(case), pair(&case.ints("strides").expect("strides"), 1), [0, 0]);
+    // An x with its maxima at these positions.
     let argmax = positions.indexed_iter().map(|((n, _, _, channel), &position)| {
         let pixel = position as usize - (n * all_channels + channel) * pixels;
+        x[[n, pixel / shape[3], pixel % shape[3], channel]] = T::one();
         u32::try_from(pixel).expect("a pixel of its own image")
     });
-    let (_, cache) = pool.forward_chosen(&x, argmax.collect()).expect(&case.name);
+    let argmax: Vec<u32> = argmax.collect();
+    let (_, cache) = pool.forward(&x.into_shared()).expect(&case.name);
+    assert_eq!(cache.argmax(), argmax, "{}: the windows do not overlap", case.name);
     vec![Computed::exact(0, nchw(&pool.backward(&dy, &cache).expect(&case.name)))]
 }
 

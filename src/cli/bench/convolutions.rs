@@ -2,7 +2,7 @@
 
 use super::{median, noise};
 use ndarray::Array4;
-use resnet_by_hand::layers::conv2d::Conv2dCache;
+use resnet_by_hand::engine::Engine;
 use resnet_by_hand::layers::{Activation, Conv2d};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::shortcut::Shortcut;
@@ -17,6 +17,8 @@ const SECONDS: f64 = 0.15;
 /// Convolutions of one shape.
 pub struct Group<'a> {
     conv: &'a Conv2d<f32>,
+    /// What computes it; the reference without one.
+    engine: Option<Engine>,
     input: [usize; 4],
     output: [usize; 4],
     algorithm: &'static str,
@@ -43,11 +45,14 @@ impl Times {
 }
 
 /// The convolutions of `model` on images of shape `x`, in forward order of the first of each shape.
-pub fn groups(model: &ResNet<f32>, x: [usize; 4]) -> Result<Vec<Group<'_>>, Error> {
+pub fn groups(model: &ResNet<f32>, x: [usize; 4], engine: Option<Engine>) -> Result<Vec<Group<'_>>, Error> {
     let mut groups: Vec<Group> = Vec::new();
     for (conv, input) in walk(model, x)? {
         let output = conv.output_shape(&input)?;
-        let algorithm = conv.algorithm_for(&input)?.name();
+        let algorithm = match &engine {
+            Some(engine) => engine.algorithm_for(conv, input)?.name(),
+            None => "im2col",
+        };
         let same = |group: &&mut Group| {
             let other = group.conv;
             (group.input, group.algorithm) == (input, algorithm)
@@ -58,7 +63,8 @@ pub fn groups(model: &ResNet<f32>, x: [usize; 4]) -> Result<Vec<Group<'_>>, Erro
             Some(group) => group.count += 1,
             None => {
                 let is_stem = groups.is_empty();
-                groups.push(Group { conv, input, output, algorithm, count: 1, is_stem, times: None });
+                let engine = engine.clone();
+                groups.push(Group { conv, engine, input, output, algorithm, count: 1, is_stem, times: None });
             }
         }
     }
@@ -114,11 +120,22 @@ impl Group<'_> {
         };
         let (x, dy) = (tensor(self.input, 1), tensor(self.output, 2));
         let conv = self.conv;
-        let (_, cache): (_, Conv2dCache<f32>) = conv.forward(&x)?;
-        let forward = seconds(|| conv.forward(&x).map(drop))?;
-        let input_gradient =
-            (training && !self.is_stem).then(|| seconds(|| conv.input_gradient(&dy, &cache).map(drop)));
-        let weight_gradient = training.then(|| seconds(|| conv.parameter_gradients(&dy, &cache).map(drop)));
+        let (_, cache) = conv.forward(&x)?;
+        let y = || match &self.engine {
+            Some(engine) => engine.conv2d_forward(conv, &x).map(drop),
+            None => conv.forward(&x).map(drop),
+        };
+        let dx = || match &self.engine {
+            Some(engine) => engine.conv2d_input_gradient(conv, &dy, self.input).map(drop),
+            None => conv.input_gradient(&dy, &cache).map(drop),
+        };
+        let dw = || match &self.engine {
+            Some(engine) => engine.conv2d_parameter_gradients(conv, &dy, &x).map(drop),
+            None => conv.parameter_gradients(&dy, &cache).map(drop),
+        };
+        let forward = seconds(y)?;
+        let input_gradient = (training && !self.is_stem).then(|| seconds(dx));
+        let weight_gradient = training.then(|| seconds(dw));
         self.times = Some(Times {
             forward,
             input_gradient: input_gradient.transpose()?,

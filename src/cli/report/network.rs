@@ -189,9 +189,7 @@ impl Network {
     fn read(path: &Path, file: &'static str, run: &Run) -> Result<Self> {
         let architecture = Architecture::by_name(&run.recipe.model)?;
         let trained = Trained::read(path, Some(&architecture))?;
-        let mut model = trained.model::<f32>(trained.classes()?.0)?;
-        let algorithm = run.config.conv()?;
-        model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
+        let model = trained.model::<f32>(trained.classes()?.0)?;
         let Some(epoch) = trained.about("epoch").and_then(|epoch| epoch.parse().ok()) else {
             let message =
                 "expected weights that `resnet train` wrote, found some that do not say of which epoch they are";
@@ -251,11 +249,13 @@ impl Findings {
         let mut wrong = Vec::new();
         let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
         spinner.enable_steady_tick(Duration::from_millis(100));
-        let evaluated = evaluate_each(&network.model, &dataset, run.recipe.evaluation(), &mut |prediction| {
-            if prediction.class != prediction.target {
-                wrong.push(prediction);
-            }
-        });
+        let executor = run.config.executor()?;
+        let evaluated =
+            evaluate_each(&*executor, &network.model, &dataset, run.recipe.evaluation(), &mut |prediction| {
+                if prediction.class != prediction.target {
+                    wrong.push(prediction);
+                }
+            });
         spinner.finish_and_clear();
         let evaluation = evaluated?;
         if !evaluation.loss.is_finite() {

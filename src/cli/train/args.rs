@@ -4,7 +4,6 @@ use super::words;
 use crate::cli::config::Config;
 use crate::cli::images::DataArgs;
 use crate::cli::{args, Result};
-use resnet_by_hand::layers::Conv2dAlgorithm;
 use resnet_by_hand::model::Architecture;
 use resnet_by_hand::optim::Schedule;
 use resnet_by_hand::train::Recipe;
@@ -23,7 +22,8 @@ Examples:
   resnet train --data photos/ --image-size 64             a folder of pictures, one folder a class
   resnet train --data photos/ --model resnet20 --init-from pretrained --lr 0.02
   resnet train --data photos/ --model resnet18 --image-size 224 --init-from resnet18.pth
-  resnet train --schedule warmup:2@0.1+cosine --lr 0.1 --label-smoothing 0.1";
+  resnet train --schedule warmup:2@0.1+cosine --lr 0.1 --label-smoothing 0.1
+  resnet train --engine reference --steps 3 --trace       every value of three steps";
 
 /// Train a network
 ///
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     model: Option<Architecture>,
 
-    /// Everything below at once: paper, system1, system2, quick, demo
+    /// Everything below at once: paper, resnet34-150, resnet50-10, quick, demo
     ///
     /// [default: demo for the embedded images, otherwise quick]
     #[arg(long, value_name = "NAME", value_parser = Recipe::by_name)]
@@ -217,12 +217,21 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     eval_batch_size: Option<usize>,
 
-    /// Compute the convolutions with this algorithm
+    #[command(flatten)]
+    engine: args::EngineArgs,
+
+    /// Stop after this many steps and save a checkpoint
+    #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, conflicts_with = "repeat",
+          help_heading = "Computation")]
+    pub steps: Option<usize>,
+
+    /// Print the shape and size of every y, dy and gradient of every step (needs --engine reference)
     ///
-    /// For comparison: it changes speed and memory, and the results by rounding only. A layer whose
-    /// shape the algorithm cannot compute uses the one `auto` would take. [default: auto]
-    #[arg(long, value_name = "NAME", value_parser = args::algorithm(), verbatim_doc_comment, help_heading = "Computation")]
-    conv: Option<Conv2dAlgorithm>,
+    /// A line for every value, in the order of the computation: what it is, its shape (N, H, W, C), its
+    /// root mean square and its largest absolute value. For someone with a debugger or a pencil:
+    /// `resnet train --engine reference --steps 3 --trace`.
+    #[arg(long, verbatim_doc_comment, conflicts_with = "repeat", help_heading = "Computation")]
+    pub trace: bool,
 }
 
 impl Args {
@@ -266,7 +275,8 @@ impl Args {
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
-            conv: self.conv.map(|algorithm| algorithm.name().to_string()),
+            engine: self.engine.engine.map(|engine| engine.name().to_string()),
+            conv: self.engine.conv.map(|algorithm| algorithm.name().to_string()),
         })
     }
 }

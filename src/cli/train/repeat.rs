@@ -85,18 +85,18 @@ fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     let run = if has_begun(&folder) {
         // Where the images are may have changed; everything else the run's checkpoint knows.
         let flags = Config { data: config.data.clone(), ..Config::default() };
-        start::resume(flags, &folder, args.keep_checkpoints)?
+        start::resume(flags, &folder, args)?
     } else {
         if folder.exists() {
             // Broken off before its first checkpoint, so nothing was trained.
             fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, "remove", error))?;
         }
         let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
-        Some(start::begin(config, Some(&folder), args.keep_checkpoints)?)
+        Some(start::begin(config, Some(&folder), args)?)
     };
     let Some(mut run) = run else { return Ok(()) };
     run.folder.set_all(path);
-    run.go(args.checkpoint_every)
+    run.go(args)
 }
 
 /// Mean and standard deviation (of the sample) of the test accuracy, for people and as `repeat.json`.

@@ -1,6 +1,7 @@
 //! From a configuration, or the last checkpoint of a run, to a run that can go on.
 
-use super::Run;
+use super::{Args, Run};
+use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
 use crate::cli::images::{About, DEFAULT_SIZE};
 use crate::cli::run_folder::{check_out, RunFolder};
@@ -9,7 +10,7 @@ use resnet_by_hand::data::Dataset;
 use resnet_by_hand::layers::Mode;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::train::checkpoint::{data_hash, Checkpoint};
-use resnet_by_hand::train::{Recipe, Trainer};
+use resnet_by_hand::train::{Executor, Recipe, Trace, Trainer};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,14 +59,12 @@ pub fn train_and_validation(
 }
 
 /// The model of a configuration, held against the images.
-fn prepare(config: &Config, recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
+fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
     let mut model = ResNet::<f32>::new(&architecture, recipe.seed)?;
     if recipe.zero_init_residual {
         model.zero_init_residual().map_err(|error| Failure::Usage(error.to_string()))?;
     }
-    let algorithm = config.conv()?;
-    model.convs_mut().into_iter().for_each(|conv| conv.algorithm = algorithm);
     let (_, height, width, _) = train.pixels.dim();
     model.cost(1, [height, width]).map_err(|error| {
         Failure::Usage(format!("`{}` cannot take images of {height}x{width}: {error}", recipe.model))
@@ -119,9 +118,23 @@ fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Resu
     )))
 }
 
+/// What computes the passes of a run.
+fn executor(config: &Config, args: &Args) -> Result<Arc<dyn Executor<f32>>> {
+    let executor = config.executor()?;
+    match (args.trace, config.engine()?) {
+        (false, _) => Ok(executor),
+        (true, EngineKind::Reference) => Ok(Arc::new(Trace::new(|line| println!("{line}")))),
+        (true, EngineKind::Fast) => {
+            let message = "--trace prints what passes through the reference: add --engine reference";
+            Err(Failure::Usage(message.to_string()))
+        }
+    }
+}
+
 /// A run that begins, in the folder `out` if there is one.
-pub fn begin(mut given: Config, out: Option<&Path>, keep_checkpoints: usize) -> Result<Run> {
+pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> {
     let recipe = given.recipe()?;
+    let executor = executor(&given, args)?;
     if let Some(out) = out {
         check_out(out)?;
     }
@@ -132,17 +145,17 @@ pub fn begin(mut given: Config, out: Option<&Path>, keep_checkpoints: usize) -> 
     }
     let recipe = given.recipe()?;
     let config = given.effective(&recipe)?;
-    let mut model = prepare(&config, &recipe, &train)?;
+    let mut model = prepare(&recipe, &train)?;
     let initialised = match &config.init_from {
         Some(path) => init_from::apply(path, &mut model)?,
         None => Vec::new(),
     };
     let stem = format!("{}-{}", recipe.model, recipe.name);
-    let mut folder = RunFolder::create(out, &stem, keep_checkpoints)?;
+    let mut folder = RunFolder::create(out, &stem, args.keep_checkpoints)?;
     folder.write_text("config.toml", &config.to_toml())?;
     let data = data_hash(&train);
     let train = Arc::new(train);
-    let trainer = Trainer::new(model, recipe, train.clone())?;
+    let trainer = Trainer::new(model, executor, recipe, train.clone())?;
     // The first one at once: a folder that cannot be written to is noticed now, and every run can be gone on with.
     folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
@@ -150,8 +163,8 @@ pub fn begin(mut given: Config, out: Option<&Path>, keep_checkpoints: usize) -> 
 }
 
 /// The run in a folder at its last checkpoint; `None` if it is over.
-pub fn resume(mut flags: Config, path: &Path, keep_checkpoints: usize) -> Result<Option<Run>> {
-    let (folder, latest) = RunFolder::open(path, keep_checkpoints)?;
+pub fn resume(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
+    let (folder, latest) = RunFolder::open(path, args.keep_checkpoints)?;
     let mut out = std::io::stdout().lock();
     for (file, problem) in &latest.damaged {
         writeln!(out, "note           {} is of no use, going on from the one before: {problem}", file.display())?;
@@ -163,15 +176,20 @@ pub fn resume(mut flags: Config, path: &Path, keep_checkpoints: usize) -> Result
     if let Some(data) = flags.data.take() {
         config.data = Some(data);
     }
+    if config.engine.is_none() {
+        writeln!(out, "note           begun by a version with one engine; the fast engine has its bits")?;
+        config.engine = Some(EngineKind::Fast.name().to_string());
+        config.conv = config.conv()?.map(|algorithm| algorithm.name().to_string());
+    }
     flags.refuse_conflicts(&config, path)?;
     if folder.is_complete() {
         writeln!(out, "{} is complete: nothing is left to do", path.display())?;
         return Ok(None);
     }
     drop(out);
-    let recipe = config.recipe()?;
+    let (recipe, executor) = (config.recipe()?, executor(&config, args)?);
     let Images { train, validation, test, about } = Images::load(&config, &recipe)?;
-    let mut model = prepare(&config, &recipe, &train)?;
+    let mut model = prepare(&recipe, &train)?;
     let data = data_hash(&train);
     if data != checkpoint.data {
         return Err(Failure::Failed(format!(
@@ -182,7 +200,7 @@ pub fn resume(mut flags: Config, path: &Path, keep_checkpoints: usize) -> Result
     Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
     folder.rewind(&checkpoint)?;
     let train = Arc::new(train);
-    let trainer = Trainer::resume(model, checkpoint.snapshot(), recipe, train.clone())?;
+    let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
     let (best, initialised) = (checkpoint.best, Vec::new());
     Ok(Some(Run { config, folder, trainer, best, train, validation, test, about, initialised, data }))

@@ -17,9 +17,9 @@ mod tests;
 mod winograd;
 
 use super::Engine;
+use crate::layers::conv2d::Conv2dGrads;
 pub(crate) use crate::layers::conv2d::Geometry;
-use crate::layers::conv2d::{channel_sums, Conv2dGrads};
-use crate::layers::{check_dy, contiguous, Conv2d};
+use crate::layers::{channel_sums, check_dy, contiguous, Conv2d};
 use crate::{Activation, Error, Result};
 use ndarray::Array4;
 use operands::{AsIs, Epilogue, Prologue};
@@ -106,7 +106,7 @@ pub(super) struct Convolution<'a> {
 impl<'a> Convolution<'a> {
     /// Of an input of shape `x (N, H, W, C_in)`.
     pub fn new(engine: &'a Engine, conv: &'a Conv2d<f32>, x: [usize; 4]) -> Result<Self> {
-        let g = conv.geometry_of(x)?;
+        let g = conv.geometry(x)?;
         Ok(Convolution { engine, algorithm: engine.algorithm.for_geometry(&g), weight: &conv.weight, g })
     }
 
@@ -178,21 +178,35 @@ impl Engine {
         })
     }
 
-    /// `(dx, grads)` of one convolution of `x`, for `dy`.
+    /// dx of one convolution of an `x (N, H, W, C_in)`, for `dy`.
     ///
     /// # Errors
-    /// As [`Conv2d::backward`].
-    pub fn conv2d_backward(
+    /// As [`Conv2d::input_gradient`].
+    pub fn conv2d_input_gradient(
+        &self,
+        conv: &Conv2d<f32>,
+        dy: &Activation<f32>,
+        x: [usize; 4],
+    ) -> Result<Activation<f32>> {
+        let convolution = Convolution::new(self, conv, x)?;
+        check_dy("conv2d", dy.shape(), &<[usize; 4]>::from(convolution.output()))?;
+        Ok(convolution.input_gradient(&contiguous(dy), &AsIs))
+    }
+
+    /// dweight and dbias of one convolution of `x`, for `dy`.
+    ///
+    /// # Errors
+    /// As [`Conv2d::parameter_gradients`].
+    pub fn conv2d_parameter_gradients(
         &self,
         conv: &Conv2d<f32>,
         dy: &Activation<f32>,
         x: &Activation<f32>,
-    ) -> Result<(Activation<f32>, Conv2dGrads<f32>)> {
+    ) -> Result<Conv2dGrads<f32>> {
         let convolution = Convolution::new(self, conv, x.dim().into())?;
         check_dy("conv2d", dy.shape(), &<[usize; 4]>::from(convolution.output()))?;
         let (dy, x) = (contiguous(dy), contiguous(x));
         let weight = convolution.weight_gradient(&dy, &x);
-        let bias = conv.bias.as_ref().map(|_| channel_sums(&dy));
-        Ok((convolution.input_gradient(&dy, &AsIs), Conv2dGrads { weight, bias }))
+        Ok(Conv2dGrads { weight, bias: conv.bias.as_ref().map(|_| channel_sums(&dy)) })
     }
 }

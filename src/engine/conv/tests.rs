@@ -1,1 +1,93 @@
+//! Every algorithm against the definition, exactly, on whole numbers: all sums and products below 2²⁴ are exact in `f32`, in
+//! whatever order they are taken.
 
+use super::Algorithm;
+use crate::engine::Engine;
+use crate::layers::conv2d::direct;
+use crate::layers::conv2d::tests::{of, pixel_sums, whole, CASES};
+use crate::layers::Conv2d;
+use crate::Activation;
+
+/// y, dx, dweight and dbias of the engine and of the definition. The dweight of Winograd ends in a product by G, which
+/// divides by 6 and 24, in `f64`: it is rounded to whole numbers.
+fn equals_the_definition(engine: &Engine, conv: &Conv2d<f32>, x: &Activation<f32>, dy: &Activation<f32>) {
+    let case = format!("{}, x {:?}, {conv:?}", engine.algorithm().name(), x.dim());
+    assert_eq!(engine.conv2d_forward(conv, x).unwrap(), direct::forward(conv, x), "y of {case}");
+    let dx = engine.conv2d_input_gradient(conv, dy, x.dim().into()).unwrap();
+    assert_eq!(dx, direct::input_gradient(conv, x.dim(), dy), "dx of {case}");
+    let grads = engine.conv2d_parameter_gradients(conv, dy, x).unwrap();
+    assert_eq!(grads.weight.mapv(f32::round), direct::weight_gradient(conv, x, dy), "dweight of {case}");
+    assert!(
+        grads.weight.iter().all(|dw| (dw - dw.round()).abs() <= dw.abs() * f32::EPSILON + 1e-9),
+        "dweight of {case}"
+    );
+    assert_eq!(grads.bias, conv.bias.as_ref().map(|_| pixel_sums(dy)), "dbias of {case}");
+}
+
+fn dy_of(conv: &Conv2d<f32>, x: &Activation<f32>) -> [usize; 4] {
+    conv.output_shape(&x.dim().into()).unwrap()
+}
+
+#[test]
+fn every_algorithm_equals_the_definition_exactly() {
+    for algorithm in [Algorithm::Gemm, Algorithm::Indirect, Algorithm::Winograd2] {
+        let engine = Engine::new(algorithm);
+        for case in CASES {
+            let (conv, x) = of(case);
+            let dy = whole(dy_of(&conv, &x), 3).into_dimensionality().unwrap().into_shared();
+            equals_the_definition(&engine, &conv, &x, &dy);
+        }
+    }
+}
+
+/// (n, h, w, c_in, c_out, padding) for the 3x3 convolutions that Winograd computes: tiles cut by the border, images of one
+/// pixel, one channel, several chunks, channels that are no multiple of a vector or a panel.
+type WinogradCase = (usize, usize, usize, usize, usize, [usize; 2]);
+const WINOGRAD_CASES: &[WinogradCase] = &[
+    (1, 1, 1, 1, 1, [1, 1]),
+    (2, 5, 7, 3, 17, [1, 1]),
+    (1, 7, 5, 17, 3, [0, 2]),
+    (3, 3, 3, 2, 2, [0, 0]),
+    (2, 9, 4, 16, 33, [2, 1]),
+    (1, 1, 2, 4, 1, [2, 2]),
+    (37, 6, 6, 8, 16, [1, 1]),
+    (2, 33, 34, 1, 8, [1, 1]),
+    (5, 4, 4, 130, 136, [1, 1]),
+    (0, 8, 8, 4, 4, [1, 1]),
+    (3, 5, 2, 530, 520, [1, 1]), // so many channels that the weight is transformed in slices
+    (0, 5, 2, 530, 520, [1, 1]),
+];
+
+/// F(4x4) divides the weight by 576 = 24² = 9 · 2⁶. Of weights that are multiples of 9, G w Gᵀ is a multiple of 2⁻⁶, and all
+/// that follows is a sum of products of such numbers: exact while it stays below 2¹⁸ = 2²⁴ · 2⁻⁶. If anything were rounded,
+/// the result would not be whole.
+#[test]
+fn winograd_equals_the_definition_exactly_on_whole_numbers() {
+    for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
+        let engine = Engine::new(algorithm);
+        for &(n, h, w, c_in, c_out, padding) in WINOGRAD_CASES {
+            // −1, 0, 1
+            let small = |shape: [usize; 4], seed| {
+                let x = whole(shape, seed).mapv(|x| (x / 2.0).trunc());
+                x.into_dimensionality::<ndarray::Ix4>().unwrap()
+            };
+            let conv = Conv2d { padding, ..Conv2d::new(9.0 * small([c_out, c_in, 3, 3], 1)) };
+            let x = small([n, h, w, c_in], 2).into_shared();
+            assert_eq!(engine.algorithm_for(&conv, x.dim().into()).unwrap(), algorithm);
+            let dy = small(dy_of(&conv, &x), 3).into_shared();
+            equals_the_definition(&engine, &conv, &x, &dy);
+        }
+    }
+}
+
+#[test]
+fn the_engine_rejects_what_the_reference_rejects() {
+    let x = ndarray::Array4::<f32>::zeros((2, 8, 8, 3)).into_shared();
+    let conv = Conv2d::new(ndarray::Array4::<f32>::zeros((4, 16, 3, 3)));
+    let engine = Engine::default();
+    let message = engine.conv2d_forward(&conv, &x).unwrap_err().to_string();
+    assert_eq!(message, "conv2d: x expects C_in = 16 (16 x 1 groups), got shape [2, 8, 8, 3]");
+    let conv = Conv2d::new(ndarray::Array4::<f32>::zeros((4, 3, 3, 3)));
+    let message = engine.conv2d_input_gradient(&conv, &x, x.dim().into()).unwrap_err().to_string();
+    assert_eq!(message, "conv2d: dy expects the output's shape [2, 6, 6, 4], got shape [2, 8, 8, 3]");
+}

@@ -1,55 +1,42 @@
 //! The definition of the convolution, in seven loops written from the equation, sharing no index arithmetic with the
-//! fast versions. This is what they are tested against.
+//! other versions. This is what they are tested against.
 
-use super::frame::{finish_all, Finish, Source};
-use super::{Conv2d, Geometry};
-use crate::Scalar;
-use ndarray::{Array4, ArrayViewMut4};
+use super::Conv2d;
+use crate::{Activation, Scalar};
+use ndarray::Array4;
 
-/// y without the bias.
-pub fn forward<T: Scalar>(conv: &Conv2d<T>, g: &Geometry, x: &dyn Source<T>, y: &mut [T], finish: &dyn Finish<T>) {
-    let x = x.collect([g.n, g.h, g.w, g.c_in]);
-    let shape = output_shape(conv, x.dim());
-    let mut sums = ArrayViewMut4::from_shape(shape, &mut *y).expect("the shape of y");
-    sums.fill(T::zero());
-    for_each_term(conv, x.dim(), shape, |at_y, at_weight, at_x| sums[at_y] += conv.weight[at_weight] * x[at_x]);
-    finish_all(y, g.pixels_out() * g.c_out, finish);
+/// y.
+pub fn forward<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>) -> Array4<T> {
+    let mut y = Array4::zeros(output_shape(conv, x.dim()));
+    for_each_term(conv, x.dim(), |at_y, at_weight, at_x| y[at_y] += conv.weight[at_weight] * x[at_x]);
+    if let Some(bias) = &conv.bias {
+        y += bias;
+    }
+    y
 }
 
-/// dx: every term of y sends weight · dy back to its pixel.
-pub fn input_gradient<T: Scalar>(
-    conv: &Conv2d<T>,
-    g: &Geometry,
-    dy: &dyn Source<T>,
-    dx: &mut [T],
-    finish: &dyn Finish<T>,
-) {
-    let x = (g.n, g.h, g.w, g.c_in);
-    let shape = output_shape(conv, x);
-    let dy = dy.collect(shape.into());
-    let mut sums = ArrayViewMut4::from_shape(x, &mut *dx).expect("the shape of x");
-    sums.fill(T::zero());
-    for_each_term(conv, x, shape, |at_y, at_weight, at_x| sums[at_x] += conv.weight[at_weight] * dy[at_y]);
-    finish_all(dx, g.h * g.w * g.c_in, finish);
+/// dx, for an x of shape `(N, H, W, C_in)`: every term of y sends weight · dy back to its pixel.
+pub fn input_gradient<T: Scalar>(conv: &Conv2d<T>, x: (usize, usize, usize, usize), dy: &Activation<T>) -> Array4<T> {
+    let mut dx = Array4::zeros(x);
+    for_each_term(conv, x, |at_y, at_weight, at_x| dx[at_x] += conv.weight[at_weight] * dy[at_y]);
+    dx
 }
 
 /// dweight: every term of y sends x · dy back to its weight.
-pub fn weight_gradient<T: Scalar>(conv: &Conv2d<T>, g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
-    let x = x.collect([g.n, g.h, g.w, g.c_in]);
-    let shape = output_shape(conv, x.dim());
-    let dy = dy.collect(shape.into());
+pub fn weight_gradient<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>, dy: &Activation<T>) -> Array4<T> {
     let mut dweight = Array4::zeros(conv.weight.dim());
-    for_each_term(conv, x.dim(), shape, |at_y, at_weight, at_x| dweight[at_weight] += x[at_x] * dy[at_y]);
+    for_each_term(conv, x.dim(), |at_y, at_weight, at_x| dweight[at_weight] += x[at_x] * dy[at_y]);
     dweight
 }
 
 /// Calls `term(index of y, index of weight, index of x)` for every product of the defining sum.
 fn for_each_term<T>(
     conv: &Conv2d<T>,
-    (batch, height, width, channels_in): (usize, usize, usize, usize),
-    (_, height_out, width_out, channels_out): (usize, usize, usize, usize),
+    x: (usize, usize, usize, usize),
     mut term: impl FnMut([usize; 4], [usize; 4], [usize; 4]),
 ) {
+    let (batch, height, width, channels_in) = x;
+    let (_, height_out, width_out, channels_out) = output_shape(conv, x);
     let (_, channels_per_group, kernel_height, kernel_width) = conv.weight.dim();
     for image in 0..batch {
         for row_out in 0..height_out {

@@ -1,4 +1,4 @@
-//! Convolution as matrix multiplication, for every geometry.
+//! The matrices of a convolution, for every geometry.
 //!
 //! ```text
 //! cols (P, K)    the K = kh·kw·c inputs under the kernel, for each of P output pixels; c = C_in/groups
@@ -9,115 +9,63 @@
 //! dcols (P, K)   = dy (P, c_o)  · Wᵀ (c_o, K)        dx = col2im(dcols)
 //! ```
 //!
-//! Because the channels are last, one tap's c inputs are contiguous in x and in `cols`: im2col is kh·kw copies a pixel.
-//! The batch is cut into pieces of a few images ([`images_per_piece`], from the geometry alone); `cols` exists for one
-//! piece per thread at a time, never for the batch. A 1x1 convolution with stride 1 and no padding needs no `cols`: x
-//! itself is that matrix.
+//! Because the channels are last, one tap's c inputs are contiguous in x and in `cols`: im2col is kh·kw copies for each
+//! pixel. The batch is cut into chunks of a few images, from the geometry alone; `cols` exists for one chunk per thread at
+//! a time, never for the batch.
 
-use super::frame::{Finish, Frame, Source};
 use super::Geometry;
-use crate::gemm::gemm;
-use crate::parallel::{add_slices, tree_sum};
-use crate::Scalar;
-use ndarray::{s, Array3, Array4, ArrayView2, ArrayViewMut2};
+use crate::parallel::add_slices;
+use crate::{Activation, Scalar};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Output pixels that make a GEMM tall enough to be efficient; more would push `cols` out of the caches.
-const PIECE_PIXELS: usize = 1024;
+const CHUNK_PIXELS: usize = 1024;
 
-/// Images per piece of the forward pass and of dx: as many as have about [`PIECE_PIXELS`] output pixels.
-fn images_per_piece(g: &Geometry) -> usize {
-    (PIECE_PIXELS / g.pixels_out()).clamp(1, g.n.max(1))
+impl Geometry {
+    /// Images in a chunk: as many as have about [`CHUNK_PIXELS`] output pixels.
+    fn images_per_chunk(&self) -> usize {
+        (CHUNK_PIXELS / self.pixels_out()).clamp(1, self.n.max(1))
+    }
+
+    /// How many chunks the batch is cut into; the last may be shorter.
+    pub fn chunks(&self) -> usize {
+        self.n.div_ceil(self.images_per_chunk())
+    }
+
+    /// The values of chunk `index` of an array `(N, …)`.
+    pub fn chunk<'a, T: Scalar>(&self, array: &'a Activation<T>, index: usize) -> &'a [T] {
+        let values = array.as_slice().expect("contiguous");
+        let chunk = self.images_per_chunk() * values.len() / self.n;
+        &values[index * chunk..values.len().min((index + 1) * chunk)]
+    }
+
+    /// Calls `write(chunk of out, chunk of array)` for every chunk, in parallel.
+    pub fn for_each_chunk<T: Scalar>(
+        &self,
+        out: &mut Array4<T>,
+        array: &Activation<T>,
+        write: impl Fn(&mut [T], &[T]) + Sync,
+    ) {
+        let chunk = self.images_per_chunk() * out.len() / self.n.max(1);
+        let out = out.as_slice_mut().expect("contiguous").par_chunks_mut(chunk.max(1)).enumerate();
+        out.for_each(|(index, out)| write(out, self.chunk(array, index)));
+    }
 }
 
-/// Pieces whose dW is accumulated into one array before the fixed tree takes over: fewer, larger terms in the sum keep
-/// the memory for partial sums small where the weight is large.
-const PIECES_PER_SUM: usize = 4;
-
-/// y without the bias.
-pub fn forward<T: Scalar>(g: &Geometry, x: &dyn Source<T>, weight: &Array4<T>, y: &mut [T], finish: &dyn Finish<T>) {
-    let matrices = weight_matrices(g, weight);
-    let (images, frame) = (images_per_piece(g).next_multiple_of(finish.images()), Frame::none([g.h, g.w], g.c_in));
-    let y_image = g.pixels_out() * g.c_out;
-    let pieces = y.par_chunks_mut((images * y_image).max(1)).enumerate();
-    pieces.for_each_init(Default::default, |(cols, buffer): &mut (Vec<T>, Vec<T>), (piece, numbers)| {
-        let x = frame.fill(x, [piece * images, numbers.len() / y_image], buffer);
-        let pixels = numbers.len() / g.c_out;
-        let mut y = ArrayViewMut2::from_shape((pixels, g.c_out), &mut *numbers).expect("a whole number of pixels");
-        for (group, w) in matrices.outer_iter().enumerate() {
-            let cols = im2col(g, x, group, cols);
-            // y (P, c_o) = cols (P, K) · W (K, c_o)
-            gemm(T::one(), cols, w, T::zero(), y.slice_mut(s![.., channels(g.c_out, g.groups, group)]));
-        }
-        finish.piece(piece * images * y_image, numbers);
-    });
+/// The images `values (n, h, w, channels)` as a matrix `(P, channels)` of their pixels.
+pub(crate) fn as_pixels<T: Scalar>(values: &[T], channels: usize) -> ArrayView2<'_, T> {
+    ArrayView2::from_shape((values.len() / channels, channels), values).expect("a whole number of pixels")
 }
 
-/// dx: dcols = dy · Wᵀ, then col2im.
-pub fn input_gradient<T: Scalar>(
-    g: &Geometry,
-    dy: &dyn Source<T>,
-    weight: &Array4<T>,
-    dx: &mut [T],
-    finish: &dyn Finish<T>,
-) {
-    let matrices = weight_matrices(g, weight);
-    let images = images_per_piece(g).next_multiple_of(finish.images());
-    let (frame, x_image) = (Frame::none([g.h_out, g.w_out], g.c_out), g.h * g.w * g.c_in);
-    let pieces = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
-    pieces.for_each_init(Default::default, |(dcols, buffer): &mut (Vec<T>, Vec<T>), (piece, dx)| {
-        dx.fill(T::zero());
-        let dy = frame.fill(dy, [piece * images, dx.len() / x_image], buffer);
-        let dy = ArrayView2::from_shape((dy.len() / g.c_out, g.c_out), dy).expect("a whole number of pixels");
-        for (group, w) in matrices.outer_iter().enumerate() {
-            let dy = dy.slice(s![.., channels(g.c_out, g.groups, group)]);
-            // dcols (P, K) = dy (P, c_o) · Wᵀ (c_o, K)
-            dcols.resize(dy.nrows() * g.taps(), T::zero());
-            let mut matrix = ArrayViewMut2::from_shape((dy.nrows(), g.taps()), dcols).expect("P x K");
-            gemm(T::one(), dy, w.t(), T::zero(), matrix.view_mut());
-            col2im(g, dcols, group, dx);
-        }
-        finish.piece(piece * images * x_image, dx);
-    });
-}
-
-/// dweight: dW = colsᵀ · dy, summed over the pieces in a fixed tree.
-pub fn weight_gradient<T: Scalar>(g: &Geometry, dy: &dyn Source<T>, x: &dyn Source<T>) -> Array4<T> {
-    let images = images_per_piece(g);
-    let (x_frame, dy_frame) = (Frame::none([g.h, g.w], g.c_in), Frame::none([g.h_out, g.w_out], g.c_out));
-    let shape = (g.groups, g.taps(), g.c_out / g.groups);
-
-    let group_of_pieces = |index: usize| {
-        let (mut dw, mut cols) = (Array3::zeros(shape), Vec::new());
-        let (mut x_buffer, mut dy_buffer) = (Vec::new(), Vec::new());
-        let first = index * PIECES_PER_SUM * images;
-        for start in (first..g.n.min(first + PIECES_PER_SUM * images)).step_by(images) {
-            let piece = [start, images.min(g.n - start)];
-            let (x, dy) = (x_frame.fill(x, piece, &mut x_buffer), dy_frame.fill(dy, piece, &mut dy_buffer));
-            let dy = ArrayView2::from_shape((dy.len() / g.c_out, g.c_out), dy).expect("a whole number of pixels");
-            for (group, dw) in dw.outer_iter_mut().enumerate() {
-                let cols = im2col(g, x, group, &mut cols);
-                // dW (K, c_o) += colsᵀ (K, P) · dy (P, c_o)
-                gemm(T::one(), cols.t(), dy.slice(s![.., channels(g.c_out, g.groups, group)]), T::one(), dw);
-            }
-        }
-        dw
-    };
-    let add = |left: &mut Array3<T>, right: Array3<T>| {
-        add_slices(left.as_slice_mut().expect("contiguous"), right.as_slice().expect("contiguous"));
-    };
-    let dw = tree_sum(g.n.div_ceil(PIECES_PER_SUM * images), &group_of_pieces, &add);
-    // (groups, (p, q, i), o) back to (groups · o, i, p, q)
-    let dw = dw.unwrap_or_else(|| Array3::zeros(shape));
-    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
-    let dw = dw.into_shape_with_order((g.groups, g.kh, g.kw, c, c_o)).expect("K = kh kw c");
-    let dweight = dw.permuted_axes([0, 4, 3, 1, 2]);
-    let dweight = dweight.as_standard_layout().into_owned();
-    dweight.into_shape_with_order((g.c_out, c, g.kh, g.kw)).expect("C_out = groups c_o")
+/// [`as_pixels`], to be written.
+pub(crate) fn as_pixels_mut<T: Scalar>(values: &mut [T], channels: usize) -> ArrayViewMut2<'_, T> {
+    ArrayViewMut2::from_shape((values.len() / channels, channels), values).expect("a whole number of pixels")
 }
 
 /// The channels `0..total` that belong to `group`.
-pub(crate) fn channels(total: usize, groups: usize, group: usize) -> std::ops::Range<usize> {
+pub(crate) fn channels(total: usize, groups: usize, group: usize) -> Range<usize> {
     group * (total / groups)..(group + 1) * (total / groups)
 }
 
@@ -129,30 +77,35 @@ pub(crate) fn weight_matrices<T: Scalar>(g: &Geometry, weight: &Array4<T>) -> Ar
     weight.as_standard_layout().into_owned().into_shape_with_order((g.groups, g.taps(), c_o)).expect("K = kh kw c")
 }
 
-/// `cols` of the images in `x` for one group: a view of x where x already is that matrix, else of `buffer`.
-fn im2col<'a, T: Scalar>(g: &Geometry, x: &'a [T], group: usize, buffer: &'a mut Vec<T>) -> ArrayView2<'a, T> {
-    let images = x.len() / (g.h * g.w * g.c_in);
-    let is_matrix = (g.kh, g.kw) == (1, 1) && g.stride == [1, 1] && g.padding == [0, 0];
-    if is_matrix {
-        let x = ArrayView2::from_shape((images * g.h * g.w, g.c_in), x).expect("(N H W, C_in)");
-        return x.slice_move(s![.., channels(g.c_in, g.groups, group)]);
-    }
+/// The inverse of [`weight_matrices`].
+pub(crate) fn weight_of_matrices<T: Scalar>(g: &Geometry, w: Array3<T>) -> Array4<T> {
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
+    let w = w.into_shape_with_order((g.groups, g.kh, g.kw, c, c_o)).expect("K = kh kw c");
+    let weight = w.permuted_axes([0, 4, 3, 1, 2]).as_standard_layout().into_owned();
+    weight.into_shape_with_order((g.c_out, c, g.kh, g.kw)).expect("C_out = groups c_o")
+}
+
+/// `cols (P, K)` of the images in `x` for one group.
+pub(crate) fn im2col<T: Scalar>(g: &Geometry, x: &[T], group: usize) -> Array2<T> {
     let c = g.c_in / g.groups;
-    buffer.resize(images * g.pixels_out() * g.taps(), T::zero());
+    let images = x.len() / (g.h * g.w * g.c_in);
+    // Taps in the padding stay 0.
+    let mut cols = Array2::zeros((images * g.pixels_out(), g.taps()));
+    let values = cols.as_slice_mut().expect("contiguous");
     for_each_tap(g, images, group, |tap, source| {
-        let tap = &mut buffer[tap..tap + c];
-        match source {
-            Some(source) => tap.copy_from_slice(&x[source..source + c]),
-            None => tap.fill(T::zero()),
+        if let Some(source) = source {
+            values[tap..tap + c].copy_from_slice(&x[source..source + c]);
         }
     });
-    ArrayView2::from_shape((images * g.pixels_out(), g.taps()), buffer).expect("P x K")
+    cols
 }
 
 /// The transpose of [`im2col`]: adds every entry of `dcols` to the pixel it was copied from.
-fn col2im<T: Scalar>(g: &Geometry, dcols: &[T], group: usize, dx: &mut [T]) {
+pub(crate) fn col2im<T: Scalar>(g: &Geometry, dcols: &Array2<T>, group: usize, dx: &mut [T]) {
     let c = g.c_in / g.groups;
     let images = dx.len() / (g.h * g.w * g.c_in);
+    let dcols = dcols.as_standard_layout();
+    let dcols = dcols.as_slice().expect("contiguous");
     for_each_tap(g, images, group, |tap, source| {
         if let Some(source) = source {
             add_slices(&mut dx[source..source + c], &dcols[tap..tap + c]);
@@ -160,7 +113,7 @@ fn col2im<T: Scalar>(g: &Geometry, dcols: &[T], group: usize, dx: &mut [T]) {
     });
 }
 
-/// Calls `visit(offset in cols, offset in x)` for every run of C_in/groups numbers that im2col copies, in the order of
+/// Calls `visit(offset in cols, offset in x)` for every C_in/groups values that im2col copies at once, in the order of
 /// `cols`; the offset in x is `None` where the tap falls into the padding.
 pub(crate) fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit: impl FnMut(usize, Option<usize>)) {
     let c = g.c_in / g.groups;
@@ -189,7 +142,6 @@ pub(crate) fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array2;
 
     /// ⟨im2col x, p⟩ = ⟨x, col2im p⟩ for whole numbers, exactly: col2im is the adjoint of im2col.
     #[test]
@@ -201,11 +153,10 @@ mod tests {
             let g = Geometry { n, h, w, c_in, c_out: 6, kh, kw, h_out, w_out, stride, padding, dilation, groups };
             let x: Vec<f64> = (0..n * h * w * c_in).map(|i| (i * 31 % 17) as f64 - 8.0).collect();
             for group in 0..groups {
-                let mut buffer = Vec::new();
-                let cols: Array2<f64> = im2col(&g, &x, group, &mut buffer).to_owned();
+                let cols: Array2<f64> = im2col(&g, &x, group);
                 let p = Array2::from_shape_fn(cols.dim(), |(i, j)| ((i * 13 + j * 7) % 11) as f64 - 5.0);
                 let mut dx = vec![0.0; x.len()];
-                col2im(&g, p.as_slice().unwrap(), group, &mut dx);
+                col2im(&g, &p, group, &mut dx);
                 let left: f64 = (&cols * &p).sum();
                 let right: f64 = x.iter().zip(&dx).map(|(a, b)| a * b).sum();
                 assert_eq!(left, right);

@@ -1,9 +1,9 @@
-//! The fast versions against the definition, exactly, on whole numbers.
+//! im2col and its products against the definition, exactly, on whole numbers.
 
 use super::*;
 use ndarray::Array;
 
-fn whole<D: ndarray::Dimension, S: ndarray::ShapeBuilder<Dim = D>>(shape: S, seed: u64) -> Array<f32, D> {
+pub(crate) fn whole<D: ndarray::Dimension, S: ndarray::ShapeBuilder<Dim = D>>(shape: S, seed: u64) -> Array<f32, D> {
     let mut i = seed;
     Array::from_shape_simple_fn(shape, || {
         i = i.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -13,8 +13,8 @@ fn whole<D: ndarray::Dimension, S: ndarray::ShapeBuilder<Dim = D>>(shape: S, see
 
 /// (n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups): different numbers everywhere, leftover rows, even
 /// kernels, 1x1 with stride 2, windows wholly in the padding, depthwise.
-type Case = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
-const CASES: &[Case] = &[
+pub(crate) type Case = (usize, usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], usize);
+pub(crate) const CASES: &[Case] = &[
     (3, 7, 5, 4, 6, [3, 3], [1, 1], [1, 1], [1, 1], 1),
     (2, 8, 11, 3, 5, [3, 2], [2, 3], [0, 1], [1, 1], 1),
     (2, 9, 7, 5, 4, [1, 1], [2, 2], [0, 0], [1, 1], 1),
@@ -29,43 +29,36 @@ const CASES: &[Case] = &[
     (2, 3, 2, 2, 5, [1, 1], [1, 1], [2, 1], [1, 1], 1),
     (40, 5, 4, 19, 18, [3, 3], [2, 2], [1, 1], [1, 1], 1),
     (2, 5, 4, 70, 72, [3, 3], [2, 2], [1, 1], [1, 1], 1), // more channels than the weight is packed by at once
-    (7, 10, 10, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1), // several pieces of several images, the last one short
+    (7, 10, 10, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1), // several chunks of several images, the last one short
+    (23, 10, 10, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1), // and of the reference, whose chunks are larger
 ];
 
 /// Every product and every partial sum is a whole number below 2²⁴: all orders of summation give the same bits.
 #[test]
-fn every_algorithm_equals_the_definition_exactly() {
-    for algorithm in [Conv2dAlgorithm::Gemm, Conv2dAlgorithm::Implicit, Conv2dAlgorithm::Winograd2] {
-        equals_the_definition_exactly(algorithm);
+fn equals_the_definition_exactly() {
+    for case in CASES {
+        let (conv, x) = of(case);
+        let (y, cache) = conv.forward(&x).unwrap();
+        assert_eq!(y, direct::forward(&conv, &x), "y of {conv:?}");
+        let dy = whole(y.dim(), 3).into_shared();
+        let (dx, grads) = conv.backward(&dy, &cache).unwrap();
+        assert_eq!(dx, direct::input_gradient(&conv, x.dim(), &dy), "dx of {conv:?}");
+        assert_eq!(grads.weight, direct::weight_gradient(&conv, &x, &dy), "dweight of {conv:?}");
+        assert_eq!(grads.bias.unwrap(), pixel_sums(&dy));
     }
 }
 
-fn equals_the_definition_exactly(algorithm: Conv2dAlgorithm) {
-    for &(n, h, w, c_in, c_out, [kh, kw], stride, padding, dilation, groups) in CASES {
-        let fast = Conv2d {
-            bias: Some(whole(c_out, 4)),
-            stride,
-            padding,
-            dilation,
-            groups,
-            algorithm,
-            ..Conv2d::new(whole((c_out, c_in / groups, kh, kw), 1))
-        };
-        let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..fast.clone() };
-        let x = whole((n, h, w, c_in), 2).into_shared();
-        let (y, cache) = fast.forward(&x).unwrap();
-        let (y_direct, _) = direct.forward(&x).unwrap();
-        assert_eq!(y, y_direct, "y of {fast:?}");
-        let dy = whole(y.dim(), 3).into_shared();
-        let (dx, grads) = fast.backward(&dy, &cache).unwrap();
-        let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
-        assert_eq!(dx, dx_direct, "dx of {fast:?}");
-        assert_eq!(grads.weight, grads_direct.weight, "dweight of {fast:?}");
-        assert_eq!(
-            grads.bias.unwrap(),
-            dy.sum_axis(ndarray::Axis(0)).sum_axis(ndarray::Axis(0)).sum_axis(ndarray::Axis(0))
-        );
-    }
+/// The convolution of a case, and its input.
+pub(crate) fn of(case: &Case) -> (Conv2d<f32>, Activation<f32>) {
+    let &(n, h, w, c_in, c_out, [kh, kw], stride, padding, dilation, groups) = case;
+    let weight = whole((c_out, c_in / groups, kh, kw), 1);
+    let conv = Conv2d { bias: Some(whole(c_out, 4)), stride, padding, dilation, groups, ..Conv2d::new(weight) };
+    (conv, whole((n, h, w, c_in), 2).into_shared())
+}
+
+/// dbias, by its definition.
+pub(crate) fn pixel_sums(dy: &Activation<f32>) -> Array1<f32> {
+    dy.sum_axis(Axis(0)).sum_axis(Axis(0)).sum_axis(Axis(0))
 }
 
 #[test]
@@ -104,50 +97,4 @@ fn every_wrong_argument_is_named() {
     let dy = Array4::zeros((2, 8, 8, 4)).into_shared();
     let message = conv.backward(&dy, &cache).unwrap_err().to_string();
     assert_eq!(message, "conv2d: dy expects the output's shape [2, 6, 6, 4], got shape [2, 8, 8, 4]");
-}
-
-/// (n, h, w, c_in, c_out, padding) for the 3x3 convolutions Winograd computes: tiles cut by the border, images of one
-/// pixel, one channel, several pieces, channels that are no multiple of a vector or a panel.
-type WinogradCase = (usize, usize, usize, usize, usize, [usize; 2]);
-const WINOGRAD_CASES: &[WinogradCase] = &[
-    (1, 1, 1, 1, 1, [1, 1]),
-    (2, 5, 7, 3, 17, [1, 1]),
-    (1, 7, 5, 17, 3, [0, 2]),
-    (3, 3, 3, 2, 2, [0, 0]),
-    (2, 9, 4, 16, 33, [2, 1]),
-    (1, 1, 2, 4, 1, [2, 2]),
-    (37, 6, 6, 8, 16, [1, 1]),
-    (2, 33, 34, 1, 8, [1, 1]),
-    (5, 4, 4, 130, 136, [1, 1]),
-    (0, 8, 8, 4, 4, [1, 1]),
-    (3, 5, 2, 530, 520, [1, 1]), // so many channels that the weight is transformed in blocks
-    (0, 5, 2, 530, 520, [1, 1]),
-];
-
-/// In f64, with weights that are multiples of 24² = 576: then G w Gᵀ is whole and every number below 2⁵³.
-#[test]
-fn winograd_equals_the_definition_exactly_on_whole_numbers() {
-    for algorithm in [Conv2dAlgorithm::Winograd2, Conv2dAlgorithm::Winograd4] {
-        for &(n, h, w, c_in, c_out, padding) in WINOGRAD_CASES {
-            let whole = |shape, seed| whole(shape, seed).mapv(f64::from);
-            let weight = 576.0 * whole((c_out, c_in, 3, 3), 1);
-            let fast = Conv2d { padding, algorithm, ..Conv2d::new(weight) };
-            assert_eq!(fast.algorithm_for(&[n, h, w, c_in]).unwrap(), algorithm);
-            let direct = Conv2d { algorithm: Conv2dAlgorithm::Direct, ..fast.clone() };
-            let x = whole((n, h, w, c_in), 2).into_shared();
-            let (y, cache) = fast.forward(&x).unwrap();
-            assert_eq!(y, direct.forward(&x).unwrap().0, "y, {algorithm:?}, {:?}", (n, h, w, c_in, c_out, padding));
-            let dy = 576.0 * whole(y.dim(), 3);
-            let dy = dy.into_shared();
-            let (dx, grads) = fast.backward(&dy, &cache).unwrap();
-            let (dx_direct, grads_direct) = direct.backward(&dy, &cache).unwrap();
-            assert_eq!(dx, dx_direct, "dx, {algorithm:?}, {:?}", (n, h, w, c_in, c_out, padding));
-            assert_eq!(
-                grads.weight.mapv(f64::round), // Gᵀ dU G divides by 6 and 24 and rounds
-                grads_direct.weight,
-                "dweight, {algorithm:?}, {:?}",
-                (n, h, w, c_in, c_out, padding)
-            );
-        }
-    }
 }

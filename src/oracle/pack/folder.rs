@@ -15,7 +15,7 @@ use crate::layers::{Mode, Reduction};
 use crate::oracle::compare::{compare, Report};
 use crate::oracle::dump::{tolerance_key, Goal};
 use crate::oracle::layer::{sgd_request, Task};
-use crate::oracle::program::{Layer, Program};
+use crate::program::{Layer, Program};
 use crate::tensors::Dtype;
 use crate::{Error, Result};
 use serde_json::{json, Map, Value};
@@ -194,7 +194,7 @@ fn steps(program: &Program<f64>) -> Value {
         0 => "input".to_string(),
         step => program.steps[step - 1].name.clone(),
     };
-    let step = |step: &crate::oracle::program::Step<f64>| {
+    let step = |step: &crate::program::Step<f64>| {
         json!({
             "name": step.name,
             "operation": step.layer.name(),

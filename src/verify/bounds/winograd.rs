@@ -51,6 +51,44 @@ pub fn conv2d_winograd<T: Scalar>(
     })
 }
 
+/// How much larger the rounding errors of Winograd's algorithm are *on average* than its sums: for networks, where each layer
+/// at its worst would be no tolerance.
+///
+/// Let x, weight and dy be independent noise of variance 1, and rᵢ, gᵢ, aᵢ the sums of squares of row i of Bᵀ, row i of G
+/// and column i of Aᵀ. Then an element (i, j) of the transformed x has the variance rᵢrⱼ, of the transformed weight gᵢgⱼ, and
+/// their sum over `c_in` channels c_in·rᵢrⱼgᵢgⱼ. That sum rounds c_in times, its terms at most 14 times before and after (as
+/// in the bound), each time by about u of it; the last transform adds up the squares:
+///
+/// ```text
+/// y, dx    error² = u² (c + 14) · c · s̄²     s̄  = mean over a of Σᵢ Aᵀ[a,i]² gᵢ rᵢ      c = c_in, c_out
+/// dweight  error² = u² (t + 14) · t · s̄'²    s̄' = mean over k of Σᵢ G[i,k]² rᵢ aᵢ       t tiles
+/// ```
+///
+/// over all elements of a tile. The results themselves have the variance 9 c and m² t. So the error is
+/// `u √(growth · (c + 14))` in units of y or dx, and `u √(growth · (t + 14))` in units of dweight, with the two growths
+/// returned: `[s̄²/9, s̄'²/m²]`. The definition has the error u √(9 c).
+///
+/// ```
+/// use resnet_by_hand::verify::bounds::winograd_growth;
+/// // F(2x2): r = 2, g = 1, 3/4, 3/4, 1 and a = 1, 2, 2, 1. s = 5, 5 and s' = 4, 2, 4.
+/// let [y, weight] = winograd_growth(2);
+/// assert!((y - 25.0 / 9.0).abs() < 1e-12 && (weight - 25.0 / 9.0).abs() < 1e-12);
+/// // F(4x4): against the definition's √(9 · 64) of 64 channels, 3.96 times the error.
+/// let [y, _] = winograd_growth(4);
+/// assert!(((y * (64.0 + 14.0)).sqrt() / (9.0f64 * 64.0).sqrt() - 3.96).abs() < 0.005);
+/// ```
+///
+/// # Panics
+/// If m is neither 2 nor 4.
+pub fn winograd_growth(m: usize) -> [f64; 2] {
+    assert!([2, 4].contains(&m), "winograd growth: expects m = 2 or 4, got {m}");
+    let [bt, g, at] = matrices(m).map(|matrix| matrix.mapv(|v| v * v));
+    let [r, gs, a] = [bt.sum_axis(Axis(1)), g.sum_axis(Axis(1)), at.sum_axis(Axis(0))];
+    let y = at.dot(&(&gs * &r)).mean().expect("m rows");
+    let weight = g.t().dot(&(&r * &a)).mean().expect("three columns");
+    [y * y / 9.0, weight * weight / (m * m) as f64]
+}
+
 /// |Bᵀ|, |G|, |Aᵀ|
 fn matrices(m: usize) -> [Array2<f64>; 3] {
     let [bt, g, at] = match m {

@@ -1,7 +1,7 @@
 //! A network taken apart into its steps.
 //!
-//! [`ResNet::forward`] hides its intermediate values, as it should: training needs none of them by name. Somebody who looks
-//! for the first wrong number needs them all. A [`Program`] is the same computation written as a list, one step a layer,
+//! [`ResNet::forward`](crate::model::ResNet::forward) hides its intermediate values: training needs none of them by name.
+//! Whoever looks for the first wrong one needs them all. A [`Program`] is the same computation written as a list, one step a layer,
 //!
 //! ```text
 //! value 0 = x        value i + 1 = layer_i(value a [, value b])        a, b ≤ i
@@ -13,6 +13,32 @@
 //!
 //! Steps are named as torchvision names its modules. A module that is called again, as the one ReLU of a torchvision
 //! block, gets `#2`, `#3`; an addition is no module in PyTorch and is called `add`.
+//!
+//! Somebody may observe a pass, and change what goes through it ([`Disturb`]): the oracle adds rounding or a mistake, a
+//! gradient check holds the ReLUs and max pools as they were ([`kinks`]).
+//!
+//! ```
+//! use ndarray::Array4;
+//! use resnet_by_hand::layers::Mode;
+//! use resnet_by_hand::model::{Architecture, ResNet};
+//! use resnet_by_hand::program::{Program, Undisturbed, Value};
+//! let model = ResNet::<f64>::new(&Architecture::by_name("resnet8")?, 1)?;
+//! let program = Program::of_network(&model);
+//! let names: Vec<&str> = program.steps.iter().map(|step| step.name.as_str()).collect();
+//! assert_eq!(names[..7], ["conv1", "bn1", "relu", "layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu", "layer1.0.conv2"]);
+//! let x = Array4::from_shape_fn((2, 8, 8, 3), |(n, h, w, c)| ((n + 2 * h + 3 * w + 5 * c) % 7) as f64).into_shared();
+//! let forward = program.forward(Value::Images(x.clone()), Mode::Train, &mut Undisturbed)?;
+//! let (logits, _) = model.forward(&x, Mode::Train)?;
+//! assert!(matches!(forward.values.last(), Some(Value::Rows(rows)) if *rows == logits));
+//! # Ok::<(), resnet_by_hand::Error>(())
+//! ```
+
+mod build;
+mod disturb;
+pub mod kinks;
+
+pub use disturb::{Both, Disturb, Passage, Undisturbed};
+pub use kinks::{Choice, Record, Replay};
 
 use crate::layers::batch_norm::{BatchNorm2dCache, BatchNorm2dGrads};
 use crate::layers::conv2d::{Conv2dCache, Conv2dGrads};
@@ -20,13 +46,8 @@ use crate::layers::linear::{LinearCache, LinearGrads};
 use crate::layers::pool::{AvgPool2dCache, GlobalAvgPoolCache, MaxPool2dCache};
 use crate::layers::relu::ReluCache;
 use crate::layers::zero_pad_shortcut::ZeroPadShortcutCache;
-use crate::layers::{
-    AvgPool2d, BatchNorm2d, Conv2d, Conv2dAlgorithm, GlobalAvgPool, Linear, MaxPool2d, Mode, Relu, ZeroPadShortcut,
-};
-use crate::model::resnet::StemLayers;
-use crate::model::shortcut::Shortcut;
-use crate::model::unit::Unit;
-use crate::model::{add, Block, ResNet};
+use crate::layers::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Relu, ZeroPadShortcut};
+use crate::model::add;
 use crate::parameters::{join, Gradients, Parameters, Role};
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::{Array2, ArrayViewD, ArrayViewMutD};
@@ -78,7 +99,7 @@ pub enum Value<T> {
 
 /// What the layers keep for backward.
 #[derive(Clone, Debug)]
-enum Kept<T: Scalar> {
+enum Kept<T> {
     Conv2d(Conv2dCache<T>),
     BatchNorm2d(BatchNorm2dCache<T>),
     Relu(ReluCache<T>),
@@ -92,7 +113,7 @@ enum Kept<T: Scalar> {
 
 /// Every value of a forward pass, and what backward needs.
 #[derive(Clone, Debug)]
-pub struct Forward<T: Scalar> {
+pub struct Forward<T> {
     /// `values[0]` is x, `values[i + 1]` the result of step i.
     pub values: Vec<Value<T>>,
     kept: Vec<Kept<T>>,
@@ -105,76 +126,6 @@ pub struct Backward<T: Scalar> {
     pub values: Vec<Option<Value<T>>>,
     /// The gradient of each parameter that the result depends on, in the order of the steps.
     pub parameters: Gradients<T>,
-}
-
-/// What goes through a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Passage<'a, T: Scalar> {
-    /// What it read.
-    pub reads: &'a [&'a Value<T>],
-    /// What it made of it.
-    pub result: &'a Value<T>,
-    /// The gradient of that.
-    pub dy: &'a Value<T>,
-}
-
-/// Somebody who may change each result as it is made: rounding ([`super::rounding`]), or a mistake ([`mod@super::diagnose`]).
-pub trait Disturb<T: Scalar> {
-    /// `value` is what `step` made of the values it read.
-    fn result(&mut self, step: &Step<T>, reads: &[&Value<T>], value: &mut Value<T>);
-    /// `logits` are what the loss is computed from.
-    fn logits(&mut self, logits: &mut Array2<T>);
-    /// `loss` and its gradient are what was made of `logits` and the classes `target`.
-    fn loss(&mut self, _logits: &Array2<T>, _target: &[usize], _loss: &mut T, _dlogits: &mut Array2<T>) {}
-    /// `gradients` are what `step` sends to the values it read, `parameters` those of its parameters.
-    fn gradients(
-        &mut self,
-        step: &Step<T>,
-        passage: Passage<'_, T>,
-        gradients: &mut [Value<T>],
-        parameters: &mut Gradients<T>,
-    );
-}
-
-/// Changes nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct Undisturbed;
-
-impl<T: Scalar> Disturb<T> for Undisturbed {
-    fn result(&mut self, _: &Step<T>, _: &[&Value<T>], _: &mut Value<T>) {}
-    fn logits(&mut self, _: &mut Array2<T>) {}
-    fn gradients(&mut self, _: &Step<T>, _: Passage<'_, T>, _: &mut [Value<T>], _: &mut Gradients<T>) {}
-}
-
-/// One after the other.
-pub(super) struct Both<'a, T>(pub &'a mut dyn Disturb<T>, pub &'a mut dyn Disturb<T>);
-
-impl<T: Scalar> Disturb<T> for Both<'_, T> {
-    fn result(&mut self, step: &Step<T>, reads: &[&Value<T>], value: &mut Value<T>) {
-        self.0.result(step, reads, value);
-        self.1.result(step, reads, value);
-    }
-
-    fn logits(&mut self, logits: &mut Array2<T>) {
-        self.0.logits(logits);
-        self.1.logits(logits);
-    }
-
-    fn loss(&mut self, logits: &Array2<T>, target: &[usize], loss: &mut T, dlogits: &mut Array2<T>) {
-        self.0.loss(logits, target, loss, dlogits);
-        self.1.loss(logits, target, loss, dlogits);
-    }
-
-    fn gradients(
-        &mut self,
-        step: &Step<T>,
-        passage: Passage<'_, T>,
-        gradients: &mut [Value<T>],
-        parameters: &mut Gradients<T>,
-    ) {
-        self.0.gradients(step, passage, gradients, parameters);
-        self.1.gradients(step, passage, gradients, parameters);
-    }
 }
 
 impl<T: Scalar> Value<T> {
@@ -239,7 +190,6 @@ impl Layer<f64> {
                 padding: conv.padding,
                 dilation: conv.dilation,
                 groups: conv.groups,
-                algorithm: Conv2dAlgorithm::Gemm,
             }),
             Layer::BatchNorm2d(bn) => Layer::BatchNorm2d(BatchNorm2d {
                 gamma: bn.gamma.mapv(T::of),
@@ -276,7 +226,7 @@ impl<T: Scalar> Step<T> {
                 (Value::Images(y), Kept::BatchNorm2d(cache))
             }
             Layer::Relu(relu) => {
-                let (y, cache) = relu.forward(x.images(self)?.clone());
+                let (y, cache) = relu.forward(x.images(self)?);
                 (Value::Images(y), Kept::Relu(cache))
             }
             Layer::MaxPool2d(pool) => {
@@ -365,96 +315,6 @@ impl<T: Scalar> Program<T> {
         self.steps.len()
     }
 
-    /// The steps of a network, from the images to the logits.
-    pub fn of_network(model: &ResNet<T>) -> Self {
-        let mut program = Program::new();
-        let mut at = match &model.stem {
-            StemLayers::Unit(unit) => program.push_unit("", unit, "relu", 0),
-            StemLayers::Conv(conv) => program.push("conv1", Layer::Conv2d(conv.clone()), 0),
-        };
-        if let Some(pool) = model.max_pool {
-            at = program.push("maxpool", Layer::MaxPool2d(pool), at);
-        }
-        for (stage, blocks) in model.stages.iter().enumerate() {
-            let stage = format!("layer{}", stage + 1);
-            for (index, block) in blocks.iter().enumerate() {
-                let path = format!("{stage}.{index}");
-                at = program.push_block(&path, block, at);
-                program.aliases.push((path, at));
-            }
-            program.aliases.push((stage, at));
-        }
-        if let Some(bn) = &model.final_norm {
-            at = program.push("bn1", Layer::BatchNorm2d(bn.clone()), at);
-            at = program.push("relu", Layer::Relu(Relu::new()), at);
-        }
-        at = program.push("avgpool", Layer::GlobalAvgPool, at);
-        program.push("fc", Layer::Linear(model.fc.clone()), at);
-        program
-    }
-
-    /// The steps of a block.
-    pub fn of_block(block: &Block<T>) -> Self {
-        let mut program = Program::new();
-        program.push_block("", block, 0);
-        program
-    }
-
-    fn push_unit(&mut self, path: &str, unit: &Unit<T>, relu: &str, from: usize) -> usize {
-        let h = self.push(&join(path, &unit.names[0]), Layer::Conv2d(unit.conv.clone()), from);
-        let h = self.push(&join(path, &unit.names[1]), Layer::BatchNorm2d(unit.bn.clone()), h);
-        match unit.activation {
-            Some(activation) => self.push(&join(path, relu), Layer::Relu(activation), h),
-            None => h,
-        }
-    }
-
-    fn push_block(&mut self, path: &str, block: &Block<T>, x: usize) -> usize {
-        let (add, relu) = (join(path, "add"), join(path, "relu"));
-        match block {
-            Block::Residual(block) => {
-                let mut h = x;
-                for unit in &block.branch {
-                    h = self.push_unit(path, unit, "relu", h);
-                }
-                let shortcut = match &block.shortcut {
-                    Shortcut::Absent => None,
-                    Shortcut::Identity => Some(x),
-                    Shortcut::ZeroPad(layer) => {
-                        Some(self.push(&join(path, "downsample"), Layer::ZeroPadShortcut(*layer), x))
-                    }
-                    Shortcut::Projection(unit) => {
-                        let s = self.push_unit(path, unit, "relu", x);
-                        self.aliases.push((join(path, "downsample"), s));
-                        Some(s)
-                    }
-                };
-                if let Some(shortcut) = shortcut {
-                    h = self.push_reading(&add, Layer::Add, vec![h, shortcut]);
-                }
-                self.push(&relu, Layer::Relu(block.activation), h)
-            }
-            Block::PreActivation(block) => {
-                let (mut h, mut shortcut) = (x, x);
-                for (index, (bn, conv)) in block.norms.iter().zip(&block.convs).enumerate() {
-                    let name = |layer: &str| join(path, &format!("{layer}{}", index + 1));
-                    h = self.push(&name("bn"), Layer::BatchNorm2d(bn.clone()), h);
-                    h = self.push(&relu, Layer::Relu(block.activation), h);
-                    if let (Some(projection), 0) = (&block.projection, index) {
-                        let name = join(path, "downsample.0");
-                        shortcut = self.push(&name, Layer::Conv2d(projection.clone()), h);
-                        self.aliases.push((join(path, "downsample"), shortcut));
-                    }
-                    h = self.push(&name("conv"), Layer::Conv2d(conv.clone()), h);
-                }
-                if let Some(layer) = block.zero_pad {
-                    shortcut = self.push(&join(path, "downsample"), Layer::ZeroPadShortcut(layer), x);
-                }
-                self.push_reading(&add, Layer::Add, vec![h, shortcut])
-            }
-        }
-    }
-
     /// Every value, from x on.
     ///
     /// # Errors
@@ -497,6 +357,17 @@ impl<T: Scalar> Program<T> {
         let mut parameters = Gradients::new();
         of_steps.into_iter().rev().for_each(|own| parameters.append(own));
         Ok(Backward { values, parameters })
+    }
+
+    /// What every batch norm kept of a forward pass, with the name of its step, in the order of execution.
+    pub fn batch_norms<'a>(
+        &'a self,
+        forward: &'a Forward<T>,
+    ) -> impl Iterator<Item = (&'a str, &'a BatchNorm2dCache<T>)> {
+        self.steps.iter().zip(&forward.kept).filter_map(|(step, kept)| match kept {
+            Kept::BatchNorm2d(cache) => Some((step.name.as_str(), cache)),
+            _ => None,
+        })
     }
 
     /// Moves every batch norm's running statistics towards those of the batch of a training pass.

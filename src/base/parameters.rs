@@ -1,6 +1,5 @@
 //! Named tensors in one order, shared by the optimiser, checkpoints, file formats and the gradient checks.
 
-use crate::kernels::buffers::recycle;
 use crate::Scalar;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
@@ -59,7 +58,7 @@ pub fn is_counter(name: &str) -> bool {
 }
 
 /// The name here of what another program calls `name`: wrappers' prefixes are taken off, `linear` is `fc`, `shortcut` is
-/// `downsample`. The table is in `formats::state_dict`.
+/// `downsample`. The table is in `weights::state_dict`.
 ///
 /// ```
 /// use resnet_by_hand::parameters::our_name;
@@ -96,15 +95,8 @@ pub fn join(path: &str, name: &str) -> String {
 /// The gradient of every trained tensor of a model, under its parameter's name and in the order of
 /// [`Parameters::visit`].
 #[derive(Clone, Debug, Default)]
-pub struct Gradients<T: Scalar> {
+pub struct Gradients<T> {
     entries: Vec<(String, ArrayD<T>)>,
-}
-
-/// The next step needs arrays of the same sizes.
-impl<T: Scalar> Drop for Gradients<T> {
-    fn drop(&mut self) {
-        self.entries.drain(..).for_each(|(_, gradient)| recycle(gradient.into_shared()));
-    }
 }
 
 impl<T: Scalar> Gradients<T> {
@@ -119,8 +111,8 @@ impl<T: Scalar> Gradients<T> {
     }
 
     /// Every `(name, gradient)` in order, by value.
-    pub fn into_entries(mut self) -> Vec<(String, ArrayD<T>)> {
-        std::mem::take(&mut self.entries)
+    pub fn into_entries(self) -> Vec<(String, ArrayD<T>)> {
+        self.entries
     }
 
     /// Adds all of `other`.

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use resnet_by_hand::data::{embedded, Normalization};
-//! use resnet_by_hand::formats::{pretrained, state_dict, weights};
+//! use resnet_by_hand::weights::{self, pretrained, state_dict};
 //! use resnet_by_hand::model::{Architecture, ResNet};
 //! use resnet_by_hand::train::{evaluate, EvaluationOptions};
 //! use std::path::Path;
@@ -16,12 +16,12 @@
 //! let mut model = ResNet::<f32>::zeroed(&Architecture::by_name(&about["model"])?)?;
 //! state_dict::assign(Path::new(pretrained::NAME), &tensors, &mut model)?;
 //! let test = std::sync::Arc::new(embedded::load().test);
-//! let evaluation = evaluate(&model, &test, EvaluationOptions::new(Normalization::SYSTEM1, 250))?;
+//! let evaluation = evaluate(&model, &test, EvaluationOptions::new(Normalization::CIFAR10, 250))?;
 //! assert!(evaluation.accuracy() > 0.88);
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
-use super::safetensors;
+use crate::formats::safetensors;
 use crate::tensors::Tensors;
 use std::path::Path;
 

@@ -1,7 +1,5 @@
 //! The two number types: `f32` trains, `f64` is the oracle. Every layer is written once, for both.
 
-use crate::kernels::buffers::Shelved;
-use crate::kernels::vector::Vectors;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
 use std::fmt::{Debug, Display, LowerExp};
@@ -14,13 +12,8 @@ use std::iter::Sum;
 /// assert_eq!(f32::UNIT_ROUNDOFF, 2f64.powi(-24));
 /// assert_eq!(<f64 as Scalar>::of(0.5), 0.5);
 /// ```
-#[expect(
-    private_bounds,
-    reason = "vectors and buffers are for the crate alone; they also keep Scalar to the two types"
-)]
 pub trait Scalar:
-    Vectors
-    + Shelved
+    sealed::Sealed
     + Float
     + NumAssign
     + FromPrimitive
@@ -48,6 +41,13 @@ pub trait Scalar:
     fn of_usize(value: usize) -> Self {
         Self::of(value as f64)
     }
+}
+
+/// Keeps [`Scalar`] to the two types.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
 }
 
 impl Scalar for f32 {

@@ -1,11 +1,17 @@
 //! A model's tensors in a file, under torchvision's names.
 //!
 //! [`save`] writes [safetensors](https://github.com/huggingface/safetensors), [`load`] reads every format that
-//! [`super::read`] does. A safetensors file has room for metadata, and we use one entry of it, `resnet-by-hand`: a JSON
+//! [`formats::read`] does. A safetensors file has room for metadata, and we use one entry of it, `resnet-by-hand`: a JSON
 //! object with sorted keys (`model`, `classes`, `mean`, `std`, …), so that the weights carry what is needed to use
 //! them, and the same weights are the same bytes.
+//!
+//! - [`state_dict`]: the names of other programs, and which tensors belong into a model;
+//! - [`pretrained`]: a trained network inside the program.
 
-use super::{atomic, safetensors, state_dict};
+pub mod pretrained;
+pub mod state_dict;
+
+use crate::formats::{self, atomic, safetensors};
 use crate::model::ResNet;
 use crate::tensors::Tensors;
 use crate::{Error, Result, Scalar};
@@ -35,7 +41,7 @@ pub fn save<T: Scalar>(path: &Path, model: &ResNet<T>, metadata: &Metadata) -> R
 /// # Errors
 /// If the file cannot be read or is of no known format.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
-    metadata_of(path, &super::read(path)?)
+    metadata_of(path, &formats::read(path)?)
 }
 
 /// Reads the tensors of `model` from `path`, in any format and rounded to the model's type, and returns the metadata.
@@ -44,7 +50,7 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
 /// If the file cannot be read, or its tensors are not exactly those of the model ([`state_dict::fit`]); the message
 /// lists every missing, extra and wrongly shaped one, and the model is left as it was.
 pub fn load<T: Scalar>(path: &Path, model: &mut ResNet<T>) -> Result<Metadata> {
-    let tensors = super::read(path)?;
+    let tensors = formats::read(path)?;
     let metadata = metadata_of(path, &tensors)?;
     state_dict::assign(path, &tensors, model)?;
     Ok(metadata)

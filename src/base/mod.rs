@@ -1,0 +1,15 @@
+//! What every other module uses: number types, arrays, names, random numbers, parallel sums, errors.
+//!
+//! - [`scalar`]: `f32` and `f64`; [`activation`]: the arrays between layers;
+//! - [`parameters`]: named tensors of a model, and their gradients; [`tensors`]: named tensors of any program;
+//! - [`parallel`]: sums whose result does not depend on the number of threads; [`gemm`]: matrix multiplication;
+//! - [`rng`]: random numbers that depend on what they are for; [`error`]: one error type.
+
+pub mod activation;
+pub mod error;
+pub mod gemm;
+pub mod parallel;
+pub mod parameters;
+pub mod rng;
+pub mod scalar;
+pub mod tensors;

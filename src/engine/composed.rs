@@ -1,0 +1,312 @@
+//! The fused passes against the same passes composed of the engine's own primitives, bit for bit.
+//!
+//! A primitive reads stored arrays and stores its result: a convolution with nothing before or after it, a batch norm, a
+//! ReLU, an addition. The network below calls them as `model/` calls the layers. Each primitive is judged by the reference
+//! (`conv/tests.rs`, `tests/judge.rs`); what fusing adds is which values are stored, and that must not change a bit.
+
+use super::conv::operands::{collect, AsIs};
+use super::conv::Convolution;
+use super::fused::{part, NormGradient, Normalized};
+use super::leaves::PerLeaf;
+use super::norm::{pair_sums, Affine, NormCache, Strip};
+use super::pre_activation::Measured;
+use super::{pool, shape, Algorithm, Engine};
+use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, Relu, SoftmaxCrossEntropy};
+use crate::model::resnet::{block_path, StemLayers};
+use crate::model::shortcut::Shortcut;
+use crate::model::unit::Unit;
+use crate::model::{Architecture, Block, ResNet};
+use crate::parameters::{join, Gradients, Parameters as _};
+use crate::rng::{stream, Purpose};
+use crate::Activation;
+use ndarray::{Array2, Array4};
+use rand::RngExt as _;
+
+type X = Activation<f32>;
+
+/// One pass through the network, training or evaluation, and the gradients on the way back.
+struct Composed<'a> {
+    engine: &'a Engine,
+    training: bool,
+    gradients: Gradients<f32>,
+    /// The statistics of every batch norm, in the order of execution.
+    norms: Vec<NormCache>,
+}
+
+/// Takes dy to dx.
+type Back<'a> = Box<dyn FnOnce(&mut Composed, X) -> X + 'a>;
+
+impl Composed<'_> {
+    fn conv<'m>(&mut self, conv: &'m Conv2d<f32>, name: String, x: X) -> (X, Back<'m>) {
+        let y = Convolution::new(self.engine, conv, shape(&x)).unwrap().forward(&x, &AsIs);
+        let back = move |all: &mut Composed, dy: X| {
+            let convolution = Convolution::new(all.engine, conv, shape(&x)).unwrap();
+            all.gradients.push(&name, "weight", convolution.weight_gradient(&dy, &x));
+            convolution.input_gradient(&dy, &AsIs)
+        };
+        (y, Box::new(back))
+    }
+
+    fn norm<'m>(&mut self, bn: &'m BatchNorm2d<f32>, name: String, x: X) -> (X, Back<'m>) {
+        let shelf = &self.engine.shelf;
+        if !self.training {
+            let affine = Affine::running(bn, x.dim()).unwrap();
+            let y = collect(&Normalized { x: &x, affine: &affine, relu: None }, shape(&x), shelf);
+            return (y, Box::new(|_, _| unreachable!("evaluation has no backward pass")));
+        }
+        let Measured { x, moments } = Measured::of(self.engine, &x);
+        let cache = NormCache::new(bn, x, moments);
+        let affine = cache.affine(bn);
+        let y = collect(&Normalized { x: &cache.x, affine: &affine, relu: None }, shape(&cache.x), shelf);
+        self.norms.push(cache.clone());
+        let back = move |all: &mut Composed, dy: X| {
+            let (x, sums) = (&cache.x, PerLeaf::new(cache.x.dim()));
+            let strip = Strip::of(bn.gamma.len());
+            let means = strip.repeat(&cache.mean);
+            sums.fill(|range| {
+                let [dy, x] = [&dy, &**x].map(|array| part(array, range.start, range.len()));
+                pair_sums(strip, dy, x, &means)
+            });
+            let grads = cache.gradients(sums);
+            let backward = cache.backward(bn, &grads);
+            grads.collect(&name, &mut all.gradients);
+            collect(&NormGradient { dy: &dy, x, backward: &backward }, shape(x), &all.engine.shelf)
+        };
+        (y, Box::new(back))
+    }
+
+    fn relu<'m>(&mut self, relu: Relu<f32>, x: X) -> (X, Back<'m>) {
+        let y = x.mapv(|x| relu.of(x)).into_shared();
+        let kept = y.clone();
+        let back = move |_: &mut Composed, dy: X| {
+            ndarray::Zip::from(&dy).and(&kept).map_collect(|&dy, &y| relu.pull(dy, y)).into_shared()
+        };
+        (y, Box::new(back))
+    }
+
+    fn unit<'m>(&mut self, unit: &'m Unit<f32>, path: &str, x: X) -> (X, Back<'m>) {
+        let (h, conv) = self.conv(&unit.conv, join(path, &unit.names[0]), x);
+        let (h, norm) = self.norm(&unit.bn, join(path, &unit.names[1]), h);
+        let Some(relu) = unit.activation else {
+            return (
+                h,
+                Box::new(move |all, dy| {
+                    let dh = norm(all, dy);
+                    conv(all, dh)
+                }),
+            );
+        };
+        let (y, relu) = self.relu(relu, h);
+        let back = move |all: &mut Composed, dy: X| {
+            let dh = relu(all, dy);
+            let dh = norm(all, dh);
+            conv(all, dh)
+        };
+        (y, Box::new(back))
+    }
+
+    fn block<'m>(&mut self, block: &'m Block<f32>, path: &str, x: X) -> (X, Back<'m>) {
+        match block {
+            Block::Residual(block) => {
+                let (mut h, mut branch) = (x.clone(), Vec::new());
+                for unit in &block.branch {
+                    let (y, back) = self.unit(unit, path, h);
+                    h = y;
+                    branch.push(back);
+                }
+                let (s, shortcut): (Option<X>, Option<Back>) = match &block.shortcut {
+                    Shortcut::Absent => (None, None),
+                    Shortcut::Identity => (Some(x), Some(Box::new(|_, ds| ds))),
+                    Shortcut::ZeroPad(layer) => {
+                        let (s, dim) = (pool::zero_pad(&self.engine.shelf, layer, &x).unwrap(), x.dim());
+                        let back = move |all: &mut Composed, ds: X| {
+                            pool::zero_pad_backward(&all.engine.shelf, layer, &ds, dim)
+                        };
+                        (Some(s), Some(Box::new(back)))
+                    }
+                    Shortcut::Projection(unit) => {
+                        let (s, back) = self.unit(unit, path, x);
+                        (Some(s), Some(back))
+                    }
+                };
+                let sum = match s {
+                    Some(s) => (&h + &s).into_shared(),
+                    None => h,
+                };
+                let (y, relu) = self.relu(block.activation, sum);
+                let back = move |all: &mut Composed, dy: X| {
+                    let ds = relu(all, dy);
+                    let through_shortcut = shortcut.map(|back| back(all, ds.clone()));
+                    let dx = branch.into_iter().rev().fold(ds, |dh, back| back(all, dh));
+                    through_shortcut.map_or(dx.clone(), |other| (&dx + &other).into_shared())
+                };
+                (y, Box::new(back))
+            }
+            Block::PreActivation(block) => {
+                let (mut h, mut layers, mut shortcut) = (x.clone(), Vec::new(), None);
+                for (i, (bn, conv)) in block.norms.iter().zip(&block.convs).enumerate() {
+                    let (normal, norm) = self.norm(bn, join(path, &format!("bn{}", i + 1)), h);
+                    let (active, relu) = self.relu(block.activation, normal);
+                    if let (Some(projection), 0) = (&block.projection, i) {
+                        shortcut = Some(self.conv(projection, join(path, "downsample.0"), active.clone()));
+                    }
+                    let (y, conv) = self.conv(conv, join(path, &format!("conv{}", i + 1)), active);
+                    h = y;
+                    layers.push((norm, relu, conv));
+                }
+                let (s, projection) = match (shortcut, &block.zero_pad) {
+                    (Some((s, back)), _) => (s, Some(back)),
+                    (None, Some(layer)) => (pool::zero_pad(&self.engine.shelf, layer, &x).unwrap(), None),
+                    (None, None) => (x.clone(), None),
+                };
+                let y = (&h + &s).into_shared();
+                let back = move |all: &mut Composed, dy: X| {
+                    let (mut dx, mut through_projection) = (dy.clone(), projection.map(|back| back(all, dy.clone())));
+                    let projected = through_projection.is_some();
+                    for (i, (norm, relu, conv)) in layers.into_iter().enumerate().rev() {
+                        let mut dh = conv(all, dx);
+                        if let (0, Some(other)) = (i, through_projection.take_if(|_| i == 0)) {
+                            dh = (&dh + &other).into_shared();
+                        }
+                        let dh = relu(all, dh);
+                        dx = norm(all, dh);
+                    }
+                    match &block.zero_pad {
+                        _ if projected => dx,
+                        Some(layer) => {
+                            let other = pool::zero_pad_backward(&all.engine.shelf, layer, &dy, x.dim());
+                            (&dx + &other).into_shared()
+                        }
+                        None => (&dx + &dy).into_shared(),
+                    }
+                };
+                (y, Box::new(back))
+            }
+        }
+    }
+
+    /// Logits, and the way back from dlogits to dx.
+    fn network<'m>(
+        &mut self,
+        model: &'m ResNet<f32>,
+        x: X,
+    ) -> (Array2<f32>, Box<dyn FnOnce(&mut Composed, &Array2<f32>) -> X + 'm>) {
+        let (mut h, stem) = match &model.stem {
+            StemLayers::Unit(unit) => self.unit(unit, "", x),
+            StemLayers::Conv(conv) => self.conv(conv, "conv1".to_string(), x),
+        };
+        let mut backs = vec![stem];
+        if let Some(layer) = &model.max_pool {
+            let (y, cache) = pool::max_pool(&self.engine.shelf, layer, &h).unwrap();
+            h = y;
+            backs.push(Box::new(move |all, dy| pool::max_pool_backward(&all.engine.shelf, &dy, &cache)));
+        }
+        for (stage, blocks) in model.stages.iter().enumerate() {
+            for (index, block) in blocks.iter().enumerate() {
+                let (y, back) = self.block(block, &block_path(stage, index), h);
+                h = y;
+                backs.push(back);
+            }
+        }
+        if let Some(bn) = &model.final_norm {
+            let (y, norm) = self.norm(bn, "bn1".to_string(), h);
+            let (y, relu) = self.relu(Relu::new(), y);
+            h = y;
+            backs.push(Box::new(move |all, dy| {
+                let dh = relu(all, dy);
+                norm(all, dh)
+            }));
+        }
+        let (features, _) = GlobalAvgPool.forward(&h).unwrap();
+        let (logits, fc) = model.fc.forward(&features).unwrap();
+        let last = h.dim();
+        let back = move |all: &mut Composed, dlogits: &Array2<f32>| {
+            let (dfeatures, grads) = model.fc.backward(dlogits, &fc).unwrap();
+            grads.collect("fc", &mut all.gradients);
+            let dh = pool::global_average_backward(&all.engine.shelf, &dfeatures, last);
+            backs.into_iter().rev().fold(dh, |dy, back| back(all, dy))
+        };
+        (logits, Box::new(back))
+    }
+}
+
+fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
+    values.into_iter().map(|value| value.to_bits()).collect()
+}
+
+fn fused_equals_composed(architecture: &Architecture, n: usize, size: [usize; 2], algorithm: Algorithm) {
+    let case = format!("{}, {n} images of {size:?}, {}", architecture.name, algorithm.name());
+    let mut model = ResNet::<f32>::new(architecture, 1).unwrap();
+    for (i, bn) in model.norms_mut().into_iter().enumerate() {
+        bn.beta.iter_mut().enumerate().for_each(|(c, beta)| *beta = ((i + c) % 5) as f32 * 0.1 - 0.2);
+        bn.gamma.iter_mut().enumerate().for_each(|(c, gamma)| *gamma = 1.5 - ((i + c) % 3) as f32);
+    }
+    let mut rng = stream(3, Purpose::Verify, &[]);
+    let shape = (n, size[0], size[1], 3);
+    let x = Array4::from_shape_simple_fn(shape, || rng.random_range(-1.0f32..1.0)).into_shared();
+    let targets: Vec<usize> = (0..n).map(|i| i % architecture.classes).collect();
+    let engine = Engine::new(algorithm);
+
+    let (logits, cache) = engine.forward(&model, &x).unwrap();
+    let mut composed = Composed { engine: &engine, training: true, gradients: Gradients::new(), norms: Vec::new() };
+    let (expected, back) = composed.network(&model, x.clone());
+    assert!(bits(&logits) == bits(&expected), "logits of {case}");
+
+    let loss = SoftmaxCrossEntropy::new();
+    let dlogits = loss.backward(&loss.forward(&logits, &targets).unwrap().1);
+    let mut moved = model.clone();
+    engine.update_running_statistics(&mut moved, &cache);
+    let (dx, gradients) = engine.backward(&model, &dlogits, cache).unwrap();
+    assert!(bits(&dx) == bits(&back(&mut composed, &dlogits)), "dx of {case}");
+    let expected = composed.gradients.in_order_of(&model);
+    assert_eq!(gradients.len(), expected.len());
+    for ((name, gradient), (other, expected)) in gradients.iter().zip(expected.iter()) {
+        assert!(name == other && bits(gradient) == bits(expected), "{name} of {case}");
+    }
+    let mut expected = model.clone();
+    let norms = std::mem::take(&mut composed.norms);
+    expected.norms_mut().into_iter().zip(norms).for_each(|(bn, cache)| cache.update(bn));
+    let all = |model: &ResNet<f32>| {
+        let mut all = Vec::new();
+        model.visit("", &mut |_, _, tensor| all.extend(bits(tensor.iter())));
+        all
+    };
+    assert!(all(&moved) == all(&expected), "running statistics of {case}");
+
+    let logits = engine.predict(&moved, &x).unwrap();
+    let mut composed = Composed { engine: &engine, training: false, gradients: Gradients::new(), norms: Vec::new() };
+    assert!(bits(&logits) == bits(&composed.network(&moved, x).0), "predictions of {case}");
+}
+
+/// Identity, option A, projections, no shortcut; basic blocks, bottlenecks, both orders, groups; a max pool; sizes at which
+/// leaves, chunks and tiles end at different places; batches of one.
+#[test]
+fn fused_passes_equal_their_composition_bit_for_bit() {
+    use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
+    for (name, n, size, algorithm) in [
+        ("resnet8", 7, [32, 32], Auto),
+        ("resnet8", 1, [11, 13], Auto),
+        ("resnet8", 5, [20, 20], Winograd4),
+        ("resnet8", 9, [18, 18], Winograd2),
+        ("resnet8", 3, [17, 17], Gemm),
+        ("plain8", 6, [12, 12], Indirect),
+        ("resnet18-cifar", 3, [14, 14], Auto),
+        ("resnet50-cifar", 3, [9, 9], Auto),
+        ("resnet18", 2, [40, 40], Auto),
+        ("resnet34-as-written", 2, [9, 11], Auto),
+        ("resnext50_32x4d", 2, [33, 40], Auto),
+        ("preact110", 4, [16, 16], Auto),
+        ("preact164", 3, [9, 15], Auto),
+    ] {
+        fused_equals_composed(&Architecture::by_name(name).unwrap().with_classes(10), n, size, algorithm);
+    }
+}
+
+#[test]
+fn a_convolution_with_bias_before_a_batch_norm_is_rejected() {
+    let mut model = ResNet::<f32>::new(&Architecture::by_name("resnet8").unwrap(), 1).unwrap();
+    model.convs_mut()[2].bias = Some(ndarray::Array1::zeros(16));
+    let x = Array4::zeros((2, 8, 8, 3)).into_shared();
+    let message = Engine::default().forward(&model, &x).map(drop).unwrap_err().to_string();
+    assert!(message.contains("`layer1.0.conv2.bias`") && message.contains("use the reference"), "{message}");
+}

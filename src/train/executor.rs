@@ -1,0 +1,112 @@
+//! What computes the passes of a run: the reference or the engine.
+//!
+//! An [`Executor`] is chosen once, at the top, and handed to the [`Trainer`](super::Trainer) and to
+//! [`evaluate`](super::evaluate). [`Reference`] calls the network itself, in `f32` or `f64`; an [`Engine`] computes the same
+//! values faster, in `f32`; [`Trace`](super::Trace) is the reference, printing what passes through it.
+
+use crate::engine::{self, Engine};
+use crate::layers::Mode;
+use crate::model::{ResNet, ResNetCache};
+use crate::parameters::Gradients;
+use crate::{Activation, Result, Scalar};
+use ndarray::Array2;
+use std::fmt::Debug;
+
+/// Computes the passes of a network.
+pub trait Executor<T: Scalar>: Debug + Send + Sync {
+    /// `fast` or `reference`, as the command line has it.
+    fn name(&self) -> &'static str;
+
+    /// Logits `(N, classes)` of images `x (N, H, W, 3)` in training mode, and the pass, which can go backward.
+    ///
+    /// # Errors
+    /// As [`ResNet::forward`].
+    fn forward(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<(Array2<T>, Box<dyn Pass<T>>)>;
+
+    /// Logits in evaluation mode.
+    ///
+    /// # Errors
+    /// As [`ResNet::predict`].
+    fn predict(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<Array2<T>>;
+
+    /// Takes gradients that are no longer needed, for their memory.
+    fn recycle(&self, gradients: Gradients<T>) {
+        drop(gradients);
+    }
+}
+
+/// A forward pass in training mode that is over, with what its backward pass needs.
+pub trait Pass<T: Scalar> {
+    /// Moves every batch norm's running statistics towards those of this pass.
+    fn update_running_statistics(&self, model: &mut ResNet<T>);
+
+    /// The gradients of the parameters for `dlogits`.
+    ///
+    /// # Errors
+    /// If the shape of `dlogits` is not that of the logits.
+    fn parameter_gradients(self: Box<Self>, model: &ResNet<T>, dlogits: &Array2<T>) -> Result<Gradients<T>>;
+}
+
+/// The network itself: every layer as it is written in [`crate::layers`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+impl<T: Scalar> Executor<T> for Reference {
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn forward(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<(Array2<T>, Box<dyn Pass<T>>)> {
+        let (logits, cache) = model.forward(x, Mode::Train)?;
+        Ok((logits, Box::new(cache)))
+    }
+
+    fn predict(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<Array2<T>> {
+        model.predict(x)
+    }
+}
+
+impl<T: Scalar> Pass<T> for ResNetCache<T> {
+    fn update_running_statistics(&self, model: &mut ResNet<T>) {
+        model.update_running_statistics(self);
+    }
+
+    fn parameter_gradients(self: Box<Self>, model: &ResNet<T>, dlogits: &Array2<T>) -> Result<Gradients<T>> {
+        model.parameter_gradients(dlogits, *self)
+    }
+}
+
+impl Executor<f32> for Engine {
+    fn name(&self) -> &'static str {
+        "fast"
+    }
+
+    fn forward(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<(Array2<f32>, Box<dyn Pass<f32>>)> {
+        let (logits, cache) = Engine::forward(self, model, x)?;
+        Ok((logits, Box::new(EnginePass { engine: self.clone(), cache })))
+    }
+
+    fn predict(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<Array2<f32>> {
+        Engine::predict(self, model, x)
+    }
+
+    fn recycle(&self, gradients: Gradients<f32>) {
+        Engine::recycle(self, gradients);
+    }
+}
+
+struct EnginePass {
+    engine: Engine,
+    cache: engine::Cache,
+}
+
+impl Pass<f32> for EnginePass {
+    fn update_running_statistics(&self, model: &mut ResNet<f32>) {
+        self.engine.update_running_statistics(model, &self.cache);
+    }
+
+    fn parameter_gradients(self: Box<Self>, model: &ResNet<f32>, dlogits: &Array2<f32>) -> Result<Gradients<f32>> {
+        let EnginePass { engine, cache } = *self;
+        engine.parameter_gradients(model, dlogits, cache)
+    }
+}
