@@ -268,6 +268,7 @@ impl<T: Scalar> BatchNorm2dGrads<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::check_layer;
     use ndarray::Array4;
 
     /// A mean of 10⁴ and a deviation of 10⁻²: E[x²] − E[x]² in f32 would return noise of the size of 10⁸ · 2⁻²⁴ = 6.
@@ -304,5 +305,13 @@ mod tests {
         let x = Array4::<f32>::ones((2, 1, 1, 3)).into_shared();
         let message = BatchNorm2d::new(4).forward(&x, Mode::Train).unwrap_err().to_string();
         assert!(message.contains("gamma") && message.contains("(3,)") && message.contains("[4]"), "{message}");
+    }
+
+    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for report in check_layer("batch_norm", 1).unwrap() {
+            assert!(report.passed(), "{report}");
+        }
     }
 }

@@ -112,6 +112,7 @@ impl<T: Scalar> LinearGrads<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::check_layer;
 
     #[test]
     fn shapes_that_do_not_fit_are_named() {
@@ -121,5 +122,13 @@ mod tests {
         let (_, cache) = linear.forward(&Array2::zeros((2, 4))).unwrap();
         let message = linear.backward(&Array2::zeros((2, 4)), &cache).unwrap_err().to_string();
         assert_eq!(message, "linear: dy expects the output's shape [2, 3], got shape [2, 4]");
+    }
+
+    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for report in check_layer("linear", 1).unwrap() {
+            assert!(report.passed(), "{report}");
+        }
     }
 }

@@ -10,14 +10,14 @@
 //! ```
 //!
 //! Sizes: H_out = ⌊(H + 2·padding − dilation·(kh − 1) − 1)/stride⌋ + 1. With `ceil_mode` the quotient is rounded up, so
-//! that a leftover narrower than a stride gets a window too, unless that window would start in the padding behind the
+//! that a leftover narrower than a stride gets a window too, unless that window would start in the padding after the
 //! image: it is dropped, as in PyTorch. Padding is at most half the kernel, as there; a dilated window can still lie
 //! beside the image with all its taps, and is refused (PyTorch returns −∞ and a gradient for a pixel it did not see).
 //!
 //! Conventions, all PyTorch's:
 //! - ties: the first of several equal maxima in row order receives the gradient;
 //! - NaN: a window with a NaN yields NaN, and the last NaN of the window receives the gradient;
-//! - `count_include_pad` (the default): the divisor counts padding, but not what lies behind it, where a window of
+//! - `count_include_pad` (the default): the divisor counts padding, but not what lies beyond it, where a window of
 //!   `ceil_mode` hangs over; without it the divisor counts pixels of the image alone.
 //!
 //! Cost: kh·kw comparisons or additions a value. Cache: the position of each maximum (4 bytes a value); nothing else but
@@ -328,7 +328,7 @@ impl Windows {
                 return Err(Error::argument(op, message));
             }
             let leftover = (input + 2 * padding - dilation * (kernel - 1) - 1) % stride;
-            // One more window for the leftover, if it starts before the padding behind the image.
+            // One more window for the leftover, if it starts before the padding after the image.
             let one_more = ceil_mode && leftover > 0 && floor * stride < input + padding;
             Ok(floor + usize::from(one_more))
         };
@@ -366,7 +366,7 @@ impl Windows {
         })
     }
 
-    /// Along one axis of length `size`: the first pixel of window `o` inside the image and one behind its last, and the
+    /// Along one axis of length `size`: the first pixel of window `o` inside the image and one after its last, and the
     /// window's length within the padded image.
     fn along(&self, axis: usize, o: usize, size: usize) -> ((usize, usize), usize) {
         let (start, padding, dilation) = (o * self.stride[axis], self.padding[axis], self.dilation[axis]);
@@ -398,6 +398,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::check_layer;
 
     fn row(values: &[f64]) -> Activation<f64> {
         Array4::from_shape_vec((1, 1, values.len(), 1), values.to_vec()).unwrap().into_shared()
@@ -428,7 +429,7 @@ mod tests {
         let ceil = |kernel, stride, padding| MaxPool2d { ceil_mode: true, ..max_row(kernel, stride, padding) };
         assert_eq!(max_row(3, 2, 0).forward(&x).unwrap().0, row(&[3.0, 5.0]));
         assert_eq!(ceil(3, 2, 0).forward(&x).unwrap().0, row(&[3.0, 5.0, 6.0]));
-        // 6 + 2 - 2 = 6 = 1 * 4 + 2: a second window would start at 8 - 1 = 7, behind the image.
+        // 6 + 2 - 2 = 6 = 1 * 4 + 2: a second window would start at 8 - 1 = 7, after the image.
         assert_eq!(ceil(2, 7, 1).forward(&x).unwrap().0, row(&[1.0]));
     }
 
@@ -459,5 +460,15 @@ mod tests {
         let empty = Array4::<f64>::zeros((1, 0, 2, 1)).into_shared();
         assert!(MaxPool2d::new([2, 1], [1, 1], [1, 0]).forward(&empty).unwrap_err().to_string().contains("one pixel"));
         assert!(AvgPool2d { divisor_override: Some(0), ..AvgPool2d::new([1, 1], [1, 1], [0, 0]) }.forward(&x).is_err());
+    }
+
+    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for layer in ["max_pool", "avg_pool", "global_avg_pool"] {
+            for report in check_layer(layer, 1).unwrap() {
+                assert!(report.passed(), "{report}");
+            }
+        }
     }
 }

@@ -131,6 +131,7 @@ impl<T: Scalar> Default for Relu<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::check_layer;
     use ndarray::Array4;
 
     fn row(values: &[f64]) -> Activation<f64> {
@@ -176,6 +177,16 @@ mod tests {
     fn slopes_outside_the_unit_interval_are_refused() {
         for slope in [-0.1, 1.5, f64::NAN] {
             assert!(Relu::leaky(slope).unwrap_err().to_string().contains("[0, 1]"));
+        }
+    }
+
+    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for layer in ["relu", "leaky_relu"] {
+            for report in check_layer(layer, 1).unwrap() {
+                assert!(report.passed(), "{report}");
+            }
         }
     }
 }

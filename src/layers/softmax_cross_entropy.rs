@@ -152,6 +152,7 @@ pub fn softmax<T: Scalar>(logits: &Array2<T>) -> Array2<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::check_layer;
     use ndarray::array;
 
     #[test]
@@ -201,5 +202,13 @@ mod tests {
         };
         assert!(message(&[2]).contains("target 2 of row 0 is not one of the 2 classes"));
         assert!(message(&[0, 1]).contains("logits"));
+    }
+
+    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for report in check_layer("softmax_cross_entropy", 1).unwrap() {
+            assert!(report.passed(), "{report}");
+        }
     }
 }

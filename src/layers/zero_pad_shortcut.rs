@@ -86,3 +86,16 @@ impl ZeroPadShortcut {
         before..before + c_in
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::verify::check_layer;
+
+    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for report in check_layer("zero_pad_shortcut", 1).unwrap() {
+            assert!(report.passed(), "{report}");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! | ImageNet (He et al. 2015, table 1; bottleneck stride on the 3x3, "v1.5") | `resnet18` `resnet34` `resnet50` `resnet101` `resnet152` |
 //! | the same with the bottleneck stride on the first 1x1, as in the paper | `resnet50-v1` `resnet101-v1` `resnet152-v1` |
 //! | ResNeXt (Xie et al. 2016) and wide (Zagoruyko & Komodakis 2016), as in torchvision | `resnext50_32x4d` `resnext101_32x8d` `resnext101_64x4d` `wide_resnet50_2` `wide_resnet101_2` |
-//! | ImageNet stages behind the CIFAR stem | `resnet18-cifar` `resnet34-cifar` `resnet50-cifar` |
+//! | ImageNet stages after the CIFAR stem | `resnet18-cifar` `resnet34-cifar` `resnet50-cifar` |
 //! | CIFAR, 6n + 2 layers, option A (He et al. 2015, section 4.2) | `resnet8` `resnet14` `resnet20` `resnet32` `resnet44` `resnet56` `resnet110` `resnet1202` |
 //! | the same without shortcuts | `plain8` … `plain110` |
 //! | pre-activation (He et al. 2016): 110 basic, 164 bottleneck | `preact110` `preact164` |
@@ -37,9 +37,9 @@ impl BlockKind {
 /// Where in a block the normalisation and the ReLU stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Behind the convolution, and a ReLU behind the addition (He et al. 2015).
+    /// After the convolution, and a ReLU after the addition (He et al. 2015).
     PostActivation,
-    /// In front of the convolution, nothing behind the addition (He et al. 2016).
+    /// Before the convolution, nothing after the addition (He et al. 2016).
     PreActivation,
 }
 
@@ -251,7 +251,7 @@ impl Architecture {
         Architecture { classes, ..self }
     }
 
-    /// Channels of the features in front of the linear layer.
+    /// Channels of the features before the linear layer.
     pub fn features(&self) -> usize {
         self.stages.last().map_or(self.stem_channels, |stage| stage.channels * self.block.expansion())
     }

@@ -39,7 +39,7 @@ pub struct PreActivationBlock<T> {
     pub projection: Option<Conv2d<T>>,
     /// Option A, where the shape changes and there is no projection.
     pub zero_pad: Option<ZeroPadShortcut>,
-    /// The ReLU in front of every convolution.
+    /// The ReLU before every convolution.
     pub activation: Relu<T>,
 }
 

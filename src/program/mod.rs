@@ -122,7 +122,7 @@ pub struct Forward<T> {
 /// Every gradient of a backward pass.
 #[derive(Clone, Debug)]
 pub struct Backward<T: Scalar> {
-    /// The gradient of each value; `None` for a value that nothing behind it read.
+    /// The gradient of each value; `None` for a value that no later step read.
     pub values: Vec<Option<Value<T>>>,
     /// The gradient of each parameter that the result depends on, in the order of the steps.
     pub parameters: Gradients<T>,

@@ -221,7 +221,7 @@ impl<T: Scalar> Trainer<T> {
     }
 
     /// The rest of a pass over the training images. `observe` sees every step and may break off; then the result is `None`, the
-    /// model has taken the steps seen so far, and the next call goes on behind them.
+    /// model has taken the steps seen so far, and the next call continues after them.
     ///
     /// # Errors
     /// If the loss is not finite any more, or a layer refuses its input.

@@ -98,3 +98,11 @@ fn every_wrong_argument_is_named() {
     let message = conv.backward(&dy, &cache).unwrap_err().to_string();
     assert_eq!(message, "conv2d: dy expects the output's shape [2, 6, 6, 4], got shape [2, 8, 8, 4]");
 }
+
+/// The proof of the backward pass: every gradient against finite differences in `f64`.
+#[test]
+fn gradients_equal_finite_differences() {
+    for report in crate::verify::check_layer("conv2d", 1).unwrap() {
+        assert!(report.passed(), "{report}");
+    }
+}

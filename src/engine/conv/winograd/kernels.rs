@@ -276,7 +276,7 @@ pub(super) struct TransformBoth<'a, F, const M: usize, const S: usize> {
     pub x: &'a [f32],
     pub dy: &'a [f32],
     pub v: &'a mut [f32],
-    /// dM: (point, panel of 16 output channels, tile, 16). Columns behind the last channel are never looked at.
+    /// dM: (point, panel of 16 output channels, tile, 16). Columns after the last channel are never looked at.
     pub dm: &'a mut [f32],
 }
 
