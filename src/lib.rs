@@ -54,6 +54,8 @@ pub use base::scalar::Scalar;
 pub use base::{activation, error, gemm, parallel, parameters, rng, scalar, tensors};
 
 #[cfg(test)]
+mod docs_test;
+#[cfg(test)]
 mod structure;
 
 /// The code in `README.md` and `docs/` compiles and runs.

@@ -1,9 +1,9 @@
 //! General matrix multiplication, C ← α A B + β C.
 //!
-//! Every linear layer ends here, and every convolution that does not take the faster [`crate::engine::kernels::indirect_gemm`]. The work is
-//! done by the crate `matrixmultiply` (through `ndarray`), on the calling thread only: parallelism is the business of the
-//! layer, which cuts the data into pieces and calls this once a piece. So the order of every sum is fixed by the shapes
-//! alone.
+//! The linear layer calls it, and the engine's convolution by im2col; the reference's convolution calls `ndarray`'s `dot`, which is
+//! the same product. The work is done by the crate `matrixmultiply` (through `ndarray`), on the calling thread only: parallelism
+//! is the business of the layer, which cuts the data into chunks and multiplies once a chunk. So the order of every sum is fixed by
+//! the shapes alone.
 //!
 //! The rounding of a product depends on the processor (fused multiply-add or not), never on the number of threads.
 

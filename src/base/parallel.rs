@@ -7,8 +7,8 @@
 //! 2. piece results are combined by [`tree_sum`], a binary tree over the piece numbers that is the same for one thread
 //!    and for eight. `rayon::join` decides *who* computes a subtree, never *what* is added to what.
 //!
-//! The same tree is what lets N processes give the bits of one: a process that owns pieces `a..b` aligned to a subtree
-//! hands over that subtree's sum.
+//! A subtree's sum is a function of its own pieces: it does not matter who computes it. Today that is a thread of this one
+//! process.
 
 /// Computes `leaf(i)` for every piece `0..pieces` and adds the results with `add(left, right)` in a fixed binary tree.
 ///

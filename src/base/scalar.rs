@@ -1,4 +1,4 @@
-//! The two number types: `f32` trains, `f64` is the oracle. Every layer is written once, for both.
+//! The two number types: `f32` trains, `f64` is the oracle. Every layer of the reference is written once, for both.
 
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};

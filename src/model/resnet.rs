@@ -313,7 +313,7 @@ impl<T: Scalar> ResNet<T> {
         Ok(())
     }
 
-    /// Every convolution in forward order, e.g. to force an algorithm.
+    /// Every convolution in forward order, e.g. to count or to change them.
     pub fn convs_mut(&mut self) -> Vec<&mut Conv2d<T>> {
         let stem = match &mut self.stem {
             StemLayers::Unit(unit) => &mut unit.conv,

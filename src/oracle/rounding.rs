@@ -57,7 +57,7 @@ pub const REACH: f64 = 3.0;
 /// Passes with noise, of which the largest deviation counts.
 pub const RUNS: u64 = 3;
 
-/// Terms that stand for a batch norm: two sums of many terms, each in pieces, and a few products.
+/// Terms that stand for a batch norm: two sums of many terms, each in leaves, and a few products.
 pub(super) const BATCH_NORM_TERMS: f64 = 256.0;
 
 /// Adds the rounding of arithmetic with unit roundoff `u`, [`MULTIPLE`] times over.

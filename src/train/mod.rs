@@ -6,6 +6,7 @@
 //!         logits, pass       = executor.forward(model, x)
 //!         loss, loss_cache   = softmax_cross_entropy.forward(logits, t)
 //!         dlogits            = softmax_cross_entropy.backward(loss_cache)
+//!                              pass.update_running_statistics(model)
 //!         gradients          = pass.parameter_gradients(model, dlogits)
 //!         model             ← model − lr · momentum(gradients + weight decay)
 //!     evaluate on the validation images

@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex};
 /// The reference, with a line for every value that passes.
 ///
 /// ```text
-/// forward    layer1.0.conv1           y         128x32x32x16      rms 1.013e0    largest 5.802e0
-/// backward   layer1.0.conv1           dy        128x32x32x16      rms 2.117e-6   largest 4.391e-5
-/// backward   layer1.0.conv1.weight    gradient  16x16x3x3         rms 1.240e-3   largest 4.962e-3
+/// forward   layer1.0.conv1                   y         128x32x32x16     rms 1.013e0    largest 5.802e0
+/// backward  layer1.0.conv1                   dy        128x32x32x16     rms 2.117e-6   largest 4.391e-5
+/// backward  layer1.0.conv1.weight            gradient  16x16x3x3        rms 1.240e-3   largest 4.962e-3
 /// ```
 ///
 /// Activations are `(N, H, W, C)`; rms = √(Σ v²/count), largest = max |v|.

@@ -9,7 +9,7 @@
 //! |computed − exact| ≤ γ_K Σ |wᵢ| |xᵢ|
 //! ```
 //!
-//! Any order: the bound covers the direct loops, the GEMM in pieces and the fixed tree alike, and cannot be passed by an
+//! Any order: the bound covers the direct loops, the GEMM in chunks and the fixed tree alike, and cannot be passed by an
 //! algorithm that is merely close. Convolutions, linear layers and averages are inner products; their bounds are the same
 //! layer applied to absolute values in `f64`.
 //!

@@ -10,7 +10,7 @@
 //!
 //! n counts the roundings on the way of a number from input to output: at most 3 in a one-dimensional transform of x, of M
 //! or of dy, twice each, one when the weight's transform is rounded (its own arithmetic, in f64, is covered by another), and
-//! one for each term of the sum. The matrices stand here as Lavin & Gray print them, not as the layer factors them: the
+//! one for each term of the sum. The matrices are here as Lavin & Gray print them, not as the engine factors them: the
 //! bound shares no code with what it judges. dx is the y of dy with the weight turned by 180 degrees.
 
 use super::{absolute, gamma, LinearMapBounds, SECOND_ORDER};

@@ -13,7 +13,7 @@ pub(super) struct Convolve<'a, F, const M: usize, const S: usize> {
     pub transforms: F,
     pub plan: &'a Plan,
     pub tiles: &'a [Tile],
-    /// Framed images.
+    /// Padded images.
     pub x: &'a [f32],
     /// U: (panel of 16 output channels, point, c_in, 16).
     pub u: &'a [f32],
