@@ -144,4 +144,32 @@ impl Mistake {
             Mistake::Nesterov => "the step is Nesterov's; plain momentum was asked for",
         }
     }
+
+    /// The operation it is made in, as in [`OPERATIONS`](crate::oracle::mutants::OPERATIONS).
+    pub(in crate::oracle) fn operation(self) -> &'static str {
+        match self {
+            Mistake::RunningVariance
+            | Mistake::MomentumComplement
+            | Mistake::NormalizesUnbiased
+            | Mistake::EpsOutsideRoot
+            | Mistake::StatisticsPerSample
+            | Mistake::StatisticsConstant
+            | Mistake::StatisticsOfEvaluation => "batch_norm",
+            Mistake::StrideOnOtherConvolution
+            | Mistake::InputNhwc
+            | Mistake::ChannelsReversed
+            | Mistake::WeightHwio
+            | Mistake::KernelFlipped
+            | Mistake::KernelTransposed
+            | Mistake::PaddingIgnored => "conv2d",
+            Mistake::ReluGradientAtZero => "relu",
+            Mistake::LeakySlope => "leaky_relu",
+            Mistake::PaddingInAverage => "avg_pool",
+            Mistake::NoResidual | Mistake::NoShortcutGradient => "add",
+            Mistake::LossSummed | Mistake::LossAveraged | Mistake::GradientTimesBatch | Mistake::GradientOverBatch => {
+                "softmax_cross_entropy"
+            }
+            Mistake::DecayDecoupled | Mistake::NoDecay | Mistake::Nesterov => "sgd",
+        }
+    }
 }
