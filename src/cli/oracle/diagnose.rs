@@ -1,0 +1,128 @@
+//! `resnet oracle diagnose`.
+
+use super::in_file;
+use super::layer::LayerInput;
+use super::model::ModelInput;
+use crate::cli::{Failure, Result};
+use clap::Subcommand;
+use resnet_by_hand::formats;
+use resnet_by_hand::oracle::diagnose::{diagnose_sgd, Suspicion};
+use resnet_by_hand::oracle::layer::prepare;
+use resnet_by_hand::oracle::{self, Diagnosis, Mistake};
+use serde_json::json;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const DIAGNOSE_HELP: &str = "\
+Exit code 0 if THEIRS is right, 1 if it is not, whether or not a mistake explains it.
+
+Examples:
+  resnet oracle diagnose theirs.npz layer conv2d --set stride=2,padding=1 --in in.npz
+  resnet oracle diagnose theirs.safetensors model --model resnet20 --weights resnet20.th --in batch.npz";
+
+/// Name the classic misunderstanding that explains somebody's numbers
+///
+/// Computes the layer or network as it should be. If THEIRS does not fit, makes one classic mistake
+/// after the other on purpose, and says with which of them it does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = DIAGNOSE_HELP, verbatim_doc_comment)]
+pub struct Args {
+    /// What is on trial
+    #[arg(value_name = "THEIRS")]
+    theirs: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A layer, block or step of SGD, as in `resnet oracle layer`
+    Layer(LayerInput),
+    /// A network, as in `resnet oracle model`
+    Model(Box<ModelInput>),
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let theirs = formats::read(&args.theirs)?;
+    let diagnosis = match &args.what {
+        What::Layer(LayerInput { kind, settings, input: path }) => {
+            let input = formats::read(path)?;
+            let diagnosis = match kind.as_str() {
+                "sgd" => diagnose_sgd(settings, &input, &theirs),
+                _ => prepare(kind, settings, &input).and_then(|task| oracle::diagnose(&task, &theirs)),
+            };
+            diagnosis.map_err(in_file(path))?
+        }
+        What::Model(input) => oracle::diagnose(&input.task()?, &theirs).map_err(in_file(&input.input))?,
+    };
+    let mut out = std::io::stdout().lock();
+    let explains: Vec<Mistake> = diagnosis.explains().collect();
+    if args.json {
+        let named = |mistake: Mistake| json!({ "name": mistake.name(), "explanation": mistake.explanation() });
+        let value = json!({
+            "right": diagnosis.right.passed(),
+            "first": diagnosis.right.first().map(|verdict| &verdict.name),
+            "explains": explains.iter().copied().map(named).collect::<Vec<_>>(),
+            "tried": diagnosis.tried.iter().map(|suspicion| suspicion.mistake.name()).collect::<Vec<_>>(),
+        });
+        writeln!(out, "{value:#}")?;
+    } else {
+        print_diagnosis(&mut out, &diagnosis, &explains, &args.theirs)?;
+    }
+    if diagnosis.right.passed() {
+        Ok(())
+    } else {
+        Err(Failure::Verdict)
+    }
+}
+
+fn print_diagnosis(
+    out: &mut impl Write,
+    diagnosis: &Diagnosis,
+    explains: &[Mistake],
+    theirs: &Path,
+) -> std::io::Result<()> {
+    let (right, theirs) = (&diagnosis.right, theirs.display());
+    if right.passed() {
+        return writeln!(out, "{theirs} is right: every one of the {} tensors fits", right.tried());
+    }
+    for (name, near) in &right.unknown {
+        let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        writeln!(out, "{name} is unknown{hint}")?;
+    }
+    if let Some(first) = right.first() {
+        writeln!(out, "{theirs} is not right: `{}` is the first that does not fit", first.name)?;
+    }
+    match explains {
+        [] => {
+            writeln!(out, "none of {} classic mistakes explains all of it", diagnosis.tried.len())?;
+            let fitting =
+                |suspicion: &&Suspicion| suspicion.report.tensors.iter().filter(|v| v.tried() && v.passed()).count();
+            let before = right.tensors.iter().filter(|verdict| verdict.tried() && verdict.passed()).count();
+            let closest = diagnosis.tried.iter().rev().max_by_key(fitting).filter(|closest| fitting(closest) > before);
+            if let Some(closest) = closest {
+                let (count, all) = (fitting(&closest), right.tried());
+                writeln!(
+                    out,
+                    "the closest is {}, with which {count} of {all} tensors fit instead of {before}",
+                    closest.mistake.name()
+                )?;
+            }
+        }
+        [mistake] => {
+            writeln!(out, "one mistake explains everything in it: {}\n  {}", mistake.name(), mistake.explanation())?;
+        }
+        several => {
+            writeln!(out, "each of these explains everything in it; with these tensors they cannot be told apart:")?;
+            for mistake in several {
+                writeln!(out, "- {}\n  {}", mistake.name(), mistake.explanation())?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! `resnet oracle pack`.
+
+use crate::cli::Result;
+use resnet_by_hand::oracle::pack::{folder, Level};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Write the backward conformance pack: inputs and expected results of every layer, as files
+///
+/// For whoever cannot run this program beside their kernel: npz and safetensors files, an index in
+/// JSON with the settings, the tolerances and the SHA-256 of everything, and a README.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// Folder to write to, new or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let mut counts = [0; 3];
+    let written = folder::write(&args.out, |case| {
+        counts[match case.level() {
+            Level::Layer => 0,
+            Level::Block => 1,
+            Level::Network => 2,
+        }] += 1;
+    })?;
+    let mut out = std::io::stdout().lock();
+    let [layers, blocks, networks] = counts;
+    writeln!(out, "{} cases: {layers} of layers and SGD, {blocks} of blocks, {networks} of networks", written.cases)?;
+    let megabytes = written.bytes as f64 / 1e6;
+    writeln!(out, "wrote  {}: {} files, {megabytes:.0} MB; begin with README.md", args.out.display(), written.files)?;
+    Ok(())
+}

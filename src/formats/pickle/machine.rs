@@ -1,0 +1,576 @@
+//! The stack machine that carries out a pickle's opcodes.
+//!
+//! Which function handles which opcode, with the names of CPython's `Lib/pickletools.py`. An opcode is one byte: a
+//! printable character, or a value written in hexadecimal.
+//!
+//! ```text
+//! run              . STOP
+//! framing          80 PROTO, 95 FRAME
+//! constants        N NONE, 88 NEWTRUE, 89 NEWFALSE, G BINFLOAT, F FLOAT
+//! integers         K BININT1, M BININT2, J BININT, 8a LONG1, 8b LONG4, I INT, L LONG
+//! byte_strings     U SHORT_BINSTRING, C SHORT_BINBYTES, T BINSTRING, B BINBYTES, 8e BINBYTES8, 96 BYTEARRAY8, S STRING
+//! texts            8c SHORT_BINUNICODE, X BINUNICODE, 8d BINUNICODE8, V UNICODE
+//! containers       ( MARK, ] EMPTY_LIST, ) EMPTY_TUPLE, } EMPTY_DICT, l LIST, t TUPLE, d DICT, 85 TUPLE1, 86 TUPLE2,
+//!                  87 TUPLE3, a APPEND, e APPENDS, s SETITEM, u SETITEMS
+//! top_of_stack     0 POP, 1 POP_MARK, 2 DUP
+//! memo_entries     p PUT, q BINPUT, r LONG_BINPUT, 94 MEMOIZE, g GET, h BINGET, j LONG_BINGET
+//! names_and_calls  c GLOBAL, 93 STACK_GLOBAL, R REDUCE, 81 NEWOBJ, b BUILD, P PERSID, Q BINPERSID
+//! unsupported      i INST, o OBJ, 82 EXT1, 83 EXT2, 84 EXT4, 8f EMPTY_SET, 90 ADDITEMS, 91 FROZENSET, 92 NEWOBJ_EX,
+//!                  97 NEXT_BUFFER, 98 READONLY_BUFFER
+//! ```
+
+use super::text::{unescape_unicode, unquote};
+use super::{CallData, Data, Id, Node, MAX_OPERATIONS};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What a pickle leaves: all nodes, which of them is the result, and the offset of the first byte after `STOP`.
+pub(super) struct Outcome<'a> {
+    pub nodes: Vec<Node<'a>>,
+    pub root: Id,
+    pub end: usize,
+}
+
+/// Carries out the pickle that starts at `start` in `bytes`; the arguments are those of [`super::Pickle::parse`].
+pub(super) fn run<'a>(bytes: &'a [u8], start: usize, allowed: &'a [&'a str], path: &Path) -> Result<Outcome<'a>> {
+    let mut machine = Machine {
+        input: bytes,
+        at: start,
+        operation: start,
+        path,
+        allowed,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    let root = machine.run()?;
+    let Machine { at: end, nodes, .. } = machine;
+    Ok(Outcome { nodes, root, end })
+}
+
+/// The stack machine.
+struct Machine<'a, 'm> {
+    input: &'a [u8],
+    /// The next byte to read.
+    at: usize,
+    /// The opcode being carried out.
+    operation: usize,
+    path: &'m Path,
+    allowed: &'a [&'a str],
+    nodes: Vec<Node<'a>>,
+    stack: Vec<Id>,
+    /// Heights of the stack at each open `MARK`.
+    marks: Vec<usize>,
+    memo: HashMap<u64, Id>,
+}
+
+impl<'a> Machine<'a, '_> {
+    /// Carries out opcodes up to `STOP` and returns the result. The function of a group returns whether `opcode` is in it.
+    fn run(&mut self) -> Result<Id> {
+        for _ in 0..MAX_OPERATIONS {
+            self.operation = self.at;
+            let opcode = self.take::<1>()?[0];
+            if opcode == b'.' {
+                return self.stop();
+            }
+            let done = self.framing(opcode)?
+                || self.constants(opcode)?
+                || self.integers(opcode)?
+                || self.byte_strings(opcode)?
+                || self.texts(opcode)?
+                || self.containers(opcode)?
+                || self.top_of_stack(opcode)?
+                || self.memo_entries(opcode)?
+                || self.names_and_calls(opcode)?;
+            if !done {
+                return Err(self.unsupported(opcode));
+            }
+        }
+        Err(self.error(format!("the pickle has more than {MAX_OPERATIONS} opcodes")))
+    }
+
+    /// `STOP`: the one value that is left.
+    fn stop(&mut self) -> Result<Id> {
+        let root = self.pop()?;
+        if !self.stack.is_empty() || !self.marks.is_empty() {
+            return Err(self.error("the pickle stops with values left over"));
+        }
+        Ok(root)
+    }
+
+    /// The protocol and the lengths of frames: checked, and of no further use.
+    fn framing(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            0x80 => {
+                let [version] = self.take()?;
+                if version > 5 {
+                    return Err(self.error(format!("expected protocol 0 to 5, found {version}")));
+                }
+            }
+            0x95 => {
+                let frame = self.length8()?;
+                self.check_left(frame)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// `None`, `True`, `False` and floats.
+    fn constants(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'N' => self.push(Data::None),
+            0x88 => self.push(Data::Bool(true)),
+            0x89 => self.push(Data::Bool(false)),
+            b'G' => {
+                let value = f64::from_be_bytes(self.take()?);
+                self.push(Data::Float(value));
+            }
+            b'F' => {
+                let line = self.line()?;
+                let value = std::str::from_utf8(line).ok().and_then(|text| text.parse().ok());
+                let value = value.ok_or_else(|| self.error("expected a decimal float"))?;
+                self.push(Data::Float(value));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Whole numbers, and the bools of protocol 0, which are the numbers 00 and 01.
+    fn integers(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'K' => {
+                let [value] = self.take()?;
+                self.push(Data::Int(value.into()));
+            }
+            b'M' => {
+                let value = u16::from_le_bytes(self.take()?);
+                self.push(Data::Int(value.into()));
+            }
+            b'J' => {
+                let value = i32::from_le_bytes(self.take()?);
+                self.push(Data::Int(value.into()));
+            }
+            0x8a => {
+                let length = self.take::<1>()?[0].into();
+                self.long(length)?;
+            }
+            0x8b => {
+                let length = self.length4()?;
+                self.long(length)?;
+            }
+            b'I' => match self.line()? {
+                b"00" => self.push(Data::Bool(false)),
+                b"01" => self.push(Data::Bool(true)),
+                digits => self.decimal(digits)?,
+            },
+            b'L' => {
+                let line = self.line()?;
+                self.decimal(line.strip_suffix(b"L").unwrap_or(line))?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn long(&mut self, length: usize) -> Result<()> {
+        let bytes = self.slice(length)?;
+        if length > 16 {
+            return Err(self.error(format!("expected a whole number of at most 16 bytes, found {length}")));
+        }
+        // Little-endian two's complement: fill up with the sign.
+        let negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
+        let mut all = [if negative { 0xff } else { 0 }; 16];
+        all[..length].copy_from_slice(bytes);
+        self.push(Data::Int(i128::from_le_bytes(all)));
+        Ok(())
+    }
+
+    fn decimal(&mut self, digits: &[u8]) -> Result<()> {
+        let value = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+        let value = value.ok_or_else(|| self.error("expected a whole number of at most 16 bytes in decimal"))?;
+        self.push(Data::Int(value));
+        Ok(())
+    }
+
+    /// Byte strings, those of Python 2 included.
+    fn byte_strings(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'U' | b'C' => {
+                let length = self.take::<1>()?[0].into();
+                self.bytes(length)?;
+            }
+            b'T' | b'B' => {
+                let length = self.length4()?;
+                self.bytes(length)?;
+            }
+            0x8e | 0x96 => {
+                let length = self.length8()?;
+                self.bytes(length)?;
+            }
+            b'S' => {
+                let line = self.line()?;
+                let bytes = unquote(line).ok_or_else(|| self.error("expected a quoted string"))?;
+                self.push(Data::Bytes(bytes));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<()> {
+        let bytes = self.slice(length)?;
+        self.push(Data::Bytes(Cow::Borrowed(bytes)));
+        Ok(())
+    }
+
+    /// Text: UTF-8 after its length, or an escaped line in protocol 0.
+    fn texts(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            0x8c => {
+                let length = self.take::<1>()?[0].into();
+                self.text(length)?;
+            }
+            b'X' => {
+                let length = self.length4()?;
+                self.text(length)?;
+            }
+            0x8d => {
+                let length = self.length8()?;
+                self.text(length)?;
+            }
+            b'V' => {
+                let line = self.line()?;
+                let text = unescape_unicode(line).ok_or_else(|| self.error("expected raw-unicode-escape text"))?;
+                self.push(Data::Text(text.into()));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn text(&mut self, length: usize) -> Result<()> {
+        let bytes = self.slice(length)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| self.error("expected text in UTF-8"))?;
+        self.push(Data::Text(Cow::Borrowed(text)));
+        Ok(())
+    }
+
+    /// Lists, tuples and dicts, and what puts values into them.
+    fn containers(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'(' => self.marks.push(self.stack.len()),
+            b']' => self.push(Data::List(Vec::new())),
+            b')' => self.push(Data::Tuple(Vec::new())),
+            b'}' => self.push(Data::Dict(Vec::new())),
+            b'l' => {
+                let items = self.pop_to_mark()?;
+                self.push(Data::List(items));
+            }
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push(Data::Tuple(items));
+            }
+            b'd' => {
+                let items = self.pop_to_mark()?;
+                let entries = self.pairs(&items)?;
+                self.push(Data::Dict(entries));
+            }
+            0x85..=0x87 => {
+                let mut items = Vec::with_capacity(usize::from(opcode - 0x84));
+                for _ in 0x85..=opcode {
+                    items.push(self.pop()?);
+                }
+                items.reverse();
+                self.push(Data::Tuple(items));
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.append(&items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.set(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>> {
+        if !items.len().is_multiple_of(2) {
+            return Err(self.error("a dict expects as many values as keys"));
+        }
+        Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+
+    /// Appends to the list on top of the stack.
+    fn append(&mut self, items: &[Id]) -> Result<()> {
+        let list = self.top()?;
+        match &mut self.nodes[list].data {
+            Data::List(ids) => ids.extend(items),
+            _ => return Err(self.error("APPEND expects a list")),
+        }
+        Ok(())
+    }
+
+    /// Sets `[key, value, key, value, ..]` in the dict or object on top of the stack.
+    fn set(&mut self, items: &[Id]) -> Result<()> {
+        let pairs = self.pairs(items)?;
+        let target = self.top()?;
+        match &mut self.nodes[target].data {
+            Data::Dict(entries) => entries.extend(pairs),
+            Data::Call(call) => call.entries.extend(pairs),
+            _ => return Err(self.error("SETITEM expects a dict")),
+        }
+        Ok(())
+    }
+
+    /// What drops or repeats the top of the stack.
+    fn top_of_stack(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'0' => {
+                // As in Python, POP right after a MARK takes the mark away.
+                if self.marks.last() == Some(&self.stack.len()) {
+                    self.marks.pop();
+                } else {
+                    self.pop()?;
+                }
+            }
+            b'1' => {
+                self.pop_to_mark()?;
+            }
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The memo: storing the top of the stack, and fetching it again.
+    fn memo_entries(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'p' => {
+                let key = self.memo_key()?;
+                self.store(key)?;
+            }
+            b'q' => {
+                let [key] = self.take()?;
+                self.store(key.into())?;
+            }
+            b'r' => {
+                let key = u32::from_le_bytes(self.take()?);
+                self.store(key.into())?;
+            }
+            0x94 => self.store(self.memo.len() as u64)?,
+            b'g' => {
+                let key = self.memo_key()?;
+                self.fetch(key)?;
+            }
+            b'h' => {
+                let [key] = self.take()?;
+                self.fetch(key.into())?;
+            }
+            b'j' => {
+                let key = u32::from_le_bytes(self.take()?);
+                self.fetch(key.into())?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The number of a memo entry, in decimal on a line.
+    fn memo_key(&mut self) -> Result<u64> {
+        let line = self.line()?;
+        let key = std::str::from_utf8(line).ok().and_then(|text| text.parse().ok());
+        key.ok_or_else(|| self.error("expected the number of a memo entry"))
+    }
+
+    fn store(&mut self, key: u64) -> Result<()> {
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn fetch(&mut self, key: u64) -> Result<()> {
+        let id = self.memo.get(&key).copied();
+        let id = id.ok_or_else(|| self.error(format!("memo entry {key} is fetched before it is stored")))?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// Names, calls, the state of objects, and persistent ids.
+    fn names_and_calls(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'c' => {
+                let module = String::from_utf8_lossy(self.line()?);
+                let name = String::from_utf8_lossy(self.line()?);
+                self.global(&module, &name)?;
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (&self.nodes[module].data, &self.nodes[name].data) {
+                    (Data::Text(module), Data::Text(name)) => {
+                        let (module, name) = (module.clone(), name.clone());
+                        self.global(&module, &name)?;
+                    }
+                    _ => return Err(self.error("STACK_GLOBAL expects the texts module and name")),
+                }
+            }
+            b'R' | 0x81 => {
+                let (args, function) = (self.pop()?, self.pop()?);
+                let Data::Global(global) = self.nodes[function].data else {
+                    return Err(self.error("a call expects the name of a function, found another value"));
+                };
+                let Data::Tuple(_) = self.nodes[args].data else {
+                    return Err(self.error(format!("the call of `{global}` expects a tuple of arguments")));
+                };
+                self.push(Data::Call(Box::new(CallData { global, args, state: None, entries: Vec::new() })));
+            }
+            b'b' => {
+                let state = self.pop()?;
+                let object = self.top()?;
+                match &mut self.nodes[object].data {
+                    Data::Call(call) if call.state.is_none() => call.state = Some(state),
+                    _ => return Err(self.error("BUILD expects an object without state")),
+                }
+            }
+            b'P' => {
+                let text = String::from_utf8_lossy(self.line()?);
+                self.push(Data::Text(text));
+                let id = self.pop()?;
+                self.push(Data::Persistent(id));
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.push(Data::Persistent(id));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<()> {
+        let full = format!("{module}.{name}");
+        match self.allowed.iter().find(|&&allowed| allowed == full) {
+            Some(&allowed) => self.push(Data::Global(allowed)),
+            None => {
+                let known = if self.allowed.is_empty() { "none".into() } else { self.allowed.join(", ") };
+                let full: String = full.chars().take(200).flat_map(char::escape_debug).collect();
+                return Err(self.error(format!("global `{full}` is not allowed (allowed: {known})")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for any other byte.
+    fn unsupported(&self, opcode: u8) -> Error {
+        let name = match opcode {
+            b'i' => "INST",
+            b'o' => "OBJ",
+            0x82 => "EXT1",
+            0x83 => "EXT2",
+            0x84 => "EXT4",
+            0x8f => "EMPTY_SET",
+            0x90 => "ADDITEMS",
+            0x91 => "FROZENSET",
+            0x92 => "NEWOBJ_EX",
+            0x97 => "NEXT_BUFFER",
+            0x98 => "READONLY_BUFFER",
+            _ => return self.error(format!("expected a pickle opcode, found byte {opcode:#04x}")),
+        };
+        self.error(format!("the pickle opcode {name} is not supported"))
+    }
+
+    // The stack.
+
+    fn push(&mut self, data: Data<'a>) {
+        self.stack.push(self.nodes.len());
+        self.nodes.push(Node { offset: self.operation, data });
+    }
+
+    /// The top of the stack, which must lie above the last mark.
+    fn top(&self) -> Result<Id> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        match self.stack.last() {
+            Some(&id) if self.stack.len() > floor => Ok(id),
+            _ => Err(self.error("the pickle takes more values from its stack than it put there")),
+        }
+    }
+
+    fn pop(&mut self) -> Result<Id> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
+        let mark = self.marks.pop().ok_or_else(|| self.error("expected a MARK on the stack"))?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    // The input.
+
+    /// An error at the current opcode.
+    fn error(&self, message: impl Into<String>) -> Error {
+        Error::format(self.path, Some(self.operation as u64), message)
+    }
+
+    fn check_left(&self, length: usize) -> Result<()> {
+        let left = self.input.len().saturating_sub(self.at);
+        if length > left {
+            let message = format!("truncated or corrupt pickle: expected {length} more bytes, found {left}");
+            return Err(self.error(message));
+        }
+        Ok(())
+    }
+
+    fn slice(&mut self, length: usize) -> Result<&'a [u8]> {
+        self.check_left(length)?;
+        let bytes = &self.input[self.at..self.at + length];
+        self.at += length;
+        Ok(bytes)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(self.slice(N)?);
+        Ok(bytes)
+    }
+
+    /// A length of four bytes. Python reads some of them as signed and refuses negative ones; here they are merely
+    /// longer than what is left.
+    fn length4(&mut self) -> Result<usize> {
+        Ok(u32::from_le_bytes(self.take()?) as usize)
+    }
+
+    fn length8(&mut self) -> Result<usize> {
+        let length = u64::from_le_bytes(self.take()?);
+        usize::try_from(length).map_err(|_| self.error(format!("a length of {length} bytes")))
+    }
+
+    /// The bytes up to the next newline, which is skipped.
+    fn line(&mut self) -> Result<&'a [u8]> {
+        let rest = self.slice(self.input.len().saturating_sub(self.at))?;
+        let length = rest.iter().position(|&byte| byte == b'\n');
+        let length = length.ok_or_else(|| self.error("truncated pickle: expected a line"))?;
+        self.at = self.input.len() - rest.len() + length + 1;
+        Ok(&rest[..length])
+    }
+}

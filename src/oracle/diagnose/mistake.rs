@@ -1,0 +1,175 @@
+//! The list of the classic mistakes: what each is called, and what is wrong and what right.
+
+/// A classic misunderstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "`Mistake::explanation` says what each is")]
+pub enum Mistake {
+    RunningVariance,
+    MomentumComplement,
+    NormalizesUnbiased,
+    EpsOutsideRoot,
+    StatisticsPerSample,
+    StatisticsConstant,
+    StatisticsOfEvaluation,
+    StrideOnOtherConvolution,
+    InputNhwc,
+    ChannelsReversed,
+    WeightHwio,
+    KernelFlipped,
+    KernelTransposed,
+    PaddingIgnored,
+    ReluGradientAtZero,
+    LeakySlope,
+    PaddingInAverage,
+    NoResidual,
+    NoShortcutGradient,
+    LossSummed,
+    LossAveraged,
+    GradientTimesBatch,
+    GradientOverBatch,
+    DecayDecoupled,
+    NoDecay,
+    Nesterov,
+}
+
+impl Mistake {
+    /// Every one, the more specific before the more general.
+    pub const ALL: [Mistake; 26] = [
+        Mistake::RunningVariance,
+        Mistake::MomentumComplement,
+        Mistake::NormalizesUnbiased,
+        Mistake::EpsOutsideRoot,
+        Mistake::StatisticsPerSample,
+        Mistake::StatisticsConstant,
+        Mistake::StatisticsOfEvaluation,
+        Mistake::StrideOnOtherConvolution,
+        Mistake::InputNhwc,
+        Mistake::ChannelsReversed,
+        Mistake::WeightHwio,
+        Mistake::KernelFlipped,
+        Mistake::KernelTransposed,
+        Mistake::PaddingIgnored,
+        Mistake::ReluGradientAtZero,
+        Mistake::LeakySlope,
+        Mistake::PaddingInAverage,
+        Mistake::NoResidual,
+        Mistake::NoShortcutGradient,
+        Mistake::LossSummed,
+        Mistake::LossAveraged,
+        Mistake::GradientTimesBatch,
+        Mistake::GradientOverBatch,
+        Mistake::DecayDecoupled,
+        Mistake::NoDecay,
+        Mistake::Nesterov,
+    ];
+
+    /// A short name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mistake::RunningVariance => "running-variance",
+            Mistake::MomentumComplement => "momentum-complement",
+            Mistake::NormalizesUnbiased => "normalizes-unbiased",
+            Mistake::EpsOutsideRoot => "eps-outside-root",
+            Mistake::StatisticsPerSample => "statistics-per-sample",
+            Mistake::StatisticsConstant => "statistics-constant",
+            Mistake::StatisticsOfEvaluation => "statistics-of-evaluation",
+            Mistake::StrideOnOtherConvolution => "stride-on-other-convolution",
+            Mistake::InputNhwc => "input-nhwc",
+            Mistake::ChannelsReversed => "channels-reversed",
+            Mistake::WeightHwio => "weight-hwio",
+            Mistake::KernelFlipped => "kernel-flipped",
+            Mistake::KernelTransposed => "kernel-transposed",
+            Mistake::PaddingIgnored => "padding-ignored",
+            Mistake::ReluGradientAtZero => "relu-gradient-at-zero",
+            Mistake::LeakySlope => "leaky-slope",
+            Mistake::PaddingInAverage => "padding-in-average",
+            Mistake::NoResidual => "no-residual",
+            Mistake::NoShortcutGradient => "no-shortcut-gradient",
+            Mistake::LossSummed => "loss-summed",
+            Mistake::LossAveraged => "loss-averaged",
+            Mistake::GradientTimesBatch => "gradient-times-batch",
+            Mistake::GradientOverBatch => "gradient-over-batch",
+            Mistake::DecayDecoupled => "decay-decoupled",
+            Mistake::NoDecay => "no-decay",
+            Mistake::Nesterov => "nesterov",
+        }
+    }
+
+    /// What is done wrong, and what is right.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Mistake::RunningVariance => {
+                "the running variance moves towards the biased variance Σ(x − mean)²/m; PyTorch's towards the unbiased, /(m − 1) \
+                 (normalisation itself uses the biased one)"
+            }
+            Mistake::MomentumComplement => {
+                "running ← momentum · running + (1 − momentum) · batch; PyTorch's momentum is the weight of the new value"
+            }
+            Mistake::NormalizesUnbiased => "x̂ is made with the unbiased variance, /(m − 1); it takes the biased one, /m",
+            Mistake::EpsOutsideRoot => "x̂ = (x − mean)/(√var + eps); eps belongs under the root",
+            Mistake::StatisticsPerSample => {
+                "mean and variance are those of each image (instance norm); a batch norm takes them over the whole batch"
+            }
+            Mistake::StatisticsConstant => {
+                "the backward pass of the batch norm treats mean and variance as constants; in training they depend on x"
+            }
+            Mistake::StatisticsOfEvaluation => {
+                "the batch norm normalises with the running statistics in training; it takes those of the batch"
+            }
+            Mistake::StrideOnOtherConvolution => {
+                "the bottleneck's stride sits on the other convolution: torchvision (v1.5) has it on the 3x3, the paper (v1) on \
+                 the first 1x1"
+            }
+            Mistake::InputNhwc => "the input's memory is (N, C, H, W) and was read as (N, H, W, C)",
+            Mistake::ChannelsReversed => "the channels of the input come in reverse, BGR for RGB",
+            Mistake::WeightHwio => "the weight's memory is (O, I, kh, kw) and was read as (kh, kw, I, O)",
+            Mistake::KernelFlipped => {
+                "the kernel is turned by 180 degrees, a convolution in the mathematician's sense; this one is a cross-correlation"
+            }
+            Mistake::KernelTransposed => "height and width of the kernel are exchanged",
+            Mistake::PaddingIgnored => "there is no padding",
+            Mistake::ReluGradientAtZero => "the gradient passes where the ReLU's input is exactly 0; PyTorch's is 0 there",
+            Mistake::LeakySlope => "the slope of the leaky ReLU is 0.1 or 0.01, the other one than was asked for",
+            Mistake::PaddingInAverage => "the average pool divides by another count: with the padding, or without (count_include_pad)",
+            Mistake::NoResidual => "the shortcut is not added",
+            Mistake::NoShortcutGradient => "the gradient does not return through the shortcut; an addition hands it to both",
+            Mistake::LossSummed => "the loss is the sum over the batch; the mean was asked for",
+            Mistake::LossAveraged => "the loss is the mean over the batch; the sum was asked for",
+            Mistake::GradientTimesBatch => "gradients are larger by the number of images: the mean's 1/N was forgotten in backward",
+            Mistake::GradientOverBatch => "gradients are smaller by the number of images: divided by N once too often",
+            Mistake::DecayDecoupled => {
+                "weight decay is taken off the parameter by itself (as in AdamW); PyTorch's SGD adds it to the gradient"
+            }
+            Mistake::NoDecay => "there is no weight decay",
+            Mistake::Nesterov => "the step is Nesterov's; plain momentum was asked for",
+        }
+    }
+
+    /// The operation it is made in, as in [`OPERATIONS`](crate::oracle::mutants::OPERATIONS).
+    pub(in crate::oracle) fn operation(self) -> &'static str {
+        match self {
+            Mistake::RunningVariance
+            | Mistake::MomentumComplement
+            | Mistake::NormalizesUnbiased
+            | Mistake::EpsOutsideRoot
+            | Mistake::StatisticsPerSample
+            | Mistake::StatisticsConstant
+            | Mistake::StatisticsOfEvaluation => "batch_norm",
+            Mistake::StrideOnOtherConvolution
+            | Mistake::InputNhwc
+            | Mistake::ChannelsReversed
+            | Mistake::WeightHwio
+            | Mistake::KernelFlipped
+            | Mistake::KernelTransposed
+            | Mistake::PaddingIgnored => "conv2d",
+            Mistake::ReluGradientAtZero => "relu",
+            Mistake::LeakySlope => "leaky_relu",
+            Mistake::PaddingInAverage => "avg_pool",
+            Mistake::NoResidual | Mistake::NoShortcutGradient => "add",
+            Mistake::LossSummed | Mistake::LossAveraged | Mistake::GradientTimesBatch | Mistake::GradientOverBatch => {
+                "softmax_cross_entropy"
+            }
+            Mistake::DecayDecoupled | Mistake::NoDecay | Mistake::Nesterov => "sgd",
+        }
+    }
+}

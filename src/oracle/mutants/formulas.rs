@@ -1,0 +1,200 @@
+//! What the longer faults of the list compute in place of the right formula.
+
+use super::Passing;
+use crate::layers::{Conv2d, MaxPool2d, SoftmaxCrossEntropy};
+use crate::program::Layer;
+use crate::Activation;
+use ndarray::{s, Array2, Array4, Axis};
+
+/// Every group has the kernels of the next one.
+pub(super) fn groups_exchanged(conv: &mut Conv2d<f64>) -> bool {
+    let group = conv.weight.len_of(Axis(0)) / conv.groups.max(1);
+    let (first, rest) = (conv.weight.slice(s![..group, .., .., ..]), conv.weight.slice(s![group.., .., .., ..]));
+    conv.weight = ndarray::concatenate(Axis(0), &[rest, first]).expect("the same kernels");
+    conv.groups > 1
+}
+
+/// dx of a convolution with the kernel turned by 180 degrees.
+pub(super) fn kernel_not_turned(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let Layer::Conv2d(conv) = layer else { return None };
+    let mut turned = conv.clone();
+    turned.weight.invert_axis(Axis(2));
+    turned.weight.invert_axis(Axis(3));
+    turned.weight = turned.weight.as_standard_layout().into_owned();
+    let (_, cache) = turned.forward(passing.x).ok()?;
+    Some(turned.backward(passing.dy, &cache).ok()?.0)
+}
+
+/// dy of the last image alone.
+pub(super) fn of_last_image(dy: &Activation<f64>) -> Activation<f64> {
+    let mut last = Array4::zeros(dy.raw_dim());
+    let image = dy.len_of(Axis(0)) - 1;
+    last.index_axis_mut(Axis(0), image).assign(&dy.index_axis(Axis(0), image));
+    last.into_shared()
+}
+
+/// dy with 0 in the first and last row and column.
+pub(super) fn without_border(dy: &Activation<f64>) -> Activation<f64> {
+    let mut inner = dy.to_owned();
+    let (_, h, w, _) = dy.dim();
+    for row in [0, h - 1] {
+        inner.slice_mut(s![.., row, .., ..]).fill(0.0);
+    }
+    for column in [0, w - 1] {
+        inner.slice_mut(s![.., .., column, ..]).fill(0.0);
+    }
+    inner.into_shared()
+}
+
+/// The result of a max pool whose padding is 0 and not −∞.
+pub(super) fn padded_with_0(layer: &Layer<f64>, x: &Activation<f64>, y: &mut Activation<f64>) {
+    let Layer::MaxPool2d(pool) = layer else { return };
+    for_windows(pool, x, y, |y, window| {
+        if window.padded {
+            *y = y.max(0.0);
+        }
+    });
+}
+
+/// dx of a max pool that gives dy to the last of several equal maxima.
+pub(super) fn to_last_of_equal(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let Layer::MaxPool2d(pool) = layer else { return None };
+    Some(of_equal(pool, passing, |equal| equal.drain(..equal.len() - 1).for_each(drop)))
+}
+
+/// dx of a max pool that gives dy to each of several equal maxima.
+pub(super) fn to_all_of_equal(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let Layer::MaxPool2d(pool) = layer else { return None };
+    Some(of_equal(pool, passing, |_| {}))
+}
+
+/// dx of an average pool that is not divided by the values in the window.
+pub(super) fn times_window(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let Layer::AvgPool2d(pool) = layer else { return None };
+    let count = (pool.kernel[0] * pool.kernel[1]) as f64;
+    Some(passing.dx.mapv(|dx| dx * count).into_shared())
+}
+
+/// The result of a max pool in place of an average pool.
+pub(super) fn largest(layer: &Layer<f64>, x: &Activation<f64>, y: &mut Activation<f64>) {
+    let Layer::AvgPool2d(pool) = layer else { return };
+    let max = MaxPool2d { ceil_mode: pool.ceil_mode, ..MaxPool2d::new(pool.kernel, pool.stride, pool.padding) };
+    if let Ok((largest, _)) = max.forward(x) {
+        *y = largest;
+    }
+}
+
+/// dx of a global average pool that is not divided by the pixels.
+pub(super) fn times_pixels(_: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let (_, h, w, _) = passing.x.dim();
+    Some(passing.dx.mapv(|dx| dx * (h * w) as f64).into_shared())
+}
+
+/// dlogits = p/N.
+pub(super) fn without_target(logits: &Array2<f64>, target: &[usize], _: &mut f64, dlogits: &mut Array2<f64>) {
+    let layer = SoftmaxCrossEntropy::<f64>::new();
+    if let Ok((_, cache)) = layer.forward(logits, target) {
+        *dlogits = cache.probabilities / target.len() as f64;
+    }
+}
+
+/// The loss by exp of the logits as they are: infinite or NaN where it overflows, and right where it does not.
+pub(super) fn without_largest(logits: &Array2<f64>, target: &[usize], loss: &mut f64, dlogits: &mut Array2<f64>) {
+    let sums = logits.mapv(f64::exp).sum_axis(Axis(1));
+    if sums.iter().any(|sum| sum.is_infinite()) {
+        let of_row = |(n, &class): (usize, &usize)| sums[n].ln() - logits[[n, class]];
+        *loss = target.iter().enumerate().map(of_row).sum::<f64>() / target.len() as f64;
+        dlogits.fill(f64::NAN);
+    }
+}
+
+/// A window of a pool: the pixels of the image in it, and whether it reaches over the border.
+struct Window {
+    pixels: Vec<[usize; 2]>,
+    padded: bool,
+}
+
+/// Calls `each` for every value of `y` with its window.
+fn for_windows(
+    pool: &MaxPool2d,
+    x: &Activation<f64>,
+    y: &mut Activation<f64>,
+    mut each: impl FnMut(&mut f64, &Window),
+) {
+    let (_, h, w, _) = x.dim();
+    for ((_, i, j, _), y) in y.indexed_iter_mut() {
+        each(y, &window(pool, [i, j], [h, w]));
+    }
+}
+
+fn window(pool: &MaxPool2d, at: [usize; 2], size: [usize; 2]) -> Window {
+    let mut window = Window { pixels: Vec::new(), padded: false };
+    for p in 0..pool.kernel[0] {
+        for q in 0..pool.kernel[1] {
+            let place = |axis: usize, tap: usize| {
+                let place = at[axis] * pool.stride[axis] + tap * pool.dilation[axis];
+                place.checked_sub(pool.padding[axis]).filter(|place| *place < size[axis])
+            };
+            match (place(0, p), place(1, q)) {
+                (Some(row), Some(column)) => window.pixels.push([row, column]),
+                _ => window.padded = true,
+            }
+        }
+    }
+    window
+}
+
+/// The gradient of a max pool that sends each dy to those of its equal values that `choose` leaves.
+fn of_equal(pool: &MaxPool2d, passing: &Passing<'_>, choose: impl Fn(&mut Vec<[usize; 2]>)) -> Activation<f64> {
+    let (x, mut dx) = (passing.x, Array4::zeros(passing.x.raw_dim()));
+    let (_, h, w, _) = x.dim();
+    for ((n, i, j, c), &dy) in passing.dy.indexed_iter() {
+        let window = window(pool, [i, j], [h, w]);
+        let largest =
+            window.pixels.iter().fold(f64::NEG_INFINITY, |max, &[row, column]| max.max(x[[n, row, column, c]]));
+        let mut equal = window.pixels;
+        equal.retain(|&[row, column]| x[[n, row, column, c]] == largest);
+        choose(&mut equal);
+        for [row, column] in equal {
+            dx[[n, row, column, c]] += dy;
+        }
+    }
+    dx.into_shared()
+}
+
+/// dx where every pixel keeps the contribution of the last window that reads it. One backward pass a window: for small images.
+pub(super) fn last_window(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    const MOST: usize = 120;
+    let (_, h, w, _) = passing.dy.dim();
+    if h * w > MOST {
+        return None;
+    }
+    type Backward<'a> = Box<dyn Fn(&Activation<f64>) -> Option<Activation<f64>> + 'a>;
+    let backward: Backward<'_> = match layer {
+        Layer::Conv2d(conv) => {
+            let (_, cache) = conv.forward(passing.x).ok()?;
+            Box::new(move |dy| Some(conv.backward(dy, &cache).ok()?.0))
+        }
+        Layer::MaxPool2d(pool) => {
+            let (_, cache) = pool.forward(passing.x).ok()?;
+            Box::new(move |dy| pool.backward(dy, &cache).ok())
+        }
+        Layer::AvgPool2d(pool) => {
+            let (_, cache) = pool.forward(passing.x).ok()?;
+            Box::new(move |dy| pool.backward(dy, &cache).ok())
+        }
+        _ => return None,
+    };
+    let mut dx = Array4::<f64>::zeros(passing.x.raw_dim());
+    for (i, j) in (0..h).flat_map(|i| (0..w).map(move |j| (i, j))) {
+        let mut one = Array4::zeros(passing.dy.raw_dim());
+        one.slice_mut(s![.., i, j, ..]).assign(&passing.dy.slice(s![.., i, j, ..]));
+        let part = backward(&one.into_shared())?;
+        dx.zip_mut_with(&part, |dx, &part| {
+            if part != 0.0 {
+                *dx = part;
+            }
+        });
+    }
+    Some(dx.into_shared())
+}
