@@ -11,14 +11,15 @@ use super::leaves::PerLeaf;
 use super::norm::{pair_sums, Affine, NormCache, Strip};
 use super::pre_activation::Measured;
 use super::{pool, shape, Algorithm, Engine};
-use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, Relu, SoftmaxCrossEntropy};
+use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, MaxPool2d, Mode, Relu, SoftmaxCrossEntropy, ZeroPadShortcut};
 use crate::model::resnet::{block_path, StemLayers};
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
 use crate::model::{Architecture, Block, ResNet};
 use crate::parameters::{join, Gradients, Parameters as _};
 use crate::rng::{stream, Purpose};
-use crate::Activation;
+use crate::verify::{bounds, compare, Tolerance};
+use crate::{Activation, Scalar as _};
 use ndarray::{Array2, Array4};
 use rand::RngExt as _;
 
@@ -309,4 +310,106 @@ fn a_convolution_with_bias_before_a_batch_norm_is_rejected() {
     let x = Array4::zeros((2, 8, 8, 3)).into_shared();
     let message = Engine::default().forward(&model, &x).map(drop).unwrap_err().to_string();
     assert!(message.contains("`layer1.0.conv2.bias`") && message.contains("use the reference"), "{message}");
+}
+
+/// The batch norm's primitives against the reference in `f64`, within the a-priori bounds of `verify`. Whatever is fused is
+/// made of these; the fused passes share their arithmetic, so a fault in it would be in both sides of the tests above.
+#[test]
+fn batch_norm_is_within_its_bound_of_the_reference() {
+    for (n, h, w, c, mean) in
+        [(3, 5, 7, 4, 0.0), (2, 20, 15, 3, 0.0), (9, 7, 7, 16, 0.0), (5, 8, 8, 130, 0.0), (3, 16, 17, 5, 30.0)]
+    {
+        let mut rng = stream(5, Purpose::Verify, &[c as u64]);
+        let mut draw = |shape: [usize; 4]| Array4::from_shape_simple_fn(shape, || rng.random_range(-2.0f32..2.0));
+        let (x, dy) = ((draw([n, h, w, c]) + mean).into_shared(), draw([n, h, w, c]).into_shared());
+        let mut bn = BatchNorm2d::<f32>::new(c);
+        bn.gamma.iter_mut().enumerate().for_each(|(c, gamma)| *gamma = 1.5 - (c % 3) as f32);
+        bn.beta.iter_mut().enumerate().for_each(|(c, beta)| *beta = (c % 5) as f32 * 0.1 - 0.2);
+        bn.running_mean.fill(0.25);
+        bn.running_var.fill(1.75);
+        let exact = BatchNorm2d::<f64> {
+            gamma: bn.gamma.mapv(f64::from),
+            beta: bn.beta.mapv(f64::from),
+            running_mean: bn.running_mean.mapv(f64::from),
+            running_var: bn.running_var.mapv(f64::from),
+            eps: f64::from(bn.eps),
+            momentum: f64::from(bn.momentum),
+            ..BatchNorm2d::new(c)
+        };
+        let wide = |x: &X| x.mapv(f64::from).into_shared();
+        let within = |what: &str, got: &X, expected: &Activation<f64>, bound: &Array4<f64>| {
+            let comparison = compare(got, expected, Tolerance::Elementwise(bound.view().into_dyn()));
+            comparison.assert_passed(&format!("{what} of {n} images of {h}x{w}x{c}, mean {mean}"));
+        };
+        let engine = Engine::default();
+        let pass = |training| Composed { engine: &engine, training, gradients: Gradients::new(), norms: Vec::new() };
+
+        let mut composed = pass(true);
+        let (y, back) = composed.norm(&bn, "bn".to_string(), x.clone());
+        let dx = back(&mut composed, dy.clone());
+        let (expected, cache) = exact.forward(&wide(&x), Mode::Train).unwrap();
+        let (expected_dx, grads) = exact.backward(&wide(&dy), &cache).unwrap();
+        let bound = bounds::batch_norm(&bn, &x, &dy, Mode::Train, f32::UNIT_ROUNDOFF);
+        within("y", &y, &expected, &bound.y);
+        within("dx", &dx, &expected_dx, &bound.dx);
+        for (name, expected, bound) in
+            [("bn.weight", &grads.gamma, &bound.gamma), ("bn.bias", &grads.beta, &bound.beta)]
+        {
+            let got = composed.gradients.get(name).unwrap();
+            compare(got, expected, Tolerance::Elementwise(bound.view().into_dyn())).assert_passed(name);
+        }
+        // running ← 0.9 running + 0.1 batch: the moments' own error, and a few roundings.
+        let (mut moved, mut exactly) = (bn.clone(), exact.clone());
+        composed.norms[0].update(&mut moved);
+        exactly.update_running_statistics(&cache);
+        let tolerance = 2.0 * bounds::gamma(n * h * w + 64, f32::UNIT_ROUNDOFF) * (f64::from(mean) + 4.0).powi(2);
+        for (got, expected) in
+            [(&moved.running_mean, &exactly.running_mean), (&moved.running_var, &exactly.running_var)]
+        {
+            assert!(got.iter().zip(expected).all(|(got, expected)| (f64::from(*got) - expected).abs() <= tolerance));
+        }
+
+        let (y, _) = pass(false).norm(&bn, "bn".to_string(), x.clone());
+        let (expected, _) = exact.forward(&wide(&x), Mode::Eval).unwrap();
+        within("y in evaluation", &y, &expected, &bounds::batch_norm(&bn, &x, &dy, Mode::Eval, f32::UNIT_ROUNDOFF).y);
+    }
+}
+
+/// What moves values without arithmetic, or adds whole numbers, against the reference, exactly.
+#[test]
+fn pools_and_the_zero_padded_shortcut_equal_the_reference_exactly() {
+    let engine = Engine::default();
+    let whole = |shape, seed: u64| {
+        let mut rng = stream(seed, Purpose::Verify, &[]);
+        Array4::from_shape_simple_fn(shape, || rng.random_range(-3..=3i32) as f32).into_shared()
+    };
+    for (kernel, stride, padding, size) in [
+        ([3, 3], [2, 2], [1, 1], (3, 9, 8, 5)),
+        ([3, 3], [1, 1], [1, 1], (2, 7, 6, 4)),
+        ([2, 3], [3, 1], [0, 1], (4, 7, 9, 3)),
+    ] {
+        // Whole numbers from −3 to 3: many ties, and overlapping windows add in dx.
+        let (layer, mut x) = (MaxPool2d::new(kernel, stride, padding), whole(size, 1));
+        x[[1, 2, 3, 1]] = f32::NAN;
+        let (y, cache) = pool::max_pool(&engine.shelf, &layer, &x).unwrap();
+        let (expected, reference) = layer.forward(&x).unwrap();
+        assert!(bits(&y) == bits(&expected) && cache.argmax == reference.argmax());
+        let dy = whole(y.dim(), 2);
+        let dx = pool::max_pool_backward(&engine.shelf, &dy, &cache);
+        assert_eq!(dx, layer.backward(&dy, &reference).unwrap());
+    }
+    for (stride, c_out, size) in [(2, 9, (3, 7, 6, 4)), (1, 4, (2, 3, 3, 4)), (3, 8, (2, 8, 5, 3))] {
+        let (layer, x) = (ZeroPadShortcut { stride, c_out }, whole(size, 3));
+        let y = pool::zero_pad(&engine.shelf, &layer, &x).unwrap();
+        let (expected, cache) = layer.forward(&x).unwrap();
+        assert_eq!(y, expected);
+        let dy = whole(y.dim(), 4);
+        let dx = pool::zero_pad_backward(&engine.shelf, &layer, &dy, x.dim());
+        assert_eq!(dx, layer.backward(&dy, &cache).unwrap());
+    }
+    let x = whole((3, 4, 4, 5), 5);
+    let (y, cache) = GlobalAvgPool.forward(&x).unwrap();
+    let dy = y.mapv(|y| (16.0 * y).round());
+    let dx = pool::global_average_backward(&engine.shelf, &dy, x.dim());
+    assert_eq!(dx, GlobalAvgPool.backward(&dy, &cache).unwrap());
 }
