@@ -129,4 +129,23 @@ mod tests {
         }
         assert!([0.0, 1e-9, 1.0, 100.0].into_iter().all(|alpha| check_alpha(alpha).is_ok()));
     }
+
+    /// A seed means these mixes, on both sides of α = 1, where the algorithm changes. λ is computed with exp and ln, which C
+    /// libraries round differently: it may be off by a few units in the last place.
+    #[test]
+    fn seed_1_means_these_mixes() {
+        let expected: [(f64, f64, [usize; 7]); 6] = [
+            (0.01, 0.999999999999991, [4, 1, 0, 3, 5, 6, 2]),
+            (0.2, 0.8344213690041495, [4, 1, 0, 3, 5, 6, 2]),
+            (1.0, 0.815273168894379, [6, 5, 2, 3, 1, 4, 0]),
+            (1.5, 0.7706893321480575, [6, 5, 2, 3, 1, 4, 0]),
+            (8.0, 0.6282931392325332, [6, 5, 2, 3, 1, 4, 0]),
+            (100.0, 0.5370481019018609, [6, 5, 2, 3, 1, 4, 0]),
+        ];
+        for (alpha, lambda, partners) in expected {
+            let mix = Mix::draw(alpha, 1, 2, 3, 7);
+            assert!((mix.lambda - lambda).abs() <= 8.0 * f64::EPSILON, "{alpha}: {} instead of {lambda}", mix.lambda);
+            assert_eq!(mix.partners, partners, "{alpha}");
+        }
+    }
 }
