@@ -21,9 +21,8 @@
 
 use super::permutation;
 use crate::kernels::buffers::{dirty_array, recycle};
-use crate::rng::{stream, Purpose};
+use crate::rng::{beta, stream, Purpose};
 use crate::{Activation, Error, Result, Scalar};
-use rand_distr::{Beta, Distribution as _};
 
 /// The largest α: there λ is within 0.07 of 1/2 nineteen times in twenty.
 pub const LARGEST_ALPHA: f64 = 100.0;
@@ -55,7 +54,7 @@ impl Mix {
     /// If α is not above 0 and at most [`LARGEST_ALPHA`].
     pub fn draw(alpha: f64, seed: u64, epoch: u64, first: usize, n: usize) -> Self {
         let mut rng = stream(seed, Purpose::Mixup, &[epoch, first as u64]);
-        let lambda: f64 = Beta::new(alpha, alpha).expect("a positive α").sample(&mut rng);
+        let lambda = beta(alpha, &mut rng);
         Mix { lambda: lambda.max(1.0 - lambda), partners: permutation(n, &mut rng) }
     }
 

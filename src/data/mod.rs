@@ -35,7 +35,6 @@ pub use open::{open, Kind, Opened};
 use crate::rng::{stream, Purpose};
 use crate::{Error, Result};
 use ndarray::{Array4, ArrayView3, Axis};
-use rand::Rng as _;
 
 /// Images and what they show.
 ///

@@ -12,9 +12,8 @@
 
 use super::ResNet;
 use crate::parameters::{Parameters, Role};
-use crate::rng::{name_hash, stream, Purpose};
+use crate::rng::{name_hash, normal, stream, Purpose, Uniform};
 use crate::Scalar;
-use rand_distr::{Distribution, StandardNormal, Uniform};
 
 /// Fills every tensor of `model` as the [module documentation](self) says.
 pub fn initialise<T: Scalar>(model: &mut ResNet<T>, seed: u64) {
@@ -25,10 +24,7 @@ pub fn initialise<T: Scalar>(model: &mut ResNet<T>, seed: u64) {
         match (role, shape.as_slice()) {
             (Role::Weight, &[c_out, _, kh, kw]) => {
                 let deviation = (2.0 / (c_out * kh * kw) as f64).sqrt();
-                tensor.map_inplace(|v| {
-                    let z: f64 = StandardNormal.sample(&mut rng);
-                    *v = T::of(deviation * z);
-                });
+                tensor.map_inplace(|v| *v = T::of(deviation * normal(&mut rng)));
             }
             (Role::Weight | Role::Bias, _) => {
                 // The linear layer's weight (F_out, F_in) comes just before its bias.
@@ -36,8 +32,8 @@ pub fn initialise<T: Scalar>(model: &mut ResNet<T>, seed: u64) {
                     fan_in_of_linear = fan_in;
                 }
                 let bound = 1.0 / (fan_in_of_linear as f64).sqrt();
-                let uniform = Uniform::new_inclusive(-bound, bound).expect("bound is finite");
-                tensor.map_inplace(|v| *v = T::of(uniform.sample(&mut rng)));
+                let uniform = Uniform::new(-bound, bound);
+                tensor.map_inplace(|v| *v = T::of(uniform.draw(&mut rng)));
             }
             (Role::Gamma, _) => tensor.fill(T::one()),
             (Role::Beta, _) => tensor.fill(T::zero()),
