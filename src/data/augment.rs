@@ -244,4 +244,22 @@ mod tests {
             assert_eq!(none, Variant { padding: 0, top: 0, left: 0, flip: false, hole: None });
         }
     }
+
+    /// A seed means these windows, whatever version of whatever crate is compiled in.
+    #[test]
+    fn seed_1_means_these_windows() {
+        let cutout = Augmentation { cutout: 8, ..Augmentation::STANDARD };
+        let windows = [0, 1, 2, 3, 4].map(|index| {
+            let Variant { top, left, flip, hole, .. } = cutout.variant(1, 2, index, [32, 32]);
+            (top, left, flip, hole.unwrap().middle)
+        });
+        let expected = [
+            (1, 1, true, [2, 13]),
+            (7, 6, false, [29, 20]),
+            (4, 7, false, [17, 28]),
+            (3, 6, true, [12, 21]),
+            (7, 8, false, [26, 11]),
+        ];
+        assert_eq!(windows, expected);
+    }
 }

@@ -28,7 +28,6 @@ use crate::rng::{name_hash, stream, Purpose};
 use crate::tensors::{Tensor, Tensors};
 use crate::Result;
 use ndarray::{Array1, ArrayD, IxDyn};
-use rand::Rng as _;
 
 /// What is computed in a case.
 #[derive(Clone, Debug, PartialEq)]

@@ -42,10 +42,9 @@
 use crate::layers::MaxPool2d;
 use crate::parameters::Gradients;
 use crate::program::{Disturb, Forward, Layer, Passage, Program, Step, Value};
-use crate::rng::{name_hash, stream, Purpose, Rng};
+use crate::rng::{name_hash, normal, stream, Purpose, Rng};
 use crate::{Activation, Scalar};
 use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension, Zip};
-use rand_distr::{Distribution, StandardNormal};
 use std::collections::HashMap;
 
 /// How many times the model's rounding is allowed.
@@ -77,10 +76,7 @@ impl Rounding {
     /// make all others NaN.
     pub fn disturb<T: Scalar, D: Dimension>(&mut self, x: &mut ArrayBase<impl DataMut<Elem = T>, D>, terms: f64) {
         let size = MULTIPLE * self.u * terms.sqrt() * rms(x.iter().map(|x| x.as_f64()));
-        x.iter_mut().for_each(|x| {
-            let normal: f64 = StandardNormal.sample(&mut self.rng);
-            *x = T::of(x.as_f64() + size * normal);
-        });
+        x.iter_mut().for_each(|x| *x = T::of(x.as_f64() + size * normal(&mut self.rng)));
     }
 
     /// The same for a batch norm's y or dx, made of x or dy: in each channel in units of `|slope| · rms(terms)` where that is more.
@@ -91,10 +87,7 @@ impl Rounding {
             let of = |x: ArrayView3<'_, T>| rms(x.iter().map(|x| x.as_f64()));
             let size = of(own.view()).max(slope * of(terms.index_axis(Axis(3), channel)));
             let size = MULTIPLE * self.u * BATCH_NORM_TERMS.sqrt() * size;
-            own.iter_mut().for_each(|x| {
-                let normal: f64 = StandardNormal.sample(&mut self.rng);
-                *x = T::of(x.as_f64() + size * normal);
-            });
+            own.iter_mut().for_each(|x| *x = T::of(x.as_f64() + size * normal(&mut self.rng)));
         }
     }
 
