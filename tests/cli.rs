@@ -104,6 +104,14 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("train --conv gem", &["--conv", "auto", "gemm"]),
         ("eval --weights w --conv fft", &["--conv", "auto", "gemm"]),
         ("bench --conv fft", &["--conv", "auto", "gemm"]),
+        ("train --engine slow", &["--engine", "fast, reference"]),
+        ("train --engine reference --conv winograd4", &["--conv winograd4", "engine", "leave --conv out"]),
+        ("eval --weights pretrained --engine reference --conv gemm", &["--conv gemm", "leave --conv out"]),
+        ("eval --weights pretrained --dtype f64 --engine fast", &["--engine fast", "--dtype f32"]),
+        ("bench --engine reference --conv gemm", &["--conv gemm", "leave --conv out"]),
+        ("train --trace", &["--trace", "add --engine reference"]),
+        ("train --steps 0", &["--steps", "from 1 to"]),
+        ("train --steps 2 --repeat 2", &["cannot be used with"]),
         ("bench --model resnet21", &["unknown model `resnet21`", "did you mean `resnet20`?"]),
         ("bench --mode test", &["--mode", "train", "eval"]),
         ("bench --steps 0", &["--steps"]),
@@ -822,4 +830,53 @@ fn the_oracle_packs_and_judges_a_folder_of_results() {
     fs::create_dir(folder.path("yours")).unwrap();
     let run = folder.run("oracle compare pack yours");
     assert_eq!(run.code, Some(1), "nothing is no proof");
+}
+
+/// The reference and the engine train, test and predict the same up to rounding; a traced step is a step of the reference.
+#[test]
+fn the_reference_and_the_engine() {
+    let folder = Folder::new("engines");
+    let run = |flags: &str| folder.ok(&format!("train --train-images 50 --batch-size 25 --epochs 1 {flags}"));
+    assert_eq!(value(&run("--out fast"), "engine"), "fast, convolutions auto");
+    let plain = run("--out plain --engine reference");
+    assert_eq!(value(&plain, "engine"), "reference");
+    let config = folder.read("plain/config.toml");
+    assert!(config.contains("engine = \"reference\"") && !config.contains("conv ="), "{config}");
+
+    // One traced step, then the rest as usual: the bits of a run without a break.
+    let traced = run("--out traced --engine reference --steps 1 --trace");
+    for part in [
+        "pass 1\n",
+        "forward   layer1.0.conv1                   y         25x32x32x16",
+        "backward  layer3.0.conv2.weight            gradient  64x64x3x3",
+        "backward  fc                               dy        25x10",
+        "stopped in epoch 1, after step 1; resume with `resnet train --resume traced`",
+    ] {
+        assert!(traced.contains(part), "{part} is missing in\n{traced}");
+    }
+    assert!(!traced.contains("pass 2\n") && !traced.contains("NaN"), "{traced}");
+    folder.fails("train --resume traced --engine fast", 2, &["--engine is \"fast\"", "began with \"reference\""]);
+    let resumed = folder.ok("train --resume traced");
+    assert_eq!(value(&resumed, "fingerprint"), value(&plain, "fingerprint"));
+
+    // A run folder of a version that had one engine.
+    let old: String = folder
+        .read("fast/config.toml")
+        .lines()
+        .filter(|line| !line.starts_with("engine"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    fs::write(folder.path("old.toml"), old.replace("\"auto\"", "\"implicit\"")).unwrap();
+    let indirect = folder.ok("train --config old.toml --out old");
+    assert_eq!(value(&indirect, "engine"), "fast, convolutions indirect");
+    fs::write(folder.path("older.toml"), "conv = \"direct\"\n").unwrap();
+    folder.fails("train --config older.toml", 2, &["direct", "--engine reference"]);
+
+    let loss = |flags: &str| -> f64 {
+        let json = folder.ok(&format!("eval --weights fast/weights.safetensors --json {flags}"));
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["loss"].as_f64().unwrap()
+    };
+    let (engine, reference, exact) = (loss(""), loss("--engine reference"), loss("--dtype f64"));
+    // Logits of size 1 after nine layers: some hundred roundings of 2⁻²⁴.
+    assert!((engine - exact).abs() < 1e-4 && (reference - exact).abs() < 1e-4, "{engine} {reference} {exact}");
 }

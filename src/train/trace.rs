@@ -11,6 +11,7 @@ use crate::program::{Disturb, Forward, Passage, Program, Step, Undisturbed, Valu
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::Array2;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The reference, with a line for every value that passes.
@@ -25,12 +26,13 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone)]
 pub struct Trace {
     line: Arc<Mutex<dyn FnMut(&str) + Send>>,
+    passes: Arc<AtomicUsize>,
 }
 
 impl Trace {
     /// Calls `line` with every line.
     pub fn new(line: impl FnMut(&str) + Send + 'static) -> Self {
-        Trace { line: Arc::new(Mutex::new(line)) }
+        Trace { line: Arc::new(Mutex::new(line)), passes: Arc::default() }
     }
 
     fn write<'a, T: Scalar>(
@@ -97,6 +99,8 @@ impl<T: Scalar> Executor<T> for Trace {
 
     fn forward(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<(Array2<T>, Box<dyn Pass<T>>)> {
         let program = Program::of_network(model);
+        let pass = self.passes.fetch_add(1, Ordering::Relaxed) + 1;
+        (self.line.lock().expect("no line panics"))(&format!("pass {pass}"));
         self.write("forward", "images", "x", x.shape(), x.iter());
         let forward = program.forward(Value::Images(x.clone()), Mode::Train, &mut self.clone())?;
         let logits = logits(&forward)?;

@@ -1,6 +1,7 @@
 //! A recipe, a run that is going to happen and an epoch that has, in words.
 
 use super::Run;
+use crate::cli::args::EngineKind;
 use crate::cli::progress::Progress;
 use crate::cli::{args, text, Result};
 use resnet_by_hand::data::Dataset;
@@ -97,6 +98,10 @@ impl Run {
             held_out.map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
         let count = |dataset: &Dataset| text::thousands(dataset.len() as u64);
         let position = self.trainer.position();
+        let engine = match self.config.engine()? {
+            EngineKind::Fast => format!("fast, convolutions {}", self.config.conv()?.unwrap_or_default().name()),
+            EngineKind::Reference => "reference".to_string(),
+        };
         let mut lines = vec![
             (
                 "model",
@@ -129,6 +134,7 @@ impl Run {
             ("", optimiser(recipe)),
             ("augmentation", augmentation(recipe)),
             ("normalisation", normalization(recipe)),
+            ("engine", engine),
             ("threads", rayon::current_num_threads().to_string()),
             ("seed", recipe.seed.to_string()),
             ("run folder", self.folder.path().display().to_string()),
