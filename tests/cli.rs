@@ -434,8 +434,7 @@ fn models_and_gradcheck() {
 #[test]
 fn another_convolution_algorithm_is_recorded_and_gives_the_same_up_to_rounding() {
     let folder = Folder::new("conv");
-    // Not the definition: on 500 test images it takes a minute.
-    let losses = ["auto", "gemm", "implicit"].map(|name| {
+    let losses = ["auto", "gemm", "indirect"].map(|name| {
         let train = "train --train-images 20 --batch-size 10 --epochs 1";
         folder.run(&format!("{train} --conv {name} --out {name}")).ok();
         let config: toml::Table = folder.read(&format!("{name}/config.toml")).parse().unwrap();
@@ -593,7 +592,7 @@ fn ctrl_c_leaves_the_last_complete_checkpoint() {
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let last = rest.last().unwrap();
-    assert!(last.starts_with("stopped ") && last.ends_with("go on with `resnet train --resume run`"), "{rest:?}");
+    assert!(last.starts_with("stopped ") && last.ends_with("resume with `resnet train --resume run`"), "{rest:?}");
     // As many epochs are in the metrics as in the weights, and they can be used.
     let epochs = folder.read("run/metrics.jsonl").lines().count();
     assert!((2..5000).contains(&epochs), "{last}, {epochs}");

@@ -123,7 +123,7 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
         }
         assert_eq!(output.status.code(), Some(130), "{stdout}");
         let last = stdout.lines().last().unwrap();
-        let advice = format!("go on with `resnet train --resume {run}`");
+        let advice = format!("resume with `resnet train --resume {run}`");
         assert!(last.starts_with("stopped ") && last.ends_with(&advice), "{stdout}");
         let stdout = folder.ok(&format!("train --resume {run} --threads 1"));
         assert!(stdout.lines().any(|line| line.starts_with("resumed ")), "{stdout}");

@@ -1,7 +1,7 @@
 //! Flags that subcommands share, and how values are read: strictly, so that a typo is an error and not a run.
 
 use super::{Failure, Result};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use resnet_by_hand::data::{mixup::check_alpha, Normalization};
 use resnet_by_hand::engine::{Algorithm, Engine};
 use resnet_by_hand::model::Architecture;
@@ -190,7 +190,12 @@ impl EngineArgs {
 
 /// The names are the library's, so that the help lists every algorithm there is.
 pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
-    PossibleValuesParser::new(Algorithm::ALL.map(|(name, _)| name)).try_map(|name| Algorithm::by_name(&name))
+    let value = |(name, algorithm)| match algorithm {
+        // Its name in older versions.
+        Algorithm::Indirect => PossibleValue::new(name).alias("implicit"),
+        _ => PossibleValue::new(name),
+    };
+    PossibleValuesParser::new(Algorithm::ALL.map(value)).try_map(|name| Algorithm::by_name(&name))
 }
 
 /// What the images are scaled with.

@@ -34,6 +34,9 @@ struct Composed<'a> {
     norms: Vec<NormCache>,
 }
 
+/// Takes dlogits to dx.
+type FromLogits<'a> = Box<dyn FnOnce(&mut Composed, &Array2<f32>) -> X + 'a>;
+
 /// Takes dy to dx.
 type Back<'a> = Box<dyn FnOnce(&mut Composed, X) -> X + 'a>;
 
@@ -187,11 +190,7 @@ impl Composed<'_> {
     }
 
     /// Logits, and the way back from dlogits to dx.
-    fn network<'m>(
-        &mut self,
-        model: &'m ResNet<f32>,
-        x: X,
-    ) -> (Array2<f32>, Box<dyn FnOnce(&mut Composed, &Array2<f32>) -> X + 'm>) {
+    fn network<'m>(&mut self, model: &'m ResNet<f32>, x: X) -> (Array2<f32>, FromLogits<'m>) {
         let (mut h, stem) = match &model.stem {
             StemLayers::Unit(unit) => self.unit(unit, "", x),
             StemLayers::Conv(conv) => self.conv(conv, "conv1".to_string(), x),

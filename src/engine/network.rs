@@ -41,7 +41,7 @@ enum Stem {
 
 #[derive(Debug)]
 enum BlockCache {
-    Residual(ResidualCache),
+    Residual(Box<ResidualCache>),
     PreActivation(PreActivationCache),
 }
 
@@ -128,7 +128,7 @@ impl Engine {
                     Block::Residual(block) => {
                         let (y, cache) = block::forward(self, block, &h)?;
                         h = y;
-                        caches.push(BlockCache::Residual(cache));
+                        caches.push(BlockCache::Residual(Box::new(cache)));
                     }
                     Block::PreActivation(block) => {
                         let input = measured.take().unwrap_or_else(|| Measured::of(self, &h));

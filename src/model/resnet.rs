@@ -283,9 +283,8 @@ impl<T: Scalar> ResNet<T> {
 
     /// Moves every batch norm's running statistics towards those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &ResNetCache<T>) {
-        match (&mut self.stem, &cache.stem) {
-            (StemLayers::Unit(unit), StemCache::Unit(cache)) => unit.update_running_statistics(cache),
-            _ => {}
+        if let (StemLayers::Unit(unit), StemCache::Unit(cache)) = (&mut self.stem, &cache.stem) {
+            unit.update_running_statistics(cache);
         }
         for (block, cache) in self.stages.iter_mut().flatten().zip(cache.stages.iter().flatten()) {
             block.update_running_statistics(cache);

@@ -14,6 +14,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Takes a line.
+type Line = dyn FnMut(&str) + Send;
+
 /// The reference, with a line for every value that passes.
 ///
 /// ```text
@@ -25,7 +28,7 @@ use std::sync::{Arc, Mutex};
 /// Activations are `(N, H, W, C)`; rms = √(Σ v²/count), largest = max |v|.
 #[derive(Clone)]
 pub struct Trace {
-    line: Arc<Mutex<dyn FnMut(&str) + Send>>,
+    line: Arc<Mutex<Line>>,
     passes: Arc<AtomicUsize>,
 }
 
