@@ -6,6 +6,7 @@
 //!
 //! ```
 //! use resnet_by_hand::data::{embedded, Normalization};
+//! use resnet_by_hand::engine::Engine;
 //! use resnet_by_hand::weights::{self, pretrained, state_dict};
 //! use resnet_by_hand::model::{Architecture, ResNet};
 //! use resnet_by_hand::train::{evaluate, EvaluationOptions};
@@ -16,7 +17,7 @@
 //! let mut model = ResNet::<f32>::zeroed(&Architecture::by_name(&about["model"])?)?;
 //! state_dict::assign(Path::new(pretrained::NAME), &tensors, &mut model)?;
 //! let test = std::sync::Arc::new(embedded::load().test);
-//! let evaluation = evaluate(&model, &test, EvaluationOptions::new(Normalization::CIFAR10, 250))?;
+//! let evaluation = evaluate(&Engine::default(), &model, &test, EvaluationOptions::new(Normalization::CIFAR10, 250))?;
 //! assert!(evaluation.accuracy() > 0.88);
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
