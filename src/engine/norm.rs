@@ -249,3 +249,26 @@ impl NormBackward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Scalar as _;
+
+    /// A mean of 10⁵ and a deviation of 10⁻²: what is not taken from a pivot, or is taken from the rounded mean, has lost the
+    /// digits that the variance needs. Four leaves, so that they are merged.
+    #[test]
+    fn variance_survives_a_large_mean() {
+        let x: Vec<f32> = (0..4 * LEAF_PIXELS * 3).map(|i| 1e5 + (i * 37 % 53 % 7) as f32 / 64.0).collect();
+        let moments = PerLeaf::new((4, 16, 16, 3));
+        moments.fill(|range| Moments::of(&x[range], 3));
+        let moments = moments.total(&Moments::merge).unwrap();
+        for c in 0..3 {
+            let values: Vec<f64> = x.iter().skip(c).step_by(3).map(|&v| v.into()).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let m2: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+            // x − pivot is exact here; at most 256 + 2 + a few roundings of positive terms.
+            assert!((f64::from(moments.m2[c]) / m2 - 1.0).abs() < 264.0 * f32::UNIT_ROUNDOFF);
+        }
+    }
+}
