@@ -1,4 +1,4 @@
-//! Single layers: `cargo bench`, or `cargo bench -- "conv2d/3x3 16@32x32"` for some of them.
+//! Single layers: `cargo bench --manifest-path benches/Cargo.toml`, with `-- "conv2d/3x3 16@32x32"` for some of them.
 //!
 //! Every convolution is measured in its three directions with every algorithm that can compute its shape, except the
 //! definition. Criterion's `elem` are operations, two for each multiply-add of direct convolution, or numbers of x for the
@@ -7,12 +7,12 @@
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ndarray::{Array1, Array4};
 use rand::RngExt as _;
+use resnet_by_hand::Activation;
 use resnet_by_hand::data::loader::LoaderOptions;
-use resnet_by_hand::data::{embedded, Loader, Normalization};
+use resnet_by_hand::data::{Loader, Normalization, embedded};
 use resnet_by_hand::engine::{Algorithm, Engine};
 use resnet_by_hand::layers::{BatchNorm2d, Conv2d, MaxPool2d, Mode, Relu};
-use resnet_by_hand::rng::{stream, Purpose};
-use resnet_by_hand::Activation;
+use resnet_by_hand::rng::{Purpose, stream};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;

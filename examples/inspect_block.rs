@@ -20,11 +20,11 @@
 //! - dx: every pixel has a gradient again. Through S alone three of four would have none.
 
 use ndarray::Array2;
-use resnet_by_hand::data::{embedded, Normalization};
+use resnet_by_hand::Activation;
+use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::{Architecture, Block, ResNet};
-use resnet_by_hand::Activation;
 
 const TRAIN: Mode = Mode::Train;
 

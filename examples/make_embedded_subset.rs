@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run --release --example make_embedded_subset -- CIFAR10_FOLDER OUTPUT
 //! ```
-use resnet_by_hand::data::{cifar10, embedded, Dataset};
+use resnet_by_hand::data::{Dataset, cifar10, embedded};
 use resnet_by_hand::{Error, Result};
 
 fn main() -> Result<()> {

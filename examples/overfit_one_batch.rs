@@ -13,7 +13,7 @@
 //! What it does not show: small mistakes. With the last term of batch norm's dx left out (`dy - mean_dy` alone) the loss
 //! still ends at 0.0079 and this program is content. For that there is `verify`, see docs/checking_gradients.md.
 
-use resnet_by_hand::data::{embedded, Normalization};
+use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::optim::{Sgd, SgdConfig};

@@ -8,9 +8,9 @@
 //!
 //! Of each class 140 files in `pets/train/CLASS/` and 50 in `pets/test/CLASS/`, from 24x24 to 96x108 pixels, enlarged or reduced
 //! and a little out of proportion, as photographs from many hands would be. Without classes, all ten.
-use image::imageops::{resize, FilterType};
-use image::{codecs::jpeg::JpegEncoder, RgbImage};
-use resnet_by_hand::data::{embedded, Dataset};
+use image::imageops::{FilterType, resize};
+use image::{RgbImage, codecs::jpeg::JpegEncoder};
+use resnet_by_hand::data::{Dataset, embedded};
 use std::error::Error;
 use std::fs::{self, File};
 use std::path::Path;

@@ -21,7 +21,7 @@
 use resnet_by_hand::data::{cifar10, embedded};
 use resnet_by_hand::engine::Engine;
 use resnet_by_hand::model::{Architecture, ResNet, Stem};
-use resnet_by_hand::train::{evaluate, Recipe, Trainer};
+use resnet_by_hand::train::{Recipe, Trainer, evaluate};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 

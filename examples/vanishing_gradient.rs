@@ -20,11 +20,11 @@
 //!   grows 110-fold over the same depth, and ‖dweight‖ stays between 0.2 and 12. The paper says that vanishing
 //!   gradients are unlikely to be the reason why deep plain networks fail (section 4.1); this is the other side of it.
 
-use resnet_by_hand::data::{embedded, Normalization};
+use resnet_by_hand::Gradients;
+use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::Gradients;
 use std::f64::consts::FRAC_1_SQRT_2;
 use std::fmt::Write as _;
 

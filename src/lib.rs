@@ -15,7 +15,7 @@
 //! 7. [`oracle`] checks another implementation's results.
 //!
 //! Beside them: [`engine`], the fast floor; [`base`], which all of them use; with the feature `formats` the modules `formats`
-//! and `weights`, the files of other programs.
+//! and `weights`, the files of other programs; with the feature `cli` the module `cli`, the command `resnet`.
 //!
 //! # Conventions
 //!
@@ -32,6 +32,8 @@
 #![warn(missing_docs)]
 
 pub mod base;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod layers;
@@ -57,6 +59,14 @@ pub use base::{activation, error, gemm, parallel, parameters, rng, scalar, tenso
 mod docs_test;
 #[cfg(test)]
 mod structure;
+
+/// The tests of the library as a whole. They use its public names only, but are compiled here: a crate of their own would
+/// compile the generic layers once more.
+#[cfg(test)]
+#[path = "../tests/library/mod.rs"]
+mod library;
+#[cfg(test)]
+extern crate self as resnet_by_hand;
 
 /// The code in `README.md` and `docs/` compiles and runs.
 #[cfg(doctest)]

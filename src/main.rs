@@ -1,8 +1,6 @@
-//! The command `resnet`; everything it does is in [`cli`].
+//! The command `resnet`: all of it is in [`resnet_by_hand::cli`].
 #![forbid(unsafe_code)]
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::run()
+    resnet_by_hand::cli::run()
 }

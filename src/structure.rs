@@ -25,6 +25,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("data", &["base", "formats"]),
     ("oracle", &["base", "layers", "model", "program", "verify", "optim", "formats"]),
     ("train", &["base", "layers", "model", "program", "engine", "optim", "data", "formats", "weights"]),
+    (
+        "cli",
+        &[
+            "base", "layers", "model", "program", "engine", "verify", "optim", "data", "formats", "weights", "oracle",
+            "train",
+        ],
+    ),
 ];
 
 /// What `lib.rs` re-exports from `base`.
@@ -153,8 +160,7 @@ fn every_module_has_its_arrows() {
 
 #[test]
 fn uses_are_read() {
-    let text =
-        "use crate::layers::{Conv2d, relu};\n// use crate::train::x;\nuse crate::{data::{a, b}, Error};\nfn f() { \
+    let text = "use crate::layers::{Conv2d, relu};\n// use crate::train::x;\nuse crate::{data::{a, b}, Error};\nfn f() { \
                 crate::engine::kernels::simd::wide() }\n#[cfg(test)]\nmod tests {\n use crate::oracle; }";
     let expected = ["Error", "data", "engine::kernels", "layers"].map(String::from);
     assert_eq!(used(text), expected.into_iter().collect());

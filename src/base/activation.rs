@@ -33,9 +33,5 @@ pub fn nhwc_to_nchw<T: Scalar>(x: &Activation<T>) -> Array4<T> {
 
 /// The same activations in contiguous memory: the handle itself where they already are.
 pub(crate) fn contiguous<T: Scalar>(x: &Activation<T>) -> Activation<T> {
-    if x.is_standard_layout() {
-        x.clone()
-    } else {
-        x.as_standard_layout().into_owned().into_shared()
-    }
+    if x.is_standard_layout() { x.clone() } else { x.as_standard_layout().into_owned().into_shared() }
 }

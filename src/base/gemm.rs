@@ -8,7 +8,7 @@
 //! The rounding of a product depends on the processor (fused multiply-add or not), never on the number of threads.
 
 use crate::Scalar;
-use ndarray::{linalg::general_mat_mul, ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, linalg::general_mat_mul};
 
 /// `c (m, n) ← alpha · a (m, k) · b (k, n) + beta · c`, for any strides.
 ///
@@ -32,7 +32,7 @@ pub fn gemm<T: Scalar>(alpha: T, a: ArrayView2<T>, b: ArrayView2<T>, beta: T, mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{s, Array2};
+    use ndarray::{Array2, s};
 
     fn whole(m: usize, n: usize, step: i64) -> Array2<f32> {
         Array2::from_shape_fn((m, n), |(i, j)| ((i as i64 * 5 + j as i64 * step) % 7 - 3) as f32)

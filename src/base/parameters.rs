@@ -85,11 +85,7 @@ pub fn our_name(name: &str) -> String {
 /// assert_eq!(join("", "conv1"), "conv1");
 /// ```
 pub fn join(path: &str, name: &str) -> String {
-    if path.is_empty() || name.is_empty() {
-        [path, name].concat()
-    } else {
-        [path, ".", name].concat()
-    }
+    if path.is_empty() || name.is_empty() { [path, name].concat() } else { [path, ".", name].concat() }
 }
 
 /// The gradient of every trained tensor of a model, under its parameter's name and in the order of

@@ -12,7 +12,7 @@
 mod draws;
 mod ziggurat;
 
-pub(crate) use draws::{beta, normal, Uniform};
+pub(crate) use draws::{Uniform, beta, normal};
 
 /// The generator behind every random number of the crate: xoshiro256++ (Blackman & Vigna 2021, *Scrambled linear
 /// pseudorandom number generators*, ACM Transactions on Mathematical Software 47(4)).

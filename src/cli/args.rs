@@ -1,12 +1,12 @@
 //! Flags that subcommands share, and how values are read: strictly, so that a typo is an error and not a run.
 
 use super::{Failure, Result};
+use crate::Error;
+use crate::data::{Normalization, mixup::check_alpha};
+use crate::engine::{Algorithm, Engine};
+use crate::model::Architecture;
+use crate::train::{Executor, Reference};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use resnet_by_hand::data::{mixup::check_alpha, Normalization};
-use resnet_by_hand::engine::{Algorithm, Engine};
-use resnet_by_hand::model::Architecture;
-use resnet_by_hand::train::{Executor, Reference};
-use resnet_by_hand::Error;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,14 +4,14 @@
 //! into its folder (`config.toml`), so that the file starts the same run again, and every checkpoint has it, too.
 
 use super::args::{self, EngineKind};
-use super::images::{DataArgs, DEFAULT_SIZE};
+use super::images::{DEFAULT_SIZE, DataArgs};
 use super::{Failure, Result};
-use resnet_by_hand::data::{Augmentation, Normalization};
-use resnet_by_hand::engine::Algorithm;
-use resnet_by_hand::model::Architecture;
-use resnet_by_hand::optim::{DecayExemption, Sgd, SgdConfig};
-use resnet_by_hand::train::{Executor, Recipe};
-use resnet_by_hand::Error;
+use crate::Error;
+use crate::data::{Augmentation, Normalization};
+use crate::engine::Algorithm;
+use crate::model::Architecture;
+use crate::optim::{DecayExemption, Sgd, SgdConfig};
+use crate::train::{Executor, Recipe};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -253,8 +253,7 @@ impl Config {
     pub fn conv(&self) -> Result<Option<Algorithm>> {
         let Some(name) = self.conv.as_deref() else { return Ok(None) };
         if name == "direct" {
-            let message =
-                "`conv` = \"direct\", the definition in seven loops, is no longer an algorithm to train with; \
+            let message = "`conv` = \"direct\", the definition in seven loops, is no longer an algorithm to train with; \
                            give --engine reference (whose bits are others), or leave it out";
             return Err(Failure::Usage(message.to_string()));
         }

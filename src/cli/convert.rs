@@ -1,12 +1,12 @@
 //! `resnet convert`.
 
 use super::args::Float;
-use super::{args, text, Failure, Result};
-use resnet_by_hand::formats::{self, Contents, Format};
-use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::tensors::{Dtype, Tensor, Tensors};
-use resnet_by_hand::weights::{self, state_dict};
-use resnet_by_hand::Error;
+use super::{Failure, Result, args, text};
+use crate::Error;
+use crate::formats::{self, Contents, Format};
+use crate::model::{Architecture, ResNet};
+use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::weights::{self, state_dict};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -3,11 +3,11 @@
 mod download;
 pub mod fetch;
 
-use super::images::{About, DataArgs, DEFAULT_SIZE};
-use super::{args, text, Failure, Result};
+use super::images::{About, DEFAULT_SIZE, DataArgs};
+use super::{Failure, Result, args, text};
+use crate::data::{Dataset, Kind, picture};
 use clap::Subcommand;
-use resnet_by_hand::data::{picture, Dataset, Kind};
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 use std::io::Write as _;
 use std::path::PathBuf;
 

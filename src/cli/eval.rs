@@ -1,14 +1,14 @@
 //! `resnet eval`.
 
-use super::images::{DataArgs, DEFAULT_SIZE};
+use super::images::{DEFAULT_SIZE, DataArgs};
 use super::trained::WeightsArgs;
-use super::{args, text, Result};
+use super::{Result, args, text};
+use crate::data::{Dataset, Normalization};
+use crate::model::ResNet;
+use crate::parameters::{Parameters as _, fingerprint};
+use crate::train::{Evaluation, EvaluationOptions, Executor, evaluate};
+use crate::{Error, Scalar};
 use indicatif::ProgressBar;
-use resnet_by_hand::data::{Dataset, Normalization};
-use resnet_by_hand::model::ResNet;
-use resnet_by_hand::parameters::{fingerprint, Parameters as _};
-use resnet_by_hand::train::{evaluate, Evaluation, EvaluationOptions, Executor};
-use resnet_by_hand::{Error, Scalar};
 use serde_json::json;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -85,15 +85,15 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
 
     let model = trained.model::<T>(dataset.classes.len())?;
     // As many, but others, or in another order: every image would count as wrong.
-    if let (_, Some(names)) = trained.classes()? {
-        if names != dataset.classes {
-            let message = format!(
-                "these weights tell the classes {} apart, the images are of {}",
-                names.join(", "),
-                dataset.classes.join(", ")
-            );
-            return Err(Error::format(&trained.path, None, message).into());
-        }
+    if let (_, Some(names)) = trained.classes()?
+        && names != dataset.classes
+    {
+        let message = format!(
+            "these weights tell the classes {} apart, the images are of {}",
+            names.join(", "),
+            dataset.classes.join(", ")
+        );
+        return Err(Error::format(&trained.path, None, message).into());
     }
     let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
     spinner.enable_steady_tick(Duration::from_millis(100));

@@ -15,9 +15,9 @@
 //! events is, like `times.csv`, not among what is the same from run to run. The test's record comes after `result.json`, so
 //! that no run has two of them; a run that is killed just between the two has none.
 
-use resnet_by_hand::formats::tensorboard;
-use resnet_by_hand::train::{EpochMetrics, Evaluation, LayerMetrics};
-use resnet_by_hand::{Error, Result};
+use crate::formats::tensorboard;
+use crate::train::{EpochMetrics, Evaluation, LayerMetrics};
+use crate::{Error, Result};
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};

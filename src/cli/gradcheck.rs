@@ -1,9 +1,9 @@
 //! `resnet gradcheck`.
 
-use super::{args, Failure, Result};
-use resnet_by_hand::model::Architecture;
-use resnet_by_hand::verify::{check_layer, check_network, known_layers, NetworkCheck, TensorReport};
-use resnet_by_hand::Error;
+use super::{Failure, Result, args};
+use crate::Error;
+use crate::model::Architecture;
+use crate::verify::{NetworkCheck, TensorReport, check_layer, check_network, known_layers};
 use std::io::{IsTerminal as _, Write as _};
 
 const AFTER_HELP: &str = "\

@@ -1,9 +1,9 @@
 //! Where the images are: `--data` and `--image-size`, and what is said of what was found.
 
 use super::data::fetch::PAGE;
-use super::{args, memory, Failure, Result};
-use resnet_by_hand::data::{self, cifar10, embedded, Dataset, Kind, Normalization, Opened, Splits};
-use resnet_by_hand::Error;
+use super::{Failure, Result, args, memory};
+use crate::Error;
+use crate::data::{self, Dataset, Kind, Normalization, Opened, Splits, cifar10, embedded};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,9 @@
 //! `resnet train --init-from`: where fine-tuning begins.
 
-use super::trained::read;
 use super::Result;
-use resnet_by_hand::model::ResNet;
-use resnet_by_hand::weights::state_dict;
+use super::trained::read;
+use crate::model::ResNet;
+use crate::weights::state_dict;
 use std::path::Path;
 
 /// Puts the tensors of the file into `model` that fit, and says in lines for people what was done with the others.

@@ -1,6 +1,6 @@
 //! Ctrl-C. Of a run: once to stop after this step, twice to stop at once. Of a download: at once, with a last word.
 
-use super::{progress, Failure, Result};
+use super::{Failure, Result, progress};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -33,9 +33,9 @@ mod text;
 mod train;
 mod trained;
 
+use crate::Error;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use resnet_by_hand::Error;
 use std::io;
 use std::process::ExitCode;
 
@@ -155,7 +155,7 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
-    resnet_by_hand::engine::kernels::simd::requested_isa().map_err(|error| Failure::Usage(error.to_string()))?;
+    crate::engine::kernels::simd::requested_isa().map_err(|error| Failure::Usage(error.to_string()))?;
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().map_err(|error| Failure::Failed(format!("cannot start {threads} threads: {error}")))?;

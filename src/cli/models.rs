@@ -1,7 +1,7 @@
 //! `resnet models`.
 
-use super::{args, text, Failure, Result};
-use resnet_by_hand::model::{architecture, Architecture, Cost, ResNet};
+use super::{Failure, Result, args, text};
+use crate::model::{Architecture, Cost, ResNet, architecture};
 use serde_json::json;
 use std::io::Write as _;
 

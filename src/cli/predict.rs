@@ -1,14 +1,14 @@
 //! `resnet predict`.
 
 use super::trained::{Trained, WeightsArgs};
-use super::{args, images, Failure, Result};
+use super::{Failure, Result, args, images};
+use crate::Error;
+use crate::data::{Normalization, picture};
+use crate::model::ResNet;
+use crate::train::Executor;
+use crate::train::metrics::logits;
 use ndarray::Axis;
-use resnet_by_hand::data::{picture, Normalization};
-use resnet_by_hand::model::ResNet;
-use resnet_by_hand::train::metrics::logits;
-use resnet_by_hand::train::Executor;
-use resnet_by_hand::Error;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,11 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
         });
         writeln!(out, "{value:#}")?;
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Verdict)
-    }
+    if errors.is_empty() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 impl Predictor {

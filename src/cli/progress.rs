@@ -20,10 +20,10 @@ pub use pace::Plan;
 pub use transfer::Transfer;
 
 use super::text;
+use crate::train::{Position, StepMetrics};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use layout::Line;
 use pace::{Pace, TRAINING};
-use resnet_by_hand::train::{Position, StepMetrics};
 use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -24,10 +24,10 @@ mod sections;
 mod summary;
 
 use super::{Failure, Result};
+use crate::Error;
 use chart::colour;
 use network::Album;
 use page::{Examined, Page};
-use resnet_by_hand::Error;
 use run::Run;
 use std::io::Write as _;
 use std::path::PathBuf;

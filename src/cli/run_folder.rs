@@ -19,13 +19,13 @@
 //! a new one says from where on they do not count any more.
 
 use super::events;
-use resnet_by_hand::formats::atomic;
-use resnet_by_hand::model::ResNet;
-use resnet_by_hand::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
-use resnet_by_hand::train::{EpochMetrics, Evaluation, LayerMetrics, Position, Trainer};
-use resnet_by_hand::weights;
-use resnet_by_hand::{Error, Result};
-use serde_json::{json, Value};
+use crate::formats::atomic;
+use crate::model::ResNet;
+use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
+use crate::train::{EpochMetrics, Evaluation, LayerMetrics, Position, Trainer};
+use crate::weights;
+use crate::{Error, Result};
+use serde_json::{Value, json};
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};

@@ -80,11 +80,7 @@ pub fn share(part: usize, whole: usize) -> String {
 /// What guessing gets right: `10 %` for ten classes.
 pub fn chance(classes: usize) -> String {
     let percent = 100.0 / classes as f64;
-    if percent.fract() == 0.0 {
-        format!("{percent} %")
-    } else {
-        format!("{percent:.2} %")
-    }
+    if percent.fract() == 0.0 { format!("{percent} %") } else { format!("{percent:.2} %") }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Trained weights and what their file says about itself: what `eval` and `predict` start from.
 
-use super::{args, Failure, Result};
-use resnet_by_hand::data::Normalization;
-use resnet_by_hand::formats;
-use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::tensors::Tensors;
-use resnet_by_hand::weights::{self, Metadata};
-use resnet_by_hand::weights::{pretrained, state_dict};
-use resnet_by_hand::{Error, Scalar};
+use super::{Failure, Result, args};
+use crate::data::Normalization;
+use crate::formats;
+use crate::model::{Architecture, ResNet};
+use crate::tensors::Tensors;
+use crate::weights::{self, Metadata};
+use crate::weights::{pretrained, state_dict};
+use crate::{Error, Scalar};
 use std::path::{Path, PathBuf};
 
 /// Which weights.
@@ -58,7 +58,7 @@ impl Trained {
                 return Err(Failure::Usage(format!(
                     "{} does not say which network its weights are for; give --model NAME",
                     path.display()
-                )))
+                )));
             }
         };
         Ok(Trained { path: path.to_path_buf(), architecture, tensors, about })

@@ -31,9 +31,9 @@
 //! A [`Variant`] depends on (seed, epoch, index of the image) and nothing else; the crop is written straight into the
 //! batch through the [`NormalizationTable`], without a padded copy.
 
-use super::{below, NormalizationTable};
-use crate::rng::{stream, Purpose};
+use super::{NormalizationTable, below};
 use crate::Scalar;
+use crate::rng::{Purpose, stream};
 use std::ops::Range;
 
 /// Which random variants of an image are made.
@@ -137,10 +137,10 @@ impl Variant {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::counting;
     use super::super::Normalization;
+    use super::super::tests::counting;
     use super::*;
-    use ndarray::{s, Array3};
+    use ndarray::{Array3, s};
 
     /// The header's equations, step by step with whole arrays: pad, crop, flip, normalize.
     fn naive(image: &Array3<u8>, variant: Variant) -> Array3<f64> {

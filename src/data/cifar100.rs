@@ -18,7 +18,7 @@
 //! ```
 
 use super::cifar::{self, ClassNames, Published};
-use super::{cifar10, Splits};
+use super::{Splits, cifar10};
 use crate::Result;
 use std::path::Path;
 

@@ -8,7 +8,7 @@
 //! It is enough to see a network learn and to check every number on the way. It is not enough for an accuracy worth
 //! reporting: for that, [`cifar10::load`] the whole data set.
 
-use super::{cifar10, Splits};
+use super::{Splits, cifar10};
 
 /// Training images: 140 of each class.
 pub const TRAIN_IMAGES: usize = 1_400;

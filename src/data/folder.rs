@@ -15,7 +15,7 @@
 //! Images stand in the data set in turn, the first of each class, then the second of each: the first n of them are as
 //! balanced as the classes are. Pictures are decoded on all threads, each into its place.
 
-use super::{picture, Dataset, Splits};
+use super::{Dataset, Splits, picture};
 use crate::{Error, Result};
 use ndarray::Array4;
 use rayon::prelude::*;
@@ -86,11 +86,7 @@ impl ImageFolder {
         if here != there {
             let without = |of: &[String], these: &[String]| {
                 let names: Vec<String> = of.iter().filter(|name| !these.contains(name)).cloned().collect();
-                if names.is_empty() {
-                    "none".to_string()
-                } else {
-                    shortened(&names)
-                }
+                if names.is_empty() { "none".to_string() } else { shortened(&names) }
             };
             let message = format!(
                 "expected the classes of train/; only in train/: {}; only in {test}/: {}",
@@ -296,11 +292,7 @@ fn in_turn(classes: Vec<Vec<PathBuf>>) -> Vec<(PathBuf, u8)> {
 fn shortened(names: &[String]) -> String {
     let more = names.len().saturating_sub(20);
     let shown = names[..names.len() - more].join(", ");
-    if more > 0 {
-        format!("{shown} and {more} more")
-    } else {
-        shown
-    }
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 impl Skipped {

@@ -15,12 +15,12 @@
 //! that is dropped early closes the channel, which ends the thread at its next batch.
 
 use super::mixup::{self, Mix};
-use super::{permutation, Augmentation, Dataset, Normalization, NormalizationTable};
-use crate::rng::{stream, Purpose};
+use super::{Augmentation, Dataset, Normalization, NormalizationTable, permutation};
+use crate::rng::{Purpose, stream};
 use crate::{Activation, Error, Result, Scalar};
 
-use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 /// How many finished batches may wait for the training loop.

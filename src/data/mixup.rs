@@ -20,7 +20,7 @@
 //! λ and π depend on the seed, the epoch and the first image of the batch.
 
 use super::permutation;
-use crate::rng::{beta, stream, Purpose};
+use crate::rng::{Purpose, beta, stream};
 use crate::{Activation, Error, Result, Scalar};
 
 /// The largest α: there λ is within 0.07 of 1/2 nineteen times in twenty.

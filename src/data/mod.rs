@@ -30,9 +30,9 @@ pub mod picture;
 pub use augment::Augmentation;
 pub use loader::{Batch, Epoch, Loader};
 pub use normalization::{Normalization, NormalizationTable};
-pub use open::{open, Kind, Opened};
+pub use open::{Kind, Opened, open};
 
-use crate::rng::{stream, Purpose};
+use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 use ndarray::{Array4, ArrayView3, Axis};
 

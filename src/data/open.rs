@@ -2,7 +2,7 @@
 
 #[cfg(feature = "formats")]
 use super::folder::ImageFolder;
-use super::{cifar, cifar10, cifar100, Splits};
+use super::{Splits, cifar, cifar10, cifar100};
 use crate::{Error, Result};
 use std::path::Path;
 

@@ -40,7 +40,7 @@ use super::Dataset;
 use crate::formats::atomic;
 use crate::{Error, Result};
 use image::{DynamicImage, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
-use ndarray::{s, Array3, ArrayView3};
+use ndarray::{Array3, ArrayView3, s};
 use std::io::Cursor;
 use std::ops::Range;
 use std::path::Path;

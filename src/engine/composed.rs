@@ -2,23 +2,23 @@
 //!
 //! A primitive reads stored arrays and stores its result: a convolution with nothing before or after it, a batch norm, a
 //! ReLU, an addition. The network below calls them as `model/` calls the layers. Each primitive is judged by the reference
-//! (`conv/tests.rs`, `tests/judge.rs`); what fusing adds is which values are stored, and that must not change a bit.
+//! (`conv/tests.rs`, `tests/library/judge.rs`); what fusing adds is which values are stored, and that must not change a bit.
 
-use super::conv::operands::{collect, AsIs};
 use super::conv::Convolution;
-use super::fused::{part, NormGradient, Normalized};
+use super::conv::operands::{AsIs, collect};
+use super::fused::{NormGradient, Normalized, part};
 use super::leaves::PerLeaf;
-use super::norm::{pair_sums, Affine, NormCache, Strip};
+use super::norm::{Affine, NormCache, Strip, pair_sums};
 use super::pre_activation::Measured;
-use super::{pool, shape, Algorithm, Engine};
+use super::{Algorithm, Engine, pool, shape};
 use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, MaxPool2d, Mode, Relu, SoftmaxCrossEntropy, ZeroPadShortcut};
-use crate::model::resnet::{block_path, StemLayers};
+use crate::model::resnet::{StemLayers, block_path};
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
 use crate::model::{Architecture, Block, ResNet};
-use crate::parameters::{join, Gradients, Parameters as _};
-use crate::rng::{stream, Purpose};
-use crate::verify::{bounds, compare, Tolerance};
+use crate::parameters::{Gradients, Parameters as _, join};
+use crate::rng::{Purpose, stream};
+use crate::verify::{Tolerance, bounds, compare};
 use crate::{Activation, Scalar as _};
 use ndarray::{Array2, Array4};
 use rand::RngExt as _;

@@ -16,10 +16,10 @@
 use super::conv::operands::{Epilogue, Prologue};
 use super::kernels::simd::wide;
 use super::leaves::PerLeaf;
-use super::norm::{pair_sums, Affine, Moments, NormBackward, PairSums};
+use super::norm::{Affine, Moments, NormBackward, PairSums, pair_sums};
+use crate::Activation;
 use crate::layers::Relu;
 use crate::parallel::add_slices;
-use crate::Activation;
 
 /// The values `at..at + len` of stored activations.
 pub(super) fn part(x: &Activation<f32>, at: usize, len: usize) -> &[f32] {

@@ -2,7 +2,7 @@
 //!
 //! What people read is the reference, [`crate::layers`] and [`crate::model`]; what trains is this. The two compute the same
 //! equations. The engine is judged by the reference: exactly on whole numbers, within a-priori bounds otherwise, on whole
-//! networks with its own ReLU and max-pool choices replayed in `f64` (`tests/judge.rs`). Nothing in the reference knows that the
+//! networks with its own ReLU and max-pool choices replayed in `f64` (`tests/library/judge.rs`). Nothing in the reference knows that the
 //! engine exists.
 //!
 //! ```
@@ -59,8 +59,8 @@ mod unit;
 pub use conv::Algorithm;
 pub use network::{Cache, Chosen};
 
-use crate::parameters::Gradients;
 use crate::Activation;
+use crate::parameters::Gradients;
 use buffers::Shelf;
 
 /// The engine: how convolutions are computed, and the arrays of earlier passes.

@@ -2,18 +2,18 @@
 
 use super::block::{self, ResidualCache};
 use super::buffers::{Recycled, Shelf};
-use super::conv::operands::{collect, AsIs};
 use super::conv::Convolution;
+use super::conv::operands::{AsIs, collect};
 use super::fused::{NormGradient, Normalized};
 use super::norm::{Affine, NormCache};
 use super::pool::{self, MaxPoolCache};
 use super::pre_activation::{self, Measured, PreActivationCache};
 use super::unit::{self, Incoming, StemCache};
-use super::{shape, Engine};
+use super::{Engine, shape};
 use crate::layers::linear::LinearCache;
-use crate::layers::{contiguous, GlobalAvgPool, Mode, Relu};
+use crate::layers::{GlobalAvgPool, Mode, Relu, contiguous};
 use crate::model::block::BlockGrads;
-use crate::model::resnet::{block_path, check_channels, StemLayers};
+use crate::model::resnet::{StemLayers, block_path, check_channels};
 use crate::model::{Block, ResNet};
 use crate::parameters::{Gradients, Parameters as _};
 use crate::{Activation, Error, Result};

@@ -16,11 +16,11 @@
 
 use super::buffers::Recycled;
 use super::kernels::simd::wide;
-use super::leaves::{PerLeaf, LEAF_PIXELS};
+use super::leaves::{LEAF_PIXELS, PerLeaf};
+use crate::Result;
 use crate::layers::batch_norm::BatchNorm2dGrads;
 use crate::layers::{BatchNorm2d, Mode};
 use crate::parallel::add_slices;
-use crate::Result;
 use ndarray::Array1;
 use rayon::prelude::*;
 

@@ -3,7 +3,7 @@
 use super::buffers::Shelf;
 use crate::layers::{MaxPool2d, ZeroPadShortcut};
 use crate::{Activation, Result};
-use ndarray::{s, Array2};
+use ndarray::{Array2, s};
 use rayon::prelude::*;
 
 type Dim4 = (usize, usize, usize, usize);

@@ -11,14 +11,14 @@
 //! A block takes its input with the moments, and hands its output over with them: whoever wrote the values took them.
 
 use super::buffers::Recycled;
-use super::conv::operands::{apply_to_all, collect, AsIs, Prologue};
 use super::conv::Convolution;
+use super::conv::operands::{AsIs, Prologue, apply_to_all, collect};
 use super::fused::{Add, GateAndSum, NormGradient, Normalized, TakeMoments, Then};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, Moments, NormBackward, NormCache};
-use super::{pool, shape, Engine};
+use super::{Engine, pool, shape};
 use crate::layers::conv2d::Conv2dGrads;
-use crate::layers::{check_dy, Mode};
+use crate::layers::{Mode, check_dy};
 use crate::model::pre_activation::{PreActivationBlock, PreActivationGrads};
 use crate::{Activation, Result};
 

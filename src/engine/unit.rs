@@ -4,12 +4,12 @@
 //! it is read.
 
 use super::buffers::Recycled;
-use super::conv::operands::{apply_to_all, collect, AsIs, Epilogue, Prologue};
 use super::conv::Convolution;
+use super::conv::operands::{AsIs, Epilogue, Prologue, apply_to_all, collect};
 use super::fused::{GateAndSum, NormGradient, Normalize, Normalized, TakeMoments};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, NormCache, PairSums};
-use super::{shape, Engine};
+use super::{Engine, shape};
 use crate::layers::conv2d::Conv2dGrads;
 use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
 use crate::model::unit::{Unit, UnitGrads};

@@ -18,7 +18,7 @@
 //! deep as the file likes.
 
 use super::archive::{self, Archive};
-use super::numbers::{self, Placed, MOST_AXES};
+use super::numbers::{self, MOST_AXES, Placed};
 use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::{Error, Result};
 use std::path::Path;
@@ -285,7 +285,7 @@ pub(super) fn to_npz_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{array, Array4};
+    use ndarray::{Array4, array};
 
     fn npy(header: &str, numbers: &[u8]) -> Vec<u8> {
         let length = (header.len() as u16).to_le_bytes();
@@ -300,8 +300,10 @@ mod tests {
     fn written_as_numpy_writes_it() {
         let bytes = to_bytes(&array![[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]].into());
         assert_eq!(bytes.len(), 128 + 24);
-        assert!(bytes[..128]
-            .starts_with(b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }  "));
+        assert!(
+            bytes[..128]
+                .starts_with(b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }  ")
+        );
         assert_eq!(bytes[127], b'\n');
         for tensor in [
             Tensor::from(ndarray::arr0(7i64)),

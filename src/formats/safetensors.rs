@@ -12,10 +12,10 @@
 //! the names as they were, and reading puts them back; a list that does not name exactly the tensors of the file is
 //! ignored. The entries of the metadata are written in order, so that the same tensors are the same bytes.
 
-use super::numbers::{self, Placed, MOST_AXES};
+use super::numbers::{self, MOST_AXES, Placed};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
-use safetensors::tensor::{serialize, Dtype as Stored, SafeTensors, TensorView, View};
+use safetensors::tensor::{Dtype as Stored, SafeTensors, TensorView, View, serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;

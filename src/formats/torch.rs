@@ -50,7 +50,7 @@ use super::archive::Archive;
 use super::pickle::Pickle;
 use crate::tensors::{Dtype, Tensors};
 use crate::{Error, Result};
-use object::{text_of, Object, Storage};
+use object::{Object, Storage, text_of};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;

@@ -61,10 +61,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{channel_sums, check_dy, contiguous, Activation};
-use crate::parameters::{join, Gradients, Parameters, Role};
+use super::{Activation, channel_sums, check_dy, contiguous};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Error, Result, Scalar};
-use ndarray::{s, Array1, ArrayViewD, ArrayViewMutD};
+use ndarray::{Array1, ArrayViewD, ArrayViewMutD, s};
 
 /// Whether a pass trains (batch statistics) or evaluates (running statistics).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

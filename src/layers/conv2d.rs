@@ -58,12 +58,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{channel_sums, check_dy, contiguous, Activation};
+use super::{Activation, channel_sums, check_dy, contiguous};
 use crate::parallel::tree_sum;
-use crate::parameters::{join, Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Error, Result, Scalar};
 use im2col::{as_pixels, as_pixels_mut, channels, col2im, im2col, weight_matrices, weight_of_matrices};
-use ndarray::{s, Array1, Array3, Array4, ArrayViewD, ArrayViewMutD, Axis};
+use ndarray::{Array1, Array3, Array4, ArrayViewD, ArrayViewMutD, Axis, s};
 
 pub mod direct;
 pub(crate) mod im2col;

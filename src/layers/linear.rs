@@ -25,7 +25,7 @@
 
 use super::check_dy;
 use crate::gemm::gemm;
-use crate::parameters::{join, Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Error, Result, Scalar};
 use ndarray::{Array1, Array2, ArrayViewD, ArrayViewMutD, Axis};
 

@@ -30,8 +30,8 @@ pub use relu::Relu;
 pub use softmax_cross_entropy::{Reduction, SoftmaxCrossEntropy};
 pub use zero_pad_shortcut::ZeroPadShortcut;
 
-pub use crate::activation::{nchw_to_nhwc, nhwc_to_nchw};
 pub use crate::Activation;
+pub use crate::activation::{nchw_to_nhwc, nhwc_to_nchw};
 
 pub(crate) use crate::activation::contiguous;
 use crate::parallel::{add_slices, tree_sum};
@@ -52,9 +52,5 @@ pub(crate) fn channel_sums<T: Scalar>(x: &Activation<T>) -> Array1<T> {
 
 /// Rejects a `dy` whose shape is not that of the `y` it is the gradient of.
 pub(crate) fn check_dy(op: &'static str, dy: &[usize], y: &[usize]) -> Result<()> {
-    if dy == y {
-        Ok(())
-    } else {
-        Err(Error::shape(op, "dy", format!("the output's shape {y:?}"), dy))
-    }
+    if dy == y { Ok(()) } else { Err(Error::shape(op, "dy", format!("the output's shape {y:?}"), dy)) }
 }

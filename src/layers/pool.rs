@@ -38,7 +38,7 @@
 //! ```
 
 use super::conv2d::window_count;
-use super::{check_dy, contiguous, Activation};
+use super::{Activation, check_dy, contiguous};
 use crate::parallel::add_slices;
 use crate::{Error, Result, Scalar};
 use ndarray::{Array2, Array4};

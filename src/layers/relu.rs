@@ -25,7 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{check_dy, contiguous, Activation};
+use super::{Activation, check_dy, contiguous};
 use crate::{Error, Result, Scalar};
 use ndarray::Zip;
 
@@ -93,33 +93,21 @@ impl<T: Scalar> Relu<T> {
     #[inline(always)]
     pub(crate) fn of(&self, x: T) -> T {
         // `<=` is false for NaN, which stays.
-        if x <= T::zero() {
-            scale(self.slope, x)
-        } else {
-            x
-        }
+        if x <= T::zero() { scale(self.slope, x) } else { x }
     }
 
     /// dx of one dy, given y.
     #[inline(always)]
     pub(crate) fn pull(&self, dy: T, y: T) -> T {
         let closed = y <= T::zero() || (self.slope > T::zero() && y.is_nan());
-        if closed {
-            scale(self.slope, dy)
-        } else {
-            dy
-        }
+        if closed { scale(self.slope, dy) } else { dy }
     }
 }
 
 /// slope · value; 0 for a ReLU, also where the value is infinite (0 · ∞ would be NaN).
 #[inline(always)]
 fn scale<T: Scalar>(slope: T, value: T) -> T {
-    if slope == T::zero() {
-        T::zero()
-    } else {
-        slope * value
-    }
+    if slope == T::zero() { T::zero() } else { slope * value }
 }
 
 impl<T: Scalar> Default for Relu<T> {

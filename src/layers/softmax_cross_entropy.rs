@@ -84,7 +84,7 @@ impl<T: Scalar> SoftmaxCrossEntropy<T> {
             let expected = format!("({}, classes), one row per target and at least one of each", targets.len().max(1));
             return Err(Error::shape("softmax_cross_entropy", "logits", expected, logits.shape()));
         }
-        if let Some((row, &target)) = targets.iter().enumerate().find(|(_, &target)| target >= classes) {
+        if let Some((row, &target)) = targets.iter().enumerate().find(|&(_, &target)| target >= classes) {
             let message = format!("target {target} of row {row} is not one of the {classes} classes 0..{classes}");
             return Err(Error::argument("softmax_cross_entropy", message));
         }

@@ -23,9 +23,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{check_dy, Activation};
+use super::{Activation, check_dy};
 use crate::{Error, Result, Scalar};
-use ndarray::{s, Array4};
+use ndarray::{Array4, s};
 
 /// Subsampling by `stride` and zero channels up to `c_out`; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -233,11 +233,7 @@ impl Architecture {
                 // resnet and plain of depth 6n + 2: two convolutions a block, three stages, stem and linear layer.
                 let depth: usize = name.trim_start_matches(char::is_alphabetic).parse().expect("a depth");
                 let base = cifar(Basic, (depth - 2) / 6);
-                if name.starts_with("plain") {
-                    Architecture { shortcut: ShortcutOption::Absent, ..base }
-                } else {
-                    base
-                }
+                if name.starts_with("plain") { Architecture { shortcut: ShortcutOption::Absent, ..base } } else { base }
             }
             _ => {
                 let known = NAMES.iter().map(|name| name.to_string()).collect();

@@ -25,7 +25,7 @@
 use super::pre_activation::{PreActivationBlock, PreActivationCache, PreActivationGrads};
 use super::shortcut::{Shortcut, ShortcutCache};
 use super::unit::{Unit, UnitCache, UnitGrads};
-use super::{add, Cost};
+use super::{Cost, add};
 use crate::layers::relu::ReluCache;
 use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
 use crate::parameters::{Gradients, Parameters, Role};

@@ -11,9 +11,9 @@
 //! network's type: adding a layer does not change what the others get, and the f32 network is the f64 one rounded.
 
 use super::ResNet;
-use crate::parameters::{Parameters, Role};
-use crate::rng::{name_hash, normal, stream, Purpose, Uniform};
 use crate::Scalar;
+use crate::parameters::{Parameters, Role};
+use crate::rng::{Purpose, Uniform, name_hash, normal, stream};
 
 /// Fills every tensor of `model` as the [module documentation](self) says.
 pub fn initialise<T: Scalar>(model: &mut ResNet<T>, seed: u64) {

@@ -18,13 +18,13 @@
 //! dh₁ = conv₁ᵀ(…) + projectionᵀ(dy)        dx = bn₁ᵀ(relu'(·) dh₁) + dy  (through the identity)
 //! ```
 
-use super::{add, Cost};
+use super::{Cost, add};
 use crate::layers::batch_norm::{BatchNorm2dCache, BatchNorm2dGrads};
 use crate::layers::conv2d::{Conv2dCache, Conv2dGrads};
 use crate::layers::relu::ReluCache;
 use crate::layers::zero_pad_shortcut::ZeroPadShortcutCache;
 use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu, ZeroPadShortcut};
-use crate::parameters::{join, Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Activation, Result, Scalar};
 use ndarray::{ArrayViewD, ArrayViewMutD};
 

@@ -34,15 +34,15 @@ use super::architecture::{Architecture, BlockKind, BottleneckStride, Order, Shor
 use super::block::{Block, BlockCache, ResidualBlock};
 use super::pre_activation::PreActivationBlock;
 use super::shortcut::Shortcut;
-use super::unit::{conv, Unit, UnitCache};
-use super::{init, Cost};
+use super::unit::{Unit, UnitCache, conv};
+use super::{Cost, init};
 use crate::layers::batch_norm::BatchNorm2dCache;
 use crate::layers::conv2d::Conv2dCache;
 use crate::layers::linear::LinearCache;
 use crate::layers::pool::{GlobalAvgPoolCache, MaxPool2dCache};
 use crate::layers::relu::ReluCache;
 use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Relu, ZeroPadShortcut};
-use crate::parameters::{join, Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::{Array1, Array2, ArrayViewD, ArrayViewMutD};
 
@@ -426,11 +426,7 @@ fn build_block<T: Scalar>(architecture: &Architecture, shape: BlockShape) -> Res
     let units = branch.into_iter().enumerate().map(|(i, (c_in, c_out, kernel, stride, groups))| {
         let names = [format!("conv{}", i + 1), format!("bn{}", i + 1)];
         let unit = Unit::new([&names[0], &names[1]], [c_in, c_out], kernel, stride, groups);
-        if i == last {
-            unit
-        } else {
-            unit.with_relu()
-        }
+        if i == last { unit } else { unit.with_relu() }
     });
     let shortcut = match (architecture.shortcut, zero_pad) {
         (ShortcutOption::Absent, _) => Shortcut::Absent,

@@ -10,7 +10,7 @@ use crate::layers::batch_norm::{BatchNorm2dCache, BatchNorm2dGrads};
 use crate::layers::conv2d::{Conv2dCache, Conv2dGrads};
 use crate::layers::relu::ReluCache;
 use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
-use crate::parameters::{join, Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Activation, Result, Scalar};
 use ndarray::{Array4, ArrayViewD, ArrayViewMutD};
 

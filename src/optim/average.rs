@@ -133,7 +133,7 @@ impl<T: Scalar> WeightAverage<T> {
 mod tests {
     use super::*;
     use crate::parameters::Role;
-    use ndarray::{arr1, Array1, ArrayViewD, ArrayViewMutD};
+    use ndarray::{Array1, ArrayViewD, ArrayViewMutD, arr1};
 
     struct Model(Array1<f64>, Array1<f64>);
 

@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn equals_pytorchs_schedulers() {
-        let golden = include_str!("../../tests/golden/schedules.txt");
+        let golden = include_str!("../../tests/library/golden/schedules.txt");
         assert_eq!(golden.lines().count(), 14);
         for line in golden.lines() {
             let mut words = line.split(' ');

@@ -324,11 +324,7 @@ impl<T: Scalar> Update<T> {
     /// g + λ θ. Without decay g itself, for λ θ is NaN when θ is infinite, even if λ = 0.
     #[inline(always)]
     fn decayed(&self, g: T, theta: T) -> T {
-        if self.weight_decay == T::zero() {
-            g
-        } else {
-            self.weight_decay.mul_add(theta, g)
-        }
+        if self.weight_decay == T::zero() { g } else { self.weight_decay.mul_add(theta, g) }
     }
 }
 
@@ -381,7 +377,7 @@ fn check_fit<'a, T: Scalar>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{arr1, Array1, Array2, ArrayViewD};
+    use ndarray::{Array1, Array2, ArrayViewD, arr1};
 
     /// A convolution-like weight, a batch norm's γ, a statistic and a bias.
     #[derive(Clone, Debug, PartialEq)]
@@ -610,12 +606,12 @@ mod tests {
         }
     }
 
-    /// FNV-1a over 64-bit words, as in `tests/golden/sgd.py`.
+    /// FNV-1a over 64-bit words, as in `tests/library/golden/sgd.py`.
     fn hashed<'a, T: Bits>(numbers: impl Iterator<Item = &'a T>) -> u64 {
         numbers.fold(0xCBF2_9CE4_8422_2325, |h, x| (h ^ x.bits()).wrapping_mul(0x0000_0100_0000_01B3))
     }
 
-    /// The run of `tests/golden/sgd.py`, printed as it prints it.
+    /// The run of `tests/library/golden/sgd.py`, printed as it prints it.
     fn golden_run<T: Bits>(config: SgdConfig) -> String {
         // One tensor of 40,001 numbers in the shape (40001, 1): more than two pieces, and an odd last one.
         let fill = |number: &dyn Fn(i64) -> T| Array2::from_shape_fn((40_001, 1), |(i, _)| number(i as i64));
@@ -643,7 +639,7 @@ mod tests {
 
     #[test]
     fn equals_pytorch_to_the_bit_whatever_the_thread_count() {
-        let golden = include_str!("../../tests/golden/sgd.txt");
+        let golden = include_str!("../../tests/library/golden/sgd.txt");
         assert_eq!(golden.lines().count(), 12);
         for line in golden.lines() {
             let [dtype, momentum, dampening, weight_decay, nesterov, expected] =

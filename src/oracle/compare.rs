@@ -17,7 +17,7 @@
 //! misspelt, and a comparison that silently compares less than it was given is worth nothing. Axes of length 1 do not
 //! matter: `(N, C, 1, 1)` is `(N, C)`.
 
-use super::dump::{tolerance_key, ALIASES};
+use super::dump::{ALIASES, tolerance_key};
 use crate::error::nearest;
 use crate::parameters::{is_counter, join, our_name};
 use crate::tensors::{Dtype, Tensor, Tensors};

@@ -18,11 +18,11 @@ mod wrong_norm;
 pub use mistake::Mistake;
 pub(super) use wrong_norm::WrongNorm;
 
-use super::compare::{compare, Outcome, Report, Verdict};
+use super::compare::{Outcome, Report, Verdict, compare};
 use super::dump::{dump, dump_disturbed, largest, tolerance_key, with_tolerances};
-use super::layer::{name_loss, sgd, sgd_request, Settings, Task};
-use crate::tensors::{Dtype, Tensors};
+use super::layer::{Settings, Task, name_loss, sgd, sgd_request};
 use crate::Result;
+use crate::tensors::{Dtype, Tensors};
 
 /// A mistake that was made on purpose, and how theirs compare with it.
 #[derive(Clone, Debug)]
@@ -85,10 +85,10 @@ pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
         let fitting = |report: &Report| report.tensors.iter().filter(|v| v.tried() && v.passed()).count();
         let likeliest = tried.iter_mut().rev().max_by_key(|suspicion| fitting(&suspicion.report));
         let likeliest = likeliest.filter(|likeliest| fitting(&likeliest.report) > fitting(&right));
-        if let Some(likeliest) = likeliest {
-            if let Some(wrong) = Wrong::new(task, likeliest.mistake) {
-                likeliest.report = closer(&wrong)?;
-            }
+        if let Some(likeliest) = likeliest
+            && let Some(wrong) = Wrong::new(task, likeliest.mistake)
+        {
+            likeliest.report = closer(&wrong)?;
         }
     }
     Ok(Diagnosis { right, tried })

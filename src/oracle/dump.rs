@@ -18,14 +18,14 @@
 //! round. Elements that are so with and without noise have no part in it: of them only the same fit.
 
 use super::diagnose::Mistake;
-use super::rounding::{Kinks, Rounding, MULTIPLE, RUNS};
-use crate::layers::{nchw_to_nhwc, nhwc_to_nchw, Mode, SoftmaxCrossEntropy};
+use super::rounding::{Kinks, MULTIPLE, RUNS, Rounding};
+use crate::layers::{Mode, SoftmaxCrossEntropy, nchw_to_nhwc, nhwc_to_nchw};
 use crate::optim::{Sgd, SgdConfig};
 use crate::parameters::{Gradients, Parameters, Role};
 use crate::program::{Backward, Both, Disturb, Forward, Program, Undisturbed, Value};
 use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::{Error, Result, Scalar};
-use ndarray::{arr0, ArrayD, Ix2, Ix4};
+use ndarray::{ArrayD, Ix2, Ix4, arr0};
 use std::fmt::Write as _;
 
 /// What backward starts from.
@@ -249,11 +249,7 @@ pub(super) fn largest<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> f64 {
 
 /// The larger of two numbers, or NaN if one is: `f64::max` would take the other.
 fn larger(a: f64, b: f64) -> f64 {
-    if a.is_nan() || a > b {
-        a
-    } else {
-        b
-    }
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// The largest |a − b|; NaN or infinite where only one of two elements is finite. The same infinities, and two NaN, do not

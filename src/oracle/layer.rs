@@ -16,17 +16,17 @@
 //! Names, shapes, settings and their defaults are PyTorch's: `input (N, C, H, W)`, `weight (C_out, C_in/groups, kh, kw)`.
 //! With `grad_output` there is a backward pass, too. What comes out is named as in [`mod@super::dump`]. What stands in parentheses may be left out.
 
-use super::dump::{dump, largest, tolerance_key, Goal, Request, Stepper};
+use super::dump::{Goal, Request, Stepper, dump, largest, tolerance_key};
 use super::rounding::MULTIPLE;
 use crate::error::nearest;
 use crate::layers::{
     AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Mode, Reduction, Relu, SoftmaxCrossEntropy, ZeroPadShortcut,
 };
+use crate::model::Block;
 use crate::model::block::ResidualBlock;
 use crate::model::pre_activation::PreActivationBlock;
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
-use crate::model::Block;
 use crate::optim::SgdConfig;
 use crate::parameters::{Gradients, Parameters, Role};
 use crate::program::{Layer, Program};
@@ -347,11 +347,7 @@ fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Blo
         let names = [format!("conv{}", index + 1), format!("bn{}", index + 1)];
         let stride = if index == strided { stride } else { 1 };
         let unit = unit([&names[0], &names[1]], shape, stride, groups_of(index));
-        if index + 1 < count {
-            unit.with_relu()
-        } else {
-            unit
-        }
+        if index + 1 < count { unit.with_relu() } else { unit }
     });
     let branch: Vec<Unit<f64>> = units.collect();
     let projection = || unit(["downsample.0", "downsample.1"], [c_in, c_out, 1], stride, 1);

@@ -18,7 +18,7 @@ pub mod pack;
 pub mod rounding;
 pub mod score;
 
-pub use compare::{compare, Report, Tolerance, Verdict};
-pub use diagnose::{diagnose, Diagnosis, Mistake};
-pub use dump::{dump, Goal, Request};
+pub use compare::{Report, Tolerance, Verdict, compare};
+pub use diagnose::{Diagnosis, Mistake, diagnose};
+pub use dump::{Goal, Request, dump};
 pub use layer::Settings;

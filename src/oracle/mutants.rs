@@ -18,21 +18,21 @@ mod list;
 mod sgd;
 mod values;
 
-use super::diagnose::{made, Mistake, WrongNorm};
-use super::dump::{dump_disturbed, Goal};
-use super::layer::{name_loss, sgd_request, Settings, Task};
+use super::diagnose::{Mistake, WrongNorm, made};
+use super::dump::{Goal, dump_disturbed};
+use super::layer::{Settings, Task, name_loss, sgd_request};
 use super::pack::{Case, Subject};
+use crate::Activation;
 use crate::layers::{
     AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Mode, Relu, SoftmaxCrossEntropy, ZeroPadShortcut,
 };
 use crate::parameters::Gradients;
 use crate::program::{Disturb, Layer, Passage, Step, Value};
 use crate::tensors::Tensors;
-use crate::Activation;
 use list::{Entry, LIST};
 use ndarray::{Array2, ArrayD, Axis};
 use sgd::SgdTerms;
-use values::{wrong_values, Change};
+use values::{Change, wrong_values};
 
 /// One operation with one fault.
 #[derive(Clone, Copy, Debug)]
@@ -267,10 +267,10 @@ impl Disturb<f64> for Mutant {
             }
             (Fault::Gradient(wrong), Value::Images(x), Value::Images(dy)) => {
                 for gradient in gradients {
-                    if let Value::Images(dx) = gradient {
-                        if let Some(other) = wrong(&step.layer, &Passing { x, dy, dx }) {
-                            *dx = other;
-                        }
+                    if let Value::Images(dx) = gradient
+                        && let Some(other) = wrong(&step.layer, &Passing { x, dy, dx })
+                    {
+                        *dx = other;
                     }
                 }
             }

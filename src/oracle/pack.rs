@@ -19,14 +19,14 @@
 pub mod folder;
 
 use super::dump::{Goal, Request};
-use super::layer::{prepare, run, Settings, Task};
+use super::layer::{Settings, Task, prepare, run};
+use crate::Result;
 use crate::layers::{Mode, SoftmaxCrossEntropy};
 use crate::model::{Architecture, ResNet, Stage};
 use crate::parameters::{Parameters as _, Role};
 use crate::program::Program;
-use crate::rng::{name_hash, stream, Purpose};
+use crate::rng::{Purpose, name_hash, stream};
 use crate::tensors::{Tensor, Tensors};
-use crate::Result;
 use ndarray::{Array1, ArrayD, IxDyn};
 
 /// What is computed in a case.

@@ -42,7 +42,7 @@
 use crate::layers::MaxPool2d;
 use crate::parameters::Gradients;
 use crate::program::{Disturb, Forward, Layer, Passage, Program, Step, Value};
-use crate::rng::{name_hash, normal, stream, Purpose, Rng};
+use crate::rng::{Purpose, Rng, name_hash, normal, stream};
 use crate::{Activation, Scalar};
 use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension, Zip};
 use std::collections::HashMap;
@@ -109,11 +109,7 @@ fn slopes<T: Scalar>(x: &Value<T>, y: &Value<T>) -> Vec<f64> {
     let slope = |channel| {
         let of_x = deviation(x.index_axis(Axis(3), channel));
         // Where x is constant, nothing is known about the slope, and y is known exactly.
-        if of_x == 0.0 {
-            0.0
-        } else {
-            deviation(y.index_axis(Axis(3), channel)) / of_x
-        }
+        if of_x == 0.0 { 0.0 } else { deviation(y.index_axis(Axis(3), channel)) / of_x }
     };
     (0..x.len_of(Axis(3))).map(slope).collect()
 }
@@ -295,10 +291,10 @@ fn near_ties(
                 b = Some((value, at));
             }
         }
-        if let (Some((largest, a)), Some((second, b))) = (a, b) {
-            if largest - second < reach {
-                found([image, i, j, c], a, b);
-            }
+        if let (Some((largest, a)), Some((second, b))) = (a, b)
+            && largest - second < reach
+        {
+            found([image, i, j, c], a, b);
         }
     }
 }

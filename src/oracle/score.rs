@@ -5,10 +5,10 @@
 //! pass with every residual branch cut. So a mutant that no case notices is an error of the pack's, and [`score`] names it.
 
 use super::compare::compare;
-use super::mutants::{mutants, Mutant};
+use super::mutants::{Mutant, mutants};
 use super::pack::{Case, Level};
-use crate::tensors::Tensors;
 use crate::Result;
+use crate::tensors::Tensors;
 
 /// What became of a mutant.
 #[derive(Clone, Copy, Debug)]

@@ -1,13 +1,13 @@
 //! A network as a list of steps.
 
 use super::{Layer, Program};
+use crate::Scalar;
 use crate::layers::Relu;
 use crate::model::resnet::StemLayers;
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
 use crate::model::{Block, ResNet};
 use crate::parameters::join;
-use crate::Scalar;
 
 impl<T: Scalar> Program<T> {
     /// The steps of a network, from the images to the logits.

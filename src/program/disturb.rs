@@ -1,8 +1,8 @@
 //! Who may look at a pass through a program, and change what goes through it.
 
 use super::{Step, Value};
-use crate::parameters::Gradients;
 use crate::Scalar;
+use crate::parameters::Gradients;
 use ndarray::Array2;
 
 /// What goes through a step.

@@ -216,7 +216,7 @@ fn places<'a, T: Scalar>(
 mod tests {
     use super::*;
     use crate::layers::{MaxPool2d, Mode};
-    use std::panic::{catch_unwind, AssertUnwindSafe};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     fn row(values: &[f64]) -> Activation<f64> {
         Array4::from_shape_vec((1, 1, values.len(), 1), values.to_vec()).unwrap().into_shared()

@@ -9,7 +9,7 @@
 //!
 //! so that backward is the list read from its end, with one rule (a value that was used twice receives the sum of two
 //! gradients) in place of the hand-written order of `model/`. The layers are the same, so the two must agree to the bit;
-//! that they do is a test of both (`tests/oracle.rs`).
+//! that they do is a test of both (`tests/library/oracle.rs`).
 //!
 //! Steps are named as torchvision names its modules. A module that is called again, as the one ReLU of a torchvision
 //! block, gets `#2`, `#3`; an addition is no module in PyTorch and is called `add`.
@@ -48,7 +48,7 @@ use crate::layers::relu::ReluCache;
 use crate::layers::zero_pad_shortcut::ZeroPadShortcutCache;
 use crate::layers::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Relu, ZeroPadShortcut};
 use crate::model::add;
-use crate::parameters::{join, Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::{Array2, ArrayViewD, ArrayViewMutD};
 

@@ -16,18 +16,18 @@
 //! leaves whole checkpoints only. A file that was damaged later fails its SHA-256, and [`Checkpoints::latest`] goes on
 //! from the one before.
 
-use super::trainer::{Position, Snapshot, Sums};
 use super::Trainer;
+use super::trainer::{Position, Snapshot, Sums};
 use crate::data::Dataset;
 use crate::formats::{atomic, safetensors};
 use crate::model::ResNet;
 use crate::optim::WeightAverage;
-use crate::rng::{fnv1a, FNV_OFFSET};
+use crate::rng::{FNV_OFFSET, fnv1a};
 use crate::tensors::{Tensor, Tensors};
 use crate::weights::state_dict;
 use crate::{Error, Result};
 use ndarray::arr1;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 

@@ -13,8 +13,8 @@
 //! Cost: a copy of the weights and a pass over weights and gradients, which is why it is done once an epoch, at its last
 //! step ([`Trainer::layers`](super::Trainer::layers)).
 
-use crate::parameters::{Gradients, Parameters};
 use crate::Scalar;
+use crate::parameters::{Gradients, Parameters};
 use ndarray::ArrayD;
 
 /// One learned tensor in one step: see the [module](self).
@@ -76,7 +76,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 mod tests {
     use super::*;
     use crate::parameters::Role;
-    use ndarray::{arr1, Array1, ArrayViewD, ArrayViewMutD};
+    use ndarray::{Array1, ArrayViewD, ArrayViewMutD, arr1};
 
     struct Model(Array1<f32>, Array1<f32>);
 

@@ -6,7 +6,7 @@ use crate::data::{Dataset, Loader, Normalization};
 use crate::layers::softmax_cross_entropy::log_softmax;
 use crate::model::ResNet;
 use crate::{Activation, Error, Result, Scalar};
-use ndarray::{s, Array2, ArrayView1};
+use ndarray::{Array2, ArrayView1, s};
 use std::sync::Arc;
 
 /// One training step.
@@ -225,7 +225,7 @@ mod tests {
     use crate::data::embedded;
     use crate::model::Architecture;
     use crate::train::Reference;
-    use ndarray::{array, Array4};
+    use ndarray::{Array4, array};
 
     #[test]
     fn ranks_break_ties_by_number_and_put_nan_last() {

@@ -34,7 +34,7 @@ pub mod trainer;
 
 pub use executor::{Executor, Pass, Reference};
 pub use layers::LayerMetrics;
-pub use metrics::{evaluate, evaluate_each, EpochMetrics, Evaluation, EvaluationOptions, Prediction, StepMetrics};
+pub use metrics::{EpochMetrics, Evaluation, EvaluationOptions, Prediction, StepMetrics, evaluate, evaluate_each};
 pub use recipe::Recipe;
 pub use trace::Trace;
 pub use trainer::{Position, Snapshot, Trainer};

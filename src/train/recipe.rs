@@ -1,7 +1,7 @@
 //! Everything that can be chosen about a training run, as plain data.
 
 use super::metrics::EvaluationOptions;
-use crate::data::{mixup, Augmentation, Normalization};
+use crate::data::{Augmentation, Normalization, mixup};
 use crate::optim::{DecayExemption, Schedule, SgdConfig};
 use crate::{Error, Result};
 

@@ -26,11 +26,11 @@
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
-use super::layers::{self, LayerMetrics};
-use super::metrics::{rank, EpochMetrics, StepMetrics};
-use super::trace::first_not_finite;
 use super::Executor;
 use super::Recipe;
+use super::layers::{self, LayerMetrics};
+use super::metrics::{EpochMetrics, StepMetrics, rank};
+use super::trace::first_not_finite;
 use crate::data::loader::LoaderOptions;
 use crate::data::{Batch, Dataset, Epoch, Loader};
 use crate::layers::{Reduction, SoftmaxCrossEntropy};
@@ -367,8 +367,8 @@ struct StepOutcome {
 mod tests {
     use super::*;
     use crate::data::{embedded, mixup::Mix};
-    use crate::layers::softmax_cross_entropy::softmax;
     use crate::layers::Mode;
+    use crate::layers::softmax_cross_entropy::softmax;
     use crate::model::Architecture;
     use crate::parameters::Parameters as _;
     use crate::train::Reference;

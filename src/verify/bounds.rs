@@ -27,7 +27,7 @@
 //! ```
 
 use crate::layers::conv2d::direct;
-use crate::layers::{channel_sums, check_dy, AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode};
+use crate::layers::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, channel_sums, check_dy};
 use crate::layers::{Reduction, SoftmaxCrossEntropy};
 use crate::{Activation, Result, Scalar};
 use ndarray::{Array1, Array2, Array4, ArrayBase, Axis, Data, Dimension};

@@ -103,10 +103,10 @@ pub fn compare<T: Scalar, D: Dimension, E: Dimension>(
         worst_at: vec![0; got.ndim()],
         worst_pair: (0.0, 0.0),
     };
-    if let Tolerance::Elementwise(allowed) = &tolerance {
-        if allowed.shape() != got.shape() {
-            found.reference_shape = allowed.shape().to_vec();
-        }
+    if let Tolerance::Elementwise(allowed) = &tolerance
+        && allowed.shape() != got.shape()
+    {
+        found.reference_shape = allowed.shape().to_vec();
     }
     if found.shape != found.reference_shape {
         found.failures = got.len();
@@ -152,7 +152,7 @@ pub(super) fn exceeds(error: f64, allowed: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{array, Array1, Array2};
+    use ndarray::{Array1, Array2, array};
 
     fn reference() -> Array2<f64> {
         array![[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0]]

@@ -137,11 +137,7 @@ pub fn derivative(dy: &[f64], y: &dyn Fn(f64) -> Result<Vec<f64>>, step: Step) -
 /// assert_eq!(power_of_two_below(0.0), 1.0);
 /// ```
 pub fn power_of_two_below(size: f64) -> f64 {
-    if size > 0.0 && size.is_finite() {
-        size.log2().floor().exp2()
-    } else {
-        1.0
-    }
+    if size > 0.0 && size.is_finite() { size.log2().floor().exp2() } else { 1.0 }
 }
 
 #[cfg(test)]

@@ -17,13 +17,13 @@
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
-use super::compare::{compare, exceeds, Tolerance};
-use super::finite_difference::{derivative, Step};
+use super::compare::{Tolerance, compare, exceeds};
+use super::finite_difference::{Step, derivative};
 use crate::layers::{
     AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool, Linear, MaxPool2d, Mode, Reduction, Relu, SoftmaxCrossEntropy,
     ZeroPadShortcut,
 };
-use crate::rng::{name_hash, stream, Purpose, Rng};
+use crate::rng::{Purpose, Rng, name_hash, stream};
 use crate::{Activation, Error, Result};
 use ndarray::{Array, Array1, Array2, Array4, Dimension, ShapeBuilder};
 use rand::RngExt as _;

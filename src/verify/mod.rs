@@ -19,7 +19,7 @@ pub mod finite_difference;
 pub mod layers;
 pub mod network;
 
-pub use compare::{compare, Comparison, Tolerance};
-pub use finite_difference::{derivative, Estimate, Step};
-pub use layers::{check_layer, known_layers, TensorReport};
-pub use network::{check_network, NetworkCheck, NetworkReport, NetworkTensorReport};
+pub use compare::{Comparison, Tolerance, compare};
+pub use finite_difference::{Estimate, Step, derivative};
+pub use layers::{TensorReport, check_layer, known_layers};
+pub use network::{NetworkCheck, NetworkReport, NetworkTensorReport, check_network};

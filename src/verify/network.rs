@@ -29,13 +29,13 @@
 //! mean square of the tensor's entries.
 
 use super::compare::exceeds;
-use super::finite_difference::{derivative, power_of_two_below, Step};
+use super::finite_difference::{Step, derivative, power_of_two_below};
 use super::layers::Draw;
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
 use crate::parameters::{Parameters, Role};
 use crate::program::{Choice, Disturb, Program, Record, Replay, Value};
-use crate::rng::{name_hash, stream, Purpose};
+use crate::rng::{Purpose, name_hash, stream};
 use crate::{Activation, Result};
 use ndarray::{Array2, Array4};
 use rand::RngExt as _;
@@ -108,11 +108,7 @@ impl NetworkTensorReport {
 }
 
 fn relative(error: f64, scale: f64) -> f64 {
-    if scale > 0.0 {
-        error / scale
-    } else {
-        error
-    }
+    if scale > 0.0 { error / scale } else { error }
 }
 
 impl fmt::Display for NetworkTensorReport {

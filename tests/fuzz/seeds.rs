@@ -1,4 +1,4 @@
-//! The first inputs of every target, from tests/formats and by hand: `cargo run --example seeds` in this folder writes
+//! The first inputs of every target, from tests/library/formats and by hand: `cargo run --example seeds` in this folder writes
 //! them to `corpus`.
 
 use resnet_by_hand_fuzz::{self as targets, MARK, PLANES};

@@ -20,8 +20,8 @@
 //! from different bits); R. C. H. Cheng 1978, *Generating beta variates with nonintegral shape parameters*, Communications of
 //! the ACM 21(4).
 
-use super::ziggurat::{F, R, X};
 use super::Rng;
+use super::ziggurat::{F, R, X};
 
 const HALF_ULP: f64 = f64::EPSILON / 2.0; // 2⁻⁵³
 
@@ -147,7 +147,7 @@ const LN_4: f64 = 2.0 * std::f64::consts::LN_2;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{stream, Purpose};
+    use super::super::{Purpose, stream};
     use super::*;
     use rand_distr::Distribution;
 

@@ -1,4 +1,4 @@
-//! The strips of the ziggurat, made by `tests/golden/ziggurat.py`.
+//! The strips of the ziggurat, made by `tests/library/golden/ziggurat.py`.
 
 /// Where the tail begins.
 pub(super) const R: f64 = 3.654152885361009;

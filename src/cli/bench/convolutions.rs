@@ -1,13 +1,13 @@
 //! The convolutions of a network: which there are, which algorithm each uses, and how long each takes alone.
 
 use super::{median, noise};
+use crate::Error;
+use crate::engine::Engine;
+use crate::layers::{Activation, Conv2d};
+use crate::model::resnet::StemLayers;
+use crate::model::shortcut::Shortcut;
+use crate::model::{Block, ResNet};
 use ndarray::Array4;
-use resnet_by_hand::engine::Engine;
-use resnet_by_hand::layers::{Activation, Conv2d};
-use resnet_by_hand::model::resnet::StemLayers;
-use resnet_by_hand::model::shortcut::Shortcut;
-use resnet_by_hand::model::{Block, ResNet};
-use resnet_by_hand::Error;
 use serde_json::json;
 use std::time::Instant;
 
@@ -205,11 +205,7 @@ impl Group<'_> {
 
 /// `2`, or `2x1` where the two directions differ.
 fn either([vertical, horizontal]: [usize; 2]) -> String {
-    if vertical == horizontal {
-        vertical.to_string()
-    } else {
-        format!("{vertical}x{horizontal}")
-    }
+    if vertical == horizontal { vertical.to_string() } else { format!("{vertical}x{horizontal}") }
 }
 
 /// The median time of `work`, after a first time that does not count.

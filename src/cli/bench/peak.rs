@@ -2,7 +2,7 @@
 //!
 //! The yardstick of every other number: chains of multiply-adds on registers, no memory, on all threads at once.
 
-use resnet_by_hand::engine::kernels::chains::chains;
+use crate::engine::kernels::chains::chains;
 use std::time::Instant;
 
 /// Multiply-adds of a chain: about half a millisecond.

@@ -1,7 +1,7 @@
 //! The phases of a training step.
 
 use super::median;
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 use std::time::Instant;
 
 pub const COUNT: usize = 4;

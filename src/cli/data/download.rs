@@ -5,15 +5,15 @@
 //! 14.2); a server that does not know it sends everything, and the part begins anew. Whether what came at different times
 //! is of one file, HTTP cannot promise: whoever calls compares the whole with its checksum.
 
+use crate::Error;
 use crate::cli::progress::Transfer;
 use crate::cli::text;
-use resnet_by_hand::Error;
 use std::fmt::Display;
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
-use ureq::http::header::{HeaderMap, HeaderName, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use ureq::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, RANGE};
 use ureq::http::{Response, StatusCode};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Timeout};

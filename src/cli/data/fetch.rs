@@ -1,10 +1,10 @@
 //! `resnet data fetch`: the published archives, downloaded and checked.
 
 use super::download::Download;
-use crate::cli::{args, interrupt, text, Failure, Result};
+use crate::Error;
+use crate::cli::{Failure, Result, args, interrupt, text};
+use crate::formats::{atomic, hex};
 use md5::Md5;
-use resnet_by_hand::formats::{atomic, hex};
-use resnet_by_hand::Error;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};

@@ -1,11 +1,11 @@
 //! `resnet oracle compare`.
 
-use crate::cli::{args, text, Failure, Result};
-use resnet_by_hand::formats;
-use resnet_by_hand::oracle::compare::{Outcome, Worst, DECADES};
-use resnet_by_hand::oracle::pack::folder;
-use resnet_by_hand::oracle::{self, Report, Tolerance, Verdict};
-use serde_json::{json, Value};
+use crate::cli::{Failure, Result, args, text};
+use crate::formats;
+use crate::oracle::compare::{DECADES, Outcome, Worst};
+use crate::oracle::pack::folder;
+use crate::oracle::{self, Report, Tolerance, Verdict};
+use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -67,11 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         print(&mut out, &report, args)?;
     }
-    if report.passed() {
-        Ok(())
-    } else {
-        Err(Failure::Verdict)
-    }
+    if report.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 /// A folder of results against the folder of a pack.
@@ -111,11 +107,7 @@ fn compare_folders(args: &Args) -> Result<()> {
         let missing = if missing > 0 { format!("; {missing} cases of the pack have no result") } else { String::new() };
         writeln!(out, "{}: {passed} of {} cases fit{missing}", args.theirs.display(), found.len())?;
     }
-    if passed == found.len() && passed > 0 {
-        Ok(())
-    } else {
-        Err(Failure::Verdict)
-    }
+    if passed == found.len() && passed > 0 { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 fn print(out: &mut impl Write, report: &Report, args: &Args) -> std::io::Result<()> {
@@ -209,11 +201,7 @@ fn outcome(verdict: &Verdict) -> String {
 fn histogram(counts: &[usize; DECADES]) -> String {
     let bins = counts.iter().enumerate().filter(|(_, count)| **count > 0);
     let bins: Vec<String> = bins.map(|(i, count)| format!("1e{}: {count}", i as i32 - 18)).collect();
-    if bins.is_empty() {
-        "none".to_string()
-    } else {
-        bins.join(", ")
-    }
+    if bins.is_empty() { "none".to_string() } else { bins.join(", ") }
 }
 
 fn to_json(report: &Report) -> Value {

@@ -4,11 +4,11 @@ use super::in_file;
 use super::layer::LayerInput;
 use super::model::ModelInput;
 use crate::cli::{Failure, Result};
+use crate::formats;
+use crate::oracle::diagnose::{Suspicion, diagnose_sgd};
+use crate::oracle::layer::prepare;
+use crate::oracle::{self, Diagnosis, Mistake};
 use clap::Subcommand;
-use resnet_by_hand::formats;
-use resnet_by_hand::oracle::diagnose::{diagnose_sgd, Suspicion};
-use resnet_by_hand::oracle::layer::prepare;
-use resnet_by_hand::oracle::{self, Diagnosis, Mistake};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -74,11 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         print_diagnosis(&mut out, &diagnosis, &explains, &args.theirs)?;
     }
-    if diagnosis.right.passed() {
-        Ok(())
-    } else {
-        Err(Failure::Verdict)
-    }
+    if diagnosis.right.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 fn print_diagnosis(

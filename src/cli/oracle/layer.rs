@@ -1,10 +1,10 @@
 //! `resnet oracle layer`.
 
-use super::{check_output, in_file, write, OutArgs};
-use crate::cli::args::Float;
+use super::{OutArgs, check_output, in_file, write};
 use crate::cli::Result;
-use resnet_by_hand::formats;
-use resnet_by_hand::oracle::{self, Settings};
+use crate::cli::args::Float;
+use crate::formats;
+use crate::oracle::{self, Settings};
 use std::path::PathBuf;
 
 const LAYER_HELP: &str = "\

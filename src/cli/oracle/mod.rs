@@ -8,11 +8,11 @@ mod pack;
 mod score;
 
 use super::args::{self, Float};
-use super::{text, Failure, Result};
+use super::{Failure, Result, text};
+use crate::Error;
+use crate::formats::{self, Format};
+use crate::tensors::{Tensor, Tensors};
 use clap::Subcommand;
-use resnet_by_hand::formats::{self, Format};
-use resnet_by_hand::tensors::{Tensor, Tensors};
-use resnet_by_hand::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -1,19 +1,19 @@
 //! `resnet oracle model`.
 
-use super::{check_output, in_file, write, OutArgs};
-use crate::cli::args::{self, Float};
+use super::{OutArgs, check_output, in_file, write};
+use crate::Error;
 use crate::cli::Result;
+use crate::cli::args::{self, Float};
+use crate::formats;
+use crate::layers::{Mode, Reduction, SoftmaxCrossEntropy};
+use crate::model::{Architecture, ResNet};
+use crate::optim::SgdConfig;
+use crate::oracle::layer::Task;
+use crate::oracle::{self, Goal, Request};
+use crate::program::Program;
+use crate::tensors::Tensors;
+use crate::weights::state_dict;
 use clap::ValueEnum;
-use resnet_by_hand::formats;
-use resnet_by_hand::layers::{Mode, Reduction, SoftmaxCrossEntropy};
-use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::optim::SgdConfig;
-use resnet_by_hand::oracle::layer::Task;
-use resnet_by_hand::oracle::{self, Goal, Request};
-use resnet_by_hand::program::Program;
-use resnet_by_hand::tensors::Tensors;
-use resnet_by_hand::weights::state_dict;
-use resnet_by_hand::Error;
 use std::path::PathBuf;
 
 const MODEL_HELP: &str = "\

@@ -1,7 +1,7 @@
 //! `resnet oracle pack`.
 
 use crate::cli::Result;
-use resnet_by_hand::oracle::pack::{folder, Level};
+use crate::oracle::pack::{Level, folder};
 use std::io::Write as _;
 use std::path::PathBuf;
 

@@ -1,9 +1,9 @@
 //! `resnet oracle score`.
 
-use crate::cli::{progress, Failure, Result};
-use resnet_by_hand::oracle;
-use resnet_by_hand::oracle::mutants::Mutant;
-use resnet_by_hand::oracle::score::Scored;
+use crate::cli::{Failure, Result, progress};
+use crate::oracle;
+use crate::oracle::mutants::Mutant;
+use crate::oracle::score::Scored;
 use serde_json::json;
 use std::io::Write;
 
@@ -60,11 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
             all.len()
         )?;
     }
-    if survivors == 0 {
-        Ok(())
-    } else {
-        Err(Failure::Verdict)
-    }
+    if survivors == 0 { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 /// A line for each operation, and one for each mutant that gets past the pack.

@@ -2,7 +2,7 @@
 //!
 //! A run may be writing: what stands behind the last end of a line is not read yet.
 
-use resnet_by_hand::{Error, Result};
+use crate::{Error, Result};
 use std::path::Path;
 
 /// A line that was read, and where it stands.

@@ -3,7 +3,7 @@
 use super::chart::bars::{self, Bar};
 use super::chart::heat_map::{self, HeatMap};
 use super::chart::lines::{self, Lines, Mark, Series, YAxis};
-use super::chart::{confusion, Scene};
+use super::chart::{Scene, confusion};
 use super::network::Judgement;
 use super::run::{Epoch, Run, Time};
 use ndarray::Axis;

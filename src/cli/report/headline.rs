@@ -1,7 +1,7 @@
 //! The top of the page: what was trained, and how well it does.
 
-use super::markup::{element, Markup};
-use super::page::{named, table, Examined, Writer};
+use super::markup::{Markup, element};
+use super::page::{Examined, Writer, named, table};
 use super::run::{Outcome, Run};
 use super::summary::{by_seed, mean_and_deviation, standard_error};
 use crate::cli::text;
@@ -157,11 +157,7 @@ fn images(run: &Run) -> String {
         parts.push(format!("{} for validation", count(run.recipe.validation)));
     }
     parts.extend(run.result.as_ref().map(|result| format!("{} for testing", count(result.test_images))));
-    if parts.is_empty() {
-        String::new()
-    } else {
-        format!("; images: {}", parts.join(", "))
-    }
+    if parts.is_empty() { String::new() } else { format!("; images: {}", parts.join(", ")) }
 }
 
 fn many(page: &mut Writer, runs: &[Examined]) -> String {

@@ -5,17 +5,17 @@
 //! its end.
 
 use super::run::Run;
-use crate::cli::images::{About, DataArgs, DEFAULT_SIZE};
+use crate::Error;
+use crate::cli::images::{About, DEFAULT_SIZE, DataArgs};
 use crate::cli::trained::Trained;
-use crate::cli::{text, train, Result};
+use crate::cli::{Result, text, train};
+use crate::data::{Kind, Splits};
+use crate::model::{Architecture, ResNet};
+use crate::parameters::{Parameters as _, Role};
+use crate::train::checkpoint::{Checkpoints, data_hash};
+use crate::train::{Evaluation, Prediction, evaluate_each};
 use indicatif::ProgressBar;
 use ndarray::{Array3, Array4, ArrayViewD, Ix4};
-use resnet_by_hand::data::{Kind, Splits};
-use resnet_by_hand::model::{Architecture, ResNet};
-use resnet_by_hand::parameters::{Parameters as _, Role};
-use resnet_by_hand::train::checkpoint::{data_hash, Checkpoints};
-use resnet_by_hand::train::{evaluate_each, Evaluation, Prediction};
-use resnet_by_hand::Error;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;

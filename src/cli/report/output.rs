@@ -4,8 +4,8 @@ use super::chart::{raster, svg};
 use super::figures::{Figure, STEMS};
 use super::markup::Markup;
 use super::png;
-use resnet_by_hand::formats::atomic;
-use resnet_by_hand::{Error, Result};
+use crate::formats::atomic;
+use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -44,8 +44,7 @@ pub fn check(folder: &Path) -> Result<()> {
 fn check_ours(path: &Path) -> Result<()> {
     match is_ours(path)? {
         false => {
-            let message =
-                "is there already and was not made by `resnet report`; nothing was changed. Give another folder with \
+            let message = "is there already and was not made by `resnet report`; nothing was changed. Give another folder with \
                            --out";
             Err(Error::format(path, None, message))
         }

@@ -4,7 +4,7 @@
 use super::chart::{colour, svg};
 use super::figures::Figure;
 use super::headline;
-use super::markup::{element, void, Markup};
+use super::markup::{Markup, element, void};
 use super::network::Findings;
 use super::run::Run;
 use crate::cli::Result;

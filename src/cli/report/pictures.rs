@@ -1,6 +1,6 @@
 //! Mistakes and filters as pictures, and the classes that are taken for each other.
 
-use super::markup::{element, void, Markup};
+use super::markup::{Markup, element, void};
 use super::network::{Judgement, Mistake};
 use super::page::table;
 use super::png;
@@ -13,7 +13,7 @@ const PAIRS: usize = 8;
 pub fn confusions(judged: &Judgement) -> Markup {
     let counts = &judged.evaluation.confusion;
     let mut pairs: Vec<((usize, usize), usize)> =
-        counts.indexed_iter().filter(|((t, p), &n)| t != p && n > 0).map(|(pair, &n)| (pair, n)).collect();
+        counts.indexed_iter().filter(|&((t, p), &n)| t != p && n > 0).map(|(pair, &n)| (pair, n)).collect();
     pairs.sort_by(|(first, a), (second, b)| b.cmp(a).then(first.cmp(second)));
     pairs.truncate(PAIRS);
     if pairs.is_empty() {

@@ -1,6 +1,6 @@
 //! PNG files in memory.
 
-use base64::prelude::{Engine as _, BASE64_STANDARD};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ndarray::ArrayView3;
 use png::{BitDepth, ColorType, Encoder};
 

@@ -1,11 +1,11 @@
 //! What the folder of a run says, as far as the run has come: see [`run_folder`](crate::cli::run_folder) for its files.
 
 use super::csv::{self, Line};
+use crate::Error;
 use crate::cli::config::Config;
 use crate::cli::run_folder::{COLUMNS, LAYERS, TIMES};
 use crate::cli::{Failure, Result};
-use resnet_by_hand::train::Recipe;
-use resnet_by_hand::Error;
+use crate::train::Recipe;
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -154,11 +154,7 @@ fn read(path: &Path) -> std::result::Result<String, Error> {
 }
 
 /// The lines of a file, one for each epoch from the first.
-fn parse<T>(
-    path: &Path,
-    columns: &str,
-    value: impl Fn(&Line) -> resnet_by_hand::Result<T>,
-) -> resnet_by_hand::Result<Vec<T>> {
+fn parse<T>(path: &Path, columns: &str, value: impl Fn(&Line) -> crate::Result<T>) -> crate::Result<Vec<T>> {
     let text = read(path)?;
     let mut values = Vec::new();
     for line in csv::lines(path, &text, columns)? {
@@ -172,7 +168,7 @@ fn parse<T>(
 
 impl Layers {
     /// Every tensor for every epoch but a last one that is not complete: it is being written.
-    fn parse(path: &Path, text: &str) -> resnet_by_hand::Result<Self> {
+    fn parse(path: &Path, text: &str) -> crate::Result<Self> {
         let mut layers = Layers::default();
         let (mut gradients, mut ratios) = (Vec::new(), Vec::new());
         for line in csv::lines(path, text, LAYERS)? {
@@ -205,7 +201,7 @@ impl Layers {
 }
 
 impl Outcome {
-    fn read(path: &Path) -> resnet_by_hand::Result<Option<Self>> {
+    fn read(path: &Path) -> crate::Result<Option<Self>> {
         let text = match std::fs::read_to_string(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text.map_err(|error| Error::io(path, "read", error))?,

@@ -1,13 +1,13 @@
 //! The sections of the page, one for each question one has about a run.
 
-use super::figures::{numbers, range, Overlay, Single};
-use super::markup::{element, Markup};
+use super::figures::{Overlay, Single, numbers, range};
+use super::markup::{Markup, element};
 use super::network::{self, Judgement, Set};
-use super::page::{named, table, Examined, Writer};
+use super::page::{Examined, Writer, named, table};
 use super::pictures;
 use super::run::Run;
 use super::summary::median_and_range;
-use crate::cli::{text, Result};
+use crate::cli::{Result, text};
 
 impl Writer {
     pub fn training(&mut self, runs: &[Examined]) {

@@ -3,10 +3,10 @@
 use super::words;
 use crate::cli::config::Config;
 use crate::cli::images::DataArgs;
-use crate::cli::{args, Result};
-use resnet_by_hand::model::Architecture;
-use resnet_by_hand::optim::Schedule;
-use resnet_by_hand::train::Recipe;
+use crate::cli::{Result, args};
+use crate::model::Architecture;
+use crate::optim::Schedule;
+use crate::train::Recipe;
 use std::path::PathBuf;
 use std::time::Duration;
 

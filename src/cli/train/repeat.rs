@@ -10,13 +10,13 @@
 //! One seed says little: two runs that differ in nothing else differ by some tenths of a percent, and a recipe that is better by
 //! less is not seen to be better. The standard deviation is that of the sample, with K − 1 in the denominator.
 
-use super::{start, Args};
+use super::{Args, start};
+use crate::Error;
 use crate::cli::config::Config;
-use crate::cli::run_folder::{check_out, first_free, has_begun, lock, RESULT};
-use crate::cli::{text, Failure, Result};
-use resnet_by_hand::formats::atomic;
-use resnet_by_hand::Error;
-use serde_json::{json, Value};
+use crate::cli::run_folder::{RESULT, check_out, first_free, has_begun, lock};
+use crate::cli::{Failure, Result, text};
+use crate::formats::atomic;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

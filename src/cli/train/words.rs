@@ -3,10 +3,10 @@
 use super::Run;
 use crate::cli::args::EngineKind;
 use crate::cli::progress::Progress;
-use crate::cli::{args, text, Result};
-use resnet_by_hand::data::Dataset;
-use resnet_by_hand::optim::DecayExemption;
-use resnet_by_hand::train::{recipe, EpochMetrics, Evaluation, Position, Recipe};
+use crate::cli::{Result, args, text};
+use crate::data::Dataset;
+use crate::optim::DecayExemption;
+use crate::train::{EpochMetrics, Evaluation, Position, Recipe, recipe};
 
 /// The recipes with their values, for `--help`.
 pub fn recipes() -> String {

@@ -18,7 +18,7 @@
 //!
 //! and since version 2 calls its module `numpy._core`.
 
-use super::{Images, Published, IMAGE_BYTES};
+use super::{IMAGE_BYTES, Images, Published};
 use crate::formats::pickle::{Kind, Pickle, Value};
 use crate::{Error, Result};
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Small data sets in every layout, written by hand, and every way to damage them.
 
-use super::super::cifar10::{self, from_records, write_records, CLASSES, PUBLISHED, RECORD_BYTES};
+use super::super::cifar10::{self, CLASSES, PUBLISHED, RECORD_BYTES, from_records, write_records};
 use super::*;
 use std::fs;
 #[cfg(feature = "formats")]
@@ -120,11 +120,15 @@ fn damaged_binary_files() {
     let good = binary_file(2);
 
     fs::write(&path, &good[..good.len() - 1]).unwrap();
-    assert!(message(&dir.0)
-        .ends_with("data_batch_3.bin, at byte 9218: expected 9219 bytes (3 records of 3073), found 9218"));
+    assert!(
+        message(&dir.0)
+            .ends_with("data_batch_3.bin, at byte 9218: expected 9219 bytes (3 records of 3073), found 9218")
+    );
     fs::write(&path, [&good[..], &[0]].concat()).unwrap();
-    assert!(message(&dir.0)
-        .ends_with("data_batch_3.bin, at byte 9219: expected 9219 bytes (3 records of 3073), found 9220"));
+    assert!(
+        message(&dir.0)
+            .ends_with("data_batch_3.bin, at byte 9219: expected 9219 bytes (3 records of 3073), found 9220")
+    );
 
     let mut wrong = good.clone();
     wrong[2 * RECORD_BYTES] = 10;
@@ -264,13 +268,19 @@ mod with_formats {
         assert_eq!(message(&labels), format!("data_batch_1, at byte {at}: expected a label from 0 to 9, found 10"));
         let fewer = replace(&good, &[b'K', 0, b'K', 1, b'K', 2], &[b'K', 0, b'K', 1]);
         assert!(message(&fewer).ends_with("expected 3 labels, found 2"));
-        assert!(message(&replace(&good, b"U\x02u1", b"U\x02i1"))
-            .contains("expected the element type 'u1' (uint8), found 2 bytes"));
-        assert!(message(&replace(&good, b"K\x03M\x00\x0c", b"K\x04M\x00\x0c"))
-            .contains("expected 4 x 3072 bytes, found 9216"));
+        assert!(
+            message(&replace(&good, b"U\x02u1", b"U\x02i1"))
+                .contains("expected the element type 'u1' (uint8), found 2 bytes")
+        );
+        assert!(
+            message(&replace(&good, b"K\x03M\x00\x0c", b"K\x04M\x00\x0c"))
+                .contains("expected 4 x 3072 bytes, found 9216")
+        );
         assert!(message(&replace(&good, b"K\x03M\x00\x0c", b"K\x09M\x00\x04")).contains("expected 3 rows, found 9"));
-        assert!(message(&replace(&good, b"U\x04data", b"U\x04dato"))
-            .contains("expected the key \"data\", found [\"batch_label\", \"labels\", \"dato\""));
+        assert!(
+            message(&replace(&good, b"U\x04data", b"U\x04dato"))
+                .contains("expected the key \"data\", found [\"batch_label\", \"labels\", \"dato\"")
+        );
         assert!(
             message(&replace(&good, b"cnumpy\nndarray", b"cos\nsystem")).contains("global `os.system` is not allowed")
         );
@@ -383,8 +393,10 @@ mod with_formats {
 
         let mut wrong = members.clone();
         wrong[4].2[RECORD_BYTES] = 200;
-        assert!(message(&archive(&wrong))
-            .ends_with("data_batch_5.bin, at byte 3073: expected a label from 0 to 9, found 200"));
+        assert!(
+            message(&archive(&wrong))
+                .ends_with("data_batch_5.bin, at byte 3073: expected a label from 0 to 9, found 200")
+        );
 
         let missing = [&members[..2], &members[3..]].concat();
         assert_eq!(

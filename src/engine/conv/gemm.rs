@@ -5,13 +5,13 @@
 //! per thread at a time, never for the batch. A 1x1 convolution with stride 1 and no padding needs no `cols`: x itself is
 //! that matrix.
 
+use super::Geometry;
 use super::operands::{Epilogue, Prologue};
 use super::padded::Padded;
-use super::Geometry;
 use crate::gemm::gemm;
 use crate::layers::conv2d::im2col::{channels, for_each_tap, weight_matrices};
 use crate::parallel::{add_slices, tree_sum};
-use ndarray::{s, Array3, Array4, ArrayView2, ArrayViewMut2};
+use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
 /// Output pixels that make a GEMM tall enough to be efficient; more would push `cols` out of the caches.

@@ -20,11 +20,11 @@
 //! its kernel is the weight turned by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4
 //! taps: 9 in all, no work on zeros.
 
+use super::Geometry;
 use super::operands::{Epilogue, Prologue};
 use super::padded::Padded;
-use super::Geometry;
 use crate::engine::buffers::{Buffer, Shelf};
-use crate::engine::kernels::indirect_gemm::{indirect_gemm, Panels, Segment, Segments, NR};
+use crate::engine::kernels::indirect_gemm::{NR, Panels, Segment, Segments, indirect_gemm};
 use crate::engine::kernels::simd::wide;
 use crate::parallel::{add_slices, tree_sum};
 use ndarray::Array4;

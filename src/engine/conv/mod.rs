@@ -19,7 +19,7 @@ mod winograd;
 use super::Engine;
 use crate::layers::conv2d::Conv2dGrads;
 pub(crate) use crate::layers::conv2d::Geometry;
-use crate::layers::{channel_sums, check_dy, contiguous, Conv2d};
+use crate::layers::{Conv2d, channel_sums, check_dy, contiguous};
 use crate::{Activation, Error, Result};
 use ndarray::Array4;
 use operands::{AsIs, Epilogue, Prologue};

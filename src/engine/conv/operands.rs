@@ -7,8 +7,8 @@
 //!
 //! `engine/fused.rs` has the prologues and epilogues that compute something.
 
-use crate::engine::buffers::Shelf;
 use crate::Activation;
+use crate::engine::buffers::Shelf;
 use ndarray::Array4;
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Images with zeros around them, so that a window at the border reads no special case.
 
-use super::operands::Prologue;
 use super::Geometry;
+use super::operands::Prologue;
 
 /// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
 pub(crate) struct Padded {

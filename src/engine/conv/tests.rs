@@ -2,11 +2,11 @@
 //! whatever order they are taken.
 
 use super::Algorithm;
-use crate::engine::Engine;
-use crate::layers::conv2d::direct;
-use crate::layers::conv2d::tests::{of, pixel_sums, whole, CASES};
-use crate::layers::Conv2d;
 use crate::Activation;
+use crate::engine::Engine;
+use crate::layers::Conv2d;
+use crate::layers::conv2d::direct;
+use crate::layers::conv2d::tests::{CASES, of, pixel_sums, whole};
 
 /// y, dx, dweight and dbias of the engine and of the definition. The dweight of Winograd ends in a product by G, which
 /// divides by 6 and 24, in `f64`: it is rounded to whole numbers.

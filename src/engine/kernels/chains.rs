@@ -1,6 +1,6 @@
 //! Multiply-adds on registers and nothing else: the peak that every kernel is measured against.
 
-use super::simd::{dispatch, Arithmetic, Kernel};
+use super::simd::{Arithmetic, Kernel, dispatch};
 use super::vector::Vector;
 use std::hint::black_box;
 

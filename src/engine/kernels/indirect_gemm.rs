@@ -21,7 +21,7 @@
 //! times 2 vectors of 16, which are two panels. Every C[i, j] is summed over k in ascending order, within slices and slice
 //! after slice: the order depends on the shapes alone, and the bits do not depend on the microkernel.
 
-use super::simd::{dispatch, Arithmetic, Kernel};
+use super::simd::{Arithmetic, Kernel, dispatch};
 use super::vector::Vector;
 use crate::engine::buffers::{Buffer, Shelf};
 use rayon::prelude::*;

@@ -8,7 +8,7 @@
 //! and a sum are one instruction, and how many rows of a matrix fit into the registers.
 
 #[cfg(target_arch = "x86_64")]
-use super::vector::{F32x16, F32x8, F64x4, F64x8};
+use super::vector::{F32x8, F32x16, F64x4, F64x8};
 use super::vector::{Portable, Single, Vector};
 use crate::{Error, Result};
 use std::sync::OnceLock;

@@ -112,7 +112,7 @@ impl<T: Float> Sub for Single<T> {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{F32x16, F32x8, F64x4, F64x8};
+pub(crate) use x86::{F32x8, F32x16, F64x4, F64x8};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

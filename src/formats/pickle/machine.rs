@@ -20,7 +20,7 @@
 //! ```
 
 use super::text::{unescape_unicode, unquote};
-use super::{CallData, Data, Id, Node, MAX_OPERATIONS};
+use super::{CallData, Data, Id, MAX_OPERATIONS, Node};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;

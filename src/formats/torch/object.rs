@@ -1,11 +1,11 @@
 //! The tensors that a pickle describes: found in it, checked, and then read from their storages.
 
 use super::{Checkpoint, MOST_PER_BYTE, ORDERED_DICT, REBUILD_PARAMETER, REBUILD_TENSOR, SPARE, WRAPPERS};
+use crate::Result;
 use crate::formats::npy::UNNAMED;
-use crate::formats::numbers::{self, Placed, MOST_AXES};
+use crate::formats::numbers::{self, MOST_AXES, Placed};
 use crate::formats::pickle::{Kind, Pickle, Value};
 use crate::tensors::{Dtype, Tensors};
-use crate::Result;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -47,10 +47,10 @@ impl<'p> Storage<'p> {
         if tag.text()? != "storage" {
             return Err(tag.unexpected("the text \"storage\""));
         }
-        if let Some(part) = items.next() {
-            if !matches!(part.kind(), Kind::None) {
-                return Err(part.unexpected("None: parts of storages are not supported"));
-            }
+        if let Some(part) = items.next()
+            && !matches!(part.kind(), Kind::None)
+        {
+            return Err(part.unexpected("None: parts of storages are not supported"));
         }
         let dtype = match class.kind() {
             Kind::Global(name) => storage_dtype(name),

@@ -1,9 +1,9 @@
 //! Writing the zip format: the pickle of an `OrderedDict`, and a file for each storage.
 
 use super::PICKLE;
+use crate::Result;
 use crate::formats::{archive, numbers};
 use crate::tensors::{Dtype, Tensor, Tensors};
-use crate::Result;
 use std::path::Path;
 
 /// The folder of the archives written here; PyTorch takes any.

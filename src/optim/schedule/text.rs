@@ -1,6 +1,6 @@
 //! The written form of a schedule, `warmup:5@0.1+cosine`: reading it and printing it. The forms are the table of [`super`].
 
-use super::{refuse, Anneal, Decay, OneCycle, Schedule, TimeUnit, Warmup, WarmupShape};
+use super::{Anneal, Decay, OneCycle, Schedule, TimeUnit, Warmup, WarmupShape, refuse};
 use crate::error::nearest;
 use crate::{Error, Result};
 use std::fmt;
@@ -111,7 +111,7 @@ fn read_decay(text: &str) -> Result<Decay> {
                         return refuse(format!(
                             "onecycle takes pct_start=, div_factor=, final_div_factor= and anneal=cos or linear, \
                              got `{item}`"
-                        ))
+                        ));
                     }
                 }
             }
@@ -184,11 +184,7 @@ impl fmt::Display for Schedule {
                     TimeUnit::Epoch => "cosine:epoch",
                     TimeUnit::Step => "cosine",
                 })?;
-                if *eta_min == 0.0 {
-                    Ok(())
-                } else {
-                    write!(f, "@{eta_min}")
-                }
+                if *eta_min == 0.0 { Ok(()) } else { write!(f, "@{eta_min}") }
             }
             Decay::OneCycle(cycle) => {
                 let default = OneCycle::default();
@@ -213,8 +209,8 @@ impl fmt::Display for Schedule {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{schedule, WRITTEN};
     use super::super::TrainingTime;
+    use super::super::tests::{WRITTEN, schedule};
     use super::*;
 
     #[test]

@@ -105,7 +105,9 @@ impl Mistake {
             Mistake::MomentumComplement => {
                 "running ← momentum · running + (1 − momentum) · batch; PyTorch's momentum is the weight of the new value"
             }
-            Mistake::NormalizesUnbiased => "x̂ is made with the unbiased variance, /(m − 1); it takes the biased one, /m",
+            Mistake::NormalizesUnbiased => {
+                "x̂ is made with the unbiased variance, /(m − 1); it takes the biased one, /m"
+            }
             Mistake::EpsOutsideRoot => "x̂ = (x − mean)/(√var + eps); eps belongs under the root",
             Mistake::StatisticsPerSample => {
                 "mean and variance are those of each image (instance norm); a batch norm takes them over the whole batch"
@@ -128,14 +130,22 @@ impl Mistake {
             }
             Mistake::KernelTransposed => "height and width of the kernel are exchanged",
             Mistake::PaddingIgnored => "there is no padding",
-            Mistake::ReluGradientAtZero => "the gradient passes where the ReLU's input is exactly 0; PyTorch's is 0 there",
+            Mistake::ReluGradientAtZero => {
+                "the gradient passes where the ReLU's input is exactly 0; PyTorch's is 0 there"
+            }
             Mistake::LeakySlope => "the slope of the leaky ReLU is 0.1 or 0.01, the other one than was asked for",
-            Mistake::PaddingInAverage => "the average pool divides by another count: with the padding, or without (count_include_pad)",
+            Mistake::PaddingInAverage => {
+                "the average pool divides by another count: with the padding, or without (count_include_pad)"
+            }
             Mistake::NoResidual => "the shortcut is not added",
-            Mistake::NoShortcutGradient => "the gradient does not return through the shortcut; an addition hands it to both",
+            Mistake::NoShortcutGradient => {
+                "the gradient does not return through the shortcut; an addition hands it to both"
+            }
             Mistake::LossSummed => "the loss is the sum over the batch; the mean was asked for",
             Mistake::LossAveraged => "the loss is the mean over the batch; the sum was asked for",
-            Mistake::GradientTimesBatch => "gradients are larger by the number of images: the mean's 1/N was forgotten in backward",
+            Mistake::GradientTimesBatch => {
+                "gradients are larger by the number of images: the mean's 1/N was forgotten in backward"
+            }
             Mistake::GradientOverBatch => "gradients are smaller by the number of images: divided by N once too often",
             Mistake::DecayDecoupled => {
                 "weight decay is taken off the parameter by itself (as in AdamW); PyTorch's SGD adds it to the gradient"

@@ -1,8 +1,8 @@
 //! Batch norm with other statistics, or with a part of its gradient missing.
 
 use super::Mistake;
-use crate::layers::BatchNorm2d;
 use crate::Activation;
+use crate::layers::BatchNorm2d;
 use ndarray::Array1;
 
 /// A batch norm that takes its statistics in another way: x̂ = (x − mean) r(var), where

@@ -1,10 +1,10 @@
 //! What the longer faults of the list compute in place of the right formula.
 
 use super::Passing;
+use crate::Activation;
 use crate::layers::{Conv2d, MaxPool2d, SoftmaxCrossEntropy};
 use crate::program::Layer;
-use crate::Activation;
-use ndarray::{s, Array2, Array4, Axis};
+use ndarray::{Array2, Array4, Axis, s};
 
 /// Every group has the kernels of the next one.
 pub(super) fn groups_exchanged(conv: &mut Conv2d<f64>) -> bool {

@@ -3,11 +3,11 @@
 //! Before these come the classic mistakes ([`Mistake`](crate::oracle::Mistake)), after them the wrong values (`values.rs`).
 
 use super::sgd::SgdTerms;
-use super::{formulas, Fault, OtherLayer, Passing};
+use super::{Fault, OtherLayer, Passing, formulas};
+use crate::Activation;
 use crate::layers::{AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Relu, SoftmaxCrossEntropy, ZeroPadShortcut};
 use crate::oracle::diagnose::WrongNorm;
 use crate::program::Layer;
-use crate::Activation;
 use ndarray::Array2;
 
 const RIGHT: WrongNorm = WrongNorm::RIGHT;

@@ -9,16 +9,16 @@
 //! float32/…                             the same rounded to float32; the inputs are the same numbers
 //! ```
 
-use super::{cases, Case, Level, Subject, STEPS};
+use super::{Case, Level, STEPS, Subject, cases};
 use crate::formats;
 use crate::layers::{Mode, Reduction};
-use crate::oracle::compare::{compare, Report};
-use crate::oracle::dump::{tolerance_key, Goal};
-use crate::oracle::layer::{sgd_request, Task};
+use crate::oracle::compare::{Report, compare};
+use crate::oracle::dump::{Goal, tolerance_key};
+use crate::oracle::layer::{Task, sgd_request};
 use crate::program::{Layer, Program};
 use crate::tensors::Dtype;
 use crate::{Error, Result};
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 

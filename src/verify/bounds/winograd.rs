@@ -13,10 +13,10 @@
 //! one for each term of the sum. The matrices are here as Lavin & Gray print them, not as the engine factors them: the
 //! bound shares no code with what it judges. dx is the y of dy with the weight turned by 180 degrees.
 
-use super::{absolute, gamma, LinearMapBounds, SECOND_ORDER};
+use super::{LinearMapBounds, SECOND_ORDER, absolute, gamma};
 use crate::layers::Conv2d;
 use crate::{Activation, Error, Result, Scalar};
-use ndarray::{arr2, s, Array2, Array4, Axis};
+use ndarray::{Array2, Array4, Axis, arr2, s};
 
 /// Bounds of y, dx and dweight for tiles of `m` x `m` outputs, m = 2 or 4, computed with unit roundoff `u`. The layer has
 /// no bias.

@@ -1,7 +1,7 @@
 //! Shares as bars with their numbers.
 
-use super::colour::{Ink, BLUE};
-use super::{font, Anchor, Scene, LETTERS, WIDTH};
+use super::colour::{BLUE, Ink};
+use super::{Anchor, LETTERS, Scene, WIDTH, font};
 
 /// A bar.
 pub struct Bar {

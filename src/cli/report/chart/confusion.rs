@@ -4,8 +4,8 @@
 //! diagonal is as blue as the share of its class that is right, another one as red as it is large beside the largest
 //! mistake.
 
-use super::colour::{Ink, BLUE, VERMILLION};
-use super::{font, Anchor, Scene, Shape, LETTERS, WIDTH};
+use super::colour::{BLUE, Ink, VERMILLION};
+use super::{Anchor, LETTERS, Scene, Shape, WIDTH, font};
 use ndarray::ArrayView2;
 
 /// More classes than this have no names and numbers.
@@ -33,7 +33,7 @@ pub fn draw(title: &str, classes: &[String], counts: ArrayView2<usize>) -> Scene
     };
     let ink = |row: usize, column: usize| if row == column { BLUE } else { VERMILLION };
     if with_numbers {
-        for ((row, column), &count) in counts.indexed_iter().filter(|(_, &count)| count > 0) {
+        for ((row, column), &count) in counts.indexed_iter().filter(|&(_, &count)| count > 0) {
             let (x, y) = (left + side * column as f64, top + side * row as f64);
             // Not quite full: the number on it has to be read.
             let strength = 0.85 * strength(row, column);

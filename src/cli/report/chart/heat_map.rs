@@ -4,8 +4,8 @@
 //! own, the first at the top, whatever their number.
 
 use super::axis::Axis;
-use super::colour::{viridis, Ink};
-use super::{font, Anchor, Scene, Shape, LETTERS, WIDTH};
+use super::colour::{Ink, viridis};
+use super::{Anchor, LETTERS, Scene, Shape, WIDTH, font};
 use ndarray::Array3;
 
 /// What a heat map shows.

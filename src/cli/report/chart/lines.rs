@@ -2,7 +2,7 @@
 
 use super::axis::Axis;
 use super::colour::{self, Ink};
-use super::{font, Anchor, Scene, Shape, LETTERS, WIDTH};
+use super::{Anchor, LETTERS, Scene, Shape, WIDTH, font};
 
 /// What a chart of lines shows.
 pub struct Lines<'a> {

@@ -1,6 +1,6 @@
 //! A scene as pixels, on white.
 
-use super::{colour::Ink, font, Anchor, Scene, Shape, WIDTH};
+use super::{Anchor, Scene, Shape, WIDTH, colour::Ink, font};
 use ndarray::Array3;
 use tiny_skia::{
     Color, FillRule, FilterQuality, LineCap, LineJoin, Paint, Path, PathBuilder, Pixmap, PixmapPaint, Rect, Stroke,
@@ -190,7 +190,7 @@ mod tests {
         // size.
         assert!((400..404).contains(&left) && right > 440 && bottom == 99, "{left} {right} {bottom}");
         assert!((81..85).contains(&top), "{top}");
-        assert!((395..400).contains(&dark(Anchor::End, false).0 .1));
+        assert!((395..400).contains(&dark(Anchor::End, false).0.1));
         let ((left, right), _) = dark(Anchor::Middle, false);
         assert!((left + right).abs_diff(799) <= 2, "{left} {right}");
         // Upwards: higher than wide, left of the anchor.

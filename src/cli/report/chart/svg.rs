@@ -3,8 +3,8 @@
 //! Colours are said twice: as attributes, for a page of its own on white, and as classes (`text`, `muted`, `grid`),
 //! with which a style sheet around it can say others.
 
-use super::{colour::Ink, Anchor, Scene, Shape, WIDTH};
-use crate::cli::report::markup::{element, Markup};
+use super::{Anchor, Scene, Shape, WIDTH, colour::Ink};
+use crate::cli::report::markup::{Markup, element};
 use crate::cli::report::png;
 
 /// The scene as a part of a page of HTML.

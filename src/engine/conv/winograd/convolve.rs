@@ -2,11 +2,11 @@
 
 use super::all_finite;
 use super::kernels::{Convolve, OutputOfPairs, Panel, Points, TransformInput};
-use super::plan::{plane, Plan, AT_ONCE, CHUNK_TILES, SLICE_INPUTS};
+use super::plan::{AT_ONCE, CHUNK_TILES, Plan, SLICE_INPUTS, plane};
 use super::transforms::Transforms;
 use crate::engine::buffers::{Buffer, Shelf};
 use crate::engine::conv::operands::{Epilogue, Prologue};
-use crate::engine::kernels::indirect_gemm::{Segment, Segments, NR};
+use crate::engine::kernels::indirect_gemm::{NR, Segment, Segments};
 use crate::engine::kernels::simd::dispatch;
 use rayon::prelude::*;
 
@@ -15,11 +15,7 @@ const VERY_LARGE: usize = 1 << 18;
 
 /// Tiles transformed at once: V and M should stay in the second-level cache, and U, read once a band, be used often.
 fn band_tiles(c_in: usize, c_out: usize) -> usize {
-    if c_in * c_out < 1 << 16 {
-        32
-    } else {
-        64
-    }
+    if c_in * c_out < 1 << 16 { 32 } else { 64 }
 }
 
 #[expect(clippy::too_many_arguments, reason = "y and dx differ in every one of them")]

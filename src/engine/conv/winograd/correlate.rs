@@ -1,12 +1,12 @@
 //! dweight: dU = Σ V ⊗ dM over all tiles, then Gᵀ dU G.
 
-use super::kernels::{channel_by_channel, Correlate, TransformBoth, WeightAdjoint};
-use super::plan::{plane, Plan, AT_ONCE, CHUNK_TILES, SLICE_INPUTS};
+use super::kernels::{Correlate, TransformBoth, WeightAdjoint, channel_by_channel};
+use super::plan::{AT_ONCE, CHUNK_TILES, Plan, SLICE_INPUTS, plane};
 use super::transforms::Transforms;
 use crate::engine::buffers::{Buffer, Shelf};
+use crate::engine::conv::Geometry;
 use crate::engine::conv::operands::Prologue;
 use crate::engine::conv::padded::Padded;
-use crate::engine::conv::Geometry;
 use crate::engine::kernels::indirect_gemm::NR;
 use crate::engine::kernels::simd::{dispatch, wide};
 use crate::parallel::{add_slices, tree_sum};

@@ -1,9 +1,9 @@
 //! What one thread computes: transforms of tiles and products of points, in one function each that is compiled for the
 //! vector instructions at hand.
 
-use super::plan::{plane, Plan, Tile};
+use super::plan::{Plan, Tile, plane};
 use super::transforms::Transforms;
-use crate::engine::kernels::indirect_gemm::{Product, Segment, Segments, Strided, NR};
+use crate::engine::kernels::indirect_gemm::{NR, Product, Segment, Segments, Strided};
 use crate::engine::kernels::simd::{Arithmetic, Kernel};
 use crate::engine::kernels::vector::Vector;
 use std::ops::Range;

@@ -45,7 +45,7 @@ mod plan;
 mod transforms;
 
 use super::operands::{AsIs, Epilogue, Prologue, Shifted};
-use super::{indirect, Geometry};
+use super::{Geometry, indirect};
 use crate::engine::buffers::Shelf;
 use crate::engine::kernels::simd::wide;
 use convolve::convolve;
@@ -135,11 +135,7 @@ pub fn weight_gradient(shelf: &Shelf, size: Size, g: &Geometry, dy: &dyn Prologu
         Size::Two => correlate(shelf, F2, g, x, dy),
         Size::Four => correlate(shelf, F4, g, x, dy),
     };
-    if all_finite(dw.as_slice().expect("contiguous")) {
-        dw
-    } else {
-        indirect::weight_gradient(shelf, g, dy, x)
-    }
+    if all_finite(dw.as_slice().expect("contiguous")) { dw } else { indirect::weight_gradient(shelf, g, dy, x) }
 }
 
 /// Whether no value is infinite or NaN. A tile mixes its inputs, so that one infinity makes NaN of all its outputs; and it

@@ -1,0 +1,880 @@
+//! The command `resnet` as people and scripts use it: what it prints, its exit codes, what it leaves on disk.
+
+use super::common::{self, Folder};
+use resnet_by_hand::formats;
+use resnet_by_hand::tensors::Tensors;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The value of `key` in the lines `key   value` that the command prints.
+#[track_caller]
+fn value<'a>(stdout: &'a str, key: &str) -> &'a str {
+    let found = stdout.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    found.unwrap_or_else(|| panic!("no `{key}` in\n{stdout}"))
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+const TINY: &str = "train --train-images 60 --batch-size 25 --epochs 2 --eval-batch-size 100";
+
+#[test]
+fn help_and_version() {
+    let folder = Folder::new("help");
+    let help = folder.run("--help").ok();
+    for part in ["train", "eval", "convert", "models", "gradcheck", "bench", "--threads", "Examples:", "resnet train"] {
+        assert!(help.contains(part), "{part} is missing in\n{help}");
+    }
+    let train = folder.run("train --help").ok();
+    // The values of the recipes, from the recipes themselves.
+    for part in [
+        "paper:",
+        "multistep:32000s,48000s@0.1",
+        "resnet34-150:",
+        "resnet34-cifar7x7",
+        "quick:",
+        "lr 0.4 onecycle",
+        "demo:",
+    ] {
+        assert!(train.contains(part), "{part} is missing in\n{train}");
+    }
+    assert!(folder.run("train -h").ok().len() < train.len());
+    assert_eq!(folder.run("--version").ok().trim(), format!("resnet {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(folder.run("help eval").ok(), folder.run("eval --help").ok());
+    let bench = folder.run("bench --help").ok();
+    for line in help.lines().chain(train.lines()).chain(bench.lines()) {
+        assert!(line.chars().count() <= 110, "too long for a terminal: {line}");
+    }
+    assert!(files(&folder.0).is_empty());
+}
+
+#[test]
+fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
+    let folder = Folder::new("usage");
+    fs::write(folder.path("w"), "").unwrap();
+    for (arguments, parts) in [
+        ("", &["Usage: resnet"][..]),
+        ("trian", &["train"]),
+        ("train --model resent20", &["did you mean `resnet20`?", "wrn-28-10", "resnet34-as-written"]),
+        ("eval --weights w --model vgg", &["unknown model `vgg`", "known models: resnet18, "]),
+        ("train --recipe papr", &["did you mean `paper`?", "resnet50-10"]),
+        ("train --schedule cosin", &["did you mean `cosine`?", "multistep:80,110,130@0.1"]),
+        ("gradcheck --layer conv3d", &["did you mean `conv2d`?", "batch_norm"]),
+        ("train --lr 0", &["--lr", "expected a number above 0"]),
+        ("train --lr -0.1", &["--lr", "expected a number above 0"]),
+        ("train --lr nan", &["--lr"]),
+        ("train --lr inf", &["--lr"]),
+        ("train --lr 0.1.2", &["--lr"]),
+        ("train --epochs 0", &["--epochs"]),
+        ("train --epochs -3", &["--epochs", "expected a whole number from 1 to"]),
+        ("train --epochs 18446744073709551615", &["--epochs"]),
+        ("train --batch-size 0", &["--batch-size"]),
+        ("train --batch-size 1.5", &["--batch-size"]),
+        ("train --weight-decay -1", &["--weight-decay"]),
+        ("train --label-smoothing 1.5", &["--label-smoothing"]),
+        ("train --momentum 0", &["--momentum above 0"]),
+        ("train --train-images 1401", &["1401", "only 1400"]),
+        ("train --validation 1400", &["1400 of 1400"]),
+        ("train --recipe paper", &["5000 of 1400", "--validation"]),
+        ("train --model preact110 --zero-init-residual", &["zero"]),
+        ("train --mean 0,0,0", &["--std"]),
+        ("train --mean 0,0,0 --std 1,0,1", &["--std must be above 0"]),
+        ("train --mean 0,0 --std 1,1,1", &["three numbers"]),
+        ("train --no-augment --flip", &["cannot be used with"]),
+        ("train --threads 0", &["--threads"]),
+        ("eval --weights", &["--weights"]),
+        ("train --mixup -1", &["--mixup", "from 0 to 100"]),
+        ("train --no-augment --mixup 0.2", &["cannot be used with"]),
+        ("train --ema-decay 1", &["--ema-decay", "from 0 to below 1"]),
+        ("train --accumulate 0", &["--accumulate"]),
+        ("models --image 32", &["32x32"]),
+        ("gradcheck --layer relu --model resnet8", &["cannot be used with"]),
+        ("gradcheck --model resnet8 --image 0x8", &["--image"]),
+        ("train --seed -1", &["--seed", "expected a whole number from 0"]),
+        ("train --seed 1e3", &["--seed"]),
+        ("train --conv gem", &["--conv", "auto", "gemm"]),
+        ("eval --weights w --conv fft", &["--conv", "auto", "gemm"]),
+        ("bench --conv fft", &["--conv", "auto", "gemm"]),
+        ("train --engine slow", &["--engine", "fast, reference"]),
+        ("train --engine reference --conv winograd4", &["--conv winograd4", "engine", "leave --conv out"]),
+        ("eval --weights pretrained --engine reference --conv gemm", &["--conv gemm", "leave --conv out"]),
+        ("eval --weights pretrained --dtype f64 --engine fast", &["--engine fast", "--dtype f32"]),
+        ("bench --engine reference --conv gemm", &["--conv gemm", "leave --conv out"]),
+        ("train --trace", &["--trace", "add --engine reference"]),
+        ("train --steps 0", &["--steps", "from 1 to"]),
+        ("train --steps 2 --repeat 2", &["cannot be used with"]),
+        ("bench --model resnet21", &["unknown model `resnet21`", "did you mean `resnet20`?"]),
+        ("bench --mode test", &["--mode", "train", "eval"]),
+        ("bench --steps 0", &["--steps"]),
+        ("bench --seconds 0", &["--seconds", "expected a number above 0"]),
+        ("bench --steps 1 --seconds 1", &["cannot be used with"]),
+        ("bench --batch-size 0", &["--batch-size"]),
+        ("bench --image 32", &["32x32"]),
+        (
+            "bench --model resnet18 --image 32x32 --batch-size 1",
+            &["`resnet18` cannot take 1 image of 32x32", "batch_norm"],
+        ),
+    ] {
+        let run = folder.run(arguments);
+        if arguments.is_empty() {
+            // Help, not an error message.
+            assert!(run.code == Some(2) && parts.iter().all(|part| run.stderr.contains(part)), "{run:?}");
+        } else {
+            run.fails(2, parts);
+        }
+    }
+    assert_eq!(files(&folder.0), ["w"]);
+}
+
+#[test]
+fn failures_have_exit_code_1_and_say_what_and_where() {
+    let folder = Folder::new("failures");
+    folder
+        .run("train --data nowhere")
+        .fails(1, &["there is no nowhere", "`resnet data fetch`", "https://www.cs.toronto.edu/~kriz/cifar.html"]);
+    fs::create_dir(folder.path("empty")).unwrap();
+    folder.run("train --data empty").fails(1, &["empty", "cifar-10-batches-bin", "found"]);
+    folder.run("eval --weights nothing.safetensors").fails(1, &["cannot read nothing.safetensors"]);
+    // A file where the folder for the run should go.
+    fs::write(folder.path("file"), "mine").unwrap();
+    folder.run(&format!("{TINY} --out file")).fails(1, &["file: expected a folder"]);
+    folder.run(&format!("{TINY} --out file/run")).fails(1, &["file"]);
+    assert_eq!(folder.read("file"), "mine");
+    assert_eq!(files(&folder.0), ["empty", "file"]);
+}
+
+/// One run, and everything that can be asked about it.
+#[test]
+fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
+    let folder = Folder::new("run");
+    let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --threads 2")).ok();
+    let mut names = files(&folder.path("run"));
+    let events =
+        names.iter().position(|name| name.starts_with("events.out.tfevents.")).map(|place| names.remove(place));
+    assert!(events.is_some_and(|name| name.ends_with(".resnet-by-hand")), "{names:?}");
+    assert_eq!(
+        names,
+        [
+            "best.safetensors",
+            "checkpoints",
+            "config.toml",
+            "layers.csv",
+            "lock",
+            "metrics.csv",
+            "metrics.jsonl",
+            "result.json",
+            "times.csv",
+            "weights.safetensors"
+        ]
+    );
+    assert_eq!(value(&stdout, "seed"), "5");
+    assert_eq!(value(&stdout, "threads"), "2");
+    assert!(value(&stdout, "model").starts_with("resnet8, 75,290 parameters, "), "{stdout}");
+    assert!(
+        value(&stdout, "data").starts_with("50 images for training, 10 for validation, 500 for testing: embedded"),
+        "{stdout}"
+    );
+    assert!(value(&stdout, "normalisation").starts_with("mean 0.49139968,"), "{stdout}");
+    assert!(value(&stdout, "test accuracy").ends_with(" of 500); guessing gets 10 %"), "{stdout}");
+    assert!(stdout.contains("\n      1/2 ") && stdout.contains("\n      2/2 "), "{stdout}");
+
+    let config: toml::Table = folder.read("run/config.toml").parse().unwrap();
+    for (key, expected) in [("model", "resnet8"), ("recipe", "demo"), ("data", "embedded"), ("schedule", "onecycle")] {
+        assert_eq!(config[key].as_str(), Some(expected), "{key}");
+    }
+    for (key, expected) in [("seed", 5), ("epochs", 2), ("batch_size", 25), ("train_images", 60), ("validation", 10)] {
+        assert_eq!(config[key].as_integer(), Some(expected), "{key}");
+    }
+    assert_eq!(files(&folder.path("run/checkpoints")).len(), 2);
+    assert_eq!(folder.read("run/times.csv").lines().count(), 3);
+    layers_of_two_epochs(&folder.read("run/layers.csv"));
+
+    // The same two epochs in both metrics files.
+    let csv = folder.read("run/metrics.csv");
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let jsonl = folder.read("run/metrics.jsonl");
+    assert_eq!((rows.len(), jsonl.lines().count()), (3, 2), "{csv}\n{jsonl}");
+    for (row, line) in rows[1..].iter().zip(jsonl.lines()) {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(object.as_object().unwrap().len(), rows[0].len());
+        for (key, text) in rows[0].iter().zip(row) {
+            assert_eq!(object[key], serde_json::from_str::<serde_json::Value>(text).unwrap(), "{key}");
+        }
+        assert_eq!(object["images"], 50);
+        let top1 = object["train_top1"].as_f64().unwrap();
+        let top5 = object["train_top5"].as_f64().unwrap();
+        assert!((0.0..=top5).contains(&top1) && top5 <= 1.0 && object["train_loss"].as_f64().unwrap() > 0.0, "{line}");
+    }
+
+    // The tested weights are the best by validation, and they give the same accuracy and loss again.
+    let result: serde_json::Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
+    let json = folder.run("eval --weights run/best.safetensors --batch-size 100 --json").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["correct"], &json["loss"]), (&result["test_correct"], &result["test_loss"]));
+    assert_eq!(json["model"].as_str(), config["model"].as_str());
+    for key in ["mean", "std"] {
+        let numbers = |value: &str| -> Vec<f64> { serde_json::from_str(value).unwrap() };
+        assert_eq!(numbers(&json[key].to_string()), numbers(&config[key].to_string()), "{key}");
+    }
+    let last = folder.run("eval --weights run/weights.safetensors --json").ok();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(last["fingerprint"], result["fingerprint"]);
+
+    let printed = folder.run("eval --weights run/best.safetensors --batch-size 100").ok();
+    assert_eq!(value(&printed, "accuracy"), value(&stdout, "test accuracy"));
+    assert!(value(&printed, "normalisation").ends_with("(from the file of weights)"));
+    // Rows of the confusion matrix: 50 images of every class, the right ones on the diagonal.
+    let mut right = 0;
+    for (i, class) in
+        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"].iter().enumerate()
+    {
+        let numbers = value(&printed, &format!("\n{class}")[1..]);
+        let counts: Vec<usize> = numbers.split_whitespace().skip(2).map(|n| n.parse().unwrap()).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (10, 50), "{printed}");
+        assert_eq!(numbers.split_whitespace().next().unwrap(), format!("{:.2}", 2.0 * counts[i] as f64));
+        right += counts[i];
+    }
+    assert_eq!(right, result["test_correct"]);
+    // Another normalisation is used when given, and another model's name does not fit.
+    let other = folder.run("eval --weights run/best.safetensors --mean 0,0,0 --std 1,1,1 --json").ok();
+    assert_ne!(serde_json::from_str::<serde_json::Value>(&other).unwrap()["loss"], json["loss"]);
+    folder
+        .run("eval --weights run/best.safetensors --model resnet14")
+        .fails(1, &["layer1.1.conv1.weight", "`resnet14`"]);
+
+    // A cut file is refused, a used folder is not written to.
+    let bytes = fs::read(folder.path("run/best.safetensors")).unwrap();
+    fs::write(folder.path("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    folder.run("eval --weights cut.safetensors").fails(1, &["cut.safetensors", "expected a complete safetensors file"]);
+    folder.run(&format!("{TINY} --out run")).fails(1, &["run: expected a new or empty folder", "--out"]);
+    assert_eq!(fs::read(folder.path("run/best.safetensors")).unwrap(), bytes);
+    assert_eq!(folder.read("run/metrics.csv"), csv);
+    // A file of another program does not say what it is.
+    let anonymous = [&2u64.to_le_bytes()[..], b"{}"].concat();
+    fs::write(folder.path("anonymous.safetensors"), anonymous).unwrap();
+    folder.run("eval --weights anonymous.safetensors").fails(2, &["--model NAME"]);
+    folder.run("eval --weights anonymous.safetensors --model resnet8").fails(2, &["--mean R,G,B and --std R,G,B"]);
+}
+
+/// Every learned tensor of ResNet-8 in the order of the network, twice; no running statistics.
+fn layers_of_two_epochs(csv: &str) {
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows[0], ["epoch", "parameter", "weight_norm", "gradient_norm", "update_ratio"]);
+    // 3 tensors of the first unit, 6 of each of the three blocks, 2 of the linear layer; shortcuts have none.
+    assert_eq!(rows.len(), 1 + 2 * 23, "{csv}");
+    let names = |epoch: &str| rows.iter().filter(|row| row[0] == epoch).map(|row| row[1]).collect::<Vec<_>>();
+    assert_eq!(names("1"), names("2"));
+    assert_eq!((names("1")[0], names("1")[22]), ("conv1.weight", "fc.bias"));
+    for row in &rows[1..] {
+        let numbers: Vec<f64> = row[2..].iter().map(|text| text.parse().unwrap()).collect();
+        // At the end of one cycle the learning rate may be too small to change a number.
+        assert!(numbers[0] > 0.0 && numbers[1] > 0.0 && numbers[2] >= 0.0, "{row:?}");
+        assert!(numbers.iter().all(|x| x.is_finite()), "{row:?}");
+    }
+}
+
+/// A column of a metrics file, by name.
+fn column(csv: &str, name: &str) -> Vec<Option<f64>> {
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let place = lines.next().unwrap().iter().position(|column| *column == name).unwrap();
+    lines.map(|line| line[place].parse().ok()).collect()
+}
+
+#[test]
+fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
+    let folder = Folder::new("early");
+    const RUN: &str = "train --train-images 60 --validation 20 --batch-size 20 --schedule constant";
+    // With such a learning rate only the running statistics move.
+    let out = folder.ok(&format!("{RUN} --epochs 30 --lr 1e-12 --early-stopping 3 --out early"));
+    let accuracy = column(&folder.read("early/metrics.csv"), "validation_top1");
+    let best = |epochs: usize| {
+        // Of equal epochs the first.
+        (0..epochs).fold(0, |best, epoch| if accuracy[epoch] > accuracy[best] { epoch } else { best })
+    };
+    let epochs = accuracy.len();
+    assert!(epochs < 30, "{out}");
+    assert_eq!(epochs - 1 - best(epochs), 3, "{accuracy:?}");
+    assert!((1..epochs).all(|epochs| epochs - 1 - best(epochs) < 3), "{accuracy:?}");
+    let result: serde_json::Value = serde_json::from_str(&folder.read("early/result.json")).unwrap();
+    assert_eq!((&result["epochs"], &result["tested_weights_of_epoch"]), (&epochs.into(), &(best(epochs) + 1).into()));
+    let stopped = format!("after epoch {epochs}: the validation accuracy rose last in epoch {}", best(epochs) + 1);
+    assert!(out.contains(&stopped), "{out}");
+    assert!(folder.ok("train --resume early").contains("is complete"));
+
+    folder.ok(&format!("{RUN} --epochs 3 --validate-every 2 --out every"));
+    let seen = column(&folder.read("every/metrics.csv"), "validation_top1");
+    assert_eq!(seen.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, true]);
+
+    folder.fails("train --early-stopping 2 --out none", 2, &["early stopping needs validation images (--validation)"]);
+    let seldom = "train --validation 20 --early-stopping 2 --validate-every 3 --out none";
+    folder.fails(seldom, 2, &["early stopping after 2 epochs needs a validation that often, got one in 3"]);
+    folder.fails("train --validate-every 0 --out none", 2, &["--validate-every", "from 1 to"]);
+    assert!(!folder.path("none").exists());
+}
+
+/// The estimate in the output of a run; it stands above the table of epochs, and nothing there is meant for a terminal.
+#[track_caller]
+fn estimate(stdout: &str) -> &str {
+    let lines: Vec<&str> = stdout.lines().collect();
+    let place = |start: &str| lines.iter().position(|line| line.starts_with(start));
+    let (estimate, table) = (place("estimate ").unwrap(), place("    epoch  ").unwrap());
+    assert_eq!((table, lines[estimate + 1]), (estimate + 2, ""), "{stdout}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("estimate ")).count(), 1, "{stdout}");
+    assert!(!stdout.contains('\x1b'), "{stdout}");
+    value(stdout, "estimate")
+}
+
+#[test]
+fn a_run_says_when_it_will_end() {
+    let folder = Folder::new("estimate");
+    let run = folder.run("train --train-images 60 --batch-size 20 --epochs 3 --keep-checkpoints 4 --out run");
+    assert_eq!(run.stderr, "");
+    let stdout = run.ok();
+    let (length, end) = estimate(&stdout).split_once(", until about ").unwrap();
+    let (duration, epochs) = length.split_once(" for ").unwrap();
+    assert!(duration.ends_with(" s") && epochs == "3 epochs", "{length}");
+    let (hours, minutes) = end.strip_suffix(" UTC").unwrap_or(&end[..5]).split_once(':').unwrap();
+    assert!(hours.parse::<u8>().unwrap() < 24 && minutes.parse::<u8>().unwrap() < 60, "{end}");
+
+    // What is left of it: with one short epoch it is over before there is anything to tell.
+    let resume_behind = |last: usize| {
+        fs::remove_file(folder.path("run/result.json")).unwrap();
+        for epoch in last + 1..=3 {
+            fs::remove_file(folder.path(&format!("run/checkpoints/epoch-{epoch:06}-step-00000000.safetensors")))
+                .unwrap();
+        }
+        folder.ok("train --resume run --keep-checkpoints 4")
+    };
+    assert!(!resume_behind(2).contains("estimate"));
+    assert!(estimate(&resume_behind(1)).contains(" for the rest of 3 epochs, until about "));
+
+    let early = "--validation 20 --early-stopping 2";
+    let stdout = folder.ok(&format!("train --train-images 60 --batch-size 20 --epochs 3 {early} --out early"));
+    let told = estimate(&stdout);
+    assert!(told.starts_with("at most ") && told.ends_with(" at the latest"), "{told}");
+}
+
+#[test]
+fn gradients_are_clipped_and_squares_are_hidden_where_that_is_asked_for() {
+    let folder = Folder::new("clip");
+    const RUN: &str = "train --train-images 20 --batch-size 10 --epochs 1";
+    let out = folder.ok(&format!("{RUN} --clip-norm 0.125 --out clipped"));
+    assert!(out.contains("gradients clipped to 0.125"), "{out}");
+    // What is told is the norm before; what is applied is not longer than asked for.
+    assert!(column(&folder.read("clipped/metrics.csv"), "gradient_norm")[0].unwrap() > 0.125);
+    let norms = column(&folder.read("clipped/layers.csv"), "gradient_norm");
+    let norm = norms.iter().map(|norm| norm.unwrap().powi(2)).sum::<f64>().sqrt();
+    // Every number was rounded twice, factor and product: at most 2u, u = 2^-24.
+    assert!((norm / 0.125 - 1.0).abs() < 2.0 * 2f64.powi(-24) * 1.01, "{norm}");
+
+    let out = folder.ok(&format!("{RUN} --cutout 8 --out hidden"));
+    assert!(out.contains("squares of 8 pixels hidden"), "{out}");
+    folder.ok(&format!("{RUN} --out plain"));
+    let loss = |run: &str| column(&folder.read(&format!("{run}/metrics.csv")), "train_loss")[0].unwrap();
+    assert_ne!(loss("hidden"), loss("plain"));
+    // The file of the run starts it again, squares included.
+    folder.ok("train --config hidden/config.toml --out again");
+    assert_eq!(folder.read("again/metrics.csv"), folder.read("hidden/metrics.csv"));
+    folder.fails("train --clip-norm -1 --out none", 2, &["--clip-norm"]);
+    folder.fails("train --cutout x --out none", 2, &["--cutout"]);
+}
+
+#[test]
+fn the_thread_count_changes_nothing_and_every_run_gets_its_own_folder() {
+    let folder = Folder::new("threads");
+    let fingerprint = |threads: &str| {
+        let stdout =
+            folder.run(&format!("train --train-images 40 --batch-size 25 --epochs 1 --threads {threads}")).ok();
+        value(&stdout, "fingerprint").split_whitespace().next().unwrap().to_string()
+    };
+    let one = fingerprint("1");
+    assert_eq!(one.len(), 16);
+    assert_eq!(one, fingerprint("3"));
+    assert_eq!(files(&folder.path("runs")), ["resnet8-demo-1", "resnet8-demo-2"]);
+    let weights = |n| fs::read(folder.path(&format!("runs/resnet8-demo-{n}/weights.safetensors"))).unwrap();
+    assert_eq!(weights(1), weights(2));
+    assert!(!folder.path("runs/resnet8-demo-1/best.safetensors").exists());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_an_error_that_says_what_is_kept() {
+    let folder = Folder::new("diverged");
+    folder
+        .run("train --train-images 60 --batch-size 10 --epochs 3 --lr 1e30 --schedule constant --out run")
+        .fails(1, &["the loss became", "--lr", "the last good checkpoint is after epoch 0"]);
+}
+
+#[test]
+fn models_and_gradcheck() {
+    let folder = Folder::new("models");
+    let models = folder.run("models").ok();
+    let row = |name: &str| value(&models, name).split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(row("resnet20 ")[..4], ["269,722", "40,551,040", "32x32", "10"]);
+    assert_eq!(row("resnet50 ")[..4], ["25,557,032", "4,089,184,256", "224x224", "1000"]);
+    let json = folder.run("models --image 32x32 --classes 10 --batch-size 1 --json").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let resnet34 = json.as_array().unwrap().iter().find(|row| row["model"] == "resnet34-cifar").unwrap();
+    assert_eq!((&resnet34["parameters"], &resnet34["multiply_adds"]), (&21_282_122.into(), &1_159_402_496.into()));
+
+    let layer = folder.run("gradcheck --layer linear --seed 3").ok();
+    assert!(layer.contains("weight") && layer.contains("gradients agree with finite differences"), "{layer}");
+    let network = folder.run("gradcheck --model resnet8 --image 8x8 --entries 1").ok();
+    assert!(network.contains("layer3.0.conv2.weight") && network.contains("ok"), "{network}");
+}
+
+#[test]
+fn another_convolution_algorithm_is_recorded_and_gives_the_same_up_to_rounding() {
+    let folder = Folder::new("conv");
+    let losses = ["auto", "gemm", "indirect"].map(|name| {
+        let train = "train --train-images 20 --batch-size 10 --epochs 1";
+        folder.run(&format!("{train} --conv {name} --out {name}")).ok();
+        let config: toml::Table = folder.read(&format!("{name}/config.toml")).parse().unwrap();
+        assert_eq!(config["conv"].as_str(), Some(name));
+        let eval = folder.run(&format!("eval --weights {name}/weights.safetensors --conv {name} --json")).ok();
+        serde_json::from_str::<serde_json::Value>(&eval).unwrap()["loss"].as_f64().unwrap()
+    });
+    assert!(losses.iter().all(|loss| (loss - losses[0]).abs() < 0.01 * losses[0]), "{losses:?}");
+    folder.run("train --train-images 20 --batch-size 10 --epochs 1 --out default").ok();
+    assert_eq!(folder.read("default/config.toml"), folder.read("auto/config.toml"));
+}
+
+#[test]
+fn bench_measures_what_it_says() {
+    let folder = Folder::new("bench");
+    let bench = |arguments: &str| folder.run(&format!("bench --model resnet8 --batch-size 4 --steps 1 {arguments}"));
+    let json = |arguments: &str| -> serde_json::Value {
+        serde_json::from_str(&bench(&format!("--json {arguments}")).ok()).unwrap()
+    };
+    let train = json("--threads 2");
+    for (key, expected) in [("model", "resnet8"), ("mode", "train"), ("conv", "auto")] {
+        assert_eq!(train[key], expected, "{key}");
+    }
+    for (key, expected) in [
+        ("batch_size", 4),
+        ("threads", 2),
+        ("steps", 1),
+        ("parameters", 75_290),
+        ("multiply_adds_per_image", 12_239_488),
+    ] {
+        assert_eq!(train[key], expected, "{key}");
+    }
+    for key in [
+        "seconds",
+        "median_step_seconds",
+        "best_step_seconds",
+        "worst_step_seconds",
+        "images_per_second",
+        "gflops",
+        "peak_gflops",
+        "share_of_peak",
+        "loader_batch_seconds",
+        "loader_share_of_step",
+    ] {
+        assert!(train[key].as_f64().is_some_and(|value| value > 0.0 && value.is_finite()), "{key}: {train}");
+    }
+    // Of a single step the phases are all of it: the medians are the numbers themselves.
+    let phases = train["phases"].as_object().unwrap();
+    let sum = |key: &str| -> f64 {
+        ["forward", "loss", "backward", "update"].iter().map(|phase| phases[*phase][key].as_f64().unwrap()).sum()
+    };
+    assert_eq!(phases.len(), 4);
+    assert!(phases.values().all(|phase| phase["median_seconds"].as_f64().unwrap() > 0.0), "{phases:?}");
+    let step = train["median_step_seconds"].as_f64().unwrap();
+    // Sums of four numbers: ε/2 for each of three additions, here and there, and ε for each number that is read. A share is rounded
+    // once more, and so is a quotient.
+    assert!((sum("median_seconds") / step - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
+    assert!((sum("share_of_step") - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
+    assert!(["avx512", "avx2", "portable"].iter().any(|isa| train["isa"] == *isa), "{}", train["isa"]);
+    assert_eq!(train["peak_memory_bytes"].is_u64(), cfg!(target_os = "linux"));
+
+    // Seven convolutions, and all multiply-adds but those of the linear layer.
+    let convolutions = train["convolutions"].as_array().unwrap();
+    let sum = |of: &dyn Fn(&serde_json::Value) -> u64| convolutions.iter().map(of).sum::<u64>();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    assert_eq!(sum(&|group| number(&group["count"])), 7);
+    assert_eq!(
+        sum(&|group| number(&group["count"]) * number(&group["multiply_adds"])),
+        4 * (number(&train["multiply_adds_per_image"]) - 640)
+    );
+    let last = convolutions.last().unwrap();
+    assert_eq!(
+        (&last["input"], &last["output"]),
+        (&serde_json::json!([4, 8, 8, 64]), &serde_json::json!([4, 8, 8, 64]))
+    );
+    assert!(last["algorithm"] != "auto" && last["forward"].is_null(), "{last}");
+
+    // Every direction that a step needs is measured, and no other.
+    let gradients = |group: &serde_json::Value| {
+        ["forward", "input_gradient", "weight_gradient"].map(|direction| group[direction]["gflops"].is_f64())
+    };
+    let layers = |arguments: &str| {
+        let value = json(&format!("--layers {arguments}"));
+        value["convolutions"].as_array().unwrap().iter().map(gradients).collect::<Vec<_>>()
+    };
+    let train = layers("");
+    assert!(train[0] == [true, false, true] && train[1..].iter().all(|&group| group == [true; 3]), "{train:?}");
+    assert!(layers("--mode eval").iter().all(|&group| group == [true, false, false]));
+
+    let other = json("--mode eval --conv gemm --image 16x24 --classes 7");
+    assert_eq!(
+        (&other["mode"], &other["classes"], &other["image"]),
+        (&"eval".into(), &7.into(), &serde_json::json!([16, 24]))
+    );
+    assert!(other["convolutions"].as_array().unwrap().iter().all(|group| group["algorithm"] == "gemm"), "{other}");
+    assert!(other["loader_batch_seconds"].is_null() && other["phases"].is_null());
+
+    let text = bench("--layers").ok();
+    assert!(value(&text, "step").ends_with("of 1 training step"), "{text}");
+    assert!(value(&text, "GFLOP/s").contains("counted as direct convolution"), "{text}");
+    for part in [
+        "\nimages/s ",
+        "\nloader ",
+        "\nforward ",
+        "\nloss ",
+        "\nbackward ",
+        "\nupdate ",
+        "32x32x16",
+        "all of them, each measured alone: ",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_not_an_error() {
+    let folder = Folder::new("pipe");
+    for arguments in ["models", "models --json", "gradcheck --layer relu"] {
+        let mut child = folder.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Nobody will ever read.
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""), "{arguments}");
+    }
+    // Training goes on without a reader: its result is the folder.
+    let mut child =
+        folder.command(&format!("{TINY} --out run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(stderr.starts_with("note: cannot write to stdout any more"), "{stderr}");
+    assert!(folder.path("run/result.json").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_the_last_complete_checkpoint() {
+    if common::skip_under_nohup() {
+        return;
+    }
+    let folder = Folder::new("interrupt");
+    let mut child = folder
+        .command("train --train-images 60 --batch-size 10 --epochs 5000 --out run")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let complete = lines.by_ref().filter(|line| line.contains("/5000 ")).take(2).count();
+    assert_eq!(complete, 2);
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let last = rest.last().unwrap();
+    assert!(last.starts_with("stopped ") && last.ends_with("resume with `resnet train --resume run`"), "{rest:?}");
+    // As many epochs are in the metrics as in the weights, and they can be used.
+    let epochs = folder.read("run/metrics.jsonl").lines().count();
+    assert!((2..5000).contains(&epochs), "{last}, {epochs}");
+    assert!(!folder.path("run/result.json").exists() && !folder.path("run/weights.safetensors.tmp").exists());
+    let eval = folder.run("eval --weights run/weights.safetensors").ok();
+    assert!(value(&eval, "weights").contains(&format!("(epoch {epochs} of 5000, recipe demo, seed 1)")), "{eval}");
+}
+
+/// A checkpoint as PyTorch writes it, of a network that nobody knows.
+fn checkpoint() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/library/formats/checkpoint.pth")
+}
+
+#[test]
+fn weights_are_converted_there_and_back_and_tested() {
+    let folder = Folder::new("convert");
+    folder.run(&format!("{TINY} --out run")).ok();
+    let tested = folder.run("eval --weights run/weights.safetensors --json").ok();
+    for (from, to) in [("run/weights.safetensors", "a.pth"), ("a.pth", "b.npz")] {
+        let stdout = folder.run(&format!("convert {from} {to}")).ok();
+        assert!(value(&stdout, "tensors").ends_with(" numbers") && value(&stdout, "wrote").starts_with(to), "{stdout}");
+    }
+    // Of the formats without metadata one has to be told; from then on safetensors knows.
+    folder.run("eval --weights b.npz").fails(2, &["b.npz does not say which network", "--model"]);
+    let normalization = "--mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010";
+    let stdout = folder.run(&format!("convert b.npz c.safetensors --model resnet8 {normalization}")).ok();
+    assert_eq!(value(&stdout, "model"), "resnet8, 10 classes: every tensor is there");
+    let fingerprint = |json: &str| json.lines().find(|line| line.contains("fingerprint")).map(str::to_string);
+    let again = folder.run("eval --weights c.safetensors --json").ok();
+    assert!(fingerprint(&again).is_some());
+    assert_eq!(fingerprint(&again), fingerprint(&tested));
+    // f64 and back is exact; the file of f64 is about twice as large.
+    folder.run("convert c.safetensors d.safetensors --dtype f64").ok();
+    folder.run("convert d.safetensors e.safetensors --dtype f32").ok();
+    assert_eq!(fs::read(folder.path("e.safetensors")).unwrap(), fs::read(folder.path("c.safetensors")).unwrap());
+    assert!(fs::metadata(folder.path("d.safetensors")).unwrap().len() > 600_000);
+}
+
+#[test]
+fn conversion_says_what_it_left_out_and_what_does_not_fit() {
+    let folder = Folder::new("convert-other");
+    let checkpoint = checkpoint();
+    let checkpoint = checkpoint.to_str().unwrap();
+    let stdout = folder.run(&format!("convert {checkpoint} o.npz")).ok();
+    for line in ["unwrapped      state_dict", "left out       epoch (the number 7)", "tensors        2, 18 numbers"] {
+        assert!(stdout.lines().any(|found| found == line), "`{line}` is missing in\n{stdout}");
+    }
+    folder.run(&format!("convert {checkpoint} p.safetensors --model resnet8")).fails(
+        1,
+        &["these are not the weights of `resnet8`", "missing conv1.weight [16, 3, 3, 3]", "extra module.f32 [2, 3, 2]"],
+    );
+    folder.run(&format!("convert {checkpoint} p.npy")).fails(1, &["an npy file holds one array, not 2"]);
+    // A folder, a file that is there, no such file, a file of something else.
+    fs::create_dir(folder.path("folder.npz")).unwrap();
+    folder.run(&format!("convert {checkpoint} folder.npz --force")).fails(1, &["folder.npz is a folder"]);
+    fs::write(folder.path("q.npz"), "mine").unwrap();
+    folder.run(&format!("convert {checkpoint} q.npz")).fails(1, &["q.npz is there already", "--force"]);
+    assert_eq!(folder.read("q.npz"), "mine");
+    folder.run("convert q.npz r.npz").fails(1, &["q.npz", "expected safetensors, ", "6d, 69, 6e, 65"]);
+    folder.run("convert none.pth r.npz").fails(1, &["cannot read none.pth"]);
+    folder.run(&format!("convert {checkpoint} no/such/folder.npz")).fails(1, &["cannot write no/such/folder.npz.tmp"]);
+    folder.run(&format!("convert {checkpoint} q.npz --force")).ok();
+    assert_ne!(fs::read(folder.path("q.npz")).unwrap(), b"mine");
+    for (arguments, parts) in [
+        ("convert", &["<IN>", "<OUT>"][..]),
+        ("convert q.npz", &["<OUT>"]),
+        ("convert q.npz r.onnx", &["expected one of the extensions .safetensors", "found .onnx"]),
+        ("convert q.npz r", &["found none"]),
+        ("convert q.npz r.npz --dtype f16", &["--dtype", "f32"]),
+        ("convert q.npz r.npz --model resnt20", &["did you mean `resnet20`?"]),
+        ("convert q.npz r.npz --model resnet20 --mean 0,0,0 --std 1,1,1", &["only a .safetensors file has room"]),
+        ("convert q.npz r.safetensors --mean 0,0,0 --std 1,1,1", &["--model"]),
+    ] {
+        folder.run(arguments).fails(2, parts);
+    }
+    assert_eq!(files(&folder.0), ["folder.npz", "o.npz", "q.npz"]);
+}
+
+/// A strided convolution on a few numbers, and what came out of it, in files.
+fn convolution(folder: &Folder) -> Tensors {
+    let ramp = |shape: [usize; 4], step: usize| {
+        ndarray::Array4::from_shape_fn(shape, |(a, b, c, d)| ((a * 5 + b * 3 + c * step + d) % 7) as f64 / 3.0 - 1.0)
+    };
+    let mut input = Tensors::new();
+    input.insert("input", ramp([2, 3, 6, 5], 2));
+    input.insert("weight", ramp([4, 3, 3, 3], 4));
+    input.insert("grad_output", ramp([2, 4, 3, 3], 5));
+    formats::write(&folder.path("in.npz"), &input).unwrap();
+    let arguments = "oracle layer conv2d --set stride=2,padding=1 --in in.npz --out ours.safetensors";
+    let stdout = folder.run(arguments).ok();
+    assert_eq!(stdout, "wrote  ours.safetensors: 3 tensors, 360 numbers\n");
+    formats::read(&folder.path("ours.safetensors")).unwrap()
+}
+
+#[test]
+fn the_oracle_judges_a_layer() {
+    let folder = Folder::new("oracle-layer");
+    let ours = convolution(&folder);
+    let mut theirs = Tensors::new();
+    ours.iter().for_each(|(name, tensor)| theirs.insert(name, tensor.to_f64().mapv(|x| x as f32)));
+    formats::write(&folder.path("right.npz"), &theirs).unwrap();
+    let stdout = folder.run("oracle compare ours.safetensors right.npz --all").ok();
+    assert!(stdout.ends_with("right.npz: every one of the 3 tensors fits\n"), "{stdout}");
+    assert!(
+        folder
+            .run("oracle diagnose right.npz layer conv2d --set stride=2,padding=1 --in in.npz")
+            .ok()
+            .contains("is right")
+    );
+
+    let mut gradient = ours.get("grad_weight").unwrap().to_f64();
+    gradient[[1, 2, 0, 1]] *= 1.001;
+    theirs.insert("grad_weight", gradient);
+    formats::write(&folder.path("wrong.npz"), &theirs).unwrap();
+    let run = folder.run("oracle compare ours.safetensors wrong.npz");
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
+    for part in ["1 of 108 LEAVE", "first in the order of execution: grad_weight", "at [1, 2, 0, 1] of [4, 3, 3, 3]"] {
+        assert!(run.stdout.contains(part), "`{part}` is missing in\n{}", run.stdout);
+    }
+    let run = folder.run("oracle compare ours.safetensors wrong.npz --json");
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((report["passed"].as_bool(), report["first"].as_str()), (Some(false), Some("grad_weight")));
+    folder.run("oracle compare ours.safetensors wrong.npz --rtol 0.01").ok();
+
+    // Gradients of a mean that was taken for a sum.
+    for name in ["grad_weight", "grad_input"] {
+        theirs.insert(name, ours.get(name).unwrap().to_f64() * 2.0);
+    }
+    formats::write(&folder.path("doubled.npz"), &theirs).unwrap();
+    let run = folder.run("oracle diagnose doubled.npz layer conv2d --set stride=2,padding=1 --in in.npz");
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("one mistake explains everything in it: gradient-times-batch"), "{}", run.stdout);
+}
+
+#[test]
+fn the_oracle_runs_a_network() {
+    let folder = Folder::new("oracle-model");
+    folder.run("train --epochs 1 --out run").ok();
+    let mut batch = Tensors::new();
+    batch.insert(
+        "input",
+        ndarray::Array4::from_shape_fn((3, 3, 32, 32), |(n, c, h, w)| ((n + 2 * c + h * w) % 5) as f32),
+    );
+    batch.insert("target", ndarray::arr1(&[1i64, 0, 9]));
+    formats::write(&folder.path("batch.npz"), &batch).unwrap();
+    let model = "--model resnet8 --weights run/weights.safetensors --in batch.npz --mode train";
+    folder.run(&format!("oracle model {model} --steps 2 --out ours.safetensors")).ok();
+    folder.run(&format!("oracle model {model} --steps 2 --dtype f32 --no-tolerances --out theirs.safetensors")).ok();
+    let stdout = folder.run("oracle compare ours.safetensors theirs.safetensors").ok();
+    assert!(stdout.starts_with("theirs.safetensors: every one of the "), "{stdout}");
+    let names: Vec<String> =
+        formats::read(&folder.path("ours.safetensors")).unwrap().names().map(String::from).collect();
+    let place = |name: &str| names.iter().position(|other| other == name).unwrap_or_else(|| panic!("no {name}"));
+    let order =
+        ["output.conv1", "output.layer3.0.add", "logits", "loss", "grad_output.fc", "grad_fc.weight", "grad_input"];
+    assert!(order.windows(2).all(|pair| place(pair[0]) < place(pair[1])), "{names:?}");
+    assert!(place("conv1.weight") > place("grad_input") && place("bn1.running_var") > place("grad_input"));
+}
+
+#[test]
+fn the_oracle_says_what_is_wrong_with_its_input() {
+    let folder = Folder::new("oracle-wrong");
+    convolution(&folder);
+    for (arguments, parts) in [
+        ("oracle layer conv3d --in in.npz --out a.npz", &["conv3d", "conv2d"][..]),
+        ("oracle layer conv2d --set stride --in in.npz --out a.npz", &["expected NAME=VALUE, got `stride`"]),
+        ("oracle layer conv2d --in in.npz --out a.onnx", &["found .onnx"]),
+        ("oracle layer conv2d --in in.npz", &["--out"]),
+        ("oracle model --model resnet21 --weights w --in in.npz --out a.npz", &["resnet20"]),
+        ("oracle compare ours.safetensors in.npz --rtol -1", &["--rtol"]),
+        ("oracle diagnose in.npz", &["Usage"]),
+    ] {
+        folder.run(arguments).fails(2, parts);
+    }
+    for (arguments, parts) in [
+        ("oracle layer conv2d --in none.npz --out a.npz", &["cannot read none.npz"][..]),
+        ("oracle layer conv2d --in in.npz --out ours.safetensors", &["is there already", "--force"]),
+        ("oracle layer conv2d --set strid=2 --in in.npz --out a.npz", &["in.npz", "did you mean `stride`?"]),
+        ("oracle layer conv2d --set stride=3 --in in.npz --out a.npz", &["in.npz", "grad_output"]),
+        ("oracle layer linear --in in.npz --out a.npz", &["in.npz", "`weight` expects floats in 2 axes"]),
+        (
+            "oracle layer softmax_cross_entropy --in in.npz --out a.npz",
+            &["needs `target`; the input has input, weight"],
+        ),
+        ("oracle model --model resnet8 --weights in.npz --in in.npz --out a.npz", &["missing conv1.weight"]),
+    ] {
+        folder.run(arguments).fails(1, parts);
+    }
+    assert_eq!(files(&folder.0), ["in.npz", "ours.safetensors"]);
+}
+
+#[test]
+fn the_oracle_packs_and_judges_a_folder_of_results() {
+    let folder = Folder::new("oracle-pack");
+    let stdout = folder.run("oracle pack --out pack").ok();
+    assert!(stdout.contains(" of blocks, ") && stdout.contains("wrote  pack: "), "{stdout}");
+    folder.run("oracle pack --out pack").fails(1, &["pack is there already; the pack goes into a new or empty folder"]);
+    assert_eq!(files(&folder.0), ["pack"]);
+
+    // As the index says it was made.
+    fs::create_dir(folder.path("yours")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&folder.read("pack/index.json")).unwrap();
+    for case in index["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        if let (true, Some(command)) = (name.starts_with("conv2d-3x3-s"), case["command"].as_str()) {
+            let command = command.replace(&format!("{name}.in"), &format!("pack/float32/{name}.in"));
+            let command = command.replace(&format!("{name}.out"), &format!("yours/{name}"));
+            folder.run(command.strip_prefix("resnet ").unwrap()).ok();
+        }
+    }
+    assert_eq!(files(&folder.path("yours")), ["conv2d-3x3-stride2.npz", "conv2d-3x3-stride3.npz"]);
+    let stdout = folder.run("oracle compare pack yours --all").ok();
+    assert!(stdout.contains("fits   conv2d-3x3-stride2: 4 tensors\n"), "{stdout}");
+    assert!(stdout.contains("yours: 2 of 2 cases fit; 69 cases of the pack have no result"), "{stdout}");
+
+    let path = folder.path("yours/conv2d-3x3-stride2.npz");
+    let mut wrong = formats::read(&path).unwrap();
+    wrong.insert("grad_weight", wrong.get("grad_weight").unwrap().to_f64() * 1.5);
+    formats::write(&path, &wrong).unwrap();
+    let run = folder.run("oracle compare pack yours");
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
+    assert!(
+        run.stdout.starts_with("WRONG  conv2d-3x3-stride2: first in grad_weight, 90 of 90 LEAVE\n"),
+        "{}",
+        run.stdout
+    );
+    let run = folder.run("oracle compare pack yours --json");
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((report["passed"].as_bool(), report["tried"].as_u64()), (Some(false), Some(2)));
+
+    folder.run("oracle compare pack yours --rtol 1").fails(2, &["--rtol and --atol are for two files"]);
+    folder.run("oracle compare pack none").fails(1, &["cannot read none"]);
+    folder.run("oracle compare yours pack").fails(1, &["index.json"]);
+    folder.run("oracle pack").fails(2, &["--out"]);
+    fs::remove_dir_all(folder.path("yours")).unwrap();
+    fs::create_dir(folder.path("yours")).unwrap();
+    let run = folder.run("oracle compare pack yours");
+    assert_eq!(run.code, Some(1), "nothing is no proof");
+}
+
+/// The reference and the engine train, test and predict the same up to rounding; a traced step is a step of the reference.
+#[test]
+fn the_reference_and_the_engine() {
+    let folder = Folder::new("engines");
+    let run = |flags: &str| folder.ok(&format!("train --train-images 50 --batch-size 25 --epochs 1 {flags}"));
+    assert_eq!(value(&run("--out fast"), "engine"), "fast, convolutions auto");
+    let plain = run("--out plain --engine reference");
+    assert_eq!(value(&plain, "engine"), "reference");
+    let config = folder.read("plain/config.toml");
+    assert!(config.contains("engine = \"reference\"") && !config.contains("conv ="), "{config}");
+
+    // One traced step, then the rest as usual: the bits of a run without a break.
+    let traced = run("--out traced --engine reference --steps 1 --trace");
+    for part in [
+        "pass 1\n",
+        "forward   layer1.0.conv1                   y         25x32x32x16",
+        "backward  layer3.0.conv2.weight            gradient  64x64x3x3",
+        "backward  fc                               dy        25x10",
+        "stopped in epoch 1, after step 1; resume with `resnet train --resume traced`",
+    ] {
+        assert!(traced.contains(part), "{part} is missing in\n{traced}");
+    }
+    assert!(!traced.contains("pass 2\n") && !traced.contains("NaN"), "{traced}");
+    folder.fails("train --resume traced --engine fast", 2, &["--engine is \"fast\"", "began with \"reference\""]);
+    let resumed = folder.ok("train --resume traced");
+    assert_eq!(value(&resumed, "fingerprint"), value(&plain, "fingerprint"));
+
+    // A run folder of a version that had one engine.
+    let old: String = folder
+        .read("fast/config.toml")
+        .lines()
+        .filter(|line| !line.starts_with("engine"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    fs::write(folder.path("old.toml"), old.replace("\"auto\"", "\"implicit\"")).unwrap();
+    let indirect = folder.ok("train --config old.toml --out old");
+    assert_eq!(value(&indirect, "engine"), "fast, convolutions indirect");
+    fs::write(folder.path("older.toml"), "conv = \"direct\"\n").unwrap();
+    folder.fails("train --config older.toml", 2, &["direct", "--engine reference"]);
+
+    let loss = |flags: &str| -> f64 {
+        let json = folder.ok(&format!("eval --weights fast/weights.safetensors --json {flags}"));
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["loss"].as_f64().unwrap()
+    };
+    let (engine, reference, exact) = (loss(""), loss("--engine reference"), loss("--dtype f64"));
+    // Logits of size 1 after nine layers: some hundred roundings of 2⁻²⁴.
+    assert!((engine - exact).abs() < 1e-4 && (reference - exact).abs() < 1e-4, "{engine} {reference} {exact}");
+}

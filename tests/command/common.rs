@@ -1,0 +1,111 @@
+//! What the tests of the command share: a folder to run it in, and what came of it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// An empty folder that is removed at the end; commands run in it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        // Two tests may choose the same name.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("resnet-by-hand-{process}-{count}-{name}"));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
+        command.args(arguments.split_whitespace()).current_dir(&self.0).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
+        // The servers of the tests are on this machine, whatever else is reached through a proxy.
+        command.env("NO_PROXY", "127.0.0.1");
+        command
+    }
+
+    /// Runs `resnet` with these arguments, separated by spaces.
+    pub fn run(&self, arguments: &str) -> Run {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let run = Run {
+            arguments: arguments.to_string(),
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
+        assert!(!run.stderr.contains("panicked") && !run.stderr.contains("backtrace"), "{run:?}");
+        run
+    }
+}
+
+impl Folder {
+    /// Runs `resnet`, which succeeds; returns stdout.
+    #[track_caller]
+    pub fn ok(&self, arguments: &str) -> String {
+        self.run(arguments).ok()
+    }
+
+    /// Runs `resnet`, which fails with this exit code and all of these on stderr.
+    #[track_caller]
+    pub fn fails(&self, arguments: &str, code: i32, parts: &[&str]) {
+        self.run(arguments).fails(code, parts);
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Whether this process runs under nohup, where `resnet` leaves signals alone as its caller does; says so.
+pub fn skip_under_nohup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
+    let ignored = mask.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1);
+    if ignored {
+        eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
+    }
+    ignored
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Run {
+    pub arguments: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// It succeeded; returns stdout.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// It failed with this exit code, and stderr has all of these.
+    #[track_caller]
+    pub fn fails(self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        assert!(self.stderr.starts_with("error: "), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "resnet {}: expected `{part}` in\n{}", self.arguments, self.stderr);
+        }
+    }
+}

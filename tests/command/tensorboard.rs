@@ -1,0 +1,152 @@
+//! Files for TensorBoard: to the byte what its own writer writes, and of a run what its other files say.
+//!
+//! The golden file and the script that made it stand in `tests/command/tensorboard/`; no Python is needed here.
+
+use super::common::Folder;
+use super::reader::{self, Scalars};
+use resnet_by_hand::formats::tensorboard::{scalars, start, version};
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+#[test]
+fn records_are_those_of_tensorboard_to_the_byte() {
+    let one = |name: &str, value: f32| (name.to_string(), value);
+    let many: Vec<_> =
+        (0..500).map(|i| one(&format!("update_ratio/layer{i}.0.conv1.weight"), i as f32 / 1024.0)).collect();
+    let records = [
+        version(1700000000.25),
+        start(1700000000.5, 3),
+        scalars(1700000001.0, 0, &[one("train/loss", 0.0), one("train/accuracy", -0.0)]),
+        scalars(1700000002.0, 127, &[one("train/loss", 0.1)]),
+        scalars(1700000003.0, 128, &[one("train/loss", f32::INFINITY), one("größe/Übergang", -2.5e-40)]),
+        scalars(1700000004.0, (1 << 32) + 5, &[one(&"t".repeat(200), 3.5)]),
+        scalars(1700000005.0, 16384, &many),
+    ];
+    let golden = include_bytes!("tensorboard/golden.tfevents");
+    let mut at = 0;
+    for (place, record) in records.iter().enumerate() {
+        assert!(golden[at..].starts_with(record), "record {place} is another: {record:02x?}");
+        at += record.len();
+    }
+    assert_eq!(at, golden.len());
+    // The reader of these tests accepts what TensorBoard wrote, too.
+    assert_eq!(reader::records(golden).len(), records.len());
+}
+
+/// What the other files of a run say, by the names that TensorBoard shows.
+fn expected(folder: &Folder, run: &str) -> Scalars {
+    let mut expected = Scalars::new();
+    let mut add = |name: String, epoch: &str, value: &str| {
+        if let Ok(value) = value.parse::<f64>() {
+            expected.entry(name).or_default().push((epoch.parse().unwrap(), value as f32));
+        }
+    };
+    let rows = |file: &str| -> Vec<Vec<String>> {
+        let csv = folder.read(&format!("{run}/{file}"));
+        csv.lines().skip(1).map(|line| line.split(',').map(String::from).collect()).collect()
+    };
+    for row in rows("metrics.csv") {
+        let [epoch, lr, loss, top1, top5, gradient_norm, _, validation_loss, validation_top1] = &row[..] else {
+            panic!("columns {row:?}");
+        };
+        for (name, value) in [
+            ("train/learning_rate", lr),
+            ("train/loss", loss),
+            ("train/accuracy", top1),
+            ("train/top5", top5),
+            ("train/gradient_norm", gradient_norm),
+            ("validation/loss", validation_loss),
+            ("validation/accuracy", validation_top1),
+        ] {
+            add(name.to_string(), epoch, value);
+        }
+    }
+    for row in rows("layers.csv") {
+        for (group, value) in ["weight_norm", "gradient_norm", "update_ratio"].iter().zip(&row[2..]) {
+            add(format!("{group}/{}", row[1]), &row[0], value);
+        }
+    }
+    for row in rows("times.csv") {
+        add("train/images_per_second".to_string(), &row[0], &row[2]);
+    }
+    let result: serde_json::Value = serde_json::from_str(&folder.read(&format!("{run}/result.json"))).unwrap();
+    for (name, key) in [("test/loss", "test_loss"), ("test/accuracy", "test_accuracy")] {
+        add(name.to_string(), &result["epochs"].to_string(), &result[key].to_string());
+    }
+    expected
+}
+
+const RUN: &str = "train --train-images 60 --validation 20 --batch-size 20 --seed 3";
+
+#[test]
+fn a_run_tells_tensorboard_what_its_other_files_say() {
+    let folder = Folder::new("tensorboard-run");
+    folder.ok(&format!("{RUN} --epochs 3 --validate-every 2 --out run"));
+    let found = reader::read(&folder.path("run"));
+    assert_eq!(found, expected(&folder, "run"));
+    // One file, three epochs, two of them validated; β has no ratio before its first step.
+    assert_eq!(reader::files(&folder.path("run")).len(), 1);
+    let steps = |name: &str| found[name].iter().map(|(step, _)| *step).collect::<Vec<_>>();
+    assert_eq!(steps("train/loss"), [1, 2, 3]);
+    assert_eq!(steps("validation/accuracy"), [2, 3]);
+    assert_eq!(steps("test/accuracy"), [3]);
+    assert_eq!(found.len(), 6 + 2 + 2 + 3 * 23);
+}
+
+/// As after a kill in the fourth epoch's record: it is half there, and the last checkpoint is that of the second.
+#[test]
+fn a_resumed_run_tells_of_every_epoch_once() {
+    let folder = Folder::new("tensorboard-resume");
+    folder.ok(&format!("{RUN} --epochs 4 --keep-checkpoints 3 --out run"));
+    let first = reader::files(&folder.path("run"))[0].clone();
+    let whole = fs::read(&first).unwrap();
+    let [.., last, test] = reader::records(&whole)[..] else { panic!("too few records") };
+    let cut = whole.len() - (16 + test.len()) - (16 + last.len()) / 2;
+    fs::write(&first, &whole[..cut]).unwrap();
+    let mut checkpoints: Vec<_> =
+        fs::read_dir(folder.path("run/checkpoints")).unwrap().map(|c| c.unwrap().path()).collect();
+    checkpoints.sort();
+    checkpoints[1..].iter().for_each(|checkpoint| fs::remove_file(checkpoint).unwrap());
+    fs::remove_file(folder.path("run/result.json")).unwrap();
+
+    let stdout = folder.ok("train --resume run");
+    assert!(stdout.contains("after epoch 2 of 4"), "{stdout}");
+    assert_eq!(reader::read(&folder.path("run")), expected(&folder, "run"));
+    // What was there stays as it was.
+    let files = reader::files(&folder.path("run"));
+    assert_eq!((files.len(), &files[0]), (2, &first));
+    assert!(fs::read(&first).unwrap() == whole[..cut]);
+}
+
+/// `/dev/full` is a disk without room.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_stops_the_run_and_nothing_is_lost() {
+    let folder = Folder::new("tensorboard-full");
+    let long = format!("{} --epochs 40 --out run", RUN.replace("images 60", "images 200"));
+    let child = folder.command(&long).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.path("run/weights.safetensors").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // From one epoch to the next the disk is full; what is on it stays.
+    let events = reader::files(&folder.path("run"))[0].clone();
+    fs::hard_link(&events, folder.path("kept")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", folder.path("full")).unwrap();
+    fs::rename(folder.path("full"), &events).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let file = format!("run/{}", events.file_name().unwrap().to_string_lossy());
+    for part in [
+        format!("error: cannot append to {file}: No space left on device"),
+        "the last checkpoint is after epoch ".to_string(),
+        "go on from it with `resnet train --resume run`".to_string(),
+    ] {
+        assert!(stderr.contains(&part), "`{part}` is missing in\n{stderr}");
+    }
+    // With room again it tells of all epochs.
+    fs::rename(folder.path("kept"), &events).unwrap();
+    folder.ok("train --resume run");
+    assert_eq!(reader::read(&folder.path("run")), expected(&folder, "run"));
+}

@@ -1,0 +1,84 @@
+//! What a layer made of a case, and how far from the expected output it may be.
+//!
+//! The inputs are exact in `f32`, the outputs expected were computed in `f32`: by NumPy for `node/`, by PyTorch for the
+//! others. For exact arithmetic there is one right output, and
+//!
+//! ```text
+//! |ours − expected| ≤ |ours − exact| + |exact − expected| ≤ own + theirs
+//! ```
+//!
+//! *theirs* is the bound of the operation with u = 2⁻²⁴ over the length of its sums, from [`resnet_by_hand::verify::bounds`]:
+//! those of inner products hold for any order, so for NumPy's and PyTorch's too. Where theirs goes another way than our
+//! layer (softmax, batch statistics, attributes rounded to `f32` that the generator had as doubles), the bound is derived
+//! beside the operation. *own* is the bound of our layer: where it does the same sums as large as theirs with u = 2⁻²⁴,
+//! hence in `f32` twice the bound, and in `f64` at most 2⁻²⁹ times that (γ grows faster than u). No number here was chosen by
+//! looking at an error.
+
+use ndarray::{Array, ArrayD, Dimension};
+use resnet_by_hand::Scalar;
+use resnet_by_hand::layers::{Activation, nhwc_to_nchw};
+
+/// u of `f32`, the type of everything expected.
+pub const U: f64 = f32::UNIT_ROUNDOFF;
+
+/// One output computed in one way.
+pub struct Computed {
+    /// Which output of the node.
+    pub output: usize,
+    /// In which way, where there are several.
+    pub how: String,
+    pub got: ArrayD<f64>,
+    /// theirs + own.
+    pub tolerance: ArrayD<f64>,
+}
+
+impl Computed {
+    /// Computed by the same sums as theirs: own is theirs with the u of `T`.
+    pub fn new<T: Scalar>(output: usize, got: ArrayD<f64>, theirs: ArrayD<f64>) -> Self {
+        let own = theirs.clone();
+        Computed::with_own::<T>(output, "", got, theirs, own)
+    }
+
+    /// Moved, not computed: the same number.
+    pub fn exact(output: usize, got: ArrayD<f64>) -> Self {
+        let tolerance = ArrayD::zeros(got.raw_dim());
+        Computed { output, how: String::new(), got, tolerance }
+    }
+
+    /// With another bound of our own, given for u = 2⁻²⁴.
+    pub fn with_own<T: Scalar>(
+        output: usize,
+        how: impl Into<String>,
+        got: ArrayD<f64>,
+        theirs: ArrayD<f64>,
+        own: ArrayD<f64>,
+    ) -> Self {
+        let tolerance = theirs + own * (T::UNIT_ROUNDOFF / U);
+        Computed { output, how: how.into(), got, tolerance }
+    }
+
+    /// In the shape of the output expected, of which it has the numbers in the same order.
+    pub fn shaped(self, shape: &[usize]) -> Self {
+        let reshape = |array: ArrayD<f64>| array.into_shape_with_order(shape).expect("as many numbers");
+        Computed { got: reshape(self.got), tolerance: reshape(self.tolerance), ..self }
+    }
+}
+
+/// Any array as `f64`.
+pub fn wide<T: Scalar, D: Dimension>(values: &Array<T, D>) -> ArrayD<f64> {
+    values.mapv(Scalar::as_f64).into_dyn()
+}
+
+/// Activations as (N, C, H, W) in `f64`.
+pub fn nchw<T: Scalar>(values: &Activation<T>) -> ArrayD<f64> {
+    wide(&nhwc_to_nchw(values))
+}
+
+/// Values in `T`, where each must be exact.
+pub fn exact<T: Scalar>(values: &ArrayD<f64>) -> ArrayD<T> {
+    values.mapv(|value| {
+        let rounded = T::of(value);
+        assert_eq!(rounded.as_f64(), value, "exact in {}", T::NAME);
+        rounded
+    })
+}
