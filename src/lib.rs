@@ -1,21 +1,22 @@
-//! Deep residual networks for CIFAR-10, every forward and backward pass written by hand.
+//! Deep residual networks for CIFAR-10, with every forward and backward pass written by hand.
 //!
-//! The crate has two floors. The **reference** is what people read, and what judges: plain layers in `f32` or `f64`, every
-//! equation of the documentation a line of them. The **engine** is what trains: the same values in `f32`, faster.
-//! Nothing in the reference knows the engine.
+//! The crate has two implementations. The **reference** is written to be read, and it verifies everything else: plain
+//! layers in `f32` or `f64`, whose code contains every equation of the documentation. The **engine** trains: it
+//! computes the same values in `f32`, faster. The reference does not depend on the engine.
 //!
 //! Reading order, following one image through the reference:
 //!
 //! 1. [`data`] turns bytes into a batch of images `x (N, H, W, 3)`;
 //! 2. [`layers`] holds one file per layer, forward directly above backward;
 //! 3. [`model`] composes layers into residual blocks and blocks into networks;
-//! 4. [`optim`] updates the parameters, [`train`] closes the loop;
+//! 4. [`optim`] updates the parameters, [`train`] contains the training loop;
 //! 5. [`program`] runs a network as a list of named steps, so that every value can be observed;
-//! 6. [`verify`] shows that every gradient above is right;
+//! 6. [`verify`] verifies every gradient above;
 //! 7. [`oracle`] checks another implementation's results.
 //!
-//! Beside them: [`engine`], the fast floor; [`base`], which all of them use; with the feature `formats` the modules `formats`
-//! and `weights`, the files of other programs; with the feature `cli` the module `cli`, the command `resnet`.
+//! The other modules: [`engine`], the fast implementation; [`base`], which all of them use; with the feature `formats`,
+//! `formats` and `weights`, which read and write the files of other programs; with the feature `cli`, `cli`, the
+//! command `resnet`.
 //!
 //! # Conventions
 //!
@@ -23,10 +24,12 @@
 //! (`weight (C_out, C_in/groups, kh, kw)`, `(out_features, in_features)`). A `d` prefix means ∂loss/∂: `dy` is the
 //! gradient of the loss with respect to `y`. Every layer is plain data with
 //! `forward(x, ..) -> (y, cache)` and `backward(dy, &cache) -> (dx, grads)`; both take `&self` and change nothing.
-//! A model is changed by what takes it as `&mut`: [`optim::Sgd::step`] and `update_running_statistics`.
+//! Only functions that take a model as `&mut` change it: in training [`optim::Sgd::step`] and
+//! `update_running_statistics`, otherwise for example the loading of weights.
 //!
-//! Every result is a function of its inputs alone: work is cut by data, never by thread count, and sums are combined
-//! in a fixed tree (see [`parallel`]), so one thread and eight give the same bits.
+//! Every result is a function of its inputs alone: work is split by the shape of the data, never by the number of
+//! threads, and sums are combined in a fixed tree (see [`parallel`]). So results are bit-identical for any number of
+//! threads.
 #![forbid(unsafe_op_in_unsafe_fn)]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -60,8 +63,8 @@ mod docs_test;
 #[cfg(test)]
 mod structure;
 
-/// The tests of the library as a whole. They use its public names only, but are compiled here: a crate of their own would
-/// compile the generic layers once more.
+/// The tests of the library as a whole. They use its public names only, but are compiled here, because a crate of their
+/// own would compile the generic layers once more.
 #[cfg(test)]
 #[path = "../tests/library/mod.rs"]
 mod library;

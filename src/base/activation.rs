@@ -1,7 +1,7 @@
 //! The arrays between layers, and their conversion at the border.
 //!
-//! Inside the crate images are channels-last, `(N, H, W, C)`: the channels of a pixel are contiguous, so the inner loops of
-//! every layer run over them. What people hand in and get out is `(N, C, H, W)`, as PyTorch has it; the conversion happens
+//! Inside the crate images are channels-last, `(N, H, W, C)`: the channels of a pixel are contiguous, so the inner
+//! loops of every layer run over them. Callers pass and receive `(N, C, H, W)`, as in PyTorch; the conversion happens
 //! once, at the border.
 
 use crate::Scalar;
@@ -12,7 +12,7 @@ use ndarray::{ArcArray, Array4, ArrayView4, Ix4};
 /// Reference-counted: a layer that keeps its input for the backward pass clones the handle, not the values.
 pub type Activation<T> = ArcArray<T, Ix4>;
 
-/// `x (N, C, H, W)`, as PyTorch has it, to `(N, H, W, C)`, as this crate has it.
+/// Converts `x (N, C, H, W)`, the layout of PyTorch, to `(N, H, W, C)`, the layout of this crate.
 ///
 /// ```
 /// use ndarray::Array4;
@@ -26,12 +26,12 @@ pub fn nchw_to_nhwc<T: Scalar>(x: ArrayView4<T>) -> Activation<T> {
     x.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned().into_shared()
 }
 
-/// `x (N, H, W, C)` to `(N, C, H, W)`, contiguous.
+/// Converts `x (N, H, W, C)` to `(N, C, H, W)`, contiguous.
 pub fn nhwc_to_nchw<T: Scalar>(x: &Activation<T>) -> Array4<T> {
     x.view().permuted_axes([0, 3, 1, 2]).as_standard_layout().into_owned()
 }
 
-/// The same activations in contiguous memory: the handle itself where they already are.
+/// The same activations in contiguous memory; a clone of the handle if they already are.
 pub(crate) fn contiguous<T: Scalar>(x: &Activation<T>) -> Activation<T> {
     if x.is_standard_layout() { x.clone() } else { x.as_standard_layout().into_owned().into_shared() }
 }

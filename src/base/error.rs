@@ -1,5 +1,5 @@
-//! One error type for the whole library: every message says what was expected, what was found, where, and, where
-//! there is something to do about it, what to do.
+//! One error type for the whole library. Every message says what was expected, what was found, where, and, if the user
+//! can do something about it, what to do.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// A `Result` whose error is the library's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong in the library.
+/// Every error of the library.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,25 +17,25 @@ pub enum Error {
         op: &'static str,
         /// The argument that does not fit, e.g. `x`.
         argument: &'static str,
-        /// What would fit, in words.
+        /// The expected shape, in words.
         expected: String,
         /// The shape found.
         got: Vec<usize>,
     },
     /// A parameter outside its domain: `conv2d: groups must divide C_in = 6, got 4`.
     Argument {
-        /// The operation or type that refused it.
+        /// The operation or type that rejected it.
         op: &'static str,
         /// What was expected and what was found.
         message: String,
     },
     /// A name that is not in a list of known names.
     Unknown {
-        /// What kind of thing was asked for, e.g. `model`.
+        /// The kind of name, e.g. `model`.
         kind: &'static str,
         /// The name that was given.
         name: String,
-        /// Every name that would have been accepted.
+        /// Every accepted name.
         known: Vec<String>,
     },
     /// Reading or writing a file failed.
@@ -44,19 +44,19 @@ pub enum Error {
         path: PathBuf,
         /// What was being done, e.g. `read`.
         action: &'static str,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file was read but its content is not what its format promises.
+    /// A file was read but its content does not follow its format.
     Format {
         /// The file (for a member of an archive: `archive.tar.gz: member`).
         path: PathBuf,
-        /// Offset in bytes at which the content stops making sense, where known.
+        /// Offset in bytes at which the content becomes invalid, if known.
         offset: Option<u64>,
         /// What was expected and what was found.
         message: String,
     },
-    /// A number that must be finite is not, e.g. the loss during training.
+    /// A value that must be finite is not, e.g. the loss during training.
     NotFinite {
         /// What it is and where it happened.
         message: String,
@@ -77,7 +77,7 @@ impl Error {
         Error::Io { path: path.as_ref().to_path_buf(), action, source }
     }
 
-    /// An [`Error::Format`] in `path`, at `offset` bytes where that is known.
+    /// An [`Error::Format`] in `path`, at `offset` bytes if that is known.
     pub fn format(path: impl AsRef<Path>, offset: Option<u64>, message: impl Into<String>) -> Self {
         Error::Format { path: path.as_ref().to_path_buf(), offset, message: message.into() }
     }
@@ -116,7 +116,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// The known name at the smallest edit distance from `name`, when it is close enough to be a likely typo.
+/// The known name at the smallest edit distance from `name`, if it is close enough for `name` to be a likely typo.
 pub fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let closest = known.iter().map(|candidate| (edit_distance(name, candidate), candidate)).min()?;
     (closest.0 <= 1 + name.len() / 4).then_some(closest.1.as_str())

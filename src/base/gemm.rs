@@ -1,9 +1,9 @@
 //! General matrix multiplication, C ← α A B + β C.
 //!
-//! The linear layer calls it, and the engine's convolution by im2col; the reference's convolution calls `ndarray`'s `dot`, which is
-//! the same product. The work is done by the crate `matrixmultiply` (through `ndarray`), on the calling thread only: parallelism
-//! is the business of the layer, which cuts the data into chunks and multiplies once a chunk. So the order of every sum is fixed by
-//! the shapes alone.
+//! It is called by the linear layer and by the engine's convolution by im2col; the reference's convolution calls
+//! `ndarray`'s `dot`, which is the same product. The crate `matrixmultiply` does the work (through `ndarray`), on the
+//! calling thread only. Layers parallelise: they split the data into chunks and multiply once per chunk. So the order
+//! of every sum is fixed by the shapes alone.
 //!
 //! The rounding of a product depends on the processor (fused multiply-add or not), never on the number of threads.
 
@@ -12,10 +12,10 @@ use ndarray::{ArrayView2, ArrayViewMut2, linalg::general_mat_mul};
 
 /// `c (m, n) ← alpha · a (m, k) · b (k, n) + beta · c`, for any strides.
 ///
-/// With `beta = 0`, `c` is overwritten and may hold anything before, NaN included.
+/// With `beta = 0`, `c` is overwritten; its previous values may be anything, including NaN.
 ///
 /// # Panics
-/// If the shapes do not fit; the layers check them at their own door.
+/// If the shapes do not fit; the layers check them before they call it.
 ///
 /// ```
 /// use ndarray::array;

@@ -1,9 +1,9 @@
-//! What every other module uses: number types, arrays, names, random numbers, parallel sums, errors.
+//! The base of every other module: number types, arrays, names, random numbers, parallel sums, errors.
 //!
 //! - [`scalar`]: `f32` and `f64`; [`activation`]: the arrays between layers;
 //! - [`parameters`]: named tensors of a model, and their gradients; [`tensors`]: named tensors of any program;
 //! - [`parallel`]: sums whose result does not depend on the number of threads; [`gemm`]: matrix multiplication;
-//! - [`rng`]: random numbers that depend on what they are for; [`error`]: one error type.
+//! - [`rng`]: random numbers that depend on their purpose, not on the order of draws; [`error`]: one error type.
 
 pub mod activation;
 pub mod error;

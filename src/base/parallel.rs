@@ -1,18 +1,18 @@
 //! Parallel loops and sums whose result does not depend on the number of threads.
 //!
-//! Floating-point addition is not associative: `(a + b) + c` and `a + (b + c)` round differently, so a sum whose
-//! grouping depends on which thread came first is a different number on every run. Two rules remove the dependence:
+//! Floating-point addition is not associative: `(a + b) + c` and `a + (b + c)` round differently. So a sum whose
+//! grouping depends on which thread finishes first differs from run to run. Two rules prevent this:
 //!
-//! 1. work is cut into *pieces* whose size follows from the data's shape alone;
-//! 2. piece results are combined by [`tree_sum`], a binary tree over the piece numbers that is the same for one thread
-//!    and for eight. `rayon::join` decides *who* computes a subtree, never *what* is added to what.
+//! 1. work is split into *pieces* whose size follows from the data's shape alone;
+//! 2. the results of the pieces are combined by [`tree_sum`], a binary tree over the piece indices that is the same for
+//!    any number of threads. `rayon::join` decides *which thread* computes a subtree, never *what* is added to what.
 //!
-//! A subtree's sum is a function of its own pieces: it does not matter who computes it. Today that is a thread of this one
-//! process.
+//! A subtree's sum is a function of its own pieces, so it does not matter which thread computes it. All threads belong
+//! to this process.
 
 /// Computes `leaf(i)` for every piece `0..pieces` and adds the results with `add(left, right)` in a fixed binary tree.
 ///
-/// At most about `threads · log₂(pieces)` partial sums are alive at once. Returns `None` for no pieces.
+/// At most about `threads · log₂(pieces)` partial sums exist at once. Returns `None` if there are no pieces.
 ///
 /// ```
 /// use resnet_by_hand::parallel::tree_sum;

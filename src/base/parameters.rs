@@ -3,7 +3,7 @@
 use crate::Scalar;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
-/// What a tensor of a model is for; the optimiser and the initialisation ask.
+/// The role of a tensor in a model; the optimiser and the initialisation depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Weight of a convolution `(C_out, C_in/groups, kh, kw)` or linear layer `(out, in)`.
@@ -47,7 +47,7 @@ pub trait Parameters<T: Scalar> {
     }
 }
 
-/// Whether this is one of PyTorch's counters of batches, which are never read.
+/// Whether this is one of PyTorch's batch counters, which this crate ignores.
 ///
 /// ```
 /// use resnet_by_hand::parameters::is_counter;
@@ -57,8 +57,8 @@ pub fn is_counter(name: &str) -> bool {
     name.rsplit('.').next() == Some("num_batches_tracked")
 }
 
-/// The name here of what another program calls `name`: wrappers' prefixes are taken off, `linear` is `fc`, `shortcut` is
-/// `downsample`. The table is in `weights::state_dict`.
+/// The name in this crate of the tensor that another program calls `name`: prefixes of wrappers are removed, `linear`
+/// becomes `fc`, `shortcut` becomes `downsample`. The table is in `weights::state_dict`.
 ///
 /// ```
 /// use resnet_by_hand::parameters::our_name;
@@ -101,7 +101,7 @@ impl<T: Scalar> Gradients<T> {
         Gradients { entries: Vec::new() }
     }
 
-    /// Adds the gradient of the parameter `path.name`.
+    /// Appends the gradient of the parameter `path.name`.
     pub fn push<D: ndarray::Dimension>(&mut self, path: &str, name: &str, gradient: ndarray::Array<T, D>) {
         self.entries.push((join(path, name), gradient.into_dyn()));
     }
@@ -111,20 +111,20 @@ impl<T: Scalar> Gradients<T> {
         self.entries
     }
 
-    /// Adds all of `other`.
+    /// Appends all entries of `other`.
     pub fn append(&mut self, mut other: Self) {
         self.entries.append(&mut other.entries);
     }
 
-    /// Every `(name, gradient)` in order, to be changed.
+    /// Every `(name, gradient)` in order, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut ArrayD<T>)> {
         self.entries.iter_mut().map(|(name, gradient)| (name.as_str(), gradient))
     }
 
-    /// Brings the gradients that a backward pass collected, last layer first, into the forward order of `model`.
+    /// Sorts the gradients that a backward pass collected, last layer first, into the forward order of `model`.
     ///
     /// # Panics
-    /// If a trained parameter of `model` has no gradient here: then the backward pass is incomplete.
+    /// If a trained parameter of `model` has no gradient: the backward pass is incomplete.
     pub fn in_order_of(mut self, model: &impl Parameters<T>) -> Self {
         let mut entries = Vec::with_capacity(self.entries.len());
         model.visit("", &mut |name, role, _| {
@@ -139,11 +139,11 @@ impl<T: Scalar> Gradients<T> {
     /// Adds the gradients of `other`, tensor by tensor.
     ///
     /// # Panics
-    /// If those are not gradients of the same tensors in the same order.
+    /// If `other` does not contain gradients of the same tensors in the same order.
     pub fn add(&mut self, other: &Self) {
-        assert_eq!(self.len(), other.len(), "gradients of the same tensors");
+        assert_eq!(self.len(), other.len(), "not the gradients of the same tensors");
         for ((name, sum), (other_name, gradient)) in self.entries.iter_mut().zip(&other.entries) {
-            assert_eq!(name, other_name, "gradients of the same tensors");
+            assert_eq!(name, other_name, "not the gradients of the same tensors");
             *sum += gradient;
         }
     }
@@ -163,16 +163,17 @@ impl<T: Scalar> Gradients<T> {
         self.entries.len()
     }
 
-    /// Whether there is no tensor at all.
+    /// Whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Shortens the vector of all gradients together to the length `most` if it is longer: g ← g · min(1, most / ‖g‖), the
-    /// factor rounded to `T` first (Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063, algorithm 1). Returns ‖g‖ before.
+    /// Scales all gradients, as one vector g, down to the norm `most` if theirs is greater: g ← g · min(1, most / ‖g‖),
+    /// with the factor first rounded to `T` (Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063, algorithm 1). Returns ‖g‖
+    /// before scaling.
     ///
-    /// PyTorch's `clip_grad_norm_` adds 1e-6 to ‖g‖, for a norm of 0; here such a gradient is left alone, as one that is not
-    /// finite is.
+    /// PyTorch's `clip_grad_norm_` adds 1e-6 to ‖g‖ because the norm may be 0. Here a gradient whose norm is 0 or not
+    /// finite is not changed.
     pub fn clip_norm(&mut self, most: f64) -> f64 {
         let norm = self.norm();
         if norm > most && norm.is_finite() {
@@ -189,8 +190,8 @@ impl<T: Scalar> Gradients<T> {
     }
 }
 
-/// A number that changes when any bit of any tensor or any name changes: the 64-bit FNV-1a hash of names and numbers in
-/// order. For telling runs apart, not for security.
+/// The 64-bit FNV-1a hash of all names and values in order: it changes when any bit of any tensor or any name changes.
+/// It distinguishes runs; it is not meant for security.
 pub fn fingerprint<T: Scalar>(model: &impl Parameters<T>) -> u64 {
     let mut hash = crate::rng::FNV_OFFSET;
     model.visit("", &mut |name, _, tensor| {

@@ -1,20 +1,20 @@
-//! Random numbers that depend on *what* they are for, never on *when* they are drawn.
+//! Random numbers that depend on their *purpose*, never on *when* they are drawn.
 //!
 //! A generator is derived from the run's seed and a path of whole numbers: the crop of image 17 in epoch 3 comes from
-//! `stream(seed, Purpose::Augment, &[3, 17])`. So neither the order of the batches nor the number of threads changes what an
-//! image gets, and a resumed run needs no stored generator state.
+//! `stream(seed, Purpose::Augment, &[3, 17])`. So neither the order of the batches nor the number of threads changes
+//! the numbers an image gets, and a resumed run needs no stored generator state.
 //!
-//! A seed has to mean the same weights, batches and mixes in every version of this crate, whatever becomes of the crates it
-//! uses: a published number depends on it. So all that makes these of a seed is here and in `draws`, generator included, a
-//! dozen lines each. [`rand`] provides the traits: [`Rng`] is one of its generators, so that checks, tests and users can
-//! draw from a stream whatever `rand` can draw.
+//! A seed must give the same weights, batches and mixes in every version of this crate, independently of the versions
+//! of other crates, because published results depend on it. So the generator and all distributions are implemented here
+//! and in `draws`, a dozen lines each. [`rand`] provides the traits: [`Rng`] is one of its generators, so checks, tests
+//! and users can draw from a stream whatever `rand` can draw.
 
 mod draws;
 mod ziggurat;
 
 pub(crate) use draws::{Uniform, beta, normal};
 
-/// The generator behind every random number of the crate: xoshiro256++ (Blackman & Vigna 2021, *Scrambled linear
+/// The generator of every random number in the crate: xoshiro256++ (Blackman & Vigna 2021, *Scrambled linear
 /// pseudorandom number generators*, ACM Transactions on Mathematical Software 47(4)).
 ///
 /// ```text
@@ -23,14 +23,14 @@ pub(crate) use draws::{Uniform, beta, normal};
 /// s₀ ← s₀ ⊕ s₁ ⊕ s₃     s₁ ← s₀ ⊕ s₁ ⊕ s₂     s₂ ← s₀ ⊕ s₂ ⊕ (s₁ << 17)     s₃ ← rotl(s₁ ⊕ s₃, 45)
 /// ```
 ///
-/// Its period is 2²⁵⁶ − 1; the state 0, which would stay 0, is none that [`stream`] begins with.
+/// Its period is 2²⁵⁶ − 1; [`stream`] never begins with the state 0, which would stay 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rng {
     state: [u64; 4],
 }
 
 impl Rng {
-    /// The state is four numbers of the generator SplitMix64, as its authors recommend.
+    /// The state is four outputs of the generator SplitMix64, as its authors recommend.
     fn new(seed: u64) -> Self {
         Rng { state: [0, 1, 2, 3].map(|i: u64| mix(seed.wrapping_add(i.wrapping_mul(GOLDEN_RATIO)))) }
     }
@@ -44,7 +44,7 @@ impl Rng {
     }
 }
 
-/// A generator of `rand`, with the numbers of its `Xoshiro256PlusPlus`.
+/// A generator of `rand`, with the same outputs as its `Xoshiro256PlusPlus`.
 impl rand::TryRng for Rng {
     type Error = std::convert::Infallible;
 
@@ -67,21 +67,21 @@ impl rand::TryRng for Rng {
     }
 }
 
-/// First element of a stream's path: what the numbers are used for. Distinct purposes never share numbers.
+/// First element of a stream's path: what the numbers are used for. Different purposes never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Initial parameters; the path goes on with the hash of the parameter's name.
+    /// Initial parameters; the path continues with the hash of the parameter's name.
     Initialise = 1,
-    /// The order of the images in an epoch; the path goes on with the epoch.
+    /// The order of the images in an epoch; the path continues with the epoch.
     Shuffle = 2,
-    /// Crop and flip of one image; the path goes on with the epoch and the image's index.
+    /// Crop and flip of one image; the path continues with the epoch and the image's index.
     Augment = 3,
     /// Which training images are held out for validation.
     Validation = 4,
     /// Directions and points in the gradient checks.
     Verify = 5,
-    /// Which images of a batch are mixed, and how much; the path goes on with the epoch and the first image's index.
+    /// Which images of a batch are mixed, and how much; the path continues with the epoch and the first image's index.
     Mixup = 6,
 }
 
@@ -101,10 +101,10 @@ pub fn stream(seed: u64, purpose: Purpose, path: &[u64]) -> Rng {
     Rng::new(state)
 }
 
-/// 2⁶⁴ over the golden ratio, by which the state of SplitMix64 grows from one number to the next.
+/// 2⁶⁴ divided by the golden ratio: the increment of the state of SplitMix64.
 const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The number that SplitMix64 (Steele, Lea & Flood 2014) has after the state `value`: a bijection of the 64-bit numbers without
+/// The output of SplitMix64 (Steele, Lea & Flood 2014) for the state `value`: a bijection of the 64-bit numbers without
 /// visible pattern.
 fn mix(value: u64) -> u64 {
     let z = value.wrapping_add(GOLDEN_RATIO);
@@ -113,15 +113,15 @@ fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// FNV-1a hash of a name, to use it as a step of a stream's path.
+/// FNV-1a hash of a name, for use as an element of a stream's path.
 pub fn name_hash(name: &str) -> u64 {
     fnv1a(FNV_OFFSET, name.as_bytes())
 }
 
-/// The hash of no bytes.
+/// The hash of the empty string.
 pub(crate) const FNV_OFFSET: u64 = 0xCBF2_9CE4_8422_2325;
 
-/// `hash` carried on over `bytes` (Fowler, Noll & Vo, 64 bits).
+/// `hash` continued over `bytes` (Fowler, Noll & Vo, 64 bits).
 pub(crate) fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
 }
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(mix(0), 0xe220a8397b1dcdaf);
     }
 
-    /// A seed means these numbers, whatever version of whatever crate is compiled in.
+    /// A seed gives these numbers, independently of the versions of other crates.
     #[test]
     fn seed_1_means_these_numbers() {
         let mut rng = stream(1, Purpose::Initialise, &[2, 3]);

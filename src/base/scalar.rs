@@ -1,4 +1,4 @@
-//! The two number types: `f32` trains, `f64` is the oracle. Every layer of the reference is written once, for both.
+//! The two number types: `f32` for training, `f64` for verification. Every layer of the reference is generic over both.
 
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
@@ -43,7 +43,7 @@ pub trait Scalar:
     }
 }
 
-/// Keeps [`Scalar`] to the two types.
+/// Restricts [`Scalar`] to the two types.
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}

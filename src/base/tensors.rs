@@ -1,7 +1,7 @@
-//! Named tensors outside a model: what a file holds, and what two programs compare.
+//! Named tensors outside a model: the content of a file, and what is compared with another program.
 //!
-//! A file stores numbers in many types; in memory there are four ([`Values`]). What has fewer bits is widened, which is
-//! exact, and [`Tensor::dtype`] remembers what it was:
+//! A file stores values in many types; in memory there are four ([`Values`]). Smaller types are widened, which is
+//! exact, and [`Tensor::dtype`] returns the stored type:
 //!
 //! ```text
 //! float16, bfloat16, float32 → f32      float64 → f64      int32, int64 → i64      uint8, bool → u8
@@ -26,7 +26,7 @@ use ndarray::{Array, ArrayD, ArrayViewD, Dimension};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// Number type of a tensor as it was stored.
+/// The number type in which a tensor was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// IEEE half precision: 11 significant bits.
@@ -37,11 +37,11 @@ pub enum Dtype {
     F32,
     /// IEEE double precision.
     F64,
-    /// Whole numbers of 32 bits with a sign.
+    /// Signed integers of 32 bits.
     I32,
-    /// Whole numbers of 64 bits with a sign.
+    /// Signed integers of 64 bits.
     I64,
-    /// Whole numbers of 8 bits without a sign.
+    /// Unsigned integers of 8 bits.
     U8,
     /// One byte, 0 or 1.
     Bool,
@@ -66,7 +66,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes of one number.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             Dtype::U8 | Dtype::Bool => 1,
@@ -76,7 +76,7 @@ impl Dtype {
         }
     }
 
-    /// Half the distance between 1 and the next larger number, for those that round.
+    /// Half the distance between 1 and the next larger number, for floating-point types.
     ///
     /// ```
     /// use resnet_by_hand::tensors::Dtype;
@@ -96,7 +96,7 @@ impl Dtype {
         }
     }
 
-    /// The type it is widened to in memory.
+    /// The type to which it is widened in memory.
     pub fn widened(self) -> Dtype {
         match self {
             Dtype::F16 | Dtype::BF16 | Dtype::F32 => Dtype::F32,
@@ -113,7 +113,7 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// Numbers in memory: F16 and BF16 are widened to `f32`, I32 to `i64`, Bool to `u8`; all of it is exact.
+/// Values in memory: F16 and BF16 are widened to `f32`, I32 to `i64`, Bool to `u8`; all of this is exact.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     /// F16, BF16, F32.
@@ -127,7 +127,7 @@ pub enum Values {
 }
 
 impl Values {
-    /// The type of these numbers.
+    /// The type of these values.
     pub fn dtype(&self) -> Dtype {
         match self {
             Values::F32(_) => Dtype::F32,
@@ -138,7 +138,7 @@ impl Values {
     }
 }
 
-/// An array of numbers and the type they were stored in.
+/// An array and the type in which it was stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     dtype: Dtype,
@@ -149,11 +149,11 @@ impl Tensor {
     /// `values` that were stored as `dtype`, which widens to their type.
     #[cfg(feature = "formats")]
     pub(crate) fn stored_as(dtype: Dtype, values: Values) -> Self {
-        assert_eq!(dtype.widened(), values.dtype(), "the type that {dtype} is widened to");
+        assert_eq!(dtype.widened(), values.dtype(), "{dtype} is not widened to the type of the values");
         Tensor { dtype, values }
     }
 
-    /// A copy of an array of either number type.
+    /// A copy of an array of `f32` or `f64`.
     ///
     /// ```
     /// use ndarray::array;
@@ -168,12 +168,12 @@ impl Tensor {
         }
     }
 
-    /// The type the numbers were stored in.
+    /// The type in which the values were stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// The numbers.
+    /// The values.
     pub fn values(&self) -> &Values {
         &self.values
     }
@@ -188,17 +188,17 @@ impl Tensor {
         }
     }
 
-    /// How many numbers.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape().iter().product()
     }
 
-    /// Whether there is no number at all.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The floats as `T`, `f64` rounded where `T` is `f32`; nothing for whole numbers.
+    /// The floats as `T`, `f64` rounded if `T` is `f32`; `None` for integers.
     pub fn to_real<T: Scalar>(&self) -> Option<ArrayD<T>> {
         match &self.values {
             Values::F32(array) => Some(array.mapv(|value| T::of(value.into()))),
@@ -207,7 +207,7 @@ impl Tensor {
         }
     }
 
-    /// The numbers as `f64`, for comparing; whole numbers beyond 2⁵³ are rounded.
+    /// The values as `f64`, for comparison; integers beyond 2⁵³ are rounded.
     pub fn to_f64(&self) -> ArrayD<f64> {
         match &self.values {
             Values::F32(array) => array.mapv(f64::from),
@@ -217,7 +217,7 @@ impl Tensor {
         }
     }
 
-    /// Whole numbers from 0 on, row by row: labels. Nothing for floats, and nothing if one is below 0.
+    /// Non-negative integers in row-major order, such as labels. `None` for floats, or if a value is negative.
     pub fn to_indices(&self) -> Option<Vec<usize>> {
         match &self.values {
             Values::I64(array) => array.iter().map(|&value| usize::try_from(value).ok()).collect(),
@@ -238,23 +238,23 @@ macro_rules! from_array {
 }
 from_array!(f32 => F32, f64 => F64, i64 => I64, u8 => U8);
 
-/// Named tensors in the order they were added, names unique; plus text about them.
+/// Named tensors in the order in which they were added, with unique names, and metadata.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tensors {
     entries: Vec<(String, Tensor)>,
-    /// Where each name stands in `entries`.
+    /// The index of each name in `entries`.
     places: HashMap<String, usize>,
-    /// What a file says about itself, where its format has room for that: keys and values.
+    /// Keys and values that describe a file, if its format supports them.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Tensors {
-    /// No tensors yet.
+    /// An empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a tensor at the end, or replaces the one of the same name, in its place.
+    /// Appends a tensor, or replaces the one of the same name in its place.
     pub fn insert(&mut self, name: impl Into<String>, tensor: impl Into<Tensor>) {
         let (name, tensor) = (name.into(), tensor.into());
         match self.places.get(&name) {
@@ -266,7 +266,7 @@ impl Tensors {
         }
     }
 
-    /// Gives the tensor called `name` another name, one that is not taken, in its place.
+    /// Renames the tensor `name` to `other`, which must not be in use; its place stays the same.
     pub(crate) fn rename(&mut self, name: &str, other: &str) {
         if let Some(place) = self.places.remove(name) {
             self.entries[place].0 = other.to_string();
@@ -290,7 +290,7 @@ impl Tensors {
         self.places.get(name).map(|&place| &self.entries[place].1)
     }
 
-    /// Takes the tensor called `name` out; the others keep their order.
+    /// Removes the tensor called `name`; the others keep their order.
     pub fn remove(&mut self, name: &str) -> Option<Tensor> {
         let place = self.places.remove(name)?;
         self.places.values_mut().filter(|later| **later > place).for_each(|later| *later -= 1);
@@ -312,7 +312,7 @@ impl Tensors {
         self.entries.len()
     }
 
-    /// Whether there is no tensor at all.
+    /// Whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

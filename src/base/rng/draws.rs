@@ -6,26 +6,26 @@
 //! beta      density proportional to λ^(α−1) (1−λ)^(α−1), both parameters α      rejection (Cheng 1978)
 //! ```
 //!
-//! The crate `rand_distr` has them. But a seed has to mean the same weights in every version of this crate, and that one may improve
-//! its algorithms; its λ even depends on which features some other crate switches on in `num-traits`. So they are
-//! written out here, with the results of `rand_distr` 0.6.0, which the first versions of this crate drew with. A test
-//! compares the two bit by bit.
+//! The crate `rand_distr` has them. But a seed must give the same weights in every version of this crate, and
+//! `rand_distr` may improve its algorithms; its λ even depends on which features another crate enables in `num-traits`.
+//! So the distributions are implemented here, with the results of `rand_distr` 0.6.0, which the first versions of this
+//! crate used. A test compares the two bit by bit.
 //!
-//! `exp` and `ln` are those of the C library, whose last bit may differ from one system to another. A beta number is computed with
-//! them, and of the normal numbers those of the tail, one in 4,000. Elsewhere they decide whether a number is accepted, and
-//! the last bit would have to be the decisive one.
+//! `exp` and `ln` are those of the C library, whose last bit may differ between systems. Beta numbers are computed with
+//! them, and so are the normal numbers of the tail, one in 4,000. Elsewhere they only decide whether a number is
+//! accepted, where the last bit almost never matters.
 //!
-//! G. Marsaglia & W. W. Tsang 2000, *The ziggurat method for generating random variables*, Journal of Statistical Software
-//! 5(8); J. A. Doornik 2005, *An improved ziggurat method to generate normal random samples* (u and the number of the strip
-//! from different bits); R. C. H. Cheng 1978, *Generating beta variates with nonintegral shape parameters*, Communications of
-//! the ACM 21(4).
+//! G. Marsaglia & W. W. Tsang 2000, *The ziggurat method for generating random variables*, Journal of Statistical
+//! Software 5(8); J. A. Doornik 2005, *An improved ziggurat method to generate normal random samples* (u and the index
+//! of the strip from different bits); R. C. H. Cheng 1978, *Generating beta variates with nonintegral shape
+//! parameters*, Communications of the ACM 21(4).
 
 use super::Rng;
 use super::ziggurat::{F, R, X};
 
 const HALF_ULP: f64 = f64::EPSILON / 2.0; // 2⁻⁵³
 
-/// Uniform in (0, 1): (k + 1/2)/2⁵², k the upper 52 bits. Never 0, of which there is no logarithm.
+/// Uniform in (0, 1): (k + 1/2)/2⁵², k the upper 52 bits. Never 0, so its logarithm exists.
 fn open(rng: &mut Rng) -> f64 {
     (2 * (rng.next_u64() >> 12) + 1) as f64 * HALF_ULP
 }
@@ -35,7 +35,7 @@ fn half_open(rng: &mut Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * HALF_ULP
 }
 
-/// Uniform in [low, high]: low + scale · k/2⁵², k the upper 52 bits, and scale such that the largest k gives high.
+/// Uniform in [low, high]: low + scale · k/2⁵², k the upper 52 bits, scale such that the largest k gives high.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Uniform {
     low: f64,
@@ -44,12 +44,12 @@ pub(crate) struct Uniform {
 
 impl Uniform {
     /// # Panics
-    /// If `low` is above `high`, or the distance is not finite.
+    /// If `low` is above `high`, or `high - low` is not finite.
     pub(crate) fn new(low: f64, high: f64) -> Self {
-        assert!(low <= high && (high - low).is_finite(), "no numbers from {low} to {high}");
+        assert!(low <= high && (high - low).is_finite(), "uniform: expected a finite range, got {low} to {high}");
         let largest = 1.0 - f64::EPSILON;
         let mut scale = (high - low) / largest;
-        // Rounding may have gone beyond.
+        // Rounding may exceed `high`.
         while scale * largest + low > high {
             scale = scale.next_down();
         }
@@ -64,8 +64,9 @@ impl Uniform {
 /// Normal with mean 0 and standard deviation 1.
 ///
 /// The area under f(x) = exp(−x²/2) is covered by 256 strips of equal area (`ziggurat.rs`). A point drawn uniformly
-/// from the strips that lies under f has a normal x. Strip i is 2 x\[i\] wide, and up to |x| = x\[i+1\] all of it is under f: nearly
-/// always that is enough to know, and y need not be drawn. The lowest strip goes on as the tail beyond R: if
+/// from the strips that lies under f has a normal x. Strip i is 2 x\[i\] wide, and up to |x| = x\[i+1\] all of it is
+/// under f: in almost all cases this suffices, and y need not be drawn. The lowest strip continues as the tail beyond
+/// R: if
 ///
 /// ```text
 /// a = −ln(U₁)/R,  b = −ln(U₂),  2b ≥ a²     then R + a has the distribution of the tail     (Marsaglia 1964)
@@ -109,13 +110,14 @@ fn tail(rng: &mut Rng) -> f64 {
 /// accepted if    ln(U₁² U₂) ≤ (α + 1/β) v + 2α ln(2α/(α + w)) − ln 4
 /// ```
 ///
-/// λ is drawn with a density near the wanted one. The right side, less ln U₁², is the logarithm of the wanted density over that one,
-/// scaled so that it is at most 0. Cheng's other conditions only save logarithms, and one number a batch need not save any.
+/// λ is drawn with a density near the wanted one. The right side, minus ln U₁², is the logarithm of the ratio of the
+/// wanted density to that one, scaled so that it is at most 0. Cheng's other conditions only save logarithms, which
+/// does not matter for one number per batch.
 ///
 /// # Panics
-/// If α is not above 0.
+/// If α is not greater than 0.
 pub(crate) fn beta(alpha: f64, rng: &mut Rng) -> f64 {
-    assert!(alpha > 0.0, "beta: alpha has to be above 0, got {alpha}");
+    assert!(alpha > 0.0, "beta: alpha must be greater than 0, got {alpha}");
     let sum = 2.0 * alpha;
     let beta = if alpha > 1.0 {
         // 1/√α, in the order in which Cheng computes it from a and b.
@@ -129,9 +131,9 @@ pub(crate) fn beta(alpha: f64, rng: &mut Rng) -> f64 {
         let w = alpha * v.exp();
         let z = u1 * u1 * u2;
         let bound = (alpha + 1.0 / beta) * v + sum * (sum / (alpha + w)).ln() - LN_4;
-        // For α ≤ 1 and v ≥ 0 the bound is at least −ln 4, even where eᵛ is beyond the largest number.
+        // For α ≤ 1 and v ≥ 0 the bound is at least −ln 4, even if eᵛ overflows.
         if z.ln() <= bound || alpha <= 1.0 && u1 >= 0.5 && z <= 0.25 {
-            // BB as `rand_distr` has it results in 1 − λ, which is equally likely.
+            // `rand_distr`'s version of BB returns 1 − λ, which is equally likely.
             return if alpha > 1.0 {
                 alpha / (alpha + w)
             } else if w == f64::INFINITY {
@@ -195,7 +197,7 @@ mod tests {
         }
     }
 
-    /// Without any other crate; the numbers are those of `rand_distr` 0.6.0. With another C library that of the tail
+    /// Without any other crate; the numbers are those of `rand_distr` 0.6.0. With another C library those of the tail
     /// and the betas may differ in the last bits.
     #[test]
     fn seed_1_means_these_draws() {
@@ -218,8 +220,8 @@ mod tests {
         }
     }
 
-    /// x\[i\] (f(x\[i+1\]) − f(x\[i\])) = V but for the rounding of f, 2⁻⁵³ at most. V has 12 digits; the topmost strip is what is
-    /// left, so it alone is off by more.
+    /// x\[i\] (f(x\[i+1\]) − f(x\[i\])) = V except for the rounding of f, 2⁻⁵³ at most. V has 12 digits; the topmost
+    /// strip is the remainder, so it alone is off by more.
     #[test]
     fn the_strips_of_the_ziggurat_have_one_area() {
         let density = |x: f64| (-x * x / 2.0).exp();
