@@ -16,34 +16,34 @@
 //!                                           or biased, Σ (x − mean)² / m, as ONNX; see [`RunningVariance`]
 //! ```
 //!
-//! The forward pass does not do this itself: it changes nothing, and [`BatchNorm2d::update_running_statistics`] is a
-//! step of the training loop one can see.
+//! The forward pass does not do this: it changes nothing, and [`BatchNorm2d::update_running_statistics`] is an explicit
+//! step of the training loop.
 //!
 //! # Backward
 //!
-//! In evaluation mean and var are constants: `dx = gamma · rstd · dy`. In training each x also moves the mean and the
-//! variance it is normalised with. Write dx̂ = gamma · dy. Through x̂ᵢ = (xᵢ − mean) · rstd:
+//! In evaluation mean and var are constants: `dx = gamma · rstd · dy`. In training each x also changes the mean and the
+//! variance with which it is normalised. Write dx̂ = gamma · dy. Through x̂ᵢ = (xᵢ − mean) · rstd:
 //!
 //! ```text
 //! dxᵢ = rstd · dx̂ᵢ                            directly
-//!     − rstd · 1/m Σⱼ dx̂ⱼ                     through mean (Σ (x − mean) = 0, so var does not move with mean)
+//!     − rstd · 1/m Σⱼ dx̂ⱼ                     through mean (Σ (x − mean) = 0, so var does not depend on mean)
 //!     − rstd · x̂ᵢ · 1/m Σⱼ dx̂ⱼ x̂ⱼ             through var: d rstd/d xᵢ = −rstd³ (xᵢ − mean)/m = −rstd² x̂ᵢ/m
 //! ```
 //!
-//! so with dbeta = Σ dy and dgamma = Σ dy · x̂, two sums serve everything:
+//! With dbeta = Σ dy and dgamma = Σ dy · x̂, two sums suffice:
 //!
 //! ```text
 //! dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m)
 //! ```
 //!
-//! Read: dx is dy with its components along the constant and along x̂ removed (the second one up to a share
-//! eps/(var + eps)), then scaled. That is why a check with dy = 1 proves nothing: it is exactly the part that is removed.
+//! In words: dx is dy without its components along the constant and along x̂ (of the second a fraction of eps/(var +
+//! eps) remains), then scaled. So a check with dy = 1 proves nothing: that is exactly the part that is removed.
 //!
 //! # Numerics
 //!
-//! Mean and variance take two passes over x minus a pivot: `moments`, below, says why. Sums over the batch run in the fixed
-//! tree of [`crate::parallel`]. x̂ is recomputed from x in backward rather than kept: a multiply-add is cheaper than the
-//! memory. NaN and infinities go where the equations send them.
+//! Mean and variance are computed in two passes over x minus a pivot; `moments` below explains why. Sums over the batch
+//! use the fixed tree of [`crate::parallel`]. Backward recomputes x̂ from x, because a multiply-add is cheaper than the
+//! memory. NaN and infinities propagate as in the equations.
 //!
 //! Cost: about 8 operations per element forward, 10 backward; both are memory-bound. Cache: the handle of x, and mean and
 //! rstd.
@@ -75,7 +75,7 @@ pub enum Mode {
     Eval,
 }
 
-/// Which batch variance moves the running variance.
+/// Which batch variance updates the running variance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunningVariance {
     /// Σ (x − mean)² / (m − 1), as PyTorch does.
@@ -96,11 +96,11 @@ pub struct BatchNorm2d<T> {
     pub running_mean: Array1<T>,
     /// Running variance `(C)`.
     pub running_var: Array1<T>,
-    /// Added to the variance before the root.
+    /// Added to the variance before the square root.
     pub eps: T,
     /// Weight of the new value in the running statistics.
     pub momentum: T,
-    /// Which variance the running variance follows.
+    /// Which batch variance updates the running variance.
     pub running_variance: RunningVariance,
 }
 
@@ -109,9 +109,9 @@ pub struct BatchNorm2d<T> {
 pub struct BatchNorm2dCache<T> {
     x: Activation<T>,
     mode: Mode,
-    /// The mean x was normalised with `(C)`.
+    /// The mean with which x was normalised `(C)`.
     pub mean: Array1<T>,
-    /// The variance x was normalised with `(C)`: of the batch, biased; or the running variance.
+    /// The variance with which x was normalised `(C)`: the biased variance of the batch, or the running variance.
     pub var: Array1<T>,
     /// 1/√(var + eps) `(C)`.
     pub rstd: Array1<T>,
@@ -140,10 +140,10 @@ impl<T: Scalar> BatchNorm2d<T> {
         }
     }
 
-    /// y and what backward needs. Does not change the running statistics.
+    /// Returns y and the cache. Does not change the running statistics.
     ///
     /// # Errors
-    /// If the channels do not fit, or in training with fewer than two values per channel, where every x̂ would be 0.
+    /// If the channels do not fit, or if a training batch has fewer than two values per channel: every x̂ would be 0.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BatchNorm2dCache<T>)> {
         self.check(x.dim(), mode)?;
         let x = contiguous(x);
@@ -204,8 +204,8 @@ impl<T: Scalar> BatchNorm2d<T> {
         Ok(())
     }
 
-    /// running ← (1 − momentum) running + momentum · batch, for the batch of a training forward pass; nothing for one in
-    /// evaluation.
+    /// running ← (1 − momentum) running + momentum · batch, for the batch of a training pass; does nothing after an
+    /// evaluation pass.
     pub fn update_running_statistics(&mut self, cache: &BatchNorm2dCache<T>) {
         if cache.mode == Mode::Eval {
             return;
@@ -228,10 +228,10 @@ impl<T: Scalar> BatchNorm2d<T> {
 
 /// Mean and biased variance of each channel of `x (N, H, W, C)`.
 ///
-/// On x − pivot, the pivot one of the values, so that a mean far from 0 costs no digits; and in two passes: Σ (x − mean)²
-/// of numbers near 0, where E\[x²\] − E\[x\]² would subtract two large numbers that are nearly equal. The second pass
-/// subtracts the pivot and the distance of the mean from it one after the other, because their rounded sum, the mean, may
-/// be off by more than a small deviation.
+/// Computed on x − pivot, where the pivot is one of the values, so that a mean far from 0 costs no digits; and in two
+/// passes: Σ (x − mean)² of values near 0, because E\[x²\] − E\[x\]² would subtract two large numbers that are nearly
+/// equal. The second pass subtracts the pivot and the distance of the mean from it one after the other, because their
+/// rounded sum, the mean, may be off by more than a small deviation.
 fn moments<T: Scalar>(x: &Activation<T>) -> (Array1<T>, Array1<T>) {
     let m = T::of_usize(x.len() / x.dim().3);
     let pivot = x.slice(s![0, 0, 0, ..]).to_owned();
@@ -271,7 +271,7 @@ mod tests {
     use crate::verify::check_layer;
     use ndarray::Array4;
 
-    /// A mean of 10⁴ and a deviation of 10⁻²: E[x²] − E[x]² in f32 would return noise of the size of 10⁸ · 2⁻²⁴ = 6.
+    /// A mean of 10⁴ and a deviation of 10⁻²: E[x²] − E[x]² in f32 would return rounding noise of about 10⁸ · 2⁻²⁴ = 6.
     #[test]
     fn variance_survives_a_large_mean_in_f32() {
         let x = Array4::from_shape_fn((4, 16, 16, 3), |(n, h, w, c)| {
@@ -307,7 +307,7 @@ mod tests {
         assert!(message.contains("gamma") && message.contains("(3,)") && message.contains("[4]"), "{message}");
     }
 
-    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    /// Verifies the backward pass: every gradient against finite differences in `f64`.
     #[test]
     fn gradients_equal_finite_differences() {
         for report in check_layer("batch_norm", 1).unwrap() {

@@ -8,14 +8,14 @@
 //!                                                                wo·stride + q·dilation − padding, g(o) + i]
 //! ```
 //!
-//! where x is zero outside the image and output channel o of group ⌊o·groups/C_out⌋ sees the C_in/groups input channels
-//! from g(o) = ⌊o·groups/C_out⌋·C_in/groups on. `groups = C_in` is the depthwise convolution. Stride, padding and
-//! dilation are `[vertical, horizontal]`.
+//! where x is zero outside the image and output channel o of group ⌊o·groups/C_out⌋ reads the C_in/groups input
+//! channels that start at g(o) = ⌊o·groups/C_out⌋·C_in/groups. `groups = C_in` is the depthwise convolution. Stride,
+//! padding and dilation are `[vertical, horizontal]`.
 //!
 //! # Backward
 //!
-//! y is linear in x, in weight and in bias, so each gradient is the adjoint of one linear map: read the sum above with
-//! another variable free. Every term `weight[o,i,p,q] · x[..]` of `y[n,ho,wo,o]` sends
+//! y is linear in x, in weight and in bias, so each gradient is the adjoint of a linear map: read the sum above as a
+//! function of each variable in turn. Every term `weight[o,i,p,q] · x[..]` of `y[n,ho,wo,o]` contributes
 //!
 //! ```text
 //! dx[n, ho·stride + p·dilation − padding, .., g(o) + i] += weight[o,i,p,q] · dy[n,ho,wo,o]
@@ -25,21 +25,21 @@
 //!
 //! # As matrices
 //!
-//! Written as matrices (Chellapilla et al. 2006), with `cols (P, K)` holding for each of the P = N·H_out·W_out output
-//! pixels the K = kh·kw·C_in/groups inputs under the kernel, and `W (K, C_out)` the weight with its axes reordered:
+//! Written as matrices (Chellapilla et al. 2006), where `cols (P, K)` contains for each of the P = N·H_out·W_out output
+//! pixels the K = kh·kw·C_in/groups inputs under the kernel, and `W (K, C_out)` is the weight with its axes reordered:
 //!
 //! ```text
 //! y = cols · W          dW = colsᵀ · dy          dcols = dy · Wᵀ,   dx = col2im(dcols)
 //! ```
 //!
-//! `cols` is a linear function of x and col2im is its transpose: what was copied from one pixel to many places is
-//! summed from the many places back into the one pixel.
+//! `cols` is a linear function of x and col2im is its transpose: im2col copies one pixel to many places, col2im adds
+//! those places up into the one pixel.
 //!
-//! That is what [`Conv2d`] computes, a few images at a time in parallel; [`direct`] is the definition above in seven loops,
-//! which it is tested against. With groups the products are taken group by group.
+//! [`Conv2d`] computes these products, a few images at a time, in parallel. [`direct`] is the definition above in seven
+//! loops, against which [`Conv2d`] is tested. With groups the products are computed group by group.
 //!
 //! Cost: N·H_out·W_out·C_out·K multiply-adds forward, twice that backward, and K values of `cols` for each output pixel.
-//! Cache: the handle of x; `cols` is built again in backward.
+//! Cache: the handle of x; backward computes `cols` again.
 //!
 //! ```
 //! use ndarray::{array, Array4};
@@ -73,7 +73,7 @@ pub(crate) mod im2col;
 pub struct Conv2d<T> {
     /// `(C_out, C_in/groups, kh, kw)`.
     pub weight: Array4<T>,
-    /// `(C_out)`; `None` for a convolution without bias, the rule before a batch norm, which would cancel it.
+    /// `(C_out)`; `None` for no bias, as is usual before a batch norm, which would cancel the bias.
     pub bias: Option<Array1<T>>,
     /// Step between windows, `[vertical, horizontal]`, at least 1.
     pub stride: [usize; 2],
@@ -96,11 +96,11 @@ pub struct Conv2dCache<T> {
 pub struct Conv2dGrads<T> {
     /// ∂loss/∂weight `(C_out, C_in/groups, kh, kw)`.
     pub weight: Array4<T>,
-    /// ∂loss/∂bias `(C_out)`, where there is a bias.
+    /// ∂loss/∂bias `(C_out)`, if there is a bias.
     pub bias: Option<Array1<T>>,
 }
 
-/// All the whole numbers of one convolution, checked once at the door.
+/// All sizes of one convolution, checked once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub n: usize,
@@ -119,7 +119,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// Output pixels of one image.
+    /// Output pixels per image.
     pub fn pixels_out(&self) -> usize {
         self.h_out * self.w_out
     }
@@ -131,12 +131,12 @@ impl Geometry {
 }
 
 impl<T: Scalar> Conv2d<T> {
-    /// A convolution with stride 1, no padding, dilation 1, one group and no bias; change the public fields for others.
+    /// A convolution with stride 1, no padding, dilation 1, one group and no bias; set the public fields for others.
     pub fn new(weight: Array4<T>) -> Self {
         Conv2d { weight, bias: None, stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
     }
 
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
     /// If the channels of `x` do not fit the weight, a parameter is out of its domain, or the kernel does not fit into
@@ -168,7 +168,7 @@ impl<T: Scalar> Conv2d<T> {
         Ok((self.input_gradient(dy, cache)?, self.parameter_gradients(dy, cache)?))
     }
 
-    /// dx alone: `dcols = dy · Wᵀ`, `dx = col2im(dcols)`.
+    /// Only dx: `dcols = dy · Wᵀ`, `dx = col2im(dcols)`.
     ///
     /// # Errors
     /// If the shape of `dy` is not that of y.
@@ -188,7 +188,7 @@ impl<T: Scalar> Conv2d<T> {
         Ok(dx.into_shared())
     }
 
-    /// dweight and dbias alone: `dW = colsᵀ · dy`, `dbias = Σ_pixels dy`. The first layer of a network needs no more.
+    /// Only dweight and dbias: `dW = colsᵀ · dy`, `dbias = Σ_pixels dy`. The first layer of a network needs no dx.
     ///
     /// # Errors
     /// If the shape of `dy` is not that of y.
@@ -204,7 +204,7 @@ impl<T: Scalar> Conv2d<T> {
             }
             dw
         };
-        // Chunks are summed in a fixed tree: the same bits for any number of threads.
+        // Chunks are summed in a fixed tree: bit-identical for any number of threads.
         let dw = tree_sum(g.chunks(), &of_chunk, &|sum: &mut Array3<T>, dw| *sum += &dw);
         let weight = dw.map_or_else(|| Array4::zeros(self.weight.dim()), |dw| weight_of_matrices(&g, dw));
         Ok(Conv2dGrads { weight, bias: self.bias.as_ref().map(|_| channel_sums(&dy)) })
@@ -231,11 +231,11 @@ impl<T: Scalar> Conv2d<T> {
         let (c_out, c_in_group, kh, kw) = self.weight.dim();
         let groups = self.groups;
         if self.weight.is_empty() {
-            let expected = "at least one channel on both sides and one tap";
+            let expected = "at least one input channel, output channel and tap";
             return Err(Error::shape("conv2d", "weight", expected, self.weight.shape()));
         }
         if h == 0 || w == 0 {
-            return Err(Error::shape("conv2d", "x", "at least one pixel an image", &x));
+            return Err(Error::shape("conv2d", "x", "at least one pixel per image", &x));
         }
         if groups == 0 || c_out % groups != 0 {
             return Err(Error::argument("conv2d", format!("groups must divide C_out = {c_out}, got {groups}")));
@@ -251,8 +251,8 @@ impl<T: Scalar> Conv2d<T> {
             window_count("conv2d", input, kernel, self.stride[axis], self.padding[axis], self.dilation[axis])
         };
         let (h_out, w_out) = (size(0, h, kh)?, size(1, w, kw)?);
-        // No array of the computation is longer than `cols` or the padded x; refuse what cannot be indexed.
-        let padded = |axis: usize, size: usize| size + 2 * self.padding[axis]; // window_count saw that it does not overflow
+        // No array of the computation is longer than `cols` or the padded x; reject sizes that cannot be indexed.
+        let padded = |axis: usize, size: usize| size + 2 * self.padding[axis]; // window_count checked the overflow
         let images = n.max(1);
         let arrays = [[images, h_out, w_out, kh * kw, c_in.max(c_out)], [images, padded(0, h), padded(1, w), c_in, 1]];
         let fits = |array: &[usize; 5]| {
@@ -260,7 +260,7 @@ impl<T: Scalar> Conv2d<T> {
             bytes.is_some_and(|bytes| bytes <= isize::MAX as usize)
         };
         if !arrays.iter().all(fits) {
-            return Err(Error::shape("conv2d", "x", "a size whose products fit the address space", &x));
+            return Err(Error::shape("conv2d", "x", "a size whose products fit into the address space", &x));
         }
         let (stride, padding, dilation) = (self.stride, self.padding, self.dilation);
         Ok(Geometry { n, h, w, c_in, c_out, kh, kw, h_out, w_out, stride, padding, dilation, groups })
@@ -268,7 +268,7 @@ impl<T: Scalar> Conv2d<T> {
 }
 
 /// Number of windows along one axis, ⌊(input + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1: the last window
-/// must lie within the padded input, a leftover smaller than a stride is not seen.
+/// must lie within the padded input; a remainder smaller than a stride is ignored.
 pub(crate) fn window_count(
     op: &'static str,
     input: usize,

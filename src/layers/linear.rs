@@ -7,7 +7,7 @@
 //! dx = dy · weight          dweight = dyᵀ · x          dbias = Σ_n dy
 //! ```
 //!
-//! Each line of the backward pass is forced by its shapes: dx (N, F_in) can only be dy (N, F_out) · weight (F_out, F_in).
+//! The shapes determine each line of the backward pass: dx (N, F_in) can only be dy (N, F_out) · weight (F_out, F_in).
 //!
 //! Cost: N·F_in·F_out multiply-adds forward, twice that backward. Cache: x.
 //!
@@ -54,7 +54,7 @@ pub struct LinearGrads<T> {
 }
 
 impl<T: Scalar> Linear<T> {
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
     /// If the features of `x` do not fit the weight.
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(message, "linear: dy expects the output's shape [2, 3], got shape [2, 4]");
     }
 
-    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    /// Verifies the backward pass: every gradient against finite differences in `f64`.
     #[test]
     fn gradients_equal_finite_differences() {
         for report in check_layer("linear", 1).unwrap() {

@@ -5,14 +5,14 @@
 //! | convolution | [`conv2d`] | x ∗ weight + bias | dy ∗ᵀ weight |
 //! | batch norm | [`batch_norm`] | γ x̂ + β | γ rstd (dy − mean(dy) − x̂ mean(dy x̂)) |
 //! | ReLU, leaky ReLU | [`relu`] | max(x, 0) | dy where y > 0 |
-//! | pooling | [`pool`] | max or mean of a window | dy to the maximum, or shared out |
+//! | pooling | [`pool`] | max or mean of a window | dy to the maximum, or distributed |
 //! | shortcut without parameters | [`zero_pad_shortcut`] | subsampled, zero channels added | the adjoint |
 //! | linear | [`linear`] | x Wᵀ + b | dy W |
 //! | loss | [`softmax_cross_entropy`] | −log softmax(logits)ₜ | softmax − onehot |
 //!
-//! All share one shape of interface: `forward(x, ..) -> (y, cache)` and `backward(dy, &cache) -> (dx, grads)`, both on
-//! `&self`. The cache holds what backward needs and nothing else. Gradients are *returned*, never added to hidden
-//! state: where a value is used twice, the caller writes the sum.
+//! All have the same interface: `forward(x, ..) -> (y, cache)` and `backward(dy, &cache) -> (dx, grads)`, both on
+//! `&self`. The cache contains only what backward needs. Gradients are *returned*, never added to hidden state: where a
+//! value is used twice, the caller adds the gradients.
 
 pub mod batch_norm;
 pub mod conv2d;
@@ -38,7 +38,7 @@ use crate::parallel::{add_slices, tree_sum};
 use crate::{Error, Result, Scalar};
 use ndarray::Array1;
 
-/// Σ over images and pixels of each channel of `x (N, H, W, C)`: leaves of 256 pixels, summed in the fixed tree.
+/// Σ over images and pixels of each channel of `x (N, H, W, C)`: leaves of 256 pixels, added in the fixed tree.
 pub(crate) fn channel_sums<T: Scalar>(x: &Activation<T>) -> Array1<T> {
     let c = x.dim().3;
     let leaves: Vec<&[T]> = x.as_slice().expect("contiguous").chunks((256 * c).max(1)).collect();
@@ -50,7 +50,7 @@ pub(crate) fn channel_sums<T: Scalar>(x: &Activation<T>) -> Array1<T> {
     tree_sum(leaves.len(), &leaf_sum, &|a, b| add_slices(a, &b)).map_or_else(|| Array1::zeros(c), Array1::from)
 }
 
-/// Rejects a `dy` whose shape is not that of the `y` it is the gradient of.
+/// Rejects a `dy` whose shape is not that of its `y`.
 pub(crate) fn check_dy(op: &'static str, dy: &[usize], y: &[usize]) -> Result<()> {
     if dy == y { Ok(()) } else { Err(Error::shape(op, "dy", format!("the output's shape {y:?}"), dy)) }
 }

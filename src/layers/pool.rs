@@ -10,18 +10,19 @@
 //! ```
 //!
 //! Sizes: H_out = ⌊(H + 2·padding − dilation·(kh − 1) − 1)/stride⌋ + 1. With `ceil_mode` the quotient is rounded up, so
-//! that a leftover narrower than a stride gets a window too, unless that window would start in the padding after the
-//! image: it is dropped, as in PyTorch. Padding is at most half the kernel, as there; a dilated window can still lie
-//! beside the image with all its taps, and is refused (PyTorch returns −∞ and a gradient for a pixel it did not see).
+//! that a remainder smaller than a stride gets a window too; but a window that would start in the padding after the
+//! image is dropped, as in PyTorch. Padding is at most half the kernel, as in PyTorch. All taps of a dilated window can
+//! still be outside the image; such a window is rejected (PyTorch returns −∞, and a gradient for a pixel outside the
+//! window).
 //!
 //! Conventions, all PyTorch's:
 //! - ties: the first of several equal maxima in row order receives the gradient;
 //! - NaN: a window with a NaN yields NaN, and the last NaN of the window receives the gradient;
-//! - `count_include_pad` (the default): the divisor counts padding, but not what lies beyond it, where a window of
-//!   `ceil_mode` hangs over; without it the divisor counts pixels of the image alone.
+//! - `count_include_pad` (the default): the divisor counts padding, but not the part of a `ceil_mode` window beyond the
+//!   padding; without it the divisor counts pixels of the image only.
 //!
-//! Cost: kh·kw comparisons or additions a value. Cache: the position of each maximum (4 bytes a value); nothing else but
-//! shapes for the averages.
+//! Cost: kh·kw comparisons or additions per value. Cache: the position of each maximum (4 bytes per value); for the
+//! averages only shapes.
 //!
 //! ```
 //! use ndarray::Array4;
@@ -66,12 +67,12 @@ pub struct MaxPool2d {
 pub struct MaxPool2dCache {
     x: Dim4,
     y: Dim4,
-    /// For each value of y the pixel h·W + w of its image that it was taken from.
+    /// For each value of y the pixel h·W + w of its image from which it was taken.
     argmax: Vec<u32>,
 }
 
 impl MaxPool2dCache {
-    /// For each value of y, in memory order (N, H_out, W_out, C), the pixel h·W + w of its image it was taken from.
+    /// For each value of y, in memory order (N, H_out, W_out, C), the pixel h·W + w of its image from which it was taken.
     pub fn argmax(&self) -> &[u32] {
         &self.argmax
     }
@@ -83,15 +84,16 @@ impl MaxPool2d {
         MaxPool2d { kernel, stride, padding, dilation: [1, 1], ceil_mode: false }
     }
 
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
-    /// If the window does not fit the image, the padding exceeds half the kernel, or a dilated window misses the image.
+    /// If the window does not fit the image, the padding exceeds half the kernel, or a dilated window has no tap inside
+    /// the image.
     pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Activation<T>, MaxPool2dCache)> {
         let (x, windows) = (contiguous(x), self.windows(x.dim())?);
         let (_, h, w, c) = x.dim();
         if h.checked_mul(w).is_none_or(|pixels| pixels > u32::MAX as usize) {
-            return Err(Error::shape("max_pool", "x", "at most 2³² pixels an image", x.shape()));
+            return Err(Error::shape("max_pool", "x", "fewer than 2³² pixels per image", x.shape()));
         }
         let mut y = Array4::zeros(windows.y);
         let mut argmax = vec![0u32; y.len()];
@@ -106,7 +108,7 @@ impl MaxPool2d {
                 for pixel in window.pixels(w) {
                     let values = &x[pixel * c..(pixel + 1) * c];
                     for ((y, argmax), &value) in y.iter_mut().zip(argmax.iter_mut()).zip(values) {
-                        // `first`: a window of −∞ alone still has a position.
+                        // `first`: a window of only −∞ has a position, too.
                         if first || value > *y || value.is_nan() {
                             *y = value;
                             *argmax = pixel as u32;
@@ -167,9 +169,9 @@ pub struct AvgPool2d {
     pub padding: [usize; 2],
     /// Round sizes up instead of down.
     pub ceil_mode: bool,
-    /// Whether the divisor counts padding.
+    /// Whether the divisor includes padding.
     pub count_include_pad: bool,
-    /// A divisor to use instead of the count.
+    /// A divisor that replaces the count.
     pub divisor_override: Option<usize>,
 }
 
@@ -185,7 +187,7 @@ impl AvgPool2d {
         AvgPool2d { kernel, stride, padding, ceil_mode: false, count_include_pad: true, divisor_override: None }
     }
 
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
     /// If the window does not fit the image, the padding exceeds half the kernel, or `divisor_override` is 0.
@@ -259,14 +261,14 @@ pub struct GlobalAvgPoolCache {
 }
 
 impl GlobalAvgPool {
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
     /// If the images have no pixels.
     pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Array2<T>, GlobalAvgPoolCache)> {
         let (n, h, w, c) = x.dim();
         if h * w * c == 0 {
-            return Err(Error::shape("global_avg_pool", "x", "at least one pixel an image and one channel", x.shape()));
+            return Err(Error::shape("global_avg_pool", "x", "at least one pixel per image and one channel", x.shape()));
         }
         let x = contiguous(x);
         let mut y = Array2::zeros((n, c));
@@ -378,7 +380,7 @@ impl Windows {
     }
 }
 
-/// One window, cut to the image.
+/// One window, clipped to the image.
 pub(crate) struct Window {
     rows: (usize, usize),
     columns: (usize, usize),
@@ -442,7 +444,8 @@ mod tests {
         assert_eq!(inside.forward(&x).unwrap().0, row(&[2.0, 5.0]));
         let divided = AvgPool2d { divisor_override: Some(4), ..pool };
         assert_eq!(divided.forward(&x).unwrap().0, row(&[0.5, 2.5]));
-        // The third window holds one pixel of right padding and hangs over by one: PyTorch divides by what is padded.
+        // The third window has one pixel of right padding and extends one pixel beyond it. PyTorch divides by the
+        // padded part.
         let ceil = AvgPool2d { kernel: [1, 3], padding: [0, 1], stride: [1, 3], ceil_mode: true, ..pool };
         assert_eq!(ceil.forward(&x).unwrap().0, row(&[2.0, 3.0]));
     }
@@ -454,7 +457,7 @@ mod tests {
         assert!(message(max_row(2, 1, 2)).contains("at most half the kernel size 2, got 2"));
         assert!(message(max_row(3, 1, 0)).contains("does not fit"));
         assert!(message(max_row(2, 0, 0)).contains("at least 1"));
-        // Taps at −1 and 2 of two pixels: the window sees nothing.
+        // Taps at −1 and 2 of two pixels: none is inside the image.
         let beside = MaxPool2d { dilation: [1, 3], ..max_row(2, 1, 1) };
         assert!(message(beside).contains("window 0 of kernel 2, dilation 3, padding 1 has no tap inside the 2 pixels"));
         let empty = Array4::<f64>::zeros((1, 0, 2, 1)).into_shared();
@@ -462,7 +465,7 @@ mod tests {
         assert!(AvgPool2d { divisor_override: Some(0), ..AvgPool2d::new([1, 1], [1, 1], [0, 0]) }.forward(&x).is_err());
     }
 
-    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    /// Verifies the backward pass: every gradient against finite differences in `f64`.
     #[test]
     fn gradients_equal_finite_differences() {
         for layer in ["max_pool", "avg_pool", "global_avg_pool"] {

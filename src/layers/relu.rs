@@ -7,12 +7,12 @@
 //!
 //! ReLU is slope 0; the leaky ReLU's usual slope is 0.01.
 //!
-//! At x = 0 the function has no derivative; the convention, PyTorch's too, is ReLU'(0) = slope, so 0 for ReLU. A
-//! convention of 1 there changes gradients wherever an input is exactly 0, which padding and other ReLUs produce often.
-//! NaN passes through forward, as in PyTorch; backward gives `dy` at a NaN for ReLU and `slope · dy` for the leaky ReLU,
-//! as PyTorch's two kernels do.
+//! At x = 0 the function has no derivative; the convention, as in PyTorch, is ReLU'(0) = slope, so 0 for ReLU. The
+//! convention 1 would change gradients wherever an input is exactly 0, which is frequent after padding and other ReLUs.
+//! Forward propagates NaN, as in PyTorch; backward gives `dy` at a NaN for ReLU and `slope · dy` for the leaky ReLU, as
+//! PyTorch's two kernels do.
 //!
-//! Cache: the handle of y. With slope ≥ 0, y > 0 exactly where x > 0, and y is what the next layer keeps anyway.
+//! Cache: the handle of y. With slope ≥ 0, y > 0 exactly where x > 0, and the next layer keeps y anyway.
 //!
 //! ```
 //! use ndarray::Array4;
@@ -50,7 +50,7 @@ impl<T: Scalar> Relu<T> {
     /// The leaky ReLU.
     ///
     /// # Errors
-    /// If the slope is not in [0, 1]: backward reads the sign of x off y.
+    /// If the slope is not in [0, 1]: backward takes the sign of x from y.
     pub fn leaky(slope: T) -> Result<Self> {
         if slope >= T::zero() && slope <= T::one() {
             Ok(Relu { slope })
@@ -59,12 +59,12 @@ impl<T: Scalar> Relu<T> {
         }
     }
 
-    /// What negative values are multiplied by.
+    /// The factor of negative values.
     pub fn slope(&self) -> T {
         self.slope
     }
 
-    /// Whether it is a leaky one.
+    /// Whether this is a leaky ReLU: the slope is not 0.
     pub fn is_leaky(&self) -> bool {
         self.slope != T::zero()
     }
@@ -74,7 +74,7 @@ impl<T: Scalar> Relu<T> {
         Relu { slope: S::of(self.slope.as_f64()) }
     }
 
-    /// y and what backward needs.
+    /// Returns y and the cache.
     pub fn forward(&self, x: &Activation<T>) -> (Activation<T>, ReluCache<T>) {
         let y = contiguous(x).mapv(|x| self.of(x)).into_shared();
         (y.clone(), ReluCache { y })
@@ -92,7 +92,7 @@ impl<T: Scalar> Relu<T> {
     /// y of one x.
     #[inline(always)]
     pub(crate) fn of(&self, x: T) -> T {
-        // `<=` is false for NaN, which stays.
+        // `<=` is false for NaN, so NaN is returned.
         if x <= T::zero() { scale(self.slope, x) } else { x }
     }
 
@@ -104,7 +104,7 @@ impl<T: Scalar> Relu<T> {
     }
 }
 
-/// slope · value; 0 for a ReLU, also where the value is infinite (0 · ∞ would be NaN).
+/// slope · value; 0 for a ReLU, even if the value is infinite (0 · ∞ would be NaN).
 #[inline(always)]
 fn scale<T: Scalar>(slope: T, value: T) -> T {
     if slope == T::zero() { T::zero() } else { slope * value }
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    /// Verifies the backward pass: every gradient against finite differences in `f64`.
     #[test]
     fn gradients_equal_finite_differences() {
         for layer in ["relu", "leaky_relu"] {

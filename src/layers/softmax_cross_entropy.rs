@@ -1,4 +1,4 @@
-//! Softmax and cross-entropy, the loss of every classifier here.
+//! Softmax and cross-entropy, the loss of every network in this crate.
 //!
 //! ```text
 //! logits z (N, K)     targets t (N), each in 0..K     ε label smoothing
@@ -17,15 +17,15 @@
 //! dlogits = (p − q) / N   (mean)      or   p − q   (sum)
 //! ```
 //!
-//! the exponential of the softmax and the logarithm of the loss cancel. That is why the two are one layer.
+//! The exponential of the softmax and the logarithm of the loss cancel, so the two are one layer.
 //!
 //! # Numerics
 //!
 //! log p = (z − M) − log Σ exp(z − M) with M = max z: the largest exponent is 0, nothing overflows, and the sum is at
 //! least 1. The order of the subtractions matters: z − (M + log Σ) would round M + log Σ to the spacing of numbers near
-//! M, at M = 1000 in `f32` to 6e-5; z − M is exact for the z near M, the only ones that count. So logits of ±1000 are as
-//! exact as any. A NaN or +∞ logit gives a NaN loss. Label smoothing: Szegedy et al. 2015
-//! (arXiv 1512.00567, section 7), in PyTorch's form.
+//! M, at M = 1000 in `f32` to 6e-5; z − M is exact for z near M, and only these matter. So logits of ±1000 lose no
+//! precision. A NaN or +∞ logit gives a NaN loss. Label smoothing: Szegedy et al. 2015 (arXiv 1512.00567, section 7),
+//! in PyTorch's form.
 //!
 //! ```
 //! use ndarray::array;
@@ -41,20 +41,20 @@ use crate::parallel::tree_sum;
 use crate::{Error, Result, Scalar};
 use ndarray::{Array2, Axis};
 
-/// How the losses of a batch become one number.
+/// How the losses of a batch are reduced to one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {
     /// Divide by the number of images: the gradient does not grow with the batch.
     #[default]
     Mean,
-    /// Add up.
+    /// Add the losses.
     Sum,
 }
 
 /// The loss; see the [module documentation](self) for the equations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SoftmaxCrossEntropy<T> {
-    /// ε in [0, 1]: how much of the target is spread over all classes.
+    /// ε in [0, 1]: the share of the target that is spread over all classes.
     pub label_smoothing: T,
     /// Mean or sum over the batch.
     pub reduction: Reduction,
@@ -74,14 +74,14 @@ impl<T: Scalar> SoftmaxCrossEntropy<T> {
         SoftmaxCrossEntropy { label_smoothing: T::zero(), reduction: Reduction::Mean }
     }
 
-    /// The loss and what backward needs.
+    /// Returns the loss and the cache.
     ///
     /// # Errors
     /// If there is not one target per row, a target is not a class, the batch is empty, or ε is outside [0, 1].
     pub fn forward(&self, logits: &Array2<T>, targets: &[usize]) -> Result<(T, SoftmaxCrossEntropyCache<T>)> {
         let (n, classes) = logits.dim();
         if n == 0 || classes == 0 || targets.len() != n {
-            let expected = format!("({}, classes), one row per target and at least one of each", targets.len().max(1));
+            let expected = format!("({}, classes), one row per target, both at least 1", targets.len().max(1));
             return Err(Error::shape("softmax_cross_entropy", "logits", expected, logits.shape()));
         }
         if let Some((row, &target)) = targets.iter().enumerate().find(|&(_, &target)| target >= classes) {
@@ -110,7 +110,7 @@ impl<T: Scalar> SoftmaxCrossEntropy<T> {
         Ok((loss, SoftmaxCrossEntropyCache { probabilities, targets: targets.to_vec() }))
     }
 
-    /// dlogits, for a loss that is itself the end of the computation (dloss = 1).
+    /// dlogits, for dloss = 1: the loss is the end of the computation.
     pub fn backward(&self, cache: &SoftmaxCrossEntropyCache<T>) -> Array2<T> {
         let (n, classes) = cache.probabilities.dim();
         let (epsilon, mut dlogits) = (self.label_smoothing, cache.probabilities.clone());
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(SoftmaxCrossEntropy::new().backward(&cache), array![[0.5, -0.5], [0.0, 0.0]]);
     }
 
-    /// p depends on differences of logits alone, so a shift that is exact must not change a bit.
+    /// p depends only on differences of logits, so an exact shift must not change any bit.
     #[test]
     fn a_shift_of_all_logits_changes_nothing() {
         let logits = array![[0.25f32, -1.5, 2.0, 0.0]];
@@ -204,7 +204,7 @@ mod tests {
         assert!(message(&[0, 1]).contains("logits"));
     }
 
-    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    /// Verifies the backward pass: every gradient against finite differences in `f64`.
     #[test]
     fn gradients_equal_finite_differences() {
         for report in check_layer("softmax_cross_entropy", 1).unwrap() {

@@ -5,12 +5,12 @@
 //!
 //! y[n,h,w,c] = x[n, h·stride, w·stride, c − before]      where 0 ≤ c − before < C_in
 //!              0                                         elsewhere
-//! dx[n, h·stride, w·stride, c − before] = dy[n,h,w,c],   0 at the pixels that were skipped
+//! dx[n, h·stride, w·stride, c − before] = dy[n,h,w,c],   0 at the skipped pixels
 //! ```
 //!
-//! The paper says "extra zero entries padded" without saying where. We pad half before and half after, as the public
-//! CIFAR checkpoints that people use do (`F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, C_out/4, C_out/4))`); Torch7's code pads
-//! at the end. The two are the same network up to a permutation of channels.
+//! The paper says "extra zero entries padded" without saying where. This layer pads half before and half after, as the
+//! widely used public CIFAR checkpoints do (`F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, C_out/4, C_out/4))`); Torch7's code
+//! pads at the end. The two are the same network up to a permutation of channels.
 //!
 //! Cost: one pass over y. Cache: the shape of x.
 //!
@@ -30,7 +30,7 @@ use ndarray::{Array4, s};
 /// Subsampling by `stride` and zero channels up to `c_out`; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZeroPadShortcut {
-    /// Every how many pixels one is kept, at least 1.
+    /// Distance between kept pixels, at least 1.
     pub stride: usize,
     /// Channels of y, at least those of x.
     pub c_out: usize,
@@ -43,7 +43,7 @@ pub struct ZeroPadShortcutCache {
 }
 
 impl ZeroPadShortcut {
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
     /// If x has more channels than y or the stride is 0.
@@ -80,7 +80,7 @@ impl ZeroPadShortcut {
         Ok((n, h.div_ceil(self.stride), w.div_ceil(self.stride), self.c_out))
     }
 
-    /// The channels of y that hold x.
+    /// The channels of y that contain x.
     pub(crate) fn kept(&self, c_in: usize) -> std::ops::Range<usize> {
         let before = (self.c_out - c_in) / 2;
         before..before + c_in
@@ -91,7 +91,7 @@ impl ZeroPadShortcut {
 mod tests {
     use crate::verify::check_layer;
 
-    /// The proof of the backward pass: every gradient against finite differences in `f64`.
+    /// Verifies the backward pass: every gradient against finite differences in `f64`.
     #[test]
     fn gradients_equal_finite_differences() {
         for report in check_layer("zero_pad_shortcut", 1).unwrap() {

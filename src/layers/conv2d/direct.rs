@@ -1,5 +1,5 @@
-//! The definition of the convolution, in seven loops written from the equation, sharing no index arithmetic with the
-//! other versions. This is what they are tested against.
+//! The definition of the convolution: seven loops written from the equation, which share no index arithmetic with the
+//! other versions. The other versions are tested against it.
 
 use super::Conv2d;
 use crate::{Activation, Scalar};
@@ -15,14 +15,14 @@ pub fn forward<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>) -> Array4<T> {
     y
 }
 
-/// dx, for an x of shape `(N, H, W, C_in)`: every term of y sends weight · dy back to its pixel.
+/// dx, for an x of shape `(N, H, W, C_in)`: every term of y adds weight · dy to its pixel.
 pub fn input_gradient<T: Scalar>(conv: &Conv2d<T>, x: (usize, usize, usize, usize), dy: &Activation<T>) -> Array4<T> {
     let mut dx = Array4::zeros(x);
     for_each_term(conv, x, |at_y, at_weight, at_x| dx[at_x] += conv.weight[at_weight] * dy[at_y]);
     dx
 }
 
-/// dweight: every term of y sends x · dy back to its weight.
+/// dweight: every term of y adds x · dy to its weight.
 pub fn weight_gradient<T: Scalar>(conv: &Conv2d<T>, x: &Activation<T>, dy: &Activation<T>) -> Array4<T> {
     let mut dweight = Array4::zeros(conv.weight.dim());
     for_each_term(conv, x.dim(), |at_y, at_weight, at_x| dweight[at_weight] += x[at_x] * dy[at_y]);
@@ -69,8 +69,8 @@ fn for_each_term<T>(
     }
 }
 
-/// Counts the windows instead of dividing: one at every multiple of the stride at which the kernel's last tap still
-/// falls into the padded image.
+/// Counts the windows instead of dividing: one at every multiple of the stride at which the last tap of the kernel is
+/// still inside the padded image.
 fn output_shape<T>(conv: &Conv2d<T>, (n, h, w, _): (usize, usize, usize, usize)) -> (usize, usize, usize, usize) {
     let (c_out, _, kh, kw) = conv.weight.dim();
     let count = |axis: usize, input: usize, kernel: usize| {

@@ -9,9 +9,9 @@
 //! dcols (P, K)   = dy (P, c_o)  · Wᵀ (c_o, K)        dx = col2im(dcols)
 //! ```
 //!
-//! Because the channels are last, one tap's c inputs are contiguous in x and in `cols`: im2col is kh·kw copies for each
-//! pixel. The batch is cut into chunks of a few images, from the geometry alone; `cols` exists for one chunk per thread at
-//! a time, never for the batch.
+//! Because the channels are last, one tap's c inputs are contiguous in x and in `cols`: im2col makes kh·kw copies per
+//! pixel. The batch is split into chunks of a few images by the geometry alone; `cols` exists for one chunk per thread
+//! at a time, never for the whole batch.
 
 use super::Geometry;
 use crate::parallel::add_slices;
@@ -20,16 +20,16 @@ use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output pixels that make a GEMM tall enough to be efficient; more would push `cols` out of the caches.
+/// So many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
 const CHUNK_PIXELS: usize = 1024;
 
 impl Geometry {
-    /// Images in a chunk: as many as have about [`CHUNK_PIXELS`] output pixels.
+    /// Images per chunk: together they have about [`CHUNK_PIXELS`] output pixels.
     fn images_per_chunk(&self) -> usize {
         (CHUNK_PIXELS / self.pixels_out()).clamp(1, self.n.max(1))
     }
 
-    /// How many chunks the batch is cut into; the last may be shorter.
+    /// Number of chunks of the batch; the last may be shorter.
     pub fn chunks(&self) -> usize {
         self.n.div_ceil(self.images_per_chunk())
     }
@@ -59,7 +59,7 @@ pub(crate) fn as_pixels<T: Scalar>(values: &[T], channels: usize) -> ArrayView2<
     ArrayView2::from_shape((values.len() / channels, channels), values).expect("a whole number of pixels")
 }
 
-/// [`as_pixels`], to be written.
+/// [`as_pixels`], mutable.
 pub(crate) fn as_pixels_mut<T: Scalar>(values: &mut [T], channels: usize) -> ArrayViewMut2<'_, T> {
     ArrayViewMut2::from_shape((values.len() / channels, channels), values).expect("a whole number of pixels")
 }
@@ -69,7 +69,7 @@ pub(crate) fn channels(total: usize, groups: usize, group: usize) -> Range<usize
     group * (total / groups)..(group + 1) * (total / groups)
 }
 
-/// W of every group, `(groups, K, c_o)`: weight[o, i, p, q] to row (p·kw + q)·c + i, column o.
+/// W of every group, `(groups, K, c_o)`: weight[o, i, p, q] is at row (p·kw + q)·c + i, column o.
 pub(crate) fn weight_matrices<T: Scalar>(g: &Geometry, weight: &Array4<T>) -> Array3<T> {
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
     let weight = weight.to_shape((g.groups, c_o, c, g.kh, g.kw)).expect("C_out = groups c_o");
@@ -114,7 +114,7 @@ pub(crate) fn col2im<T: Scalar>(g: &Geometry, dcols: &Array2<T>, group: usize, d
 }
 
 /// Calls `visit(offset in cols, offset in x)` for every C_in/groups values that im2col copies at once, in the order of
-/// `cols`; the offset in x is `None` where the tap falls into the padding.
+/// `cols`; the offset in x is `None` if the tap is in the padding.
 pub(crate) fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit: impl FnMut(usize, Option<usize>)) {
     let c = g.c_in / g.groups;
     // The pixel under tap `k` of window `o`, or None outside the image.

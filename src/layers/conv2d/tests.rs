@@ -34,7 +34,7 @@ pub(crate) const CASES: &[Case] = &[
     (23, 10, 10, 2, 3, [3, 3], [1, 1], [1, 1], [1, 1], 1), // and of the reference, whose chunks are larger
 ];
 
-/// Every product and every partial sum is a whole number below 2²⁴: all orders of summation give the same bits.
+/// Every product and every partial sum is a whole number below 2²⁴: every order of summation gives the same result.
 #[test]
 fn equals_the_definition_exactly() {
     for case in CASES {
@@ -90,7 +90,7 @@ fn every_wrong_argument_is_named() {
         message(Conv2d { stride: [1 << 62, 1 << 62], padding: [1 << 40, 1 << 40], ..conv.clone() }).contains("address")
     );
     assert!(message(Conv2d { bias: Some(Array1::zeros(3)), ..conv.clone() }).contains("bias"));
-    assert!(message(Conv2d::new(Array4::zeros((0, 3, 3, 3)))).contains("at least one channel"));
+    assert!(message(Conv2d::new(Array4::zeros((0, 3, 3, 3)))).contains("at least one input channel"));
     let no_pixels = Array4::zeros((2, 0, 8, 3)).into_shared();
     let padded = Conv2d { padding: [2, 2], ..conv.clone() };
     assert!(padded.forward(&no_pixels).unwrap_err().to_string().contains("at least one pixel"));
@@ -100,7 +100,7 @@ fn every_wrong_argument_is_named() {
     assert_eq!(message, "conv2d: dy expects the output's shape [2, 6, 6, 4], got shape [2, 8, 8, 4]");
 }
 
-/// The proof of the backward pass: every gradient against finite differences in `f64`.
+/// Verifies the backward pass: every gradient against finite differences in `f64`.
 #[test]
 fn gradients_equal_finite_differences() {
     for report in crate::verify::check_layer("conv2d", 1).unwrap() {
