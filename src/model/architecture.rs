@@ -1,4 +1,4 @@
-//! A network as plain data, and every network that has a name.
+//! A network as plain data, and all named networks.
 //!
 //! | family | names |
 //! |---|---|
@@ -11,11 +11,11 @@
 //! | pre-activation (He et al. 2016): 110 basic, 164 bottleneck | `preact110` `preact164` |
 //! | wide, pre-activation | `wrn-28-10` |
 //! | ResNet-34 with a 7x7 stem of stride 1, a projection in every stage | `resnet34-cifar7x7` |
-//! | the 18-layer network a misplaced `return` makes of it: two blocks a stage | `resnet34-as-written` |
+//! | the 18-layer network that results from a misplaced `return` in it: two blocks per stage | `resnet34-as-written` |
 
 use crate::{Error, Result};
 
-/// What a block's branch is made of.
+/// The layers of a block's branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
     /// Two 3x3 convolutions.
@@ -34,7 +34,7 @@ impl BlockKind {
     }
 }
 
-/// Where in a block the normalisation and the ReLU stand.
+/// The position of the normalisation and the ReLU in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// After the convolution, and a ReLU after the addition (He et al. 2015).
@@ -52,7 +52,7 @@ pub enum BottleneckStride {
     Conv1x1,
 }
 
-/// What the shortcuts are.
+/// The kind of the shortcuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShortcutOption {
     /// None at all: a plain network.
@@ -67,7 +67,7 @@ pub enum ShortcutOption {
     C,
 }
 
-/// What an image passes before the first stage.
+/// The layers before the first stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stem {
     /// 7x7 convolution with stride 2, batch norm, ReLU, 3x3 max pool with stride 2: a quarter of the resolution.
@@ -78,10 +78,10 @@ pub enum Stem {
     Cifar7x7,
 }
 
-/// A run of blocks of one width.
+/// Consecutive blocks of the same width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage {
-    /// Channels (of a bottleneck's inside; its output has four times as many).
+    /// Channels (in a bottleneck the inner ones; its output has four times as many).
     pub channels: usize,
     /// Number of blocks.
     pub blocks: usize,
@@ -94,15 +94,15 @@ pub struct Stage {
 pub struct Architecture {
     /// Its name.
     pub name: String,
-    /// What the blocks are made of.
+    /// The kind of the blocks.
     pub block: BlockKind,
-    /// Where their normalisation stands.
+    /// The position of their normalisation.
     pub order: Order,
-    /// Where a bottleneck's stride sits.
+    /// Which convolution of a bottleneck has the stride.
     pub bottleneck_stride: BottleneckStride,
-    /// What the shortcuts are.
+    /// The kind of the shortcuts.
     pub shortcut: ShortcutOption,
-    /// What comes before the first stage.
+    /// The layers before the first stage.
     pub stem: Stem,
     /// Channels of the stem.
     pub stem_channels: usize,
@@ -110,11 +110,11 @@ pub struct Architecture {
     pub stages: Vec<Stage>,
     /// Groups of a bottleneck's 3x3 convolution.
     pub groups: usize,
-    /// Width of one group for a stage of 64 channels: a bottleneck is channels · width_per_group/64 · groups wide inside.
+    /// Width of one group for a stage of 64 channels; a bottleneck is channels · width_per_group/64 · groups wide inside.
     pub width_per_group: usize,
     /// Number of classes.
     pub classes: usize,
-    /// `[height, width]` of the images it was designed for; others work too.
+    /// `[height, width]` of the images for which it was designed; other sizes work too.
     pub image: [usize; 2],
 }
 
@@ -230,7 +230,7 @@ impl Architecture {
             "resnet34-cifar7x7" => with_7x7_stem([3, 4, 6, 3]),
             "resnet34-as-written" => with_7x7_stem([2, 2, 2, 2]),
             _ if NAMES.contains(&name) => {
-                // resnet and plain of depth 6n + 2: two convolutions a block, three stages, stem and linear layer.
+                // resnet and plain of depth 6n + 2: two convolutions per block, three stages, stem and linear layer.
                 let depth: usize = name.trim_start_matches(char::is_alphabetic).parse().expect("a depth");
                 let base = cifar(Basic, (depth - 2) / 6);
                 if name.starts_with("plain") { Architecture { shortcut: ShortcutOption::Absent, ..base } } else { base }
@@ -252,34 +252,34 @@ impl Architecture {
         self.stages.last().map_or(self.stem_channels, |stage| stage.channels * self.block.expansion())
     }
 
-    /// Refuses what cannot be built.
+    /// Rejects architectures that cannot be built.
     ///
     /// # Errors
-    /// For no stages, zeros, and basic blocks with groups or another width. ([`super::ResNet::zeroed`] also refuses
-    /// option A where channels would have to shrink, and pre-activation without shortcuts.)
+    /// If there are no stages, a number is 0, or basic blocks have groups or another width. ([`super::ResNet::zeroed`]
+    /// also rejects option A where the channels would decrease, and pre-activation without shortcuts.)
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::argument("architecture", message));
         if self.stages.is_empty() || self.classes == 0 || self.stem_channels == 0 {
-            return refuse(format!("`{}` needs at least one stage, one class and one stem channel", self.name));
+            return refuse(format!("`{}` must have at least one stage, one class and one stem channel", self.name));
         }
         if let Some(stage) = self.stages.iter().find(|s| s.channels == 0 || s.blocks == 0 || s.stride == 0) {
             return refuse(format!("`{}`: channels, blocks and stride must be at least 1, got {stage:?}", self.name));
         }
         if self.block == BlockKind::Basic && (self.groups, self.width_per_group) != (1, 64) {
             let found = format!("got groups = {}, width_per_group = {}", self.groups, self.width_per_group);
-            return refuse(format!("basic blocks have groups = 1 and width_per_group = 64 only, {found}"));
+            return refuse(format!("basic blocks must have groups = 1 and width_per_group = 64, {found}"));
         }
         let narrow = self.stages.iter().find(|stage| self.inner_width(stage) == 0);
         if self.groups == 0 || narrow.is_some() {
             return refuse(format!(
-                "groups = {}, width_per_group = {} leave no channels",
+                "groups = {}, width_per_group = {} give an inner width of 0",
                 self.groups, self.width_per_group
             ));
         }
         Ok(())
     }
 
-    /// Width of a block of `stage` inside.
+    /// Inner width of a block of `stage`.
     pub(crate) fn inner_width(&self, stage: &Stage) -> usize {
         match self.block {
             BlockKind::Basic => stage.channels,
@@ -288,7 +288,7 @@ impl Architecture {
     }
 }
 
-/// Stages of these channels and numbers of blocks, with stride 2 from the second on.
+/// Stages with these channels and numbers of blocks; all but the first have stride 2.
 fn stages(channels: &[usize], blocks: &[usize]) -> Vec<Stage> {
     let both = channels.iter().zip(blocks).enumerate();
     both.map(|(i, (&channels, &blocks))| Stage { channels, blocks, stride: if i == 0 { 1 } else { 2 } }).collect()

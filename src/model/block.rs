@@ -7,8 +7,9 @@
 //! bottleneck:  F = bn₃(conv₃ 1x1( relu(bn₂(conv₂ 3x3( relu(bn₁(conv₁ 1x1(x))) ))) ))
 //! ```
 //!
-//! The bottleneck's stride sits on its 3x3 convolution ("v1.5", as torchvision) or on its first 1x1 (v1, the paper),
-//! never on both. The addition comes *before* the last ReLU: a ReLU on F(x) alone would let a block only ever add.
+//! The bottleneck's stride is on its 3x3 convolution ("v1.5", as in torchvision) or on its first 1x1 (v1, the paper),
+//! never on both. The addition comes *before* the last ReLU: with a ReLU on F(x) alone a block could only add, never
+//! subtract.
 //!
 //! # Backward
 //!
@@ -20,7 +21,7 @@
 //! ```
 //!
 //! The second term does not pass through any weight. In a stack of blocks it reaches the first one however small the
-//! ∂F/∂x are: this is the paper.
+//! ∂F/∂x are: this is the main idea of the paper.
 
 use super::pre_activation::{PreActivationBlock, PreActivationCache, PreActivationGrads};
 use super::shortcut::{Shortcut, ShortcutCache};
@@ -35,7 +36,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 /// y = relu(F(x) + S(x)); see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct ResidualBlock<T> {
-    /// F: units in a row, each but the last ending in a ReLU.
+    /// F: units in sequence; all but the last end in a ReLU.
     pub branch: Vec<Unit<T>>,
     /// S.
     pub shortcut: Shortcut<T>,
@@ -54,17 +55,17 @@ pub struct ResidualCache<T> {
 /// Gradients of a [`ResidualBlock`]'s parameters.
 #[derive(Clone, Debug)]
 pub struct ResidualGrads<T> {
-    /// Those of the units of F.
+    /// The gradients of the units of F.
     pub branch: Vec<UnitGrads<T>>,
-    /// Those of the projection, where S is one.
+    /// The gradients of the projection, if S is one.
     pub shortcut: Option<UnitGrads<T>>,
 }
 
 impl<T: Scalar> ResidualBlock<T> {
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
-    /// Those of the layers.
+    /// The errors of the layers.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, ResidualCache<T>)> {
         let (mut h, mut branch) = (x.clone(), Vec::with_capacity(self.branch.len()));
         for unit in &self.branch {
@@ -85,7 +86,7 @@ impl<T: Scalar> ResidualBlock<T> {
     /// # Errors
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ResidualCache<T>) -> Result<(Activation<T>, ResidualGrads<T>)> {
-        // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
+        // y = relu(F(x) + S(x)): the addition passes its gradient ds to both summands.
         let ds = self.activation.backward(dy, &cache.activation)?;
         let (dx_shortcut, shortcut) = self.shortcut.backward(&ds, &cache.shortcut)?;
         // F(x) = unit_k(… unit_1(x)): the units in reverse.
@@ -103,7 +104,7 @@ impl<T: Scalar> ResidualBlock<T> {
         Ok((dx, ResidualGrads { branch, shortcut }))
     }
 
-    /// Moves the running statistics towards those of the batch of a training pass.
+    /// Updates the running statistics with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &ResidualCache<T>) {
         for (unit, cache) in self.branch.iter_mut().zip(&cache.branch) {
             unit.update_running_statistics(cache);
@@ -141,28 +142,28 @@ pub enum Block<T> {
 /// What [`Block::backward`] needs from the forward pass.
 #[derive(Clone, Debug)]
 pub enum BlockCache<T> {
-    /// Of a [`ResidualBlock`].
+    /// The cache of a [`ResidualBlock`].
     Residual(ResidualCache<T>),
-    /// Of a [`PreActivationBlock`].
+    /// The cache of a [`PreActivationBlock`].
     PreActivation(PreActivationCache<T>),
 }
 
 /// Gradients of a [`Block`]'s parameters.
 #[derive(Clone, Debug)]
 pub enum BlockGrads<T> {
-    /// Of a [`ResidualBlock`].
+    /// The gradients of a [`ResidualBlock`].
     Residual(ResidualGrads<T>),
-    /// Of a [`PreActivationBlock`].
+    /// The gradients of a [`PreActivationBlock`].
     PreActivation(PreActivationGrads<T>),
 }
 
-const MIXED: &str = "a block and the cache or gradients of one of another kind";
+const MIXED: &str = "the cache or gradients belong to a block of another kind";
 
 impl<T: Scalar> Block<T> {
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
-    /// Those of the layers.
+    /// The errors of the layers.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BlockCache<T>)> {
         match self {
             Block::Residual(block) => block.forward(x, mode).map(|(y, c)| (y, BlockCache::Residual(c))),
@@ -186,7 +187,7 @@ impl<T: Scalar> Block<T> {
         }
     }
 
-    /// Moves the running statistics towards those of the batch of a training pass.
+    /// Updates the running statistics with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &BlockCache<T>) {
         match (self, cache) {
             (Block::Residual(block), BlockCache::Residual(cache)) => {
@@ -225,7 +226,7 @@ impl<T: Scalar> Block<T> {
         }
     }
 
-    /// The batch norm that ends F, where the block has one.
+    /// The batch norm at the end of F, if there is one.
     pub fn last_norm_of_branch(&mut self) -> Option<&mut BatchNorm2d<T>> {
         match self {
             Block::Residual(block) => block.branch.last_mut().map(|unit| &mut unit.bn),

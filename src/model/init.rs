@@ -1,21 +1,22 @@
-//! The numbers a network starts with.
+//! The initial parameters of a network.
 //!
 //! - convolutions: normal with mean 0 and standard deviation √(2 / fan_out), fan_out = C_out·kh·kw (He et al. 2015,
-//!   arXiv 1502.01852, equation 14, the ReLU's gain √2). As in torchvision fan_out does not divide by the groups.
+//!   arXiv 1502.01852, equation 14, the ReLU's gain √2). As in torchvision, fan_out is not divided by the groups.
 //! - batch norm: γ = 1, β = 0, running mean 0, running variance 1;
 //! - linear: weight and bias uniform in ±1/√fan_in, PyTorch's default;
-//! - by choice γ = 0 in the last batch norm of every block (Goyal et al. 2017, arXiv 1706.02677, section 5.1): every
-//!   block starts as its shortcut.
+//! - optionally γ = 0 in the last batch norm of every block (Goyal et al. 2017, arXiv 1706.02677, section 5.1):
+//!   initially every block is its shortcut.
 //!
-//! Each tensor draws from its own stream, derived from the seed and its name ([`crate::rng`]), in `f64`, rounded to the
-//! network's type: adding a layer does not change what the others get, and the f32 network is the f64 one rounded.
+//! Each tensor is drawn from its own stream, derived from the seed and its name ([`crate::rng`]), in `f64`, and rounded
+//! to the network's type: adding a layer does not change the initial values of the others, and the f32 network is the
+//! rounded f64 network.
 
 use super::ResNet;
 use crate::Scalar;
 use crate::parameters::{Parameters, Role};
 use crate::rng::{Purpose, Uniform, name_hash, normal, stream};
 
-/// Fills every tensor of `model` as the [module documentation](self) says.
+/// Initialises every tensor of `model` as described in the [module documentation](self).
 pub fn initialise<T: Scalar>(model: &mut ResNet<T>, seed: u64) {
     let mut fan_in_of_linear = 1;
     model.visit_mut("", &mut |name, role, mut tensor| {
@@ -48,10 +49,11 @@ mod tests {
     use crate::model::Architecture;
     use crate::parameters::fingerprint;
 
-    /// A seed means these weights, whatever version of whatever crate is compiled in.
+    /// A seed gives these weights, independently of the versions of other crates.
     ///
-    /// The one in 4,000 draws that lies in the tail of the ziggurat is a logarithm, which C libraries round differently in
-    /// the last bit: rounded to f32 that is not seen. In f64 it may be, so those bits are those of glibc on x86-64.
+    /// One draw in 4,000 is in the tail of the ziggurat and uses a logarithm, which C libraries round differently in
+    /// the last bit. Rounding to f32 hides the difference; in f64 it may show, so those bits are those of glibc on
+    /// x86-64.
     #[test]
     fn seed_1_means_these_weights() {
         fn of<T: Scalar>() -> u64 {

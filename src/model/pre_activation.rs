@@ -12,7 +12,7 @@
 //!
 //! # Backward
 //!
-//! h₁ is used twice where there is a projection, x is used twice where there is none; each sums what it is sent:
+//! h₁ is used twice if there is a projection, x is used twice if there is none; the two gradients add:
 //!
 //! ```text
 //! dh₁ = conv₁ᵀ(…) + projectionᵀ(dy)        dx = bn₁ᵀ(relu'(·) dh₁) + dy  (through the identity)
@@ -35,9 +35,9 @@ pub struct PreActivationBlock<T> {
     pub norms: Vec<BatchNorm2d<T>>,
     /// conv₁ … conv_k.
     pub convs: Vec<Conv2d<T>>,
-    /// The 1x1 convolution of the shortcut, where there is one: `downsample.0` in the state dict.
+    /// The 1x1 convolution of the shortcut, if there is one: `downsample.0` in the state dict.
     pub projection: Option<Conv2d<T>>,
-    /// Option A, where the shape changes and there is no projection.
+    /// Option A, if the shape changes and there is no projection.
     pub zero_pad: Option<ZeroPadShortcut>,
     /// The ReLU before every convolution.
     pub activation: Relu<T>,
@@ -54,17 +54,17 @@ pub struct PreActivationCache<T> {
 /// Gradients of a [`PreActivationBlock`]'s parameters.
 #[derive(Clone, Debug)]
 pub struct PreActivationGrads<T> {
-    /// Those of (bn_k, conv_k).
+    /// The gradients of (bn_k, conv_k).
     pub layers: Vec<(BatchNorm2dGrads<T>, Conv2dGrads<T>)>,
-    /// Those of the projection, where there is one.
+    /// The gradients of the projection, if there is one.
     pub projection: Option<Conv2dGrads<T>>,
 }
 
 impl<T: Scalar> PreActivationBlock<T> {
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
-    /// Those of the layers.
+    /// The errors of the layers.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, PreActivationCache<T>)> {
         let mut cache = PreActivationCache { layers: Vec::new(), projection: None, zero_pad: None };
         let mut shortcut = x.clone();
@@ -121,7 +121,7 @@ impl<T: Scalar> PreActivationBlock<T> {
         Ok((dx, grads))
     }
 
-    /// Moves the running statistics towards those of the batch of a training pass.
+    /// Updates the running statistics with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &PreActivationCache<T>) {
         for (bn, (bn_cache, ..)) in self.norms.iter_mut().zip(&cache.layers) {
             bn.update_running_statistics(bn_cache);
@@ -131,7 +131,7 @@ impl<T: Scalar> PreActivationBlock<T> {
     pub(crate) fn cost(&self, x: [usize; 4], cost: &mut Cost) -> Result<[usize; 4]> {
         let mut y = x;
         for conv in &self.convs {
-            cost.kept(y); // relu(bn(·)), kept beside the batch norm's input
+            cost.kept(y); // relu(bn(·)), kept in addition to the batch norm's input
             y = cost.conv(conv, y)?;
         }
         if let Some(projection) = &self.projection {
@@ -141,7 +141,7 @@ impl<T: Scalar> PreActivationBlock<T> {
     }
 }
 
-/// Names of the i-th batch norm and convolution of a block, counted from 1 as torchvision does.
+/// Names of the i-th batch norm and convolution of a block, counted from 1 as in torchvision.
 fn names(path: &str, index: usize) -> [String; 2] {
     [join(path, &format!("bn{}", index + 1)), join(path, &format!("conv{}", index + 1))]
 }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! x (N, H, W, 3)
-//! h = stem(x)                    convolution, batch norm, ReLU; a max pool where the stem has one
+//! h = stem(x)                    convolution, batch norm, ReLU; a max pool if the stem has one
 //! h = block(h)                   for every block of every stage
 //! [h = relu(bn(h))]              pre-activation networks only: their last block ends in a sum
 //! f = mean of h over the pixels  (N, features)
 //! logits = f · weightᵀ + bias    (N, classes)
 //! ```
 //!
-//! `forward` and `backward` change nothing. A training step is, in full:
+//! `forward` and `backward` change nothing. A complete training step is:
 //!
 //! ```
 //! use ndarray::Array4;
@@ -50,9 +50,9 @@ use ndarray::{Array1, Array2, ArrayViewD, ArrayViewMutD};
 #[derive(Clone, Debug)]
 pub struct ResNet<T> {
     architecture: Architecture,
-    /// What comes before the first block.
+    /// The layers before the first block.
     pub stem: StemLayers<T>,
-    /// The stem's max pool, where there is one.
+    /// The stem's max pool, if there is one.
     pub max_pool: Option<MaxPool2d>,
     /// The blocks of each stage: `layer1`, `layer2`, … in the state dict.
     pub stages: Vec<Vec<Block<T>>>,
@@ -78,8 +78,8 @@ enum StemCache<T> {
     Conv(Conv2dCache<T>),
 }
 
-/// What [`ResNet::backward`] needs from the forward pass. Backward consumes it, so that the activations of a block are
-/// released as soon as its gradient is done.
+/// What [`ResNet::backward`] needs from the forward pass. Backward consumes it, so the activations of a block are freed
+/// as soon as its gradient has been computed.
 #[derive(Clone, Debug)]
 pub struct ResNetCache<T> {
     stem: StemCache<T>,
@@ -91,7 +91,7 @@ pub struct ResNetCache<T> {
 }
 
 impl<T: Scalar> ResNet<T> {
-    /// A freshly initialised network ([`init`]); the same seed gives the same numbers, in `f32` those of `f64` rounded.
+    /// A freshly initialised network ([`init`]); the same seed gives the same values, in `f32` those of `f64` rounded.
     ///
     /// # Errors
     /// If the architecture cannot be built.
@@ -101,7 +101,7 @@ impl<T: Scalar> ResNet<T> {
         Ok(model)
     }
 
-    /// The network with every weight still 0, for loading weights into, or for counting.
+    /// The network with all weights 0, for loading weights or for counting.
     ///
     /// # Errors
     /// If the architecture cannot be built.
@@ -145,16 +145,16 @@ impl<T: Scalar> ResNet<T> {
         })
     }
 
-    /// What the network is.
+    /// The architecture of the network.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// Logits `(N, classes)` for images `x (N, H, W, 3)`, and what backward needs.
+    /// Logits `(N, classes)` for images `x (N, H, W, 3)`, and the cache.
     ///
     /// # Errors
-    /// If `x` does not have three channels, an image is too small for the strides, or in training a batch norm is left
-    /// with one value per channel.
+    /// If `x` does not have three channels, an image is too small for the strides, or a batch norm in training mode
+    /// gets only one value per channel.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Array2<T>, ResNetCache<T>)> {
         let (mut h, stem, max_pool) = self.forward_stem(x, mode)?;
         let mut stages = Vec::with_capacity(self.stages.len());
@@ -179,10 +179,10 @@ impl<T: Scalar> ResNet<T> {
     /// If the shape of `dlogits` is not that of the logits.
     pub fn backward(&self, dlogits: &Array2<T>, cache: ResNetCache<T>) -> Result<(Activation<T>, Gradients<T>)> {
         let (dx, gradients) = self.backward_to_stem(dlogits, cache, true)?;
-        Ok((dx.expect("asked for"), gradients))
+        Ok((dx.expect("requested above"), gradients))
     }
 
-    /// The gradients of the parameters alone: all that training needs, and cheaper by the gradient of the images.
+    /// Only the gradients of the parameters: training needs no others, and this saves the gradient of the images.
     ///
     /// # Errors
     /// If the shape of `dlogits` is not that of the logits.
@@ -236,7 +236,7 @@ impl<T: Scalar> ResNet<T> {
                 conv.parameter_gradients(&dh, cache)?.collect("conv1", &mut gradients);
                 input_gradient.then(|| conv.input_gradient(&dh, cache)).transpose()?
             }
-            _ => panic!("the cache of a network of another kind"),
+            _ => panic!("the cache belongs to a network of another kind"),
         };
         Ok((dx, gradients.in_order_of(self)))
     }
@@ -281,7 +281,7 @@ impl<T: Scalar> ResNet<T> {
         }
     }
 
-    /// Moves every batch norm's running statistics towards those of the batch of a training pass.
+    /// Updates the running statistics of every batch norm with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &ResNetCache<T>) {
         if let (StemLayers::Unit(unit), StemCache::Unit(cache)) = (&mut self.stem, &cache.stem) {
             unit.update_running_statistics(cache);
@@ -294,8 +294,8 @@ impl<T: Scalar> ResNet<T> {
         }
     }
 
-    /// γ = 0 in the last batch norm of every block, so that every block starts as its shortcut (Goyal et al. 2017,
-    /// section 5.1).
+    /// Sets γ = 0 in the last batch norm of every block, so that every block is initially its shortcut (Goyal et al.
+    /// 2017, section 5.1).
     ///
     /// # Errors
     /// For pre-activation networks, whose blocks do not end in a batch norm.
@@ -370,13 +370,13 @@ pub(crate) fn check_channels<T: Scalar>(x: &Activation<T>) -> Result<()> {
 type StemResult<T> = (Activation<T>, StemCache<T>, Option<MaxPool2dCache>);
 type FinalNormResult<T> = (Activation<T>, Option<(BatchNorm2dCache<T>, ReluCache<T>)>);
 
-/// Where a block stands and what goes in and out.
+/// The position of a block and its input and output.
 struct BlockShape {
     c_in: usize,
     width: usize,
     c_out: usize,
     stride: usize,
-    /// Its number in its stage.
+    /// Its index in its stage.
     index: usize,
 }
 
@@ -402,14 +402,14 @@ fn build_block<T: Scalar>(architecture: &Architecture, shape: BlockShape) -> Res
     };
     let zero_pads = changes && architecture.shortcut == ShortcutOption::A;
     if zero_pads && c_in > c_out {
-        let message = format!("option A cannot shrink channels from {c_in} to {c_out}");
+        let message = format!("option A cannot reduce the channels from {c_in} to {c_out}");
         return Err(Error::argument("architecture", message));
     }
     let zero_pad = zero_pads.then_some(ZeroPadShortcut { stride, c_out });
 
     if architecture.order == Order::PreActivation {
         if architecture.shortcut == ShortcutOption::Absent {
-            return Err(Error::argument("architecture", "a pre-activation block without a shortcut is not one"));
+            return Err(Error::argument("architecture", "a pre-activation block must have a shortcut"));
         }
         return Ok(Block::PreActivation(PreActivationBlock {
             norms: branch.iter().map(|&(c_in, ..)| BatchNorm2d::new(c_in)).collect(),

@@ -1,11 +1,11 @@
 //! The shortcut S(x) of a residual block y = relu(F(x) + S(x)).
 //!
-//! Where x and F(x) have one shape S is the identity, and costs nothing: its derivative is 1, and that 1 is what reaches
-//! the first layers of a deep network undiminished. Where the shape changes (He et al. 2015, section 3.3):
+//! If x and F(x) have the same shape, S is the identity and costs nothing. Its derivative is 1, so the gradient reaches
+//! the first layers of a deep network undiminished. If the shape changes (He et al. 2015, section 3.3):
 //!
 //! - option A: subsample and pad channels with zeros, no parameters ([`ZeroPadShortcut`]);
 //! - option B: a 1x1 convolution with the stride and a batch norm, the *projection*;
-//! - option C: projections everywhere, also where the identity would do;
+//! - option C: projections everywhere, even where the shape does not change;
 //! - a plain network has no shortcut: S(x) = 0.
 
 use super::unit::{Unit, UnitCache, UnitGrads};
@@ -26,7 +26,7 @@ pub enum Shortcut<T> {
     Projection(Box<Unit<T>>),
 }
 
-/// What reaches x through S, `None` for 0, and the gradients of a projection's parameters.
+/// The gradient with respect to x through S (`None` for 0), and the gradients of a projection's parameters.
 pub type ShortcutGradients<T> = (Option<Activation<T>>, Option<UnitGrads<T>>);
 
 /// What [`Shortcut::backward`] needs from the forward pass.
@@ -34,17 +34,17 @@ pub type ShortcutGradients<T> = (Option<Activation<T>>, Option<UnitGrads<T>>);
 pub enum ShortcutCache<T> {
     /// Nothing.
     Trivial,
-    /// Of option A.
+    /// The cache of option A.
     ZeroPad(ZeroPadShortcutCache),
-    /// Of a projection.
+    /// The cache of a projection.
     Projection(Box<UnitCache<T>>),
 }
 
 impl<T: Scalar> Shortcut<T> {
-    /// S(x), `None` for 0, and what backward needs.
+    /// Returns S(x) (`None` for 0) and the cache.
     ///
     /// # Errors
-    /// Those of its layers.
+    /// The errors of its layers.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Option<Activation<T>>, ShortcutCache<T>)> {
         Ok(match self {
             Shortcut::Absent => (None, ShortcutCache::Trivial),
@@ -60,7 +60,7 @@ impl<T: Scalar> Shortcut<T> {
         })
     }
 
-    /// The gradient that reaches x through S, `None` for 0, and the projection's gradients.
+    /// Returns the gradient with respect to x through S (`None` for 0), and the projection's gradients.
     ///
     /// # Errors
     /// If the shape of `dy` is not that of S(x).
@@ -72,12 +72,12 @@ impl<T: Scalar> Shortcut<T> {
                 let (dx, grads) = unit.backward(dy, cache)?;
                 (Some(dx), Some(grads))
             }
-            // dS/dx = 1: the gradient arrives as it left.
+            // dS/dx = 1: the gradient is not changed.
             _ => (Some(dy.clone()), None),
         })
     }
 
-    /// Moves a projection's running statistics towards those of the batch of a training pass.
+    /// Updates a projection's running statistics with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &ShortcutCache<T>) {
         if let (Shortcut::Projection(unit), ShortcutCache::Projection(cache)) = (self, cache) {
             unit.update_running_statistics(cache);

@@ -1,10 +1,10 @@
-//! The unit every network is made of: convolution, batch norm, and (or not) an activation.
+//! The unit of which every network is built: convolution, batch norm and, optionally, an activation.
 //!
 //! ```text
 //! y = act(bn(conv(x)))
 //! ```
 //!
-//! The convolution has no bias: the batch norm after it would subtract it again.
+//! The convolution has no bias: the batch norm after it would cancel it.
 
 use crate::layers::batch_norm::{BatchNorm2dCache, BatchNorm2dGrads};
 use crate::layers::conv2d::{Conv2dCache, Conv2dGrads};
@@ -21,7 +21,7 @@ pub struct Unit<T> {
     pub conv: Conv2d<T>,
     /// Its batch norm.
     pub bn: BatchNorm2d<T>,
-    /// ReLU or leaky ReLU, where the unit ends in one.
+    /// ReLU or leaky ReLU, if the unit ends in one.
     pub activation: Option<Relu<T>>,
     /// Names of the convolution and of the batch norm in the state dict, e.g. `["conv1", "bn1"]`.
     pub names: [String; 2],
@@ -38,14 +38,14 @@ pub struct UnitCache<T> {
 /// Gradients of a [`Unit`]'s parameters.
 #[derive(Clone, Debug)]
 pub struct UnitGrads<T> {
-    /// Those of the convolution.
+    /// The gradients of the convolution.
     pub conv: Conv2dGrads<T>,
-    /// Those of the batch norm.
+    /// The gradients of the batch norm.
     pub bn: BatchNorm2dGrads<T>,
 }
 
 impl<T: Scalar> Unit<T> {
-    /// A unit `names = [conv, bn]` with a square kernel, padding (kernel − 1)/2 and weights still zero.
+    /// A unit `names = [conv, bn]` with a square kernel, padding (kernel − 1)/2 and zero weights.
     pub fn new(names: [&str; 2], [c_in, c_out]: [usize; 2], kernel: usize, stride: usize, groups: usize) -> Self {
         Unit {
             conv: conv(c_in, c_out, kernel, stride, groups),
@@ -60,10 +60,10 @@ impl<T: Scalar> Unit<T> {
         Unit { activation: Some(Relu::new()), ..self }
     }
 
-    /// y and what backward needs.
+    /// Returns y and the cache.
     ///
     /// # Errors
-    /// Those of the convolution and the batch norm.
+    /// The errors of the convolution and the batch norm.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, UnitCache<T>)> {
         let (h, conv) = self.conv.forward(x)?;
         let (h, bn) = self.bn.forward(&h, mode)?;
@@ -87,7 +87,7 @@ impl<T: Scalar> Unit<T> {
         Ok((dx, UnitGrads { conv, bn }))
     }
 
-    /// The gradients of the parameters alone: for the first unit of a network, whose dx nobody asks for.
+    /// Only the gradients of the parameters: for the first unit of a network, whose dx is not needed.
     ///
     /// # Errors
     /// If the shape of `dy` is not that of y.
@@ -96,7 +96,7 @@ impl<T: Scalar> Unit<T> {
         Ok(UnitGrads { conv: self.conv.parameter_gradients(&dh, &cache.conv)?, bn })
     }
 
-    /// Back through activation and batch norm, to the gradient of the convolution's output.
+    /// Backward through activation and batch norm: the gradient of the convolution's output.
     fn backward_to_conv(
         &self,
         dy: &Activation<T>,
@@ -108,13 +108,13 @@ impl<T: Scalar> Unit<T> {
         }
     }
 
-    /// Moves the running statistics towards those of the batch of a training pass.
+    /// Updates the running statistics with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, cache: &UnitCache<T>) {
         self.bn.update_running_statistics(&cache.bn);
     }
 }
 
-/// A convolution with a square kernel, padding (kernel − 1)/2, no bias and weights still zero.
+/// A convolution with a square kernel, padding (kernel − 1)/2, no bias and zero weights.
 pub(crate) fn conv<T: Scalar>(c_in: usize, c_out: usize, kernel: usize, stride: usize, groups: usize) -> Conv2d<T> {
     Conv2d {
         stride: [stride; 2],
