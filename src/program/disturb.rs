@@ -1,30 +1,31 @@
-//! Who may look at a pass through a program, and change what goes through it.
+//! Observing the values of a pass through a program, and changing them.
 
 use super::{Step, Value};
 use crate::Scalar;
 use crate::parameters::Gradients;
 use ndarray::Array2;
 
-/// What goes through a step.
+/// The values of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Passage<'a, T: Scalar> {
-    /// What it read.
+    /// The values it read.
     pub reads: &'a [&'a Value<T>],
-    /// What it made of it.
+    /// Its result.
     pub result: &'a Value<T>,
-    /// The gradient of that.
+    /// The gradient of its result.
     pub dy: &'a Value<T>,
 }
 
-/// Somebody who may change each result as it is made: rounding ([`crate::oracle::rounding`]), or a mistake ([`mod@crate::oracle::diagnose`]).
+/// Observes the values of a pass and may change them, for example by rounding ([`crate::oracle::rounding`]) or a
+/// mistake ([`mod@crate::oracle::diagnose`]).
 pub trait Disturb<T: Scalar> {
-    /// `value` is what `step` made of the values it read.
+    /// `value` is the result of `step` for the values it read.
     fn result(&mut self, step: &Step<T>, reads: &[&Value<T>], value: &mut Value<T>);
-    /// `logits` are what the loss is computed from.
+    /// `logits` are the input of the loss.
     fn logits(&mut self, logits: &mut Array2<T>);
-    /// `loss` and its gradient are what was made of `logits` and the classes `target`.
+    /// `loss` and its gradient `dlogits` are computed from `logits` and the classes `target`.
     fn loss(&mut self, _logits: &Array2<T>, _target: &[usize], _loss: &mut T, _dlogits: &mut Array2<T>) {}
-    /// `gradients` are what `step` sends to the values it read, `parameters` those of its parameters.
+    /// `gradients` are those that `step` returns for the values it read, `parameters` those of its parameters.
     fn gradients(
         &mut self,
         step: &Step<T>,
@@ -44,7 +45,7 @@ impl<T: Scalar> Disturb<T> for Undisturbed {
     fn gradients(&mut self, _: &Step<T>, _: Passage<'_, T>, _: &mut [Value<T>], _: &mut Gradients<T>) {}
 }
 
-/// One after the other.
+/// Calls both, one after the other.
 pub struct Both<'a, T>(pub &'a mut dyn Disturb<T>, pub &'a mut dyn Disturb<T>);
 
 impl<T: Scalar> Disturb<T> for Both<'_, T> {

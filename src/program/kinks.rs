@@ -1,19 +1,19 @@
 //! The choices of a pass: which ReLUs are open, which pixel of a window is the maximum.
 //!
-//! A ReLU network is smooth only between its kinks. A *kink* lies where a choice flips: there the function has no
-//! derivative, and a finite difference that steps across one measures something between the slopes of the two sides. With
-//! a million ReLUs, a step of 10⁻⁵ crosses some nearly every time. So the choices of one pass are written down
-//! ([`Record`]) and imposed on another ([`Replay`]):
+//! A ReLU network is smooth only between its kinks. A *kink* is a point where a choice changes: there the function has
+//! no derivative, and a finite difference across it is between the slopes of the two sides. With a million ReLUs, a
+//! step of 10⁻⁵ crosses some nearly every time. So the choices of one pass are recorded ([`Record`]) and imposed on
+//! another ([`Replay`]):
 //!
 //! ```text
 //! ReLU       y = x where it was open,  slope · x elsewhere        dx = dy where it was open,  slope · dy elsewhere
 //! max pool   y = x[the pixel that was the maximum]                dx[the pixel that was the maximum] += dy
 //! ```
 //!
-//! With its choices held, a network is smooth. It agrees with the free one in a neighbourhood of the point of the record,
-//! so it has the same gradient there, and its finite differences are accurate to ten digits; see
-//! [`crate::verify::network`]. And two passes in different arithmetic can be compared without regard to inputs so near 0 that
-//! rounding decides their sign.
+//! With its choices held fixed, a network is smooth. It equals the original network in a neighbourhood of the recorded
+//! point, so it has the same gradient there, and its finite differences are accurate to ten digits; see
+//! [`crate::verify::network`]. And two passes in different arithmetic can be compared even where an input is so near 0
+//! that rounding decides its sign.
 //!
 //! ```
 //! use ndarray::Array4;
@@ -43,7 +43,7 @@ use std::collections::HashMap;
 pub enum Choice {
     /// Whether each ReLU is open.
     Relu(Vec<bool>),
-    /// The pixel h·W + w of its image that each maximum was taken from.
+    /// The pixel h·W + w of its image from which each maximum was taken.
     MaxPool(Vec<u32>),
 }
 
@@ -51,7 +51,7 @@ impl Choice {
     /// Number of entries in which two records of the same step differ.
     ///
     /// # Panics
-    /// If they are not of the same step.
+    /// If they belong to different steps.
     pub fn differences(&self, other: &Choice) -> usize {
         assert_eq!(self.len(), other.len(), "choices of different steps");
         match (self, other) {
@@ -69,7 +69,7 @@ impl Choice {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -82,10 +82,10 @@ impl Choice {
     }
 }
 
-/// Writes down the choices of a forward pass.
+/// Records the choices of a forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// Those of every ReLU and max pool so far, in the order of the steps.
+    /// The choices of every ReLU and max pool so far, in the order of the steps.
     pub choices: Vec<Choice>,
 }
 
@@ -107,7 +107,8 @@ impl<T: Scalar> Disturb<T> for Record {
     fn gradients(&mut self, _: &Step<T>, _: Passage<'_, T>, _: &mut [Value<T>], _: &mut Gradients<T>) {}
 }
 
-/// Imposes the choices of an earlier pass, forward and backward. It keeps no place: one `Replay` serves any number of passes.
+/// Imposes the choices of an earlier pass, forward and backward. It has no state: one `Replay` can be used for any
+/// number of passes.
 #[derive(Clone, Debug)]
 pub struct Replay<'a> {
     /// By the name of the step.
@@ -118,7 +119,7 @@ impl<'a> Replay<'a> {
     /// `choices` are those of all ReLUs and max pools of `program`, in the order of its steps.
     ///
     /// # Panics
-    /// If they are of another program: out of step.
+    /// If they do not belong to `program`.
     pub fn new<T: Scalar>(program: &Program<T>, choices: &'a [Choice]) -> Self {
         let kinds = program.steps.iter().filter_map(|step| match step.layer {
             Layer::Relu(_) => Some((&step.name, "a ReLU")),
@@ -127,24 +128,24 @@ impl<'a> Replay<'a> {
         });
         let kinds: Vec<_> = kinds.collect();
         let (found, steps) = (choices.len(), kinds.len());
-        assert_eq!(found, steps, "replay out of step: choices of {found} layers for a program with {steps} to make");
+        assert_eq!(found, steps, "replay: choices of {found} layers for a program with {steps} ReLUs and max pools");
         for ((name, kind), choice) in kinds.iter().zip(choices) {
             assert_eq!(
                 *kind,
                 choice.what(),
-                "replay out of step: `{name}` is {kind}, its choice that of {}",
+                "replay: `{name}` is {kind}, but its choice is of {}",
                 choice.what()
             );
         }
         Replay { choices: kinds.into_iter().map(|(name, _)| name.clone()).zip(choices).collect() }
     }
 
-    /// What was chosen at `step`, one entry for each of its `values`.
+    /// The choices at `step`, one entry for each of its `values`.
     fn of<T: Scalar>(&self, step: &Step<T>, values: usize) -> &'a Choice {
         let name = &step.name;
-        let choice = self.choices.get(name).unwrap_or_else(|| panic!("replay out of step: no choice for `{name}`"));
+        let choice = self.choices.get(name).unwrap_or_else(|| panic!("replay: no choice for `{name}`"));
         let found = choice.len();
-        assert_eq!(found, values, "replay out of step: {found} choices for the {values} values of `{name}`");
+        assert_eq!(found, values, "replay: {found} choices for the {values} values of `{name}`");
         choice
     }
 }
@@ -186,28 +187,28 @@ impl<T: Scalar> Disturb<T> for Replay<'_> {
     }
 }
 
-/// The values where the ReLU was open, slope · value elsewhere; for a slope of 0 that is 0, of an infinite value too.
+/// The values where the ReLU was open, slope · value elsewhere; for a slope of 0 that is 0, even for an infinite value.
 fn gated<T: Scalar>(relu: &Relu<T>, values: &Activation<T>, choice: &Choice) -> Activation<T> {
-    let Choice::Relu(open) = choice else { panic!("replay out of step: a ReLU met the choice of {}", choice.what()) };
+    let Choice::Relu(open) = choice else { panic!("replay: a ReLU got the choice of {}", choice.what()) };
     let closed = |value: T| if relu.is_leaky() { relu.slope() * value } else { T::zero() };
     let gated = values.iter().zip(open).map(|(&value, &open)| if open { value } else { closed(value) });
     Array4::from_shape_vec(values.dim(), gated.collect()).expect("one gate per value").into_shared()
 }
 
-/// Where in x each value of a max pool of shape `y` was taken from.
+/// The index in x of each value of a max pool of shape `y`.
 fn places<'a, T: Scalar>(
     x: &Activation<T>,
     y: (usize, usize, usize, usize),
     choice: &'a Choice,
 ) -> impl Iterator<Item = [usize; 4]> + use<'a, T> {
     let Choice::MaxPool(argmax) = choice else {
-        panic!("replay out of step: a max pool met the choice of {}", choice.what())
+        panic!("replay: a max pool got the choice of {}", choice.what())
     };
     let (_, height, width, _) = x.dim();
     let pixels = height * width;
     ndarray::indices(y).into_iter().zip(argmax).map(move |((image, _, _, channel), &pixel)| {
         let pixel = pixel as usize;
-        assert!(pixel < pixels, "replay out of step: pixel {pixel} of a max pool whose images have {pixels}");
+        assert!(pixel < pixels, "replay: pixel {pixel} of a max pool whose images have {pixels} pixels");
         [image, pixel / width, pixel % width, channel]
     })
 }
@@ -228,7 +229,7 @@ mod tests {
         program
     }
 
-    /// y and dx of a program of one step with its choices held.
+    /// y and dx of a program of one step with its choices held fixed.
     fn replayed(
         program: &Program<f64>,
         x: &Activation<f64>,
@@ -251,7 +252,7 @@ mod tests {
         record.choices.remove(0)
     }
 
-    /// A recorded ReLU is open above 0 alone, whatever the sign of a zero: where its gradient passes.
+    /// A recorded ReLU is open only above 0, whatever the sign of a zero: where its gradient passes.
     #[test]
     fn a_relu_is_recorded_as_open_above_zero_alone() {
         let x = row(&[0.0, -0.0, f64::MIN_POSITIVE, -f64::MIN_POSITIVE, 1.0]);
@@ -261,8 +262,8 @@ mod tests {
         }
     }
 
-    /// Replayed gates decide alone: an open one passes a negative value, a closed one scales a positive value; and backward
-    /// takes the same gates, whatever the sign of y.
+    /// Only the replayed gates decide: an open one passes a negative value, a closed one scales a positive value; and
+    /// backward uses the same gates, whatever the sign of y.
     #[test]
     fn a_replayed_gate_ignores_the_sign_of_its_input() {
         let (x, dy) = (row(&[8.0, -8.0, 4.0, -4.0]), row(&[1.0, 2.0, -3.0, 4.0]));
@@ -277,8 +278,8 @@ mod tests {
         assert_eq!((y, dx), (row(&[0.0, f64::NEG_INFINITY]), row(&[0.0, f64::NEG_INFINITY])));
     }
 
-    /// Two images, two channels, overlapping windows: replayed where they were recorded the choices change nothing; of another
-    /// pass, y = x[argmax], and dx is its adjoint.
+    /// Two images, two channels, overlapping windows: replayed in the recorded pass the choices change nothing; in
+    /// another pass, y = x[argmax], and dx is its adjoint.
     #[test]
     fn a_replayed_max_pool_takes_the_pixels_of_the_record() {
         let whole = |shape, of: fn(usize) -> usize| {
@@ -306,7 +307,7 @@ mod tests {
         for (((image, _, _, channel), y), &argmax) in y.indexed_iter().zip(cache.argmax()) {
             assert_eq!(y, pixels(image, channel)[argmax as usize]);
         }
-        assert_ne!(y, pool.forward(&other).unwrap().0, "the other pass would choose otherwise");
+        assert_ne!(y, pool.forward(&other).unwrap().0, "the other pass must have other maxima");
         assert_eq!((&y * &dy).sum(), (&other * &dx).sum());
     }
 
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(Choice::MaxPool(vec![3, 1]).differences(&Choice::MaxPool(vec![3, 2])), 1);
     }
 
-    /// Whatever of a record does not fit the program is reported, and where.
+    /// Everything in a record that does not fit the program is reported with its place.
     #[test]
     fn a_replay_out_of_step_is_refused() {
         let message = |choices: &[Choice]| {
@@ -330,8 +331,8 @@ mod tests {
         };
         let relu = |gates: usize| Choice::Relu(vec![true; gates]);
         let pool = |pixel| Choice::MaxPool(vec![0, pixel]);
-        assert!(message(&[relu(2)]).contains("choices of 1 layers for a program with 2 to make"));
-        assert!(message(&[pool(1), relu(2)]).contains("`only` is a ReLU, its choice that of a max pool"));
+        assert!(message(&[relu(2)]).contains("choices of 1 layers for a program with 2 ReLUs and max pools"));
+        assert!(message(&[pool(1), relu(2)]).contains("`only` is a ReLU, but its choice is of a max pool"));
         assert!(message(&[relu(3), pool(1)]).contains("3 choices for the 2 values of `only`"));
         assert!(message(&[relu(2), pool(2)]).contains("pixel 2 of a max pool whose images have 2"));
         let other = only(Layer::Relu(Relu::<f64>::new()));

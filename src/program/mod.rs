@@ -1,21 +1,22 @@
-//! A network taken apart into its steps.
+//! A network as a list of steps.
 //!
-//! [`ResNet::forward`](crate::model::ResNet::forward) hides its intermediate values: training needs none of them by name.
-//! Whoever looks for the first wrong one needs them all. A [`Program`] is the same computation written as a list, one step a layer,
+//! [`ResNet::forward`](crate::model::ResNet::forward) hides its intermediate values, because training does not need
+//! them by name. The search for the first wrong value needs all of them. A [`Program`] is the same computation written
+//! as a list, one step per layer,
 //!
 //! ```text
 //! value 0 = x        value i + 1 = layer_i(value a [, value b])        a, b ≤ i
 //! ```
 //!
-//! so that backward is the list read from its end, with one rule (a value that was used twice receives the sum of two
-//! gradients) in place of the hand-written order of `model/`. The layers are the same, so the two must agree to the bit;
-//! that they do is a test of both (`tests/library/oracle.rs`).
+//! so that backward is the list in reverse order, with one rule (a value that was used twice receives the sum of two
+//! gradients) instead of the hand-written order of `model/`. The layers are the same, so the results must be
+//! bit-identical, and the test of this (`tests/library/oracle.rs`) verifies both.
 //!
-//! Steps are named as torchvision names its modules. A module that is called again, as the one ReLU of a torchvision
-//! block, gets `#2`, `#3`; an addition is no module in PyTorch and is called `add`.
+//! Steps have the names of torchvision's modules. A module that is called again, such as the one ReLU of a torchvision
+//! block, gets `#2`, `#3`; an addition is not a module in PyTorch and is called `add`.
 //!
-//! Somebody may observe a pass, and change what goes through it ([`Disturb`]): the oracle adds rounding or a mistake, a
-//! gradient check holds the ReLUs and max pools as they were ([`kinks`]).
+//! The values of a pass can be observed and changed ([`Disturb`]): the oracle adds rounding or a mistake, a gradient
+//! check holds the choices of the ReLUs and max pools fixed ([`kinks`]).
 //!
 //! ```
 //! use ndarray::Array4;
@@ -68,7 +69,7 @@ pub enum Layer<T> {
     Add,
 }
 
-/// A layer, what it is called and which values it reads.
+/// A layer, its name and the values it reads.
 #[derive(Clone, Debug)]
 pub struct Step<T> {
     /// `layer1.0.conv1`
@@ -111,7 +112,7 @@ enum Kept<T> {
     Add,
 }
 
-/// Every value of a forward pass, and what backward needs.
+/// Every value of a forward pass, and the caches for backward.
 #[derive(Clone, Debug)]
 pub struct Forward<T> {
     /// `values[0]` is x, `values[i + 1]` the result of step i.
@@ -151,18 +152,18 @@ impl<T: Scalar> Value<T> {
         }
     }
 
-    /// self + other: what a value used twice receives.
+    /// self + other: the gradient of a value that is used twice.
     fn plus(self, other: Self) -> Self {
         match (self, other) {
             (Value::Images(a), Value::Images(b)) => Value::Images(add(a, &b)),
             (Value::Rows(a), Value::Rows(b)) => Value::Rows(a + b),
-            _ => panic!("two gradients of one value have one shape"),
+            _ => panic!("two gradients of one value must have the same shape"),
         }
     }
 }
 
 impl<T: Scalar> Layer<T> {
-    /// As the oracle's command line calls it.
+    /// The name of the layer on the oracle's command line.
     pub fn name(&self) -> &'static str {
         match self {
             Layer::Conv2d(_) => "conv2d",
@@ -180,7 +181,8 @@ impl<T: Scalar> Layer<T> {
 }
 
 impl Layer<f64> {
-    /// The same layer, its numbers rounded to `T`. In `T` as in `f64` the oracle's convolutions are plain sums of products.
+    /// The same layer, its parameters rounded to `T`. In `T` as in `f64` the oracle's convolutions are plain sums of
+    /// products.
     fn cast<T: Scalar>(&self) -> Layer<T> {
         match self {
             Layer::Conv2d(conv) => Layer::Conv2d(Conv2d {
@@ -285,26 +287,26 @@ impl<T: Scalar> Step<T> {
                 grads.collect(&self.name, gradients);
                 Value::Rows(dx)
             }
-            // y = a + b: the addition hands its gradient to both.
+            // y = a + b: the addition passes its gradient to both.
             (Layer::Add, Kept::Add) => return Ok(vec![dy.clone(), dy]),
-            _ => panic!("the cache of another step"),
+            _ => panic!("the cache belongs to another step"),
         };
         Ok(vec![dx])
     }
 }
 
 impl<T: Scalar> Program<T> {
-    /// No steps yet: its result is x.
+    /// A program without steps: its result is x.
     pub fn new() -> Self {
         Program { steps: Vec::new(), aliases: Vec::new() }
     }
 
-    /// Adds a step that reads the value `from` and returns the value it makes.
+    /// Appends a step that reads the value `from`; returns the index of its result.
     pub fn push(&mut self, name: &str, layer: Layer<T>, from: usize) -> usize {
         self.push_reading(name, layer, vec![from])
     }
 
-    /// Adds a step that reads several values and returns the value it makes.
+    /// Appends a step that reads several values; returns the index of its result.
     pub fn push_reading(&mut self, name: &str, layer: Layer<T>, reads: Vec<usize>) -> usize {
         let calls = |step: &&Step<T>| step.name == name || step.name.starts_with(&format!("{name}#"));
         let name = match self.steps.iter().filter(calls).count() {
@@ -315,10 +317,10 @@ impl<T: Scalar> Program<T> {
         self.steps.len()
     }
 
-    /// Every value, from x on.
+    /// Computes every value, starting with x.
     ///
     /// # Errors
-    /// Those of the layers, with the name of the step in front.
+    /// The errors of the layers, and if a step gets images instead of rows or the other way round.
     pub fn forward(&self, x: Value<T>, mode: Mode, disturb: &mut dyn Disturb<T>) -> Result<Forward<T>> {
         let mut forward = Forward { values: vec![x], kept: Vec::with_capacity(self.steps.len()) };
         for step in &self.steps {
@@ -331,7 +333,7 @@ impl<T: Scalar> Program<T> {
         Ok(forward)
     }
 
-    /// Every gradient, from `dy`, that of the last value, back.
+    /// Computes every gradient, starting with `dy`, the gradient of the last value.
     ///
     /// # Errors
     /// If the shape of `dy` is not that of the last value.
@@ -359,7 +361,7 @@ impl<T: Scalar> Program<T> {
         Ok(Backward { values, parameters })
     }
 
-    /// What every batch norm kept of a forward pass, with the name of its step, in the order of execution.
+    /// The cache of every batch norm in a forward pass, with the name of its step, in the order of execution.
     pub fn batch_norms<'a>(
         &'a self,
         forward: &'a Forward<T>,
@@ -370,7 +372,7 @@ impl<T: Scalar> Program<T> {
         })
     }
 
-    /// Moves every batch norm's running statistics towards those of the batch of a training pass.
+    /// Updates the running statistics of every batch norm with those of the batch of a training pass.
     pub fn update_running_statistics(&mut self, forward: &Forward<T>) {
         for (step, kept) in self.steps.iter_mut().zip(&forward.kept) {
             if let (Layer::BatchNorm2d(bn), Kept::BatchNorm2d(cache)) = (&mut step.layer, kept) {
