@@ -1,11 +1,11 @@
-//! The residual block y = relu(F(x) + S(x)) of [`crate::model::block`], its passes over memory fused.
+//! The residual block y = relu(F(x) + S(x)) of [`crate::model::block`], with fused passes over memory.
 //!
 //! ```text
-//! forward    h₁ = conv₁(x)                  taking the moments of h₁
-//!            h₂ = conv₂(relu(bn₁(h₁)))      reading h₁, taking the moments of h₂
+//! forward    h₁ = conv₁(x)                  computing the moments of h₁
+//!            h₂ = conv₂(relu(bn₁(h₁)))      reading h₁, computing the moments of h₂
 //!            y  = relu(bn₂(h₂) + S(x))      one pass
-//! backward   ds = relu'(y) dy               one pass, taking the sums of bn₂
-//!            d₁ = gate₁ · conv₂ᵀ dh₂        reading ds and h₂, taking the sums of bn₁
+//! backward   ds = relu'(y) dy               one pass, computing the sums of bn₂
+//!            d₁ = gate₁ · conv₂ᵀ dh₂        reading ds and h₂, computing the sums of bn₁
 //!            dx = conv₁ᵀ dh₁ + ds           reading d₁ and h₁
 //! ```
 
@@ -32,7 +32,7 @@ pub(super) struct ResidualCache {
     pub y: Recycled,
 }
 
-/// y in evaluation, keeping nothing.
+/// y in evaluation mode, without a cache.
 pub(super) fn predict(engine: &Engine, block: &ResidualBlock<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
     let s = match &block.shortcut {
         Shortcut::Absent => None,
@@ -49,7 +49,7 @@ pub(super) fn predict(engine: &Engine, block: &ResidualBlock<f32>, x: &Activatio
     unit::predict(engine, last, &h, s.as_deref(), Some(block.activation))
 }
 
-/// y and what backward needs, in training.
+/// y and the cache, in training mode.
 pub(super) fn forward(
     engine: &Engine,
     block: &ResidualBlock<f32>,
@@ -82,7 +82,7 @@ pub(super) fn forward(
     Ok((y, ResidualCache { x, branch, projection, y: kept }))
 }
 
-/// relu(bn(h) + S(x)) in one pass; S(x) is stored, or the batch norm of a projection.
+/// relu(bn(h) + S(x)) in one pass; S(x) is stored, or is the batch norm of a projection.
 fn add_and_activate(
     engine: &Engine,
     block: &ResidualBlock<f32>,
@@ -128,7 +128,7 @@ pub(super) fn backward(
 ) -> Result<(Activation<f32>, ResidualGrads<f32>)> {
     check_dy("residual block", dy.shape(), cache.y.shape())?;
     let input = (&*cache.x as &dyn Prologue, shape(&cache.x));
-    // y = relu(F(x) + S(x)): the addition hands its gradient ds to both summands.
+    // y = relu(F(x) + S(x)): the addition passes its gradient ds to both summands.
     let (ds, sums, projection_sums) = gate(engine, block, dy, cache);
     let ds = engine.shelf.recycled(ds);
     let (mut through_shortcut, mut projection_grads) = (None, None);
@@ -169,7 +169,7 @@ pub(super) fn backward(
     Ok((dx.expect("an epilogue was given"), ResidualGrads { branch, shortcut: projection_grads }))
 }
 
-/// ds = relu'(y) dy, and the sums of the batch norms it goes through: the branch's last and the projection's.
+/// ds = relu'(y) dy, and the sums of the batch norms through which it passes: the branch's last and the projection's.
 fn gate(
     engine: &Engine,
     block: &ResidualBlock<f32>,

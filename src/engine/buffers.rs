@@ -1,13 +1,13 @@
-//! Large arrays that are used again.
+//! Reuse of large arrays.
 //!
-//! Every training step needs the same large arrays as the step before. The operating system clears a page of fresh memory
-//! and enters it into the page table when it is first touched, which costs more than the work then done on it. So an
-//! [`Engine`](super::Engine) keeps the arrays it is done with on a [`Shelf`]: a [`Buffer`] returns by itself, a [`Recycled`]
-//! activation when its last handle is dropped, [`Shelf::recycle`] returns one at once. The shelf belongs to one engine and its
-//! memory is released with it.
+//! Every training step needs the same large arrays as the step before. The operating system clears a page of fresh
+//! memory and enters it into the page table on the first access, which costs more than the computation on it. So an
+//! [`Engine`](super::Engine) keeps the arrays that are no longer in use on a [`Shelf`]. A [`Buffer`] returns to it when
+//! it is dropped, a [`Recycled`] activation when its last handle is dropped; [`Shelf::recycle`] returns an array at
+//! once. The shelf belongs to one engine, and its memory is freed with it.
 //!
-//! A buffer's old contents are whatever was there. Nothing here is unsafe: they are values, only stale ones. Arrays that
-//! no request has fitted for a while are given back to the system.
+//! A new buffer contains old values. This is not unsafe: they are initialised, only stale. Arrays that fit no request
+//! for a while are returned to the system.
 
 use crate::Activation;
 use ndarray::{ArcArray, Array4, Dimension};
@@ -16,17 +16,17 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Values below which an array is left to the allocator.
+/// Arrays with fewer values are left to the allocator.
 const LARGE: usize = 1 << 14;
 
-/// Requests after which an array that fitted none is given back: some ten training steps of a deep network.
+/// An array that fits none of so many requests is freed: about ten training steps of a deep network.
 const PATIENCE: u64 = 1 << 13;
 
-/// The arrays that nobody uses at the moment; clones are handles of the same shelf.
+/// The arrays that are not in use; clones are handles of the same shelf.
 #[derive(Clone, Default)]
 pub(crate) struct Shelf(Arc<Mutex<Arrays>>);
 
-/// The array longest unused comes first.
+/// The array that has been unused longest is first.
 #[derive(Default)]
 struct Arrays {
     arrays: VecDeque<(u64, Vec<f32>)>,
@@ -34,13 +34,13 @@ struct Arrays {
 }
 
 impl Arrays {
-    /// The smallest array of at least `len` values and at most 1¾ times as many: the last, smaller batch of an epoch uses
-    /// the arrays of the others, but those of a stage with twice as many values are left to that stage.
+    /// The smallest array of at least `len` values and at most 1¾ times as many: the last, smaller batch of an epoch
+    /// reuses the arrays of the others, but not those of a stage with twice as many values.
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
         self.requests += 1;
         let fits = |capacity: usize| capacity >= len && capacity <= len + len / 4 * 3;
         let candidates = self.arrays.iter().enumerate().filter(|(_, (_, array))| fits(array.capacity()));
-        // Of equal ones the one used last, which may still be in the cache.
+        // Of several equal arrays the most recently used, which may still be in the cache.
         let best = candidates.rev().min_by_key(|(_, (_, array))| array.capacity()).map(|(i, _)| i);
         best.and_then(|i| self.arrays.remove(i)).map(|(_, array)| array)
     }
@@ -64,8 +64,8 @@ impl Shelf {
         }
     }
 
-    /// `len` values with any contents, for a caller that writes them all. In debug builds they are NaN, so that every test of
-    /// every caller is also a test that no value is forgotten.
+    /// `len` arbitrary values, for a caller that overwrites all of them. In debug builds they are NaN, so every test
+    /// also checks that no value is left unwritten.
     pub fn dirty(&self, len: usize) -> Vec<f32> {
         let mut array = match if len >= LARGE { self.lock().take(len) } else { None } {
             Some(mut array) => {
@@ -80,30 +80,30 @@ impl Shelf {
         array
     }
 
-    /// An array of this shape with any contents.
+    /// An array of this shape with arbitrary values.
     pub fn dirty_array(&self, shape: (usize, usize, usize, usize)) -> Array4<f32> {
         let (n, h, w, c) = shape;
         Array4::from_shape_vec(shape, self.dirty(n * h * w * c)).expect("the product of the shape")
     }
 
-    /// `len` values with any contents, given back when they are dropped.
+    /// `len` arbitrary values, returned to the shelf on drop.
     pub fn buffer(&self, len: usize) -> Buffer {
         Buffer { values: self.dirty(len), shelf: self.clone() }
     }
 
-    /// No values, and room for `capacity`.
+    /// An empty buffer with room for `capacity` values.
     pub fn empty_buffer(&self, capacity: usize) -> Buffer {
         let mut buffer = self.buffer(capacity);
         buffer.clear();
         buffer
     }
 
-    /// A handle of `x` that brings its memory back here.
+    /// A handle of `x` that returns its memory to this shelf.
     pub fn recycled(&self, x: Activation<f32>) -> Recycled {
         Recycled { x: Some(x), shelf: self.clone() }
     }
 
-    /// Keeps the memory of an array for later, if this is its last handle.
+    /// Keeps the memory of an array for reuse, if this is its last handle.
     pub fn recycle<D: Dimension>(&self, x: ArcArray<f32, D>) {
         if let Ok(array) = x.try_into_owned_nocopy() {
             self.give(array.into_raw_vec_and_offset().0);
@@ -117,7 +117,7 @@ impl fmt::Debug for Shelf {
     }
 }
 
-/// Values that return to their shelf when they are dropped.
+/// Values that return to their shelf on drop.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     values: Vec<f32>,
@@ -153,7 +153,7 @@ pub(crate) struct Recycled {
 impl Deref for Recycled {
     type Target = Activation<f32>;
     fn deref(&self) -> &Activation<f32> {
-        self.x.as_ref().expect("there until it is dropped")
+        self.x.as_ref().expect("present until the handle is dropped")
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         shelf.give(vec![2.0; 900]);
         assert!(shelf.take(1001).is_none() && shelf.take(500).is_none());
         assert_eq!(shelf.take(890).unwrap(), vec![2.0; 900]);
-        assert!(shelf.take(540).is_none(), "an array of 1000 is too large for it");
+        assert!(shelf.take(540).is_none(), "an array of 1000 is too large");
         assert_eq!(shelf.take(900).unwrap()[0], 1.0);
     }
 

@@ -1,8 +1,9 @@
 //! The fused passes against the same passes composed of the engine's own primitives, bit for bit.
 //!
-//! A primitive reads stored arrays and stores its result: a convolution with nothing before or after it, a batch norm, a
-//! ReLU, an addition. The network below calls them as `model/` calls the layers. Each primitive is judged by the reference
-//! (`conv/tests.rs`, `tests/library/judge.rs`); what fusing adds is which values are stored, and that must not change a bit.
+//! A primitive reads stored arrays and stores its result: a convolution with nothing before or after it, a batch norm,
+//! a ReLU, an addition. The network below calls them as `model/` calls the layers. Each primitive is verified against
+//! the reference (`conv/tests.rs`, `tests/library/judge.rs`). Fusing only changes which values are stored, and this
+//! must not change any bit.
 
 use super::conv::Convolution;
 use super::conv::operands::{AsIs, collect};
@@ -25,7 +26,7 @@ use rand::RngExt as _;
 
 type X = Activation<f32>;
 
-/// One pass through the network, training or evaluation, and the gradients on the way back.
+/// One pass through the network in training or evaluation mode, and the gradients of the backward pass.
 struct Composed<'a> {
     engine: &'a Engine,
     training: bool,
@@ -34,10 +35,10 @@ struct Composed<'a> {
     norms: Vec<NormCache>,
 }
 
-/// Takes dlogits to dx.
+/// Maps dlogits to dx.
 type FromLogits<'a> = Box<dyn FnOnce(&mut Composed, &Array2<f32>) -> X + 'a>;
 
-/// Takes dy to dx.
+/// Maps dy to dx.
 type Back<'a> = Box<dyn FnOnce(&mut Composed, X) -> X + 'a>;
 
 impl Composed<'_> {
@@ -189,7 +190,7 @@ impl Composed<'_> {
         }
     }
 
-    /// Logits, and the way back from dlogits to dx.
+    /// Logits, and the backward pass from dlogits to dx.
     fn network<'m>(&mut self, model: &'m ResNet<f32>, x: X) -> (Array2<f32>, FromLogits<'m>) {
         let (mut h, stem) = match &model.stem {
             StemLayers::Unit(unit) => self.unit(unit, "", x),
@@ -278,8 +279,8 @@ fn fused_equals_composed(architecture: &Architecture, n: usize, size: [usize; 2]
     assert!(bits(&logits) == bits(&composed.network(&moved, x).0), "predictions of {case}");
 }
 
-/// Identity, option A, projections, no shortcut; basic blocks, bottlenecks, both orders, groups; a max pool; sizes at which
-/// leaves, chunks and tiles end at different places; batches of one.
+/// Identity, option A, projections, no shortcut; basic blocks, bottlenecks, both orders, groups; a max pool; sizes at
+/// which leaves, chunks and tiles end at different positions; batches of one.
 #[test]
 fn fused_passes_equal_their_composition_bit_for_bit() {
     use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
@@ -311,8 +312,8 @@ fn a_convolution_with_bias_before_a_batch_norm_is_rejected() {
     assert!(message.contains("`layer1.0.conv2.bias`") && message.contains("use the reference"), "{message}");
 }
 
-/// The batch norm's primitives against the reference in `f64`, within the a-priori bounds of `verify`. Whatever is fused is
-/// made of these; the fused passes share their arithmetic, so a fault in it would be in both sides of the tests above.
+/// The batch norm's primitives against the reference in `f64`, within the a-priori bounds of `verify`. The fused passes
+/// share their arithmetic with the primitives, so the tests above cannot detect a fault in it.
 #[test]
 fn batch_norm_is_within_its_bound_of_the_reference() {
     for (n, h, w, c, mean) in
@@ -357,7 +358,7 @@ fn batch_norm_is_within_its_bound_of_the_reference() {
             let got = composed.gradients.get(name).unwrap();
             compare(got, expected, Tolerance::Elementwise(bound.view().into_dyn())).assert_passed(name);
         }
-        // running ← 0.9 running + 0.1 batch: the moments' own error, and a few roundings.
+        // running ← 0.9 running + 0.1 batch: the error of the moments, and a few roundings.
         let (mut moved, mut exactly) = (bn.clone(), exact.clone());
         composed.norms[0].update(&mut moved);
         exactly.update_running_statistics(&cache);
@@ -374,7 +375,7 @@ fn batch_norm_is_within_its_bound_of_the_reference() {
     }
 }
 
-/// What moves values without arithmetic, or adds whole numbers, against the reference, exactly.
+/// Layers that only copy values, or add whole numbers, against the reference, exactly.
 #[test]
 fn pools_and_the_zero_padded_shortcut_equal_the_reference_exactly() {
     let engine = Engine::default();

@@ -1,17 +1,19 @@
 //! Batch norm, ReLU and addition as prologues and epilogues of the convolutions, without passes over memory of their own.
 //!
-//! Each of these layers performs few operations per element and is memory-bound. The convolutions beside them hold the
-//! same values in the cache a moment earlier or later. So
+//! Each of these layers performs few operations per element and is memory-bound. The convolutions before and after them
+//! have the same values in the cache anyway. So
 //!
-//! - the moments of a batch norm are taken as the convolution before it writes ([`TakeMoments`]);
-//! - `relu(batch_norm(x))` is computed from x as the next convolution reads ([`Normalized`]), and never stored;
-//! - backward, the ReLU's gate is applied to dx and the sums of the batch norm are taken as the convolution after it writes
-//!   dx ([`GateAndSum`]), and the gradient of x is computed as the convolution before reads it ([`NormGradient`]);
-//! - the gradient that reaches a block's input through its shortcut is added as the first convolution writes dx ([`Add`]);
-//! - in evaluation all of it happens to the convolution's output at once ([`Normalize`]).
+//! - the moments of a batch norm are computed while the convolution before it writes ([`TakeMoments`]);
+//! - `relu(batch_norm(x))` is computed from x while the next convolution reads ([`Normalized`]), and never stored;
+//! - in the backward pass, the convolution after the batch norm writes dx: meanwhile the ReLU's gate is applied to dx
+//!   and the sums of the batch norm are computed ([`GateAndSum`]); the gradient of x is computed while the convolution
+//!   before the batch norm reads it ([`NormGradient`]);
+//! - the gradient that reaches a block's input through its shortcut is added while the first convolution writes dx
+//!   ([`Add`]);
+//! - in evaluation mode all of this is done to the convolution's output at once ([`Normalize`]).
 //!
-//! Nothing here is a new equation, and every value is rounded as by the same pass over memory: the results are
-//! bit-identical, which the tests of `engine/composed.rs` demand.
+//! No equation is new, and every value is rounded as in a separate pass over memory: the results are bit-identical,
+//! which the tests in `engine/composed.rs` verify.
 
 use super::conv::operands::{Epilogue, Prologue};
 use super::kernels::simd::wide;
@@ -26,7 +28,7 @@ pub(super) fn part(x: &Activation<f32>, at: usize, len: usize) -> &[f32] {
     &x.as_slice().expect("contiguous")[at..at + len]
 }
 
-/// `relu(batch_norm(x))`, or without ReLU, computed as it is read.
+/// `relu(batch_norm(x))`, or without ReLU, computed while it is read.
 pub(super) struct Normalized<'a> {
     pub x: &'a Activation<f32>,
     pub affine: &'a Affine,
@@ -48,7 +50,7 @@ impl Prologue for Normalized<'_> {
     }
 }
 
-/// The gradient of x, computed from that of `batch_norm(x)` as it is read.
+/// The gradient of x, computed from that of `batch_norm(x)` while it is read.
 pub(super) struct NormGradient<'a> {
     pub dy: &'a Activation<f32>,
     pub x: &'a Activation<f32>,
@@ -67,7 +69,7 @@ impl Prologue for NormGradient<'_> {
     }
 }
 
-/// Takes the moments of an output.
+/// Computes the moments of an output.
 pub(super) struct TakeMoments<'a> {
     pub c: usize,
     pub moments: &'a PerLeaf<Moments>,
@@ -85,8 +87,8 @@ impl Epilogue for TakeMoments<'_> {
     }
 }
 
-/// Turns the gradient of `relu(batch_norm(x))` into that of `batch_norm(x)`, and takes the sums of the batch norm's backward
-/// pass.
+/// Computes the gradient of `batch_norm(x)` from that of `relu(batch_norm(x))`, and the sums of the batch norm's
+/// backward pass.
 pub(super) struct GateAndSum<'a> {
     pub x: &'a Activation<f32>,
     pub affine: &'a Affine,
@@ -118,7 +120,7 @@ impl Epilogue for GateAndSum<'_> {
     }
 }
 
-/// Adds what is already there.
+/// Adds stored values.
 pub(super) struct Add<'a>(pub &'a Activation<f32>);
 
 impl Epilogue for Add<'_> {
@@ -142,7 +144,7 @@ impl Epilogue for Then<'_> {
     }
 }
 
-/// y ← relu(batch_norm(y) + shortcut), with or without the shortcut, the batch norm's statistics fixed.
+/// y ← relu(batch_norm(y) + shortcut), with or without the shortcut; the batch norm's statistics are fixed.
 pub(super) struct Normalize<'a> {
     pub affine: &'a Affine,
     pub plus: Option<&'a Activation<f32>>,

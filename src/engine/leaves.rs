@@ -1,26 +1,27 @@
 //! Sums over the batch, channel by channel, in an order that depends on the shape alone.
 //!
-//! The pixels are cut into the *leaves* of the fixed tree of [`crate::parallel`], at most 256 pixels each: a part of a large
-//! image or a few small ones, never parts of several. Whoever has a leaf in the cache may sum it: a pass over memory, or the
-//! epilogue of the convolution that has just computed it ([`PerLeaf`] takes the leaves in any order, from any thread). The
-//! leaves' sums are combined by [`tree_sum`], so the result has the same bits either way.
+//! The pixels are split into the *leaves* of the fixed tree of [`crate::parallel`], at most 256 pixels each: a part of
+//! a large image or a few small images, never parts of several. The sum of a leaf is computed while it is in the cache,
+//! by a pass over memory or by the epilogue of the convolution that has just computed it ([`PerLeaf`] accepts the
+//! leaves in any order, from any thread). [`tree_sum`] combines the sums of the leaves, so the results are
+//! bit-identical either way.
 
 use crate::parallel::tree_sum;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// The most pixels of a leaf.
+/// The most pixels per leaf.
 pub(crate) const LEAF_PIXELS: usize = 256;
 
 /// The leaves of `(N, H, W, C)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leaves {
-    /// Values in all, of an image, and of a leaf.
+    /// Number of values in total, per image, and per leaf.
     total: usize,
     image: usize,
     leaf: usize,
-    /// Images in a leaf, or leaves in an image; one of the two is 1.
+    /// Images per leaf, and leaves per image; one of the two is 1.
     images: usize,
     per_image: usize,
 }
@@ -55,19 +56,19 @@ impl Leaves {
         from..end.min(from + self.leaf)
     }
 
-    /// Cuts a chunk that begins at value `at` and holds a multiple of [`Leaves::images`] images into leaves: their
-    /// indices and where they are in the chunk.
+    /// Splits a chunk that begins at value `at` and contains a multiple of [`Leaves::images`] images into leaves: their
+    /// indices and their ranges in the chunk.
     pub fn within(self, at: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let first = at / (self.image * self.images) * self.per_image;
         let ranges = (first..self.count()).map(move |i| (i, self.range(i)));
         ranges.take_while(move |(_, range)| range.start < at + len).map(move |(i, range)| {
-            assert!(range.end <= at + len, "a chunk cuts a leaf");
+            assert!(range.end <= at + len, "a chunk must not end inside a leaf");
             (i, range.start - at..range.end - at)
         })
     }
 }
 
-/// A result for every leaf, handed in in any order.
+/// A result for every leaf, stored in any order.
 pub(crate) struct PerLeaf<A> {
     pub leaves: Leaves,
     slots: Vec<Mutex<Option<A>>>,
@@ -79,7 +80,7 @@ impl<A: Send> PerLeaf<A> {
         PerLeaf { leaves, slots: (0..leaves.count()).map(|_| Mutex::new(None)).collect() }
     }
 
-    /// Every leaf's result from its range of values, in parallel.
+    /// Computes every leaf's result from its range of values, in parallel.
     pub fn fill(&self, of: impl Fn(Range<usize>) -> A + Sync) {
         (0..self.leaves.count()).into_par_iter().for_each(|leaf| self.put(leaf, of(self.leaves.range(leaf))));
     }
@@ -88,14 +89,14 @@ impl<A: Send> PerLeaf<A> {
         *self.slots[leaf].lock().expect("no thread panics while it holds a slot") = Some(result);
     }
 
-    /// All of them, combined in the fixed tree. `None` without leaves.
+    /// All results, combined in the fixed tree. `None` without leaves.
     ///
     /// # Panics
     /// If a leaf is missing.
     pub fn total(self, add: &(impl Fn(&mut A, A) + Sync)) -> Option<A> {
         let take = |leaf: usize| {
             let mut slot = self.slots[leaf].lock().expect("no thread panics while it holds a slot");
-            slot.take().expect("every leaf was handed in")
+            slot.take().expect("every leaf has a result")
         };
         tree_sum(self.slots.len(), &take, add)
     }
@@ -120,7 +121,7 @@ mod tests {
                 next = range.end;
             }
             assert_eq!(next, n * h * w * c, "{shape:?}");
-            // Chunks of whole groups of images are cut into the same leaves.
+            // Chunks of whole groups of images are split into the same leaves.
             let chunk = 2 * leaves.images() * h * w * c;
             let cut: Vec<_> = (0..next)
                 .step_by(chunk.max(1))

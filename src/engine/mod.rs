@@ -1,9 +1,9 @@
 //! The engine: the network of [`crate::model`] in `f32`, as fast as the processor allows.
 //!
-//! What people read is the reference, [`crate::layers`] and [`crate::model`]; what trains is this. The two compute the same
-//! equations. The engine is judged by the reference: exactly on whole numbers, within a-priori bounds otherwise, on whole
-//! networks with its own ReLU and max-pool choices replayed in `f64` (`tests/library/judge.rs`). Nothing in the reference knows that the
-//! engine exists.
+//! People read the reference, [`crate::layers`] and [`crate::model`]; the engine trains. The two compute the same
+//! equations. The engine is verified against the reference: exactly on whole numbers, within a-priori bounds otherwise,
+//! and on whole networks with its own ReLU and max-pool choices replayed in `f64` (`tests/library/judge.rs`). The
+//! reference does not depend on the engine.
 //!
 //! ```
 //! use ndarray::Array4;
@@ -27,20 +27,20 @@
 //! # What makes it fast
 //!
 //! - Winograd's algorithm for 3x3 convolutions and indirect GEMM for all others ([`Algorithm`]);
-//! - batch norm, ReLU and addition inside the passes of the convolutions (`fused.rs`);
-//! - large arrays that are used again (`buffers.rs`);
+//! - batch norm, ReLU and addition within the passes of the convolutions (`fused.rs`);
+//! - reuse of large arrays (`buffers.rs`);
 //! - microkernels for AVX-512, AVX2 and any processor ([`kernels`]), the only `unsafe`.
 //!
-//! # The same bits
+//! # Reproducibility
 //!
-//! Work is cut by shapes, never by the number of threads, and sums over the batch run in the fixed tree of
-//! [`crate::parallel`]: any number of threads gives the same bits, AVX2 and AVX-512 too.
+//! Work is split by shapes, never by the number of threads, and sums over the batch use the fixed tree of
+//! [`crate::parallel`]: results are bit-identical for any number of threads, and on AVX2 and AVX-512.
 //!
 //! # Files, in the order of an image
 //!
 //! `network.rs` calls `unit.rs`, `block.rs` and `pre_activation.rs`; these call the convolutions of `conv/` with prologues
-//! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; sums over the batch are cut by `leaves.rs`; `pool.rs` has
-//! what is not a convolution.
+//! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; `leaves.rs` splits sums over the batch; `pool.rs` has
+//! the layers that are not convolutions.
 
 mod block;
 mod buffers;
@@ -65,7 +65,7 @@ use buffers::Shelf;
 
 /// The engine: how convolutions are computed, and the arrays of earlier passes.
 ///
-/// It holds nothing of a model: every call takes one by reference. Clones share their arrays.
+/// It contains no part of a model: every call takes one by reference. Clones share their arrays.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
     algorithm: Algorithm,
@@ -73,17 +73,17 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine that computes convolutions by `algorithm`, where it applies.
+    /// An engine that computes convolutions by `algorithm` if it applies.
     pub fn new(algorithm: Algorithm) -> Self {
         Engine { algorithm, shelf: Shelf::default() }
     }
 
-    /// How convolutions are computed.
+    /// The algorithm of the convolutions.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Takes the memory of gradients that are no longer needed for the next step.
+    /// Reuses the memory of gradients that are no longer needed in the next step.
     pub fn recycle(&self, gradients: Gradients<f32>) {
         gradients.into_entries().into_iter().for_each(|(_, gradient)| self.shelf.recycle(gradient.into_shared()));
     }

@@ -19,8 +19,8 @@ use crate::parameters::{Gradients, Parameters as _};
 use crate::{Activation, Error, Result};
 use ndarray::Array2;
 
-/// What the backward pass needs of a forward pass in training. Backward consumes it, so that the activations of a block
-/// are released as soon as its gradient is done.
+/// What the backward pass needs of a forward pass in training mode. Backward consumes it, so the activations of a block
+/// are freed as soon as its gradient has been computed.
 #[derive(Debug)]
 pub struct Cache {
     stem: Stem,
@@ -45,18 +45,18 @@ enum BlockCache {
     PreActivation(PreActivationCache),
 }
 
-/// What a forward pass chose at one ReLU or max pool, one entry per value of its result in memory order (N, H, W, C).
+/// The choices of a forward pass at one ReLU or max pool, one per value of its result in memory order (N, H, W, C).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chosen {
     /// Whether each ReLU is open.
     Open(Vec<bool>),
-    /// The pixel h·W + w of its image that each maximum was taken from.
+    /// The pixel h·W + w of its image from which each maximum was taken.
     Pixel(Vec<u32>),
 }
 
 impl Cache {
-    /// The choices of the pass at every ReLU and max pool, in the order of execution: with these imposed, a pass in other
-    /// arithmetic is comparable without regard to inputs so near 0 that rounding decides their sign.
+    /// The choices of the pass at every ReLU and max pool, in the order of execution. A pass in other arithmetic with
+    /// the same choices can be compared even where an input is so near 0 that rounding decides its sign.
     pub fn chosen(&self, model: &ResNet<f32>) -> Vec<Chosen> {
         let mut chosen = Vec::new();
         let open = |bn, cache: &NormCache| {
@@ -90,14 +90,14 @@ impl Cache {
     }
 }
 
-const MIXED: &str = "the cache of a network of another kind";
+const MIXED: &str = "the cache belongs to a network of another kind";
 
 impl Engine {
-    /// Logits `(N, classes)` for images `x (N, H, W, 3)` in training mode, and what backward needs. Changes nothing in the
-    /// model; [`Engine::update_running_statistics`] does.
+    /// Logits `(N, classes)` for images `x (N, H, W, 3)` in training mode, and the cache. Does not change the model;
+    /// [`Engine::update_running_statistics`] does.
     ///
     /// # Errors
-    /// As [`ResNet::forward`]; if a convolution before a batch norm has a bias, which the batch norm would subtract.
+    /// As [`ResNet::forward`]; or if a convolution before a batch norm has a bias, which the batch norm would cancel.
     pub fn forward(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<(Array2<f32>, Cache)> {
         check(model)?;
         check_channels(x)?;
@@ -118,7 +118,7 @@ impl Engine {
             self.shelf.recycle(std::mem::replace(&mut h, y));
             max_pool = Some(cache);
         }
-        // Between pre-activation blocks the activations travel with their moments.
+        // Pre-activation blocks pass on activations together with their moments.
         let mut measured = model.final_norm.is_some().then(|| Measured::of(self, &h));
         let mut stages = Vec::with_capacity(model.stages.len());
         for stage in &model.stages {
@@ -174,7 +174,7 @@ impl Engine {
         Ok((dx.expect("wanted"), gradients))
     }
 
-    /// The gradients of the parameters alone: all that training needs, and cheaper by the gradient of the images.
+    /// Only the gradients of the parameters: training needs no others, and this saves the gradient of the images.
     ///
     /// # Errors
     /// If the shape of `dlogits` is not that of the logits.
@@ -209,7 +209,7 @@ impl Engine {
             recycle(&mut dh, collect(&dx, shape(&cache.x), &self.shelf));
         }
         drop(final_norm);
-        // Last block first; each cache is dropped as soon as it is used.
+        // Last block first; each cache is dropped after its use.
         for (index, (stage, caches)) in model.stages.iter().zip(stages).enumerate().rev() {
             for (i, (block, cache)) in stage.iter().zip(caches).enumerate().rev() {
                 let (dx, grads) = match (block, &cache) {
@@ -248,7 +248,7 @@ impl Engine {
         Ok((dx, gradients.in_order_of(model)))
     }
 
-    /// Moves every batch norm's running statistics towards those of the batch of a forward pass.
+    /// Updates the running statistics of every batch norm with those of the batch of a forward pass.
     pub fn update_running_statistics(&self, model: &mut ResNet<f32>, cache: &Cache) {
         if let (StemLayers::Unit(unit), Stem::Unit(cache)) = (&mut model.stem, &cache.stem) {
             cache.norm.update(&mut unit.bn);
@@ -266,7 +266,7 @@ impl Engine {
         }
     }
 
-    /// Logits in evaluation mode, keeping nothing for a backward pass: activations are released as they are used.
+    /// Logits in evaluation mode, without a cache: activations are freed after their use.
     ///
     /// # Errors
     /// As [`Engine::forward`].
@@ -301,7 +301,7 @@ impl Engine {
     }
 }
 
-/// Rejects a network that the fused passes do not compute.
+/// Rejects a network that the fused passes do not support.
 fn check(model: &ResNet<f32>) -> Result<()> {
     let mut bias = None;
     model.visit("", &mut |name, role, _| {
@@ -312,7 +312,7 @@ fn check(model: &ResNet<f32>) -> Result<()> {
     match bias {
         None => Ok(()),
         Some(name) => {
-            let why = "the engine computes convolutions without bias, which a batch norm would subtract";
+            let why = "the engine does not support a bias before a batch norm, which would cancel it";
             Err(Error::argument("engine", format!("`{name}`: {why}; remove it or use the reference")))
         }
     }

@@ -1,18 +1,19 @@
 //! Batch norm in pieces that fit into the passes of the convolutions.
 //!
-//! The equations are those of [`crate::layers::batch_norm`]; here they are cut where memory traffic is saved. The moments of
-//! a leaf are taken when the leaf is in the cache ([`Moments`]); with mean and rstd known, y is an affine map of x, applied
-//! as x is read ([`Affine`]); the two sums of the backward pass are taken as dy is written ([`PairSums`]); with those known,
-//! dx is a map of dy and x, applied as they are read ([`NormBackward`]).
+//! The equations are those of [`crate::layers::batch_norm`], split to save memory traffic. The moments of a leaf are
+//! computed while the leaf is in the cache ([`Moments`]); with mean and rstd known, y is an affine map of x, applied
+//! while x is read ([`Affine`]); the two sums of the backward pass are computed while dy is written ([`PairSums`]);
+//! with these known, dx is a map of dy and x, applied while they are read ([`NormBackward`]).
 //!
 //! ```text
 //! y  = (x − mean) · scale + beta                                     scale = gamma · rstd
 //! dx = scale · (dy − mean_dy − (x − mean) · slope)                   mean_dy = dbeta/m,  slope = dgamma · rstd/m
 //! ```
 //!
-//! Mean and Σ (x − mean)² are computed leaf by leaf, two passes while the leaf is in the cache, and merged pairwise with
-//! Chan, Golub & LeVeque's update (1979): one pass over memory, and no cancellation as in E\[x²\] − E\[x\]². All of it on x minus
-//! a pivot, the leaf's first pixel, so that a mean far from 0 costs no digits of the variance.
+//! Mean and Σ (x − mean)² are computed leaf by leaf, in two passes while the leaf is in the cache, and merged pairwise
+//! by the update of Chan, Golub & LeVeque (1979): one pass over memory, and no cancellation as in E\[x²\] − E\[x\]².
+//! All of this is computed on x minus a pivot, the leaf's first pixel, so that a mean far from 0 costs no digits of the
+//! variance.
 
 use super::buffers::Recycled;
 use super::kernels::simd::wide;
@@ -24,13 +25,13 @@ use crate::parallel::add_slices;
 use ndarray::Array1;
 use rayon::prelude::*;
 
-/// A strip of pixels that the inner loops treat as one: per-channel constants are repeated to its length, so that a loop
-/// over 16 channels becomes one over 128 values, long enough for the vector unit. Sums keep one partial sum per place in
-/// the strip and add those up at the end.
+/// A strip of pixels that the inner loops treat as one: per-channel constants are repeated to its length, so that a
+/// loop over 16 channels becomes one over 128 values, long enough for the vector unit. Sums keep one partial sum per
+/// position in the strip and add them at the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strip {
     c: usize,
-    /// Pixels in a strip: a power of two.
+    /// Pixels per strip: a power of two.
     times: usize,
 }
 
@@ -43,7 +44,7 @@ impl Strip {
         Strip { c, times }
     }
 
-    /// Values in a strip.
+    /// Values per strip.
     pub fn len(self) -> usize {
         self.times * self.c
     }
@@ -78,7 +79,7 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    /// Of a leaf `x (m, c)`, m ≥ 1: two passes while it is in the cache.
+    /// The moments of a leaf `x (m, c)`, m ≥ 1: two passes while it is in the cache.
     pub fn of(x: &[f32], c: usize) -> Self {
         let strip = Strip::of(c);
         let (pivot, count) = (x[..c].to_vec(), x.len() / c);
@@ -106,8 +107,8 @@ impl Moments {
         Moments { count, pivot, offset, m2: strip.fold(m2) }
     }
 
-    /// Of the union of two sets (Chan, Golub & LeVeque 1979): with δ = mean_b − mean_a, the joint mean is mean_a + δ n_b/n
-    /// and m2 grows by δ² n_a n_b/n.
+    /// Merges the moments of two sets (Chan, Golub & LeVeque 1979): with δ = mean_b − mean_a, the joint mean is mean_a
+    /// + δ n_b/n and m2 increases by δ² n_a n_b/n.
     fn merge(&mut self, b: Moments) {
         let (n_a, n_b, n) = (self.count as f32, b.count as f32, (self.count + b.count) as f32);
         let (share, cross) = (n_b / n, n_a * (n_b / n));
@@ -143,10 +144,10 @@ fn add_pairs(left: &mut PairSums, right: PairSums) {
     add_slices(&mut left.1, &right.1);
 }
 
-/// What backward needs of a batch norm in training.
+/// What backward needs of a batch norm in training mode.
 #[derive(Clone, Debug)]
 pub(crate) struct NormCache {
-    /// What is normalised.
+    /// The input of the batch norm.
     pub x: Recycled,
     pub mean: Array1<f32>,
     rstd: Array1<f32>,
@@ -155,7 +156,7 @@ pub(crate) struct NormCache {
 }
 
 impl NormCache {
-    /// Of `x`, which has these moments.
+    /// The cache for `x`, which has these moments.
     pub fn new(bn: &BatchNorm2d<f32>, x: Recycled, moments: PerLeaf<Moments>) -> Self {
         let moments = moments.total(&Moments::merge).expect("at least two values");
         let mean = moments.pivot.iter().zip(&moments.offset).map(|(&pivot, &offset)| pivot + offset).collect();
@@ -187,7 +188,7 @@ impl NormCache {
         NormBackward { strip, scales, means_dy, means, slopes }
     }
 
-    /// Moves the running statistics of `bn` towards this batch's.
+    /// Updates the running statistics of `bn` with those of this batch.
     pub fn update(&self, bn: &mut BatchNorm2d<f32>) {
         bn.move_running_statistics(&self.mean, &self.var, self.x.len() / self.mean.len());
     }
@@ -213,7 +214,7 @@ impl Affine {
         Affine { strip, means, scales, betas }
     }
 
-    /// In evaluation, with the running statistics, for an x of shape `(N, H, W, C)`.
+    /// The map in evaluation mode, with the running statistics, for an x of shape `(N, H, W, C)`.
     pub fn running(bn: &BatchNorm2d<f32>, x: (usize, usize, usize, usize)) -> Result<Self> {
         bn.check(x, Mode::Eval)?;
         Ok(Affine::new(bn, &bn.running_mean, &rstd(bn, &bn.running_var)))
@@ -255,7 +256,7 @@ mod tests {
     use super::*;
     use crate::Scalar as _;
 
-    /// A mean of 10⁵ and a deviation of 10⁻²: what is not taken from a pivot, or is taken from the rounded mean, has lost the
+    /// A mean of 10⁵ and a deviation of 10⁻²: a computation without the pivot, or with the rounded mean, loses the
     /// digits that the variance needs. Four leaves, so that they are merged.
     #[test]
     fn variance_survives_a_large_mean() {

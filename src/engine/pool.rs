@@ -1,4 +1,4 @@
-//! Pools and the zero-padded shortcut: the passes of the reference over arrays that are used again.
+//! Pools and the zero-padded shortcut: the passes of the reference with reused arrays.
 
 use super::buffers::Shelf;
 use crate::layers::{MaxPool2d, ZeroPadShortcut};
@@ -13,11 +13,11 @@ type Dim4 = (usize, usize, usize, usize);
 pub(super) struct MaxPoolCache {
     x: Dim4,
     y: Dim4,
-    /// For each value of y the pixel h·W + w of its image that it was taken from.
+    /// For each value of y the pixel h·W + w of its image from which it was taken.
     pub argmax: Vec<u32>,
 }
 
-/// y, the largest value of every window: ties to the first, NaN to the last.
+/// y, the largest value of every window: of equal maxima the first, of several NaN the last.
 pub(super) fn max_pool(
     shelf: &Shelf,
     pool: &MaxPool2d,
@@ -37,7 +37,7 @@ pub(super) fn max_pool(
             for pixel in window.pixels(w) {
                 let values = &x[pixel * c..(pixel + 1) * c];
                 for ((y, argmax), &value) in y.iter_mut().zip(argmax.iter_mut()).zip(values) {
-                    // `first`: a window of −∞ alone still has a position.
+                    // `first`: a window of only −∞ has a position, too.
                     if first || value > *y || value.is_nan() {
                         *y = value;
                         *argmax = pixel as u32;
@@ -78,7 +78,7 @@ pub(super) fn global_average_backward(shelf: &Shelf, dy: &Array2<f32>, x: Dim4) 
     dx.into_shared()
 }
 
-/// y of option A: every stride-th pixel, with channels of zeros around.
+/// y of option A: every stride-th pixel, with channels of zeros on both sides.
 pub(super) fn zero_pad(shelf: &Shelf, layer: &ZeroPadShortcut, x: &Activation<f32>) -> Result<Activation<f32>> {
     let step = layer.stride as isize;
     let mut y = shelf.dirty_array(layer.output_shape(x.dim())?);
@@ -87,7 +87,7 @@ pub(super) fn zero_pad(shelf: &Shelf, layer: &ZeroPadShortcut, x: &Activation<f3
     Ok(y.into_shared())
 }
 
-/// dx of option A: dy at the pixels and channels that were kept, 0 elsewhere.
+/// dx of option A: dy at the kept pixels and channels, 0 elsewhere.
 pub(super) fn zero_pad_backward(
     shelf: &Shelf,
     layer: &ZeroPadShortcut,

@@ -1,14 +1,15 @@
-//! The pre-activation block y = F(x) + S(x) of [`crate::model::pre_activation`], its passes over memory fused.
+//! The pre-activation block y = F(x) + S(x) of [`crate::model::pre_activation`], with fused passes over memory.
 //!
 //! ```text
-//! forward    h₂ = conv₁(relu(bn₁(x)))              reading x, taking the moments of h₂
-//!            y  = conv₂(relu(bn₂(h₂))) + S(x)      reading h₂, adding S(x), taking the moments of y for the next block
-//! backward   d₂ = gate₂ · conv₂ᵀ dy                taking the sums of bn₂
-//!            d₁ = gate₁ · (conv₁ᵀ dh₂ [+ projectionᵀ dy])    reading d₂ and h₂, taking the sums of bn₁
+//! forward    h₂ = conv₁(relu(bn₁(x)))              reading x, computing the moments of h₂
+//!            y  = conv₂(relu(bn₂(h₂))) + S(x)      reading h₂, adding S(x), computing the moments of y
+//! backward   d₂ = gate₂ · conv₂ᵀ dy                computing the sums of bn₂
+//!            d₁ = gate₁ · (conv₁ᵀ dh₂ [+ projectionᵀ dy])    reading d₂ and h₂, computing the sums of bn₁
 //!            dx = bn₁ᵀ d₁ [+ Sᵀ dy]                one pass
 //! ```
 //!
-//! A block takes its input with the moments, and hands its output over with them: whoever wrote the values took them.
+//! A block receives its input together with its moments, and returns its output in the same way: the pass that writes
+//! values computes their moments.
 
 use super::buffers::Recycled;
 use super::conv::Convolution;
@@ -29,7 +30,7 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// The moments of stored activations, in a pass of its own over memory.
+    /// The moments of stored activations, in a separate pass over memory.
     pub fn of(engine: &Engine, x: &Activation<f32>) -> Self {
         let moments = PerLeaf::new(x.dim());
         let values = x.as_slice().expect("contiguous");
@@ -46,7 +47,7 @@ pub(super) struct PreActivationCache {
     y: [usize; 4],
 }
 
-/// S(x) where it is stored: option A, or the projection of h₁ = relu(bn₁(x)).
+/// S(x) if it is stored: option A, or the projection of h₁ = relu(bn₁(x)).
 fn shortcut(
     engine: &Engine,
     block: &PreActivationBlock<f32>,
@@ -61,7 +62,7 @@ fn shortcut(
     Ok(engine.shelf.recycled(s))
 }
 
-/// y with its moments, and what backward needs, in training.
+/// y with its moments, and the cache, in training mode.
 pub(super) fn forward(
     engine: &Engine,
     block: &PreActivationBlock<f32>,
@@ -99,7 +100,7 @@ pub(super) fn forward(
     unreachable!("a block has as many batch norms as convolutions")
 }
 
-/// y in evaluation, keeping nothing.
+/// y in evaluation mode, without a cache.
 pub(super) fn predict(
     engine: &Engine,
     block: &PreActivationBlock<f32>,
@@ -126,7 +127,7 @@ pub(super) fn predict(
     Ok((*h).clone())
 }
 
-/// The gradient of `bn(x)` and the map that makes that of x of it.
+/// The gradient of `bn(x)`, and the map from it to the gradient of x.
 struct Upstream {
     gated: Recycled,
     backward: NormBackward,
@@ -161,7 +162,7 @@ pub(super) fn backward(
             None => &*dy,
         };
         let weight = convolution.weight_gradient(dh, &h);
-        // h₁ is used twice where there is a projection.
+        // h₁ is used twice if there is a projection.
         let through_projection = match (&block.projection, i) {
             (Some(projection), 0) => {
                 let projection = Convolution::new(engine, projection, shape(x))?;

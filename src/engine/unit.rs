@@ -1,7 +1,7 @@
-//! Convolution, batch norm, activation, with what lies between them fused into the convolutions.
+//! Convolution, batch norm, activation, with the layers between convolutions fused into them.
 //!
-//! Of a unit `y = act(bn(conv(x)))` only h = conv(x) is kept, and the batch norm's two vectors; y is computed again wherever
-//! it is read.
+//! Of a unit `y = act(bn(conv(x)))` only h = conv(x) and the batch norm's two vectors are kept; y is computed again
+//! wherever it is read.
 
 use super::buffers::Recycled;
 use super::conv::Convolution;
@@ -15,7 +15,7 @@ use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
 use crate::model::unit::{Unit, UnitGrads};
 use crate::{Activation, Result};
 
-/// h = conv(x), its moments taken as it is written: the input of the batch norm `bn`.
+/// h = conv(x), with its moments computed while it is written: the input of the batch norm `bn`.
 pub(super) fn forward(
     engine: &Engine,
     conv: &Conv2d<f32>,
@@ -37,7 +37,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// From the gradient `dy` of `act(bn(h))`, in a pass of its own over memory.
+    /// From the gradient `dy` of `act(bn(h))`, in a separate pass over memory.
     pub fn gated(
         engine: &Engine,
         dy: &Activation<f32>,
@@ -72,7 +72,7 @@ pub(super) fn backward(
     Ok((dx, UnitGrads { conv: Conv2dGrads { weight, bias: None }, bn }))
 }
 
-/// relu(bn(conv(x)) [+ s]) in evaluation: everything as the convolution writes.
+/// relu(bn(conv(x)) [+ s]) in evaluation mode, computed while the convolution writes.
 pub(super) fn predict(
     engine: &Engine,
     unit: &Unit<f32>,
@@ -105,7 +105,7 @@ pub(super) fn forward_stem(
     Ok((y, StemCache { x: engine.shelf.recycled(x.clone()), norm }))
 }
 
-/// `(dx if wanted, grads)` of a stem.
+/// `(dx if requested, grads)` of a stem.
 pub(super) fn backward_stem(
     engine: &Engine,
     unit: &Unit<f32>,

@@ -1,9 +1,9 @@
-//! Convolution as matrix multiplication of `cols`, for every geometry: the equations of `layers/conv2d/im2col.rs`, with
-//! buffers that are used again and with prologues and epilogues.
+//! Convolution as matrix multiplication with `cols`, for every geometry: the equations of `layers/conv2d/im2col.rs`,
+//! with reused buffers and with prologues and epilogues.
 //!
-//! The batch is cut into chunks of a few images ([`images_per_chunk`], from the geometry alone); `cols` exists for one chunk
-//! per thread at a time, never for the batch. A 1x1 convolution with stride 1 and no padding needs no `cols`: x itself is
-//! that matrix.
+//! The batch is split into chunks of a few images ([`images_per_chunk`], by the geometry alone); `cols` exists for one
+//! chunk per thread at a time, never for the whole batch. A 1x1 convolution with stride 1 and no padding needs no
+//! `cols`: x itself is that matrix.
 
 use super::Geometry;
 use super::operands::{Epilogue, Prologue};
@@ -14,16 +14,16 @@ use crate::parallel::{add_slices, tree_sum};
 use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
-/// Output pixels that make a GEMM tall enough to be efficient; more would push `cols` out of the caches.
+/// So many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
 const CHUNK_PIXELS: usize = 1024;
 
-/// Images per chunk of the forward pass and of dx: as many as have about [`CHUNK_PIXELS`] output pixels.
+/// Images per chunk of the forward pass and of dx: together they have about [`CHUNK_PIXELS`] output pixels.
 fn images_per_chunk(g: &Geometry) -> usize {
     (CHUNK_PIXELS / g.pixels_out()).clamp(1, g.n.max(1))
 }
 
-/// Chunks whose dW is accumulated into one array before the fixed tree takes over: fewer, larger terms in the sum keep
-/// the memory for partial sums small where the weight is large.
+/// The dW of so many chunks is accumulated into one array; the fixed tree adds these arrays. Fewer, larger terms need
+/// less memory for partial sums if the weight is large.
 const CHUNKS_PER_LEAF: usize = 4;
 
 /// y without the bias.
@@ -102,7 +102,7 @@ pub fn weight_gradient(g: &Geometry, dy: &dyn Prologue, x: &dyn Prologue) -> Arr
     dweight.into_shape_with_order((g.c_out, c, g.kh, g.kw)).expect("C_out = groups c_o")
 }
 
-/// `cols` of the images in `x` for one group: a view of x where x already is that matrix, else of `buffer`.
+/// `cols` of the images in `x` for one group: a view of x if x already is that matrix, otherwise of `buffer`.
 fn im2col<'a>(g: &Geometry, x: &'a [f32], group: usize, buffer: &'a mut Vec<f32>) -> ArrayView2<'a, f32> {
     let images = x.len() / (g.h * g.w * g.c_in);
     let is_matrix = (g.kh, g.kw) == (1, 1) && g.stride == [1, 1] && g.padding == [0, 0];

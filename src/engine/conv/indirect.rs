@@ -1,9 +1,9 @@
 //! Convolution by indirect GEMM: matrix multiplication without building `cols`.
 //!
-//! The equations are those of `layers/conv2d/im2col.rs`; only where the values of `cols` are read differs. With channels last,
-//! the inputs under one tap of the kernel are contiguous in x, and for every output pixel the taps lie at the same
-//! offsets from the window's first pixel. So `cols` is described by two short lists, row starts and tap offsets, and
-//! [`indirect_gemm`] reads x itself. Taps beyond the border are made to exist by padding each image with zeros.
+//! The equations are those of `layers/conv2d/im2col.rs`; the only difference is where the values of `cols` are read.
+//! With channels last, the inputs under one tap of the kernel are contiguous in x, and for every output pixel the taps
+//! are at the same offsets from the window's first pixel. So two short lists, row starts and tap offsets, describe
+//! `cols`, and [`indirect_gemm`] reads x itself. Each image is padded with zeros for the taps beyond the border.
 //!
 //! ```text
 //! y   (pixels, c_o)  = cols (pixels, K) · W (K, c_o)       rows: output pixels         segments: taps
@@ -13,12 +13,12 @@
 //!
 //! # dx without col2im
 //!
-//! col2im scatters; turned round it gathers. Input pixel h receives from every (ho, p) with
-//! `h = ho·stride + p·dilation − padding`, so from the taps p with `h + padding − p·dilation` divisible by the stride.
-//! Which taps those are depends on h modulo the stride only: the input pixels fall into stride² *phases*, and within one
-//! phase dx is an ordinary convolution of dy, stride 1, with the phase's own taps. For stride 1 there is one phase and
-//! its kernel is the weight turned by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4
-//! taps: 9 in all, no work on zeros.
+//! col2im scatters; here dx gathers instead. Input pixel h receives a term from every (ho, p) with `h = ho·stride +
+//! p·dilation − padding`, so from the taps p for which `h + padding − p·dilation` is divisible by the stride. These
+//! taps depend only on h modulo the stride: the input pixels fall into stride² *phases*, and within one phase dx is an
+//! ordinary convolution of dy, stride 1, with the phase's own taps. For stride 1 there is one phase, and its kernel is
+//! the weight rotated by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4 taps: 9 in
+//! total, without work on zeros.
 
 use super::Geometry;
 use super::operands::{Epilogue, Prologue};
@@ -30,10 +30,10 @@ use crate::parallel::{add_slices, tree_sum};
 use ndarray::Array4;
 use rayon::prelude::*;
 
-/// Output pixels of a chunk of work, about: enough rows to reuse a slice of the weight while it is in the cache.
+/// Approximate output pixels per chunk: enough rows to reuse a slice of the weight while it is in the cache.
 const CHUNK_PIXELS: usize = 256;
 
-/// Output pixels whose dW is accumulated in place before the fixed tree takes over.
+/// The dW of so many output pixels is accumulated in place; the fixed tree adds the results.
 const LEAF_PIXELS: usize = 512;
 
 /// Rows of dW that a thread computes at once.
@@ -78,7 +78,7 @@ pub fn forward(
     });
 }
 
-/// Images in a chunk of work on `n` images with `pixels` each.
+/// Images per chunk, for `n` images with `pixels` each.
 fn chunk_images(n: usize, pixels: usize, epilogue: &dyn Epilogue) -> usize {
     (CHUNK_PIXELS / pixels).clamp(1, n.div_ceil(2).max(1)).next_multiple_of(epilogue.images())
 }
@@ -139,7 +139,7 @@ pub fn input_gradient(
             }
         })
         .collect();
-    // Pixels that no window reaches, or only windows of no tap.
+    // Pixels under no window, or only under windows without a tap there.
     let covered: usize = phases.iter().map(|phase| phase.pixels).sum();
 
     let x_image = g.h * g.w * g.c_in;
@@ -170,7 +170,7 @@ pub fn weight_gradient(shelf: &Shelf, g: &Geometry, dy: &dyn Prologue, x: &dyn P
 
     // Row (tap, i) of colsᵀ begins at the tap's input channel i of the first window …
     let rows: Vec<usize> = padded.taps(g).flat_map(|tap| (0..c).map(move |i| tap + i)).collect();
-    // … and goes on from window to window.
+    // … and continues from window to window.
     let windows = |images: usize| {
         let starts = padded.starts(images, g.h_out, 1, g.stride);
         Segments::new(g.stride[1] * g.c_in, starts.into_iter().map(|offset| Segment { offset, len: g.w_out }))
@@ -192,7 +192,7 @@ pub fn weight_gradient(shelf: &Shelf, g: &Geometry, dy: &dyn Prologue, x: &dyn P
             panels.repack(shelf, (end - start) * g.pixels_out(), c_o, |pixel, first, out| {
                 out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
             });
-            // Where there is one leaf only, the threads share its rows.
+            // If there is only one leaf, the threads share its rows.
             dw.par_chunks_mut(DW_ROWS * c_o).zip(rows.par_chunks(DW_ROWS)).for_each(|(dw, rows)| {
                 indirect_gemm((&x[group * c..], rows, windows), &panels, (dw, &dw_rows[..rows.len()]), false);
             });
@@ -217,8 +217,9 @@ pub fn weight_gradient(shelf: &Shelf, g: &Geometry, dy: &dyn Prologue, x: &dyn P
     dweight
 }
 
-/// Rows (tap, o) and columns i of one group's weight, or rows (tap, i) and columns o: `strides` are the distances in the
-/// weight of two neighbours of the row's channel, of two columns; `taps` the indices of the taps.
+/// Rows (tap, o) and columns i of one group's weight, or rows (tap, i) and columns o: `strides` are the distances in
+/// the weight between neighbouring channels of a row and between neighbouring columns; `taps` are the indices of the
+/// taps.
 fn pack_weight(
     shelf: &Shelf,
     weight: &[f32],
@@ -227,7 +228,7 @@ fn pack_weight(
     [row_stride, column_stride]: [usize; 2],
 ) -> Panels {
     let k = taps.clone().count() * channels;
-    // A square of the transposition, about: what it reads and what it writes stay in the cache.
+    // Transposed in blocks of about a square: source and destination of a block stay in the cache.
     const ROWS: usize = 64;
     Panels::pack(shelf, k, columns, |columns, panel| {
         for (tap, rows) in taps.clone().zip(panel.chunks_exact_mut(channels * NR)) {
@@ -250,8 +251,8 @@ struct AxisPhases {
     phases: Vec<AxisPhase>,
 }
 
-/// The input pixels `first, first + stride, …` (`count` of them): pixel i receives, through each tap (p, shift),
-/// from position i + shift of the padded dy.
+/// The input pixels `first, first + stride, …` (`count` of them): pixel i receives, through each tap (p, shift), the
+/// value at position i + shift of the padded dy.
 struct AxisPhase {
     first: usize,
     count: usize,
@@ -260,8 +261,8 @@ struct AxisPhase {
 
 fn phases(input: usize, output: usize, kernel: usize, stride: usize, padding: usize, dilation: usize) -> AxisPhases {
     let (stride_i, output_i) = (stride as isize, output as isize);
-    // h = first + i·stride receives through tap p from ho = i + (first + padding − p·dilation) / stride, where that is
-    // whole.
+    // h = first + i·stride receives through tap p from ho = i + (first + padding − p·dilation) / stride, if that is an
+    // integer.
     let taps_of = |first: usize| -> Vec<(usize, isize)> {
         let distance = |p: usize| first as isize + padding as isize - (p * dilation) as isize;
         let whole = (0..kernel).filter(|&p| distance(p).rem_euclid(stride_i) == 0);

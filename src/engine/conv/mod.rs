@@ -6,7 +6,7 @@
 //! | [`Indirect`](Algorithm::Indirect) | `indirect.rs` | every |
 //! | [`Winograd2`](Algorithm::Winograd2), [`Winograd4`](Algorithm::Winograd4) | `winograd/` | 3x3, stride 1, one group |
 //!
-//! Each reads its operands through a prologue and hands over its output through an epilogue (`operands.rs`).
+//! Each reads its operands through a prologue and passes on its output through an epilogue (`operands.rs`).
 
 mod gemm;
 mod indirect;
@@ -55,7 +55,7 @@ impl Algorithm {
     /// The algorithm called `name`; `implicit` is the name of [`Algorithm::Indirect`] in older run folders.
     ///
     /// # Errors
-    /// If there is none; the message lists those there are.
+    /// If there is none; the message lists the known names.
     ///
     /// ```
     /// use resnet_by_hand::engine::Algorithm;
@@ -69,7 +69,7 @@ impl Algorithm {
         let found = Self::ALL.into_iter().find(|(known, _)| *known == current);
         found.map(|(_, algorithm)| algorithm).ok_or_else(|| {
             let known = Self::ALL.map(|(name, _)| name).join(", ");
-            Error::argument("conv", format!("there is no algorithm `{name}`; known: {known}"))
+            Error::argument("conv", format!("unknown algorithm `{name}`; known: {known}"))
         })
     }
 
@@ -78,7 +78,7 @@ impl Algorithm {
         Self::ALL.into_iter().find(|(_, algorithm)| *algorithm == self).expect("every algorithm is listed").0
     }
 
-    /// The algorithm for a geometry: this one where it applies, otherwise the fastest; never [`Algorithm::Auto`].
+    /// The algorithm for a geometry: this one if it applies, otherwise the fastest; never [`Algorithm::Auto`].
     fn for_geometry(self, g: &Geometry) -> Algorithm {
         let winograd = |size| match size {
             Size::Two => Algorithm::Winograd2,
@@ -87,7 +87,7 @@ impl Algorithm {
         match self {
             Algorithm::Winograd2 | Algorithm::Winograd4 if winograd::applies(g) => self,
             Algorithm::Gemm | Algorithm::Indirect => self,
-            // A group of few output channels would leave most columns of a microtile empty.
+            // With few output channels per group most columns of a microtile would be empty.
             _ if g.c_out / g.groups < 8 => Algorithm::Gemm,
             Algorithm::Auto if winograd::applies(g) => winograd::fastest(g).map_or(Algorithm::Indirect, winograd),
             _ => Algorithm::Indirect,
@@ -104,7 +104,7 @@ pub(super) struct Convolution<'a> {
 }
 
 impl<'a> Convolution<'a> {
-    /// Of an input of shape `x (N, H, W, C_in)`.
+    /// The products for an input of shape `x (N, H, W, C_in)`.
     pub fn new(engine: &'a Engine, conv: &'a Conv2d<f32>, x: [usize; 4]) -> Result<Self> {
         let g = conv.geometry(x)?;
         Ok(Convolution { engine, algorithm: engine.algorithm.for_geometry(&g), weight: &conv.weight, g })

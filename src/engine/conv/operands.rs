@@ -1,23 +1,23 @@
-//! How a convolution reads its input and hands over its output: chunk by chunk, while they are in the cache.
+//! How a convolution reads its input and passes on its output: chunk by chunk, while they are in the cache.
 //!
-//! - A [`Prologue`] is where the values of an input come from. Usually they are stored; but a convolution can as well read
-//!   `relu(batch_norm(h))` and compute it from h on the way, so that it is never written to memory.
-//! - An [`Epilogue`] is what happens to the output, chunk by chunk, before it leaves the cache: taking its moments, adding
+//! - A [`Prologue`] provides the values of an input. Usually they are stored; but it can also compute
+//!   `relu(batch_norm(h))` from h while the convolution reads, so that the result is never written to memory.
+//! - An [`Epilogue`] processes the output, chunk by chunk, before it leaves the cache: it computes its moments, or adds
 //!   the shortcut.
 //!
-//! `engine/fused.rs` has the prologues and epilogues that compute something.
+//! The prologues and epilogues that compute something are in `engine/fused.rs`.
 
 use crate::Activation;
 use crate::engine::buffers::Shelf;
 use ndarray::Array4;
 use rayon::prelude::*;
 
-/// Where values `(N, H, W, C)` come from.
+/// Provides values `(N, H, W, C)`.
 pub(crate) trait Prologue: Sync {
-    /// `out ← values[at..at + out.len()]`; both ends are ends of pixels.
+    /// `out ← values[at..at + out.len()]`; both ends are at pixel boundaries.
     fn read(&self, at: usize, out: &mut [f32]);
 
-    /// The values themselves, where they are stored.
+    /// The values themselves, if they are stored.
     fn stored(&self) -> Option<&[f32]> {
         None
     }
@@ -57,25 +57,25 @@ impl Prologue for Shifted<'_> {
     }
 }
 
-/// What happens to an output `(N, H, W, C)` before it leaves the cache.
+/// Processes an output `(N, H, W, C)` before it leaves the cache.
 pub(crate) trait Epilogue: Sync {
-    /// A chunk holds a multiple of so many images, unless it is the last.
+    /// A chunk contains a multiple of so many images, unless it is the last.
     fn images(&self) -> usize {
         1
     }
 
-    /// Called once for every chunk, the values from value `at` on, by whichever thread computed it.
+    /// Called once per chunk, whose values begin at value `at`, by the thread that computed it.
     fn apply(&self, at: usize, y: &mut [f32]);
 }
 
-/// Nothing happens to it.
+/// Does nothing.
 pub(crate) struct AsIs;
 
 impl Epilogue for AsIs {
     fn apply(&self, _: usize, _: &mut [f32]) {}
 }
 
-/// An epilogue as a pass over an output that has left the cache already.
+/// An epilogue as a pass over an output that has already left the cache.
 pub(crate) fn apply_to_all(y: &mut [f32], image: usize, epilogue: &dyn Epilogue) {
     let chunk = (epilogue.images() * image).max(1);
     y.par_chunks_mut(chunk).enumerate().for_each(|(i, y)| epilogue.apply(i * chunk, y));

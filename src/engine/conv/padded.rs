@@ -1,9 +1,9 @@
-//! Images with zeros around them, so that a window at the border reads no special case.
+//! Images with zeros around them, so that a window at the border is not a special case.
 
 use super::Geometry;
 use super::operands::Prologue;
 
-/// Images with zeros around them: `(image, size[0], size[1], channels)`, the image from `before` on.
+/// Images with zeros around them: `(image, size[0], size[1], channels)`, the image begins at `before`.
 pub(crate) struct Padded {
     pub image: [usize; 2],
     pub before: [usize; 2],
@@ -12,12 +12,12 @@ pub(crate) struct Padded {
 }
 
 impl Padded {
-    /// No zeros at all.
+    /// No padding.
     pub fn none(image: [usize; 2], channels: usize) -> Self {
         Padded { image, before: [0, 0], size: image, channels }
     }
 
-    /// Values of one padded image.
+    /// Values per padded image.
     pub fn values(&self) -> usize {
         self.size[0] * self.size[1] * self.channels
     }
@@ -34,8 +34,8 @@ impl Padded {
         all.map(|(n, i, j)| window(n, i, j)).collect()
     }
 
-    /// Images `first..first + count` of a prologue, padded: its own memory where that is what is wanted, else a copy in
-    /// `buffer`, which may be used again and again for the same geometry.
+    /// Images `first..first + count` of a prologue, padded: its own memory if that needs no change, otherwise a copy in
+    /// `buffer`, which can be reused for the same geometry.
     pub fn fill<'a>(
         &self,
         prologue: &'a dyn Prologue,
@@ -49,7 +49,7 @@ impl Padded {
         if let (true, Some(values)) = (empty, prologue.stored()) {
             return &values[first * image..][..count * image];
         }
-        // New values are zeros. Old ones are of the same geometry: the border is zero already, the inside is overwritten.
+        // New values are zero. Old ones have the same geometry: the border is already zero, the inside is overwritten.
         buffer.resize(count * self.values(), 0.0);
         if empty {
             prologue.read(first * image, buffer);

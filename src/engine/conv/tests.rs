@@ -1,5 +1,5 @@
-//! Every algorithm against the definition, exactly, on whole numbers: all sums and products below 2²⁴ are exact in `f32`, in
-//! whatever order they are taken.
+//! Every algorithm against the definition, exactly, on whole numbers: all sums and products below 2²⁴ are exact in
+//! `f32`, in any order.
 
 use super::Algorithm;
 use crate::Activation;
@@ -8,7 +8,7 @@ use crate::layers::Conv2d;
 use crate::layers::conv2d::direct;
 use crate::layers::conv2d::tests::{CASES, of, pixel_sums, whole};
 
-/// y, dx, dweight and dbias of the engine and of the definition. The dweight of Winograd ends in a product by G, which
+/// y, dx, dweight and dbias of the engine and of the definition. Winograd's dweight ends in a product with G, which
 /// divides by 6 and 24, in `f64`: it is rounded to whole numbers.
 fn equals_the_definition(engine: &Engine, conv: &Conv2d<f32>, x: &Activation<f32>, dy: &Activation<f32>) {
     let case = format!("{}, x {:?}, {conv:?}", engine.algorithm().name(), x.dim());
@@ -41,7 +41,7 @@ fn every_algorithm_equals_the_definition_exactly() {
 }
 
 /// (n, h, w, c_in, c_out, padding) for the 3x3 convolutions that Winograd computes: tiles cut by the border, images of one
-/// pixel, one channel, several chunks, channels that are no multiple of a vector or a panel.
+/// pixel, one channel, several chunks, channels that are not a multiple of a vector or a panel.
 type WinogradCase = (usize, usize, usize, usize, usize, [usize; 2]);
 const WINOGRAD_CASES: &[WinogradCase] = &[
     (1, 1, 1, 1, 1, [1, 1]),
@@ -58,9 +58,9 @@ const WINOGRAD_CASES: &[WinogradCase] = &[
     (0, 5, 2, 530, 520, [1, 1]),
 ];
 
-/// F(4x4) divides the weight by 576 = 24² = 9 · 2⁶. Of weights that are multiples of 9, G w Gᵀ is a multiple of 2⁻⁶, and all
-/// that follows is a sum of products of such numbers: exact while it stays below 2¹⁸ = 2²⁴ · 2⁻⁶. If anything were rounded,
-/// the result would not be whole.
+/// F(4x4) divides the weight by 576 = 24² = 9 · 2⁶. If the weights are multiples of 9, G w Gᵀ is a multiple of 2⁻⁶, and
+/// everything after it is a sum of products of such numbers: exact while it is below 2¹⁸ = 2²⁴ · 2⁻⁶. If anything were
+/// rounded, the result would not be a whole number.
 #[test]
 fn winograd_equals_the_definition_exactly_on_whole_numbers() {
     for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {

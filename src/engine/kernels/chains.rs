@@ -1,11 +1,11 @@
-//! Multiply-adds on registers and nothing else: the peak that every kernel is measured against.
+//! Multiply-adds on registers and nothing else: the peak with which every kernel is compared.
 
 use super::simd::{Arithmetic, Kernel, dispatch};
 use super::vector::Vector;
 use std::hint::black_box;
 
-/// A multiply-add takes 4 cycles and two begin in each: at least 8 chains are needed; with two factors 12 fit into 16
-/// registers.
+/// A multiply-add takes 4 cycles and two start per cycle: at least 8 chains are needed; with two factors, 12 fit into
+/// 16 registers.
 const CHAINS: usize = 12;
 
 /// Lengthens 12 chains of f32 vectors by `length` multiply-adds each, with the vectors of [`super::simd::isa`], on the
@@ -33,8 +33,8 @@ impl Kernel for Chains {
     #[expect(clippy::needless_range_loop, reason = "a closure would be compiled by itself, without the vectors")]
     fn run<A: Arithmetic, const ROWS: usize>(self) -> usize {
         let lanes = A::V::LANES;
-        // Each chain is v ← v·a + b, which stays near b/(1 − a): no infinities, and no numbers so small that they are slow.
-        // The compiler must not know that all chains are equal, and compute one.
+        // Each chain is v ← v·a + b, which stays near b/(1 − a): no infinities and no subnormal numbers, which are slow.
+        // The compiler must not see that all chains are equal and compute only one.
         let (a, mut numbers) = black_box((0.5f32, [[1.0f32; 16]; CHAINS]));
         let b = A::V::load(&numbers[0], 0);
         let mut chains = [b; CHAINS];

@@ -8,18 +8,19 @@
 //! B       packed in panels of 16 columns
 //! ```
 //!
-//! In a convolution the row of `cols` that belongs to an output pixel is already there in x, in a few contiguous pieces
-//! at offsets that are the same for every pixel. So nothing needs to be copied: a list of row starts and a list of
+//! In a convolution, the row of `cols` that belongs to an output pixel is already in x, in a few contiguous pieces at
+//! offsets that are the same for every pixel. So nothing needs to be copied: a list of row starts and a list of
 //! segments *is* the matrix. All three products of the convolution (y, dx, dW) have this form, for every stride,
 //! dilation and padding, with different lists; see `engine/conv/indirect.rs`.
 //!
 //! # How it is computed
 //!
-//! As in Goto & van de Geijn 2008, less the copies: K is cut into slices of about 256, so that a slice of a panel (16
-//! KiB) stays in the first-level cache while all rows pass by; the *microkernel* holds a few rows by two vectors of C
-//! in registers and adds one rank-1 product per k: 6 broadcasts times 2 vectors of 8 columns, with AVX-512 8 broadcasts
-//! times 2 vectors of 16, which are two panels. Every C[i, j] is summed over k in ascending order, within slices and slice
-//! after slice: the order depends on the shapes alone, and the bits do not depend on the microkernel.
+//! As in Goto & van de Geijn 2008, but without the copies: K is cut into slices of about 256, so that a slice of a
+//! panel (16 KiB) stays in the first-level cache while all rows are processed; the *microkernel* keeps a few rows by
+//! two vectors of C in registers and adds one rank-1 product per k: 6 broadcasts times 2 vectors of 8 columns, with
+//! AVX-512 8 broadcasts times 2 vectors of 16, which are two panels. Every C[i, j] is summed over k in ascending order,
+//! within slices and slice after slice: the order depends on the shapes alone, and the result does not depend on the
+//! microkernel.
 
 use super::simd::{Arithmetic, Kernel, dispatch};
 use super::vector::Vector;
@@ -27,14 +28,14 @@ use crate::engine::buffers::{Buffer, Shelf};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of a panel: the longest vector there is. Shorter ones divide it.
+/// Columns of a panel: the length of the longest vector. The shorter lengths divide it.
 pub(crate) const NR: usize = 16;
-/// Rows of a microtile at the end of a matrix, where no more are left.
+/// Rows of a microtile at the end of a matrix, if fewer rows remain.
 const TAIL: usize = 4;
-/// Values of K in a slice, about.
+/// Approximate values of K per slice.
 const K_SLICE: usize = 256;
 
-/// The right matrix B (K, n), packed: panel after panel of 16 columns, row after row, the last panel filled up with 0.
+/// The right matrix B (K, n), packed: panel after panel of 16 columns, row after row, the last panel padded with 0.
 #[derive(Debug)]
 pub(crate) struct Panels {
     data: Buffer,
@@ -49,7 +50,7 @@ impl Panels {
     }
 
     /// Packs B (k, n), in parallel over panels. `write(columns, panel)` fills a panel, row after row of 16, with these
-    /// columns; where they are fewer than 16 the others are 0 already.
+    /// columns; if they are fewer than 16, the others are already 0.
     pub fn pack(shelf: &Shelf, k: usize, n: usize, write: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Self {
         let mut panels = Panels::empty(shelf);
         panels.resize(shelf, k, n);
@@ -64,7 +65,7 @@ impl Panels {
     }
 
     /// Packs B (k, n) into the memory of `self`, on this thread. `write(row, first column, out)` fills `out` with the
-    /// row's entries from that column on.
+    /// row's entries, beginning at that column.
     pub fn repack(&mut self, shelf: &Shelf, k: usize, n: usize, write: impl Fn(usize, usize, &mut [f32])) {
         self.resize(shelf, k, n);
         for (panel, data) in self.data.chunks_exact_mut((k * NR).max(1)).enumerate() {
@@ -101,7 +102,7 @@ fn pack_panel(panel: usize, n: usize, data: &mut [f32], write: &impl Fn(usize, u
 pub(crate) struct Segment {
     /// Offset of the first value.
     pub offset: usize,
-    /// How many.
+    /// Number of values.
     pub len: usize,
 }
 
@@ -114,12 +115,12 @@ pub(crate) struct Segments {
     /// For each slice of K the segments in it and the number of k before it.
     slices: Vec<(Range<usize>, usize)>,
     k: usize,
-    /// The largest offset of a value: exact, every read is checked against it.
+    /// The largest offset of a value; exact, because every read is checked against it.
     reach: usize,
 }
 
 impl Segments {
-    /// Joins segments that continue one another, cuts long ones, and groups them into slices.
+    /// Joins adjacent segments, cuts long ones, and groups them into slices.
     ///
     /// # Panics
     /// If an offset overflows.
@@ -131,7 +132,7 @@ impl Segments {
                 _ => joined.push(segment),
             }
         }
-        // The microkernel relies on it: no offset of any k is larger.
+        // The microkernel relies on this: no offset of any k is larger.
         let reach = joined.iter().map(|s| offset_of(s, s.len - 1, step)).max().unwrap_or(0);
         let list: Vec<Segment> = joined
             .into_iter()
@@ -163,7 +164,7 @@ fn offset_of(segment: &Segment, count: usize, step: usize) -> usize {
     end.expect("Segments: an offset overflows")
 }
 
-/// C ← A · B, or C ← C + A · B with `accumulate`; see the [module documentation](self). On the calling thread.
+/// C ← A · B, or C ← C + A · B with `accumulate`; see the [module documentation](self). Runs on the calling thread.
 ///
 /// # Panics
 /// If a list points outside its array or the sizes do not fit.
@@ -191,9 +192,9 @@ pub(crate) fn indirect_gemm(
     dispatch(Indirect { product, rows, c_rows, c });
 }
 
-/// Where the rows of a matrix begin.
+/// The starts of the rows of a matrix.
 pub(crate) trait Rows: Copy {
-    /// How many there are.
+    /// Number of rows.
     fn count(self) -> usize;
     /// The start of row `i`.
     fn start(self, i: usize) -> usize;
@@ -219,9 +220,9 @@ impl Rows for &[usize] {
 /// `count` rows, each `stride` after the one before: the rows of a matrix that *is* stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strided {
-    /// How many rows.
+    /// Number of rows.
     pub count: usize,
-    /// Distance between two.
+    /// Distance between two rows.
     pub stride: usize,
 }
 
@@ -236,17 +237,17 @@ impl Rows for Strided {
     }
     #[inline(always)]
     fn last(self) -> usize {
-        // Saturating: a product that wrapped around would pass the check it is for.
+        // Saturating: a product that wraps around would pass the check for which it is computed.
         self.count.saturating_sub(1).saturating_mul(self.stride)
     }
 }
 
-/// The matrices of a product, C and the rows aside. For use inside a [`Kernel`].
+/// The matrices of a product, without C and the rows. For use inside a [`Kernel`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a> {
-    /// Where the values of A are.
+    /// The array that contains the values of A.
     pub a: &'a [f32],
-    /// The offsets of its K values a row.
+    /// The offsets of the K values of a row.
     pub segments: &'a Segments,
     /// B (K, n), packed as in [`Panels`].
     pub b: &'a [f32],
@@ -276,7 +277,7 @@ impl Product<'_> {
             }
             return;
         }
-        // What the microkernel relies on, checked once: no index into `a` is beyond its end.
+        // The microkernel relies on this, checked once: no index into `a` is beyond its end.
         assert!(
             rows.last().checked_add(self.segments.reach).is_some_and(|i| i < self.a.len()),
             "indirect_gemm: A reaches beyond its array"
@@ -291,7 +292,7 @@ impl Product<'_> {
         for (index, slice) in self.segments.slices.iter().enumerate() {
             let load = self.accumulate || index > 0;
             for column in (0..n).step_by(wide) {
-                // Where no more columns are left than one vector holds, a second one would compute nothing.
+                // If the remaining columns fit into one vector, a second one would compute nothing.
                 let vectors = if n - column > wide / 2 { 2 } else { 1 };
                 let mut first = 0;
                 while first < rows.count() {
@@ -314,9 +315,9 @@ impl Product<'_> {
         }
     }
 
-    /// A microtile of C, `count ≤ MR` rows by `N` vectors, through one slice of K. One of fewer than `MR` rows computes its
-    /// last row several times and stores it once; columns after the last are computed, from the zeros that fill B up, and
-    /// not stored.
+    /// A microtile of C, `count ≤ MR` rows by `N` vectors, through one slice of K. With fewer than `MR` rows it
+    /// computes the last row several times and stores it once; columns after the last are computed from the zeros that
+    /// pad B, and not stored.
     ///
     /// # Safety
     /// Every start of a row + reach is an index of `a`; the panels of B that hold the columns lie inside `b`.
@@ -330,7 +331,7 @@ impl Product<'_> {
     ) {
         let segments = &self.segments.list[slice.clone()];
         let columns: [usize; N] = std::array::from_fn(|v| column + v * V::LANES);
-        // Where a vector's columns begin in B; they never lie in two panels.
+        // Where a vector's columns begin in B; they are never in two panels.
         let b = columns.map(|column| &self.b[column / NR * self.panel + k_before * NR + column % NR..]);
         let starts: [usize; MR] = std::array::from_fn(|i| rows.start(first + i.min(count - 1)));
         let mut sums = [[V::zero(); N]; MR];
@@ -375,18 +376,18 @@ impl Product<'_> {
     }
 }
 
-/// Which microtile of C, and which slice of K.
+/// A microtile of C and a slice of K.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     slice: &'a (Range<usize>, usize),
     column: usize,
     first: usize,
     count: usize,
-    /// Whether C holds a sum already.
+    /// Whether C already contains a sum.
     load: bool,
 }
 
-/// `sums[i][v] += Σ_k A[i, k] · B[k, the columns of v]` over the segments: the innermost loop of everything.
+/// `sums[i][v] += Σ_k A[i, k] · B[k, the columns of v]` over the segments: the innermost loop.
 ///
 /// # Safety
 /// Every `rows[i] + offset of k` is an index of `a`; each of `b` holds a vector at a distance of 16 for every k of the
@@ -428,7 +429,7 @@ unsafe fn microkernel<V: Vector<f32>, const MR: usize, const N: usize>(
 mod tests {
     use super::*;
 
-    /// Sizes that do not divide by the microtile, and K beyond one slice.
+    /// Sizes that are not divisible by the microtile, and K beyond one slice.
     #[test]
     fn equals_the_definition_exactly_on_whole_numbers() {
         let shelf = Shelf::default();

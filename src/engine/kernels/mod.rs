@@ -2,13 +2,14 @@
 //!
 //! - `indirect_gemm`: matrix multiplication whose left matrix is read through a list of offsets, the core of every
 //!   convolution;
-//! - [`simd`]: plain loops compiled for the vector instructions of the machine they run on;
+//! - [`simd`]: plain loops compiled for the vector instructions of the processor;
 //! - `vector`: explicit SIMD vectors for straight-line code;
-//! - [`chains`]: the arithmetic peak that all of them are measured against.
+//! - [`chains`]: the arithmetic peak with which all of them are compared.
 //!
-//! `unsafe` is the microkernel of `indirect_gemm`, the intrinsics of `vector`, and the calls of code compiled for a
-//! processor feature that was detected. Each block says why it is sound. The environment variable `RESNET_KERNELS`
-//! (`portable`, `avx2`, `avx512`) selects a version; one that the machine does not have is rejected with an error.
+//! `unsafe` is used in the microkernel of `indirect_gemm`, for the intrinsics of `vector`, and to call code compiled
+//! for a processor feature that was detected. A comment at every block explains why it is sound. The environment
+//! variable `RESNET_KERNELS` (`auto`, `portable`, `avx2`, `avx512`) selects a version; one that the processor does not
+//! support is rejected.
 #![allow(unsafe_code)]
 
 pub mod chains;

@@ -1,11 +1,11 @@
-//! Plain loops compiled for the vector unit of the machine they run on.
+//! Plain loops compiled for the vector unit of the processor on which they run.
 //!
-//! A program compiled for every x86-64 processor may use 128-bit vectors and no fused multiply-add. [`wide`] compiles the
-//! same loop a second time for AVX2 and FMA and calls that version where the processor has them. The loop computes the
-//! same bits either way: the compiler never fuses a product and a sum that the source keeps apart.
+//! A program compiled for every x86-64 processor may use 128-bit vectors and no fused multiply-add. [`wide`] compiles
+//! the same loop a second time for AVX2 and FMA and calls that version if the processor supports them. The results are
+//! bit-identical: the compiler never fuses a product and a sum that the source keeps apart.
 //!
-//! `dispatch` does the same for a `Kernel`, a computation that wants to know what it runs on: its vectors, whether a product
-//! and a sum are one instruction, and how many rows of a matrix fit into the registers.
+//! `dispatch` does the same for a `Kernel`, a computation that depends on the processor: on its vectors, on whether a
+//! product and a sum are one instruction, and on how many rows of a matrix fit into the registers.
 
 #[cfg(target_arch = "x86_64")]
 use super::vector::{F32x8, F32x16, F64x4, F64x8};
@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 /// A version of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every processor has.
+    /// Supported by every processor.
     Portable,
     /// x86-64 with 256-bit vectors and fused multiply-add.
     Avx2,
@@ -35,21 +35,21 @@ impl Isa {
     }
 }
 
-/// The version this process uses: the best the processor has, or the one that the environment variable `RESNET_KERNELS`
-/// names.
+/// The version this process uses: the best one that the processor supports, or the one named by the environment
+/// variable `RESNET_KERNELS`.
 ///
 /// # Panics
-/// If `RESNET_KERNELS` names a version that does not exist or that this processor cannot run: silently using another
-/// would make a test of that version a test of nothing.
+/// If `RESNET_KERNELS` names a version that does not exist or that this processor does not support. Otherwise a test of
+/// that version would silently test another one.
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| requested_isa().unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// What [`isa`] returns, with a wrong request as an error: for programs that report it before they start.
+/// The same as [`isa`], but returns an error for a wrong name: for programs that report it before they start.
 ///
 /// # Errors
-/// If `RESNET_KERNELS` names a version that does not exist or that this processor cannot run.
+/// If `RESNET_KERNELS` names a version that does not exist or that this processor does not support.
 pub fn requested_isa() -> Result<Isa> {
     let has = |isa: Isa| isa <= best();
     match std::env::var("RESNET_KERNELS").ok().as_deref() {
@@ -57,14 +57,14 @@ pub fn requested_isa() -> Result<Isa> {
         Some(name) => {
             let known = [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().find(|isa| isa.name() == name);
             known.filter(|&isa| has(isa)).ok_or_else(|| {
-                let expected = "expected auto, portable, avx2 or avx512, and a processor that has it";
+                let expected = "expected auto, portable, avx2 or avx512, supported by the processor";
                 Error::argument("RESNET_KERNELS", format!("{expected} (this one: {}), got `{name}`", best().name()))
             })
         }
     }
 }
 
-/// The best version this processor has.
+/// The best version that this processor supports.
 fn best() -> Isa {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -73,7 +73,7 @@ fn best() -> Isa {
     Isa::Portable
 }
 
-/// Runs `work`, its loops compiled for the best vectors the processor has.
+/// Runs `work`, with its loops compiled for the best vectors that the processor supports.
 ///
 /// ```
 /// use resnet_by_hand::engine::kernels::simd::wide;
@@ -95,7 +95,7 @@ pub fn wide<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// What a processor computes with.
+/// The vectors of a processor.
 pub(crate) trait Arithmetic: Copy {
     /// Its `f32` vectors.
     type V: Vector<f32>;
@@ -115,7 +115,7 @@ pub(crate) struct Avx2;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512;
 
-/// A product and a sum, two roundings: what every processor does fast.
+/// A product and a sum with two roundings: fast on every processor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Any;
 
@@ -141,7 +141,7 @@ impl Arithmetic for Any {
 
 /// A computation that is compiled once for each [`Isa`].
 pub(crate) trait Kernel {
-    /// What it returns.
+    /// The result.
     type Output;
 
     /// The computation; everything it calls must be `#[inline(always)]` to be compiled with it. `ROWS` rows of a matrix
@@ -149,7 +149,7 @@ pub(crate) trait Kernel {
     fn run<A: Arithmetic, const ROWS: usize>(self) -> Self::Output;
 }
 
-/// Runs `kernel` in the version for this process; see [`isa`]. Avx2 and Avx512 give the same bits.
+/// Runs `kernel` in the version for this process; see [`isa`]. Avx2 and Avx512 give bit-identical results.
 #[inline(always)]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     match isa() {

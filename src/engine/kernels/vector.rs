@@ -1,20 +1,20 @@
 //! SIMD vectors: a few neighbouring channels that are added, subtracted and multiplied at once.
 //!
-//! The compiler vectorises plain loops ([`super::simd`]), but gives up on the long straight-line code of a Winograd
-//! transform: written with arrays of 8 values, F(4x4, 3x3) ran at a third of the speed of these wrappers.
+//! The compiler vectorises plain loops ([`super::simd`]), but not the long straight-line code of a Winograd transform:
+//! written with arrays of 8 values, F(4x4, 3x3) ran at a third of the speed of these wrappers.
 //!
-//! The engine computes in `f32`; the transforms of the weights are computed in `f64` and rounded once. So there are vectors
-//! of both.
+//! The engine computes in `f32`; the transforms of the weights are computed in `f64` and rounded once. So there are
+//! vectors of both types.
 //!
-//! A [`Vector`] type may only be used where the processor has its instructions. Inside the crate that is a
-//! [`super::simd::Kernel`], which gets the right one from [`super::simd::dispatch`]; nothing of this module is public.
+//! A [`Vector`] type may only be used if the processor supports its instructions. Inside the crate it is used in a
+//! [`super::simd::Kernel`], which gets the right type from [`super::simd::dispatch`]; nothing in this module is public.
 
 use num_traits::{Float, FromPrimitive};
 use std::ops::{Add, Sub};
 
-/// `LANES` values. Every operation is rounded lane by lane exactly as the scalar one.
+/// `LANES` values. Every operation is rounded in each lane exactly like the scalar one.
 pub(crate) trait Vector<T: FromPrimitive>: Copy + Add<Output = Self> + Sub<Output = Self> {
-    /// How many values.
+    /// Number of values.
     const LANES: usize;
     /// 0 in every lane.
     fn zero() -> Self;
@@ -22,9 +22,9 @@ pub(crate) trait Vector<T: FromPrimitive>: Copy + Add<Output = Self> + Sub<Outpu
     fn load(from: &[T], at: usize) -> Self;
     /// `to[at..at + LANES] ← self`.
     fn store(self, to: &mut [T], at: usize);
-    /// self · factor + sum, rounded once, or twice where that takes two instructions.
+    /// self · factor + sum, rounded once, or twice if it takes two instructions.
     fn multiply_add(self, factor: T, sum: Self) -> Self;
-    /// The same with a constant, rounded to T if T does not hold it exactly.
+    /// The same with a constant, rounded to T if T cannot represent it exactly.
     #[inline(always)]
     fn times(self, factor: f64, sum: Self) -> Self {
         self.multiply_add(T::from_f64(factor).expect("f32 and f64 have a value for every f64"), sum)

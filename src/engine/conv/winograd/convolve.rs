@@ -10,10 +10,10 @@ use crate::engine::kernels::indirect_gemm::{NR, Segment, Segments};
 use crate::engine::kernels::simd::dispatch;
 use rayon::prelude::*;
 
-/// Channels in times channels out from which reading U takes longer than multiplying with it, few tiles given.
+/// From this C_in · C_out on, reading U takes longer than multiplying with it, if there are few tiles.
 const VERY_LARGE: usize = 1 << 18;
 
-/// Tiles transformed at once: V and M should stay in the second-level cache, and U, read once a band, be used often.
+/// Tiles transformed at once: V and M should stay in the second-level cache, and U, read once per band, be used often.
 fn band_tiles(c_in: usize, c_out: usize) -> usize {
     if c_in * c_out < 1 << 16 { 32 } else { 64 }
 }
@@ -57,8 +57,9 @@ pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
     });
 }
 
-/// The same, with the same bits, where V and M of all images fit into a cache but U, (m + 2)²/9 times as large as the
-/// weight, does not: U is made in bands of a few input and output channels, and each is used up where it is.
+/// The same with bit-identical results, for the case that V and M of all images fit into a cache but U, (m + 2)²/9
+/// times as large as the weight, does not: U is computed in bands of a few input and output channels, and each band is
+/// used while it is in the cache.
 #[expect(clippy::too_many_arguments, reason = "as `convolve`")]
 fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
     shelf: &Shelf,

@@ -13,10 +13,10 @@ use crate::parallel::{add_slices, tree_sum};
 use ndarray::Array4;
 use rayon::prelude::*;
 
-/// Channels in times channels out from which dU no longer fits a cache.
+/// From this C_in · C_out on, dU no longer fits into a cache.
 const LARGE: usize = 1 << 14;
 
-/// The most partial sums of dU: the fewer, the less there is to add; the more, the more threads have work.
+/// The most partial sums of dU: fewer mean fewer additions; more keep more threads busy.
 const MOST_LEAVES: usize = 16;
 
 pub(super) fn correlate<F: Transforms<M, S>, const M: usize, const S: usize>(
@@ -35,7 +35,7 @@ pub(super) fn correlate<F: Transforms<M, S>, const M: usize, const S: usize>(
     if g.n > 0 && g.c_in * g.c_out >= LARGE && values <= AT_ONCE {
         return correlate_at_once(shelf, transforms, g, &plan, x, dy);
     }
-    // Many small dU are summed in a tree, each on its thread; of a large one there is one only, and the threads share it.
+    // Small dU: several, one per thread at a time, summed in a tree. Large dU: only one, shared by the threads.
     let (leaves, together) = if g.c_in * g.c_out < LARGE { (chunks.clamp(1, MOST_LEAVES), 1) } else { (1, 4) };
     let chunks_per_leaf = chunks.div_ceil(leaves).max(1);
 
@@ -87,8 +87,9 @@ pub(super) fn correlate<F: Transforms<M, S>, const M: usize, const S: usize>(
     dw
 }
 
-/// The same, with the same bits, where V and dM of all images fit into a cache but dU, (m + 2)²/9 times as large as the
-/// weight, does not: dU is made in bands of a few input and output channels, and each is turned into dw where it is.
+/// The same with bit-identical results, for the case that V and dM of all images fit into a cache but dU, (m + 2)²/9
+/// times as large as the weight, does not: dU is computed in bands of a few input and output channels, and each band is
+/// transformed into dw while it is in the cache.
 fn correlate_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
     shelf: &Shelf,
     transforms: F,
@@ -114,7 +115,7 @@ fn correlate_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
         })
         .collect();
     let mut dw = shelf.dirty_array((g.c_out, g.c_in, 3, 3));
-    // Two panels: as many columns as the widest tile of a product has.
+    // Two panels: the columns of the widest tile of a product.
     let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(2 * NR * g.c_in * 9).enumerate();
     outputs.for_each_init(
         || shelf.buffer(S * S * SLICE_INPUTS * 2 * NR),

@@ -1,5 +1,5 @@
-//! What one thread computes: transforms of tiles and products of points, in one function each that is compiled for the
-//! vector instructions at hand.
+//! The work of one thread: transforms of tiles and products of points. Each is one function that is compiled for the
+//! vector instructions of the processor.
 
 use super::plan::{Plan, Tile, plane};
 use super::transforms::Transforms;
@@ -73,7 +73,7 @@ pub(super) struct Points<'a, const S: usize> {
     pub v: &'a [f32],
     pub c_in: usize,
     pub channels: &'a Segments,
-    /// The first of the input channels.
+    /// The first input channel.
     pub first: usize,
     pub u: &'a [f32],
     /// Distance between two panels of U.
@@ -146,8 +146,8 @@ fn transform_input<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: 
     }
 }
 
-/// y = Aᵀ M A of every tile. M comes in groups of channels, of so many channels and at such a distance:
-/// (group, point, tile, channels), with the distance of the points beside it.
+/// y = Aᵀ M A of every tile. M is (group of channels, point, tile, channels); `m_plane` is the distance of two points,
+/// `group` the number of channels in a group and `distance` the distance of two groups.
 #[inline(always)]
 fn transform_output<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S: usize>(
     transforms: F,
@@ -177,11 +177,12 @@ fn transform_output<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S:
     }
 }
 
-// In the three functions below everything is a loop over indices. A closure would be compiled by itself, for every processor,
-// and its vectors with it; an array that is iterated by value would be copied first, and one made here cleared first. `half`,
-// what is between the two one-dimensional transforms, is therefore the caller's, and overwritten for every tile.
+// In the three functions below everything is a loop over indices. A closure would be compiled separately, for every
+// processor, and its vectors with it; an array iterated by value would first be copied, and one created here would
+// first be cleared. So the caller provides `half`, the result of the first of the two one-dimensional transforms; it is
+// overwritten for every tile.
 
-/// Bᵀ d B of one tile and a vector of channels; x with the distances of its rows and columns, V with that of its points.
+/// Bᵀ d B of one tile and a vector of channels; x comes with the distances of its rows and columns, V of its points.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "see above")]
 fn input_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usize>(
@@ -208,7 +209,7 @@ fn input_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usiz
     }
 }
 
-/// Aᵀ M A of one tile and a vector of channels, the part of it inside y.
+/// Aᵀ M A of one tile and a vector of channels: the part inside y.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "see above")]
 fn output_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usize>(
@@ -238,7 +239,7 @@ fn output_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usi
     }
 }
 
-/// A dy Aᵀ of one tile and a vector of channels, 0 in place of what is outside dy.
+/// A dy Aᵀ of one tile and a vector of channels; values outside dy are 0.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "see above")]
 fn adjoint_tile<V: Vector<f32>, F: Transforms<M, S>, const M: usize, const S: usize>(
@@ -276,7 +277,7 @@ pub(super) struct TransformBoth<'a, F, const M: usize, const S: usize> {
     pub x: &'a [f32],
     pub dy: &'a [f32],
     pub v: &'a mut [f32],
-    /// dM: (point, panel of 16 output channels, tile, 16). Columns after the last channel are never looked at.
+    /// dM: (point, panel of 16 output channels, tile, 16). Columns after the last channel are never read.
     pub dm: &'a mut [f32],
 }
 
@@ -307,7 +308,7 @@ impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for TransformBo
     }
 }
 
-/// A row of Vᵀ: it begins at a channel of the first tile and goes on from tile to tile.
+/// A row of Vᵀ: it begins at a channel of the first tile and continues from tile to tile.
 pub(super) fn channel_by_channel(c_in: usize, tiles: usize) -> Segments {
     Segments::new(c_in, [Segment { offset: 0, len: tiles }])
 }
@@ -318,9 +319,9 @@ pub(super) struct Correlate<'a> {
     pub channels: [usize; 2],
     /// See [`channel_by_channel`].
     pub segments: &'a Segments,
-    /// From the first of the input channels on.
+    /// Begins at the first input channel.
     pub v: &'a [f32],
-    /// From the panel of the first of the output channels on.
+    /// Begins at the panel of the first output channel.
     pub dm: &'a [f32],
     pub du: &'a mut [f32],
     pub accumulate: bool,
@@ -384,7 +385,7 @@ where
                     }
                 }
             }
-            // One whole line of the cache at a time.
+            // One whole cache line at a time.
             for (point, values) in points.iter().flatten().enumerate() {
                 let u = &mut u[(point * rows + row) * NR..][..NR];
                 u.iter_mut().zip(values).for_each(|(u, &value)| *u = value as f32);

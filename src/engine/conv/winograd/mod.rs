@@ -2,16 +2,16 @@
 //!
 //! F(m, 3) computes m outputs of a one-dimensional 3-tap filter w from the m + 2 inputs d under it with m + 2
 //! multiplications instead of 3m. Input, filter and output are polynomials; each is evaluated at m + 2 points (0, 1, −1,
-//! 2, −2, ∞ for m = 4), the *values* are multiplied, and the outputs are the coefficients that fit the products:
+//! 2, −2, ∞ for m = 4), the *values* are multiplied, and the outputs are the coefficients that interpolate the products:
 //!
 //! ```text
 //! y = Aᵀ [ (G w) ⊙ (Bᵀ d) ]                         one dimension:  Bᵀ (m+2, m+2)   G (m+2, 3)   Aᵀ (m, m+2)
 //! y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A                  two dimensions: rows, then columns
 //! ```
 //!
-//! A tile of 4x4 outputs then costs 36 multiplications instead of 144, one of 2x2 outputs 16 instead of 36. The sum over
-//! input channels is taken before the output transform, which is linear, so that for each of the (m + 2)² points k the
-//! products are one matrix product over all tiles:
+//! A tile of 4x4 outputs then costs 36 multiplications instead of 144, one of 2x2 outputs 16 instead of 36. The sum
+//! over input channels is computed before the output transform, which is linear, so for each of the (m + 2)² points k
+//! the products are one matrix product over all tiles:
 //!
 //! ```text
 //! V[k] (tiles, c_in) = Bᵀ d B        U[k] (c_in, c_out) = G w Gᵀ        M[k] = V[k] · U[k]        y = Aᵀ M A
@@ -19,9 +19,9 @@
 //!
 //! # Backward
 //!
-//! dx of a convolution with stride 1 is a convolution: of dy, padded with 2 − padding, with the weight turned by 180
-//! degrees and its channels exchanged. So dx is the code of y. dweight is the adjoint of the map w ↦ y, read from right to
-//! left:
+//! dx of a convolution with stride 1 is itself a convolution: of dy, padded with 2 − padding, with the weight rotated
+//! by 180 degrees and its channels exchanged. So dx uses the code of y. dweight is the adjoint of the map w ↦ y, read
+//! from right to left:
 //!
 //! ```text
 //! dM = A dy Aᵀ        dU[k] (c_in, c_out) = Σ_tiles V[k]ᵀ · dM[k]        dw = Gᵀ dU G
@@ -29,14 +29,16 @@
 //!
 //! # Precision
 //!
-//! The transforms add and subtract numbers of different size and the output transform takes small differences of large
-//! products: in f32 an error of F(4x4) is about ten times that of a plain sum, of F(2x2) about twice; `docs/speed.md`
-//! measures it, and the tests hold it to an a-priori bound. The weight's transforms are computed in f64.
+//! The transforms add and subtract numbers of different magnitude, and the output transform computes small differences
+//! of large products: in f32 the error of F(4x4) is about ten times that of a plain sum, that of F(2x2) about twice.
+//! `docs/speed.md` measures it, and the tests check it against an a-priori bound. The weight's transforms are computed
+//! in f64.
 //!
 //! # Files
 //!
-//! `transforms.rs` has the matrices Bᵀ, G, Aᵀ; `plan.rs` cuts images into tiles; `convolve.rs` is y and dx, `correlate.rs` is
-//! dweight: which arrays exist, and which thread computes what; `kernels.rs` is what runs on one thread.
+//! `transforms.rs` contains the matrices Bᵀ, G, Aᵀ; `plan.rs` splits images into tiles; `convolve.rs` computes y and
+//! dx, `correlate.rs` dweight: they decide which arrays exist and which thread computes what; `kernels.rs` contains the
+//! work of one thread.
 
 mod convolve;
 mod correlate;
@@ -62,7 +64,7 @@ pub(crate) enum Size {
     Four,
 }
 
-/// Whether a geometry can be computed this way: a 3x3 kernel, everything else 1, and no more padding than dx can undo.
+/// Whether a geometry can be computed this way: a 3x3 kernel, stride, dilation and groups 1, and padding of at most 2.
 pub fn applies(g: &Geometry) -> bool {
     [g.kh, g.kw] == [3, 3]
         && g.stride == [1, 1]
@@ -71,8 +73,8 @@ pub fn applies(g: &Geometry) -> bool {
         && g.padding.iter().all(|&padding| padding <= 2)
 }
 
-/// The tile that needs the fewest multiplications, if it is fewer than without tiles. With few channels the transforms
-/// cost more than is saved.
+/// The tile that needs the fewest multiplications, if they are fewer than without tiles. With few channels the
+/// transforms cost more than they save.
 pub fn fastest(g: &Geometry) -> Option<Size> {
     let tiles = |m: usize| g.h_out.div_ceil(m) * g.w_out.div_ceil(m);
     let choices = [(9 * g.pixels_out(), None), (36 * tiles(4), Some(Size::Four)), (16 * tiles(2), Some(Size::Two))];
@@ -102,7 +104,7 @@ pub fn forward(
     }
 }
 
-/// dx: the convolution of dy with the weight turned by 180 degrees.
+/// dx: the convolution of dy with the weight rotated by 180 degrees.
 pub fn input_gradient(
     shelf: &Shelf,
     size: Size,
@@ -127,7 +129,7 @@ pub fn input_gradient(
 
 /// dweight.
 pub fn weight_gradient(shelf: &Shelf, size: Size, g: &Geometry, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
-    // V and dM of a whole image at once: not of one that is far larger than anybody trains on.
+    // V and dM are computed for a whole image at once, which needs too much memory for a very large one.
     if g.pixels_out().saturating_mul(g.c_in + g.c_out) > MOST_VALUES {
         return indirect::weight_gradient(shelf, g, dy, x);
     }
@@ -138,10 +140,10 @@ pub fn weight_gradient(shelf: &Shelf, size: Size, g: &Geometry, dy: &dyn Prologu
     if all_finite(dw.as_slice().expect("contiguous")) { dw } else { indirect::weight_gradient(shelf, g, dy, x) }
 }
 
-/// Whether no value is infinite or NaN. A tile mixes its inputs, so that one infinity makes NaN of all its outputs; and it
-/// can overflow where the definition does not. Where that happens the definition's sum is computed instead.
+/// Whether no value is infinite or NaN. A tile mixes its inputs, so one infinity makes all its outputs NaN; and a tile
+/// can overflow where the definition does not. In these cases the definition's sum is computed instead.
 fn all_finite(values: &[f32]) -> bool {
-    // 0 · ∞ and 0 · NaN are NaN, and stay.
+    // 0 · ∞ and 0 · NaN are NaN, and so is every sum with them.
     let mut sums = [0.0; 64];
     wide(|| {
         for values in values.chunks(64) {
@@ -151,5 +153,5 @@ fn all_finite(values: &[f32]) -> bool {
     sums.iter().all(|sum| *sum == 0.0)
 }
 
-/// Channels times pixels of an image from which its V and dM would take hundreds of megabytes.
+/// With more channels times pixels in an image, its V and dM would need hundreds of megabytes.
 const MOST_VALUES: usize = 1 << 24;

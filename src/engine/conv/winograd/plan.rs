@@ -1,18 +1,18 @@
-//! A convolution cut into tiles.
+//! A convolution split into tiles.
 
 use crate::engine::conv::padded::Padded;
 
-/// Tiles in a chunk of work, about; a chunk is made of whole images.
+/// Approximate tiles per chunk; a chunk consists of whole images.
 pub(super) const CHUNK_TILES: usize = 64;
 
-/// Values of V and M, or V and dM, up to which they are made for all images at once: 32 MB.
+/// Up to so many values, V and M (or V and dM) are computed for all images at once: 32 MB.
 pub(super) const AT_ONCE: usize = 1 << 23;
 
 /// Input channels of a band of U or dU: with 32 output channels and F(4x4) 300 KB.
 pub(super) const SLICE_INPUTS: usize = 64;
 
 /// A tile of one image: where its window begins in the padded image, where it begins in the output, and how many of its
-/// rows and columns lie inside the output.
+/// rows and columns are inside the output.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     pub window: usize,
@@ -21,12 +21,12 @@ pub(super) struct Tile {
     pub columns: usize,
 }
 
-/// A convolution cut into tiles: y (h_out, w_out, c_out) of x (h, w, c_in).
+/// A convolution split into tiles: y (h_out, w_out, c_out) of x (h, w, c_in).
 pub(super) struct Plan {
     pub padded: Padded,
     /// The tiles of `images` images.
     pub tiles: Vec<Tile>,
-    /// Images in a chunk of work.
+    /// Images per chunk.
     pub images: usize,
     pub tiles_per_image: usize,
     /// Tiles of y transformed at once.
@@ -47,7 +47,7 @@ impl Plan {
         [chunk, band, align]: [usize; 3],
     ) -> Self {
         let [down, across] = [h_out.div_ceil(M), w_out.div_ceil(M)];
-        // Chunks as equal as possible, so that no thread is left with a short one.
+        // Chunks of nearly equal size, so that no thread gets a short one.
         let chunks = n.div_ceil((chunk / (down * across)).max(1)).max(n.min(2)).max(1);
         let images = n.div_ceil(chunks).max(1).next_multiple_of(align);
         let padded = Padded { image: [h, w], before: padding, size: [down * M + 2, across * M + 2], channels: c_in };
@@ -77,7 +77,7 @@ impl Plan {
     }
 }
 
-/// Distance between two points of V or M, each `values` long: a few more, so that the points do not fall on the same
+/// Distance between two points of V or M, each `values` long: slightly more, so that the points do not map to the same
 /// cache lines when `values` is a power of two.
 pub(super) fn plane(values: usize) -> usize {
     values + 16
