@@ -1,4 +1,4 @@
-//! An exponential moving average of the weights: calmer than the weights themselves.
+//! An exponential moving average of the weights, which varies less than the weights themselves.
 //!
 //! With the weights w_t after step t = 0, 1, …, and the average w̄ that begins as the initial weights,
 //!
@@ -7,15 +7,15 @@
 //! w̄  ← w̄ + (1 − d_t) (w_t − w̄)
 //! ```
 //!
-//! While the learning rate is high the weights wander about a valley; their average lies nearer to its middle (Polyak & Juditsky
-//! 1992; Izmailov et al. 2018, arXiv 1803.05407). d = 0.999 looks back about 1/(1 − d) = 1,000 steps. d_t lets the first steps
-//! forget the random beginning sooner; it is that of TensorFlow's `ExponentialMovingAverage(num_updates)`. With a learning rate
-//! that ends at 0 the average gains little.
+//! While the learning rate is high, the weights move around a minimum; their average is nearer to it (Polyak & Juditsky
+//! 1992; Izmailov et al. 2018, arXiv 1803.05407). d = 0.999 averages over about 1/(1 − d) = 1,000 steps. With d_t the
+//! first steps forget the random initial weights sooner; it is that of TensorFlow's
+//! `ExponentialMovingAverage(num_updates)`. With a learning rate that ends at 0 the average gains little.
 //!
-//! Running means and variances of batch norm are averaged like weights (torchvision's `use_buffers=True`): a network has
-//! to be evaluated with the statistics of its own activations, and the averaged ones are nearer to those.
+//! Running means and variances of batch norm are averaged like weights (torchvision's `use_buffers=True`): a network
+//! must be evaluated with the statistics of its own activations, and the averaged statistics are nearer to them.
 //!
-//! The average is used for evaluating and is what is saved; training goes on with the weights themselves.
+//! The average is evaluated and saved; training continues with the weights themselves.
 //!
 //! ```
 //! use ndarray::arr1;
@@ -36,7 +36,7 @@ use crate::{Error, Result, Scalar};
 use ndarray::ArrayD;
 use rayon::prelude::*;
 
-/// Numbers that one thread averages at a time.
+/// Elements that one thread averages at a time.
 const PIECE: usize = 1 << 14;
 
 /// w̄: see the [module](self).
@@ -53,7 +53,7 @@ impl<T: Scalar> WeightAverage<T> {
     /// If `decay` d is not in 0..1.
     pub fn new(decay: f64, model: &impl Parameters<T>) -> Result<Self> {
         if !(0.0..1.0).contains(&decay) {
-            return Err(Error::argument("ema_decay", format!("expects a number from 0 to below 1, got {decay}")));
+            return Err(Error::argument("ema_decay", format!("must be at least 0 and below 1, got {decay}")));
         }
         let mut tensors = Vec::new();
         model.visit("", &mut |name, _, tensor| {
@@ -62,10 +62,10 @@ impl<T: Scalar> WeightAverage<T> {
         Ok(WeightAverage { decay, tensors })
     }
 
-    /// Takes in the weights of `model` after step number `step`, counted from 0 over the whole run.
+    /// Adds the weights of `model` after step `step`, counted from 0 over the whole run, to the average.
     ///
     /// # Panics
-    /// If the tensors of `model` are not those the average was made of.
+    /// If the tensors of `model` are not those of the model with which the average was created.
     pub fn update(&mut self, model: &impl Parameters<T>, step: usize) {
         let t = step as f64;
         let rest = T::of(1.0 - self.decay.min((1.0 + t) / (10.0 + t)));
@@ -85,10 +85,10 @@ impl<T: Scalar> WeightAverage<T> {
         });
     }
 
-    /// Makes `model` the averaged one.
+    /// Copies the average to `model`.
     ///
     /// # Panics
-    /// If its tensors are others.
+    /// If `model` has other tensors.
     pub fn copy_to(&self, model: &mut impl Parameters<T>) {
         let mut averages = self.tensors.iter();
         model.visit_mut("", &mut |name, _, mut weights| {
@@ -103,17 +103,17 @@ impl<T: Scalar> WeightAverage<T> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// Puts back what [`tensors`](Self::tensors) gave, in any order.
+    /// Restores what [`tensors`](Self::tensors) returned, in any order.
     ///
     /// # Errors
-    /// If one is missing, there are others, or a shape is another; then nothing is changed.
+    /// If a tensor is missing, unknown or of another shape; then nothing is changed.
     pub fn restore(&mut self, tensors: impl IntoIterator<Item = (String, ArrayD<T>)>) -> Result<()> {
         let mut given: Vec<_> = tensors.into_iter().collect();
         let wrong = |message: String| Error::argument("ema", message);
         let mut restored = Vec::with_capacity(self.tensors.len());
         for (name, own) in &self.tensors {
             let found = given.iter().position(|(other, _)| other == name);
-            let found = found.ok_or_else(|| wrong(format!("expects an average of {name}, there is none")))?;
+            let found = found.ok_or_else(|| wrong(format!("expects an average of {name}, found none")))?;
             let (_, tensor) = given.swap_remove(found);
             if tensor.shape() != own.shape() {
                 let shapes = format!("{:?}, got {:?}", own.shape(), tensor.shape());
@@ -122,7 +122,7 @@ impl<T: Scalar> WeightAverage<T> {
             restored.push((name.clone(), tensor.as_standard_layout().into_owned()));
         }
         if let Some((name, _)) = given.first() {
-            return Err(wrong(format!("{name} is no tensor of the model")));
+            return Err(wrong(format!("the model has no tensor {name}")));
         }
         self.tensors = restored;
         Ok(())
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// d_0 = 1/10 and d_1 = 2/11 of the warm-up, then d = 1/4, which is exact: running statistics as well.
+    /// d_0 = 1/10 and d_1 = 2/11 of the warm-up, then d = 1/4, which is exact; for running statistics, too.
     #[test]
     fn three_steps_by_hand() {
         let mut average = WeightAverage::new(0.25, &Model(arr1(&[10.0]), arr1(&[0.0]))).unwrap();
@@ -167,7 +167,7 @@ mod tests {
         assert!((gamma - 4.0).abs() <= 40.0 * f64::EPSILON, "{gamma}"); // 1/4 · 10 + 3/4 · 2
     }
 
-    /// Larger than a piece: every number is averaged once.
+    /// Larger than a piece: every element is averaged once.
     #[test]
     fn large_tensors_are_averaged_whole() {
         let n = 2 * PIECE + 7;
@@ -189,10 +189,10 @@ mod tests {
         assert_eq!(restored.tensors, average.tensors);
         let message =
             |tensors: Vec<_>| WeightAverage::new(0.9, &model).unwrap().restore(tensors).unwrap_err().to_string();
-        assert!(message(saved[..1].to_vec()).contains("an average of bn1.running_mean, there is none"));
+        assert!(message(saved[..1].to_vec()).contains("an average of bn1.running_mean, found none"));
         let other = |name: &str, n| (name.to_string(), ArrayD::zeros(vec![n]));
         assert!(message(vec![other("bn1.weight", 3), saved[1].clone()]).contains("[2], got [3]"));
-        assert!(message([saved, vec![other("fc.bias", 2)]].concat()).contains("fc.bias is no tensor"));
+        assert!(message([saved, vec![other("fc.bias", 2)]].concat()).contains("the model has no tensor fc.bias"));
         for wrong in [1.0, -0.1, f64::NAN] {
             assert!(WeightAverage::new(wrong, &model).is_err());
         }

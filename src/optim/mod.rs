@@ -1,12 +1,12 @@
-//! The optimiser and the learning rate: what turns gradients into better parameters.
+//! The optimiser and the learning rate.
 //!
-//! - [`sgd`]: stochastic gradient descent with momentum, Nesterov's variant and weight decay, to the bit of PyTorch's;
+//! - [`sgd`]: stochastic gradient descent with momentum, Nesterov's variant and weight decay, bit-identical to PyTorch's;
 //! - [`average`]: a moving average of the weights, for evaluation;
 //! - [`schedule`]: the learning rate as a pure function of the position in the run.
 //!
-//! The two meet only in a number: the training loop asks [`Schedule::lr`] for the rate of this step and hands it to
-//! [`Sgd::step`]. The optimiser's whole state is its momentum buffers, the schedule has none, and a resumed run
-//! cannot disagree with itself about the learning rate.
+//! Optimiser and schedule are independent: the training loop gets the rate of a step from [`Schedule::lr`] and passes
+//! it to [`Sgd::step`]. The only state of the optimiser is its momentum buffers, and the schedule has none, so a
+//! resumed run has the same learning rates.
 
 pub mod average;
 pub mod schedule;

@@ -1,12 +1,12 @@
 //! The learning rate η as a pure function of the position in the run.
 //!
-//! A schedule holds no counter and changes nothing: [`Schedule::lr`] maps (base rate, position) to a rate. A resumed
-//! run, a plot of the curve and the training loop all ask the same question and get the same value.
+//! A schedule has no counter and no state: [`Schedule::lr`] maps (base rate, position) to a rate. So a resumed run, a
+//! plot of the curve and the training loop get the same values.
 //!
 //! # Equations
-//! t is the step, counted from 0, and e = ⌊t / steps per epoch⌋ the epoch; T and E are the whole run's number of each.
-//! A schedule written in epochs looks only at e, so that η is constant within an epoch, as when PyTorch's
-//! `scheduler.step()` is called once an epoch.
+//! t is the step, counted from 0, and e = ⌊t / steps per epoch⌋ the epoch; T and E are the total numbers of steps and
+//! epochs. A schedule written in epochs depends only on e, so η is constant within an epoch, as when PyTorch's
+//! `scheduler.step()` is called once per epoch.
 //!
 //! ```text
 //! constant                  η = base
@@ -24,27 +24,28 @@
 //! - Milestones: He et al. 2015 §4.2, 0.1 divided by 10 at 32k and 48k of 64k iterations:
 //!   `multistep:32000s,48000s@0.1`. A milestone is the first epoch or step with the new rate, counted from 0. base γᵏ is
 //!   k multiplications from the left, as in PyTorch, where each milestone multiplies the current rate; computing γᵏ
-//!   first may round otherwise.
-//! - Cosine: Loshchilov & Hutter 2016 (arXiv 1608.03983) eq. 5 without restarts; theirs moves every step, the default
-//!   here. PyTorch's `CosineAnnealingLR(T_max=T)` computes the same by a recursion that gathers rounding errors.
+//!   first may round differently.
+//! - Cosine: Loshchilov & Hutter 2016 (arXiv 1608.03983) eq. 5 without restarts; theirs changes every step, the default
+//!   here. PyTorch's `CosineAnnealingLR(T_max=T)` computes the same by a recursion that accumulates rounding errors.
 //! - One cycle: Smith & Topin 2017 (arXiv 1708.07120) in the form of PyTorch's `OneCycleLR`, whose `max_lr` is our
-//!   base rate. It also cycles the momentum between 0.95 and 0.85 unless given `cycle_momentum=False`; this does not.
+//!   base rate. It also cycles the momentum between 0.95 and 0.85 unless `cycle_momentum=False`; this schedule does not.
 //! - Warm-up: Goyal et al. 2017 (arXiv 1706.02677) §2.2. `warmup` is their gradual warm-up (PyTorch's `LinearLR`),
-//!   which moves every step even when its length is given in epochs; `hold` their constant one (`ConstantLR`), which
+//!   which changes at every step even if its length is given in epochs; `hold` their constant one (`ConstantLR`), which
 //!   He et al. 2015 §4.2 use for 110 layers: 0.01 for about 400 iterations, then 0.1, is
 //!   `hold:400s@0.1+multistep:32000s,48000s@0.1`.
-//! - Warm-up is a factor and shifts nothing: epoch 80 after `warmup:5@0.1+` is still the 80th of the run, as in Goyal
-//!   et al. This is PyTorch's `ChainedScheduler`; its `SequentialLR` would start the second schedule's count at 5.
-//! - At and after the end of the run (t ≥ T) the schedule stays where it ended: cosine at η_min, one cycle at its last
+//! - Warm-up is a factor and does not shift the schedule: epoch 80 after `warmup:5@0.1+` is still the 80th of the run,
+//!   as in Goyal et al. This is PyTorch's `ChainedScheduler`; its `SequentialLR` would start the second schedule's
+//!   count at 5.
+//! - At and after the end of the run (t ≥ T) the rate stays at its final value: cosine at η_min, one cycle at its last
 //!   rate.
 //!
 //! # Errors
-//! [`Schedule::new`] rejects what has no meaning (no or unsorted milestones, γ outside (0, 1], `pct_start` outside
-//! (0, 1), lengths of 0), so that every `Schedule` turns a finite base rate into one in [0, max(base, η_min)], up to rounding, everywhere. The
-//! PyTorch write-up shows why: its function overwrote the argument `base_lr` with 0.1 and assigned the rate
-//! only inside the branch "there are milestones", so that every base rate was 0.1 and a schedule without milestones had
-//! none. Here the base rate is an argument that nothing can overwrite, "no milestones" is called [`Decay::Constant`],
-//! and `match` has no branch without a value.
+//! [`Schedule::new`] rejects values without meaning (no or unsorted milestones, γ outside (0, 1], `pct_start` outside
+//! (0, 1), lengths of 0), so every `Schedule` maps a finite base rate to a rate in [0, max(base, η_min)], up to
+//! rounding, at every position. The PyTorch write-up shows why: its function overwrote the argument `base_lr` with 0.1
+//! and assigned the rate only in the branch "there are milestones", so that every base rate was 0.1 and a schedule
+//! without milestones had none. Here nothing can overwrite the base rate, "no milestones" is [`Decay::Constant`], and
+//! every branch of `match` has a value.
 //!
 //! # Example
 //! ```
@@ -71,7 +72,7 @@ mod text;
 use crate::{Error, Result};
 use std::f64::consts::PI;
 
-/// What a schedule counts.
+/// The unit in which a schedule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {
     /// Passes over the training set.
@@ -80,15 +81,15 @@ pub enum TimeUnit {
     Step,
 }
 
-/// A position in a run: step `step` of `total_steps`, `steps_per_epoch` of them to an epoch.
+/// A position in a run: step `step` of `total_steps`, with `steps_per_epoch` steps per epoch.
 ///
 /// ```
 /// use resnet_by_hand::optim::TrainingTime;
-/// // 50,000 images in batches of 64 are 782 steps an epoch, 10 epochs.
+/// // 50,000 images in batches of 64 are 782 steps per epoch; 10 epochs.
 /// let progress = TrainingTime::in_epoch(3, 7, 782, 10)?;
 /// assert_eq!((progress.step(), progress.total_steps()), (3 * 782 + 7, 7820));
 /// assert_eq!((progress.epoch(), progress.step_in_epoch()), (3, 7));
-/// // He et al. 2015: 64k iterations of 391 to an epoch end within epoch 163, the 164th.
+/// // He et al. 2015: 64k iterations, 391 per epoch, end within epoch 163, the 164th.
 /// assert_eq!(TrainingTime::new(63_999, 391, 64_000)?.epochs(), 164);
 /// # Ok::<(), resnet_by_hand::Error>(())
 /// ```
@@ -106,7 +107,8 @@ impl TrainingTime {
     /// If `steps_per_epoch` or `total_steps` is 0.
     pub fn new(step: usize, steps_per_epoch: usize, total_steps: usize) -> Result<Self> {
         if steps_per_epoch == 0 || total_steps == 0 {
-            let message = format!("expects at least one step, got {steps_per_epoch} an epoch and {total_steps} in all");
+            let message =
+                format!("expects at least one step, got {steps_per_epoch} per epoch and {total_steps} in total");
             return Err(Error::argument("progress", message));
         }
         Ok(TrainingTime { step, steps_per_epoch, total_steps })
@@ -135,7 +137,7 @@ impl TrainingTime {
         self.step % self.steps_per_epoch
     }
 
-    /// Updates in an epoch.
+    /// Updates per epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.steps_per_epoch
     }
@@ -145,7 +147,7 @@ impl TrainingTime {
         self.total_steps
     }
 
-    /// Epochs in the whole run, one that is only begun included.
+    /// Epochs in the whole run, including an incomplete last one.
     pub fn epochs(&self) -> usize {
         self.total_steps.div_ceil(self.steps_per_epoch)
     }
@@ -159,32 +161,32 @@ impl TrainingTime {
     }
 }
 
-/// How the rate goes down; [`Schedule::new`] checks it. The equations are in the [module](self).
+/// How the rate decreases; [`Schedule::new`] checks it. The equations are in the [module](self).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decay {
     /// The base rate throughout.
     Constant,
-    /// Times `gamma` at each milestone.
+    /// Multiplied by `gamma` at each milestone.
     MultiStep {
         /// The first epoch or step of each lower rate; increasing, none of them 0.
         milestones: Vec<usize>,
-        /// What the milestones count.
+        /// The unit of the milestones.
         unit: TimeUnit,
         /// Factor in (0, 1].
         gamma: f64,
     },
-    /// Times `gamma` after every `every` epochs or steps.
+    /// Multiplied by `gamma` after every `every` epochs or steps.
     Step {
-        /// Length of a stair, at least 1.
+        /// Number of epochs or steps at one rate, at least 1.
         every: usize,
-        /// What `every` counts.
+        /// The unit of `every`.
         unit: TimeUnit,
         /// Factor in (0, 1].
         gamma: f64,
     },
     /// Half a cosine from the base rate to `eta_min` over the whole run.
     Cosine {
-        /// Whether the rate moves at every step or once an epoch.
+        /// Whether the rate changes at every step or once per epoch.
         unit: TimeUnit,
         /// The rate at the end, at least 0.
         eta_min: f64,
@@ -196,7 +198,7 @@ pub enum Decay {
 /// The values of [`Decay::OneCycle`], under PyTorch's names and with its defaults. Its `max_lr` is the base rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OneCycle {
-    /// Share of the run spent going up, in (0, 1).
+    /// Share of the run in which the rate increases, in (0, 1).
     pub pct_start: f64,
     /// The first rate is base / `div_factor`.
     pub div_factor: f64,
@@ -212,7 +214,7 @@ impl Default for OneCycle {
     }
 }
 
-/// A way from one rate to another.
+/// A transition from one rate to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anneal {
     /// Half a cosine.
@@ -222,7 +224,7 @@ pub enum Anneal {
 }
 
 impl Anneal {
-    /// The rate at share `s` of the way from `start` to `end`; the operations are PyTorch's, in its order.
+    /// The rate at the fraction `s` from `start` to `end`; the operations and their order are PyTorch's.
     fn between(self, start: f64, end: f64, s: f64) -> f64 {
         match self {
             Anneal::Cos => end + (start - end) / 2.0 * ((PI * s).cos() + 1.0),
@@ -231,14 +233,14 @@ impl Anneal {
     }
 }
 
-/// A gentle start: for the first `length` epochs or steps the rate is multiplied by a factor below 1.
+/// Warm-up: for the first `length` epochs or steps the rate is multiplied by a factor of at most 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Warmup {
-    /// How the factor goes from `start_factor` to 1.
+    /// How the factor changes from `start_factor` to 1.
     pub shape: WarmupShape,
     /// Length, at least 1.
     pub length: usize,
-    /// What `length` counts. The factor moves at every step in either case.
+    /// The unit of `length`. The factor changes at every step in either case.
     pub unit: TimeUnit,
     /// The factor of the first step, in (0, 1].
     pub start_factor: f64,
@@ -247,9 +249,9 @@ pub struct Warmup {
 /// The two shapes of [`Warmup`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarmupShape {
-    /// Written `warmup`: in a straight line up to 1.
+    /// Written `warmup`: linearly up to 1.
     Linear,
-    /// Written `hold`: at `start_factor`, then 1 at once.
+    /// Written `hold`: `start_factor`, then 1.
     Constant,
 }
 
@@ -269,7 +271,7 @@ impl Warmup {
     }
 }
 
-/// A [`Decay`], perhaps after a [`Warmup`], known to be valid. Written and read as in the [module](self)'s table.
+/// A valid [`Decay`], optionally after a [`Warmup`]. Written and read as in the table of the [module](self).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     decay: Decay,
@@ -311,7 +313,7 @@ impl Schedule {
             }
             Decay::OneCycle(OneCycle { pct_start, div_factor, final_div_factor, .. }) => {
                 if !(*pct_start > 0.0 && *pct_start < 1.0) {
-                    return refuse(format!("pct_start must lie between 0 and 1, got {pct_start}"));
+                    return refuse(format!("pct_start must be between 0 and 1, got {pct_start}"));
                 }
                 for (name, factor) in [("div_factor", div_factor), ("final_div_factor", final_div_factor)] {
                     if !(*factor >= 1.0 && factor.is_finite()) {
@@ -323,7 +325,7 @@ impl Schedule {
         Ok(Schedule { decay, warmup: None })
     }
 
-    /// The same after `warmup`, instead of the warm-up it had.
+    /// The same schedule with `warmup` in place of its warm-up.
     ///
     /// # Errors
     /// If the length is 0 or the factor outside (0, 1].
@@ -335,12 +337,12 @@ impl Schedule {
         Ok(Schedule { warmup: Some(warmup), ..self })
     }
 
-    /// How the rate goes down.
+    /// How the rate decreases.
     pub fn decay(&self) -> &Decay {
         &self.decay
     }
 
-    /// The warm-up before it, if there is one.
+    /// The warm-up, if there is one.
     pub fn warmup(&self) -> Option<&Warmup> {
         self.warmup.as_ref()
     }
@@ -366,7 +368,7 @@ impl Schedule {
                 let (first, last) = (base_lr / cycle.div_factor, base_lr / cycle.div_factor / cycle.final_div_factor);
                 let end = progress.total_steps - 1;
                 let t = progress.step.min(end) as f64;
-                // With fewer than 1/pct_start steps the top lies at or before step 0: there is only the way down, and
+                // With fewer than 1/pct_start steps the top is at or before step 0: the rate only decreases, and
                 // neither quotient is 0/0 (the second could be only for pct_start = 1).
                 let top = cycle.pct_start * progress.total_steps as f64 - 1.0;
                 if top > 0.0 && t <= top {
@@ -380,7 +382,7 @@ impl Schedule {
     }
 }
 
-/// `lr` times `gamma`, `times` times, rounded after each as when every milestone multiplies the current rate.
+/// `lr` multiplied `times` times by `gamma`, rounded each time, as if every milestone multiplied the current rate.
 fn times_power(mut lr: f64, gamma: f64, times: usize) -> f64 {
     for _ in 0..times {
         let next = lr * gamma;
@@ -400,7 +402,7 @@ fn check_share(name: &str, value: f64) -> Result<()> {
     if value > 0.0 && value <= 1.0 {
         Ok(())
     } else {
-        refuse(format!("{name} must be above 0 and at most 1, got {value}"))
+        refuse(format!("{name} must be greater than 0 and at most 1, got {value}"))
     }
 }
 
@@ -412,14 +414,14 @@ mod tests {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// How far PyTorch's rate and ours may lie apart; u = 2⁻⁵³.
+    /// The largest permitted difference between PyTorch's rate and ours; u = 2⁻⁵³.
     ///
-    /// - Multi-step and step multiply the same values in the same order: not at all.
+    /// - Multi-step and step multiply the same values in the same order: 0.
     /// - `hold`: PyTorch multiplies by f and later by 1/f: three roundings, and two milestones on either side may round
-    ///   otherwise: 8 u relative to the rate.
+    ///   differently: 8 u relative to the rate.
     /// - One cycle: the same operations on both sides, but the cosine of two mathematical libraries may differ in its
     ///   last bit, which enters halved, times base: 8 u base covers it and the roundings after it.
-    /// - PyTorch updates cosine and warm-up by recursion, η ← η · factor, with 4 and 7 roundings a step, each relative
+    /// - PyTorch updates cosine and warm-up by recursion, η ← η · factor, with 4 and 7 roundings per step, each relative
     ///   to at most base (the cosines telescope: what one quotient divides by, the one before multiplied by):
     ///   (12 t + 8) u base after t steps.
     fn tolerance(text: &str, base: f64, step: usize, expected: f64) -> f64 {
@@ -469,7 +471,7 @@ mod tests {
         // The last step of epoch 79 still has the old rate, the first of epoch 80 the new one.
         assert_eq!((at_epoch(79, 1562), at_epoch(80, 0)), (0.1, 0.1 * 0.1));
         assert_eq!(at_epoch(149, 1562), 0.1 * 0.1 * 0.1 * 0.1);
-        // Its known error 3: the base rate is what the caller says.
+        // Its known error 3: the base rate is the one that the caller passes.
         assert_eq!(steps_of_epochs.lr(0.02, TrainingTime::in_epoch(0, 0, 1563, 150).unwrap()), 0.02);
 
         let paper = schedule("hold:400s@0.1+multistep:32000s,48000s@0.1");

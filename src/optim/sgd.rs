@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum, to the bit of `torch.optim.SGD`.
+//! Stochastic gradient descent with momentum, bit-identical to `torch.optim.SGD`.
 //!
 //! ```text
 //! in: parameters θ, gradients ∂L/∂θ, learning rate η; momentum μ, dampening τ, weight decay λ
@@ -12,28 +12,29 @@
 //!
 //! # Sources
 //! He et al. 2015 §4.2 (μ = 0.9, λ = 1e-4: [`SgdConfig::default`]); Polyak 1964 for the momentum; Sutskever et al. 2013
-//! §2 for Nesterov's. Two of their conventions differ from the code's, which are PyTorch's:
+//! §2 for Nesterov's. Two of their conventions differ from those of this code, which are PyTorch's:
 //!
-//! - *Where η stands.* Sutskever et al. keep a velocity v = μ v − η g and add it: θ = θ + v. Here b holds no η, so that
-//!   v = −η b. For a constant η both are the same method; when η drops tenfold, theirs coasts on at the old speed for
-//!   about 1/(1 − μ) steps and this one slows down at once (Goyal et al. 2017 §3, remark on momentum correction).
+//! - *The position of η.* Sutskever et al. keep a velocity v = μ v − η g and add it: θ = θ + v. Here b does not contain
+//!   η, so v = −η b. For a constant η both are the same method; when η drops tenfold, theirs continues at the old speed
+//!   for about 1/(1 − μ) steps and this one slows down at once (Goyal et al. 2017 §3, remark on momentum correction).
 //! - *Where the Nesterov gradient is taken.* Theirs is the gradient at the look-ahead point θ + μ v. Here it is taken at
 //!   the stored θ, which *is* the look-ahead point: substituting θ' = θ + μ v turns their two lines into
 //!   θ' = θ' − η (g + μ b), the line above (Bengio et al. 2012, arXiv 1212.0901, §3.5).
 //!
 //! # Coupled and decoupled weight decay
 //! λ θ is added to the gradient, as if the loss had the term ½ λ ‖θ‖². It therefore passes through the momentum and is
-//! scaled by η: where the loss is flat, a weight settles into shrinking by about η λ/(1 − μ) a step. *Decoupled* decay
-//! (Loshchilov & Hutter 2017, arXiv 1711.05101) shrinks θ directly, θ = (1 − η λ') θ − η d, and never enters b. With a
-//! constant η one can be turned into the other to first order (λ' = λ/(1 − μ)), but a λ taken from one kind of
-//! recipe is ten times off in the other at μ = 0.9. Everything the papers call weight decay here is the coupled one.
+//! scaled by η: where the loss is flat, a weight ends up shrinking by about η λ/(1 − μ) per step. *Decoupled* decay
+//! (Loshchilov & Hutter 2017, arXiv 1711.05101) shrinks θ directly, θ = (1 − η λ') θ − η d, and is never part of b.
+//! With a constant η one can be converted into the other to first order (λ' = λ/(1 − μ)), but a λ taken from one kind
+//! of recipe is off by a factor of ten in the other at μ = 0.9. Weight decay in the papers cited here is the coupled
+//! one.
 //!
 //! By default it acts on every trained tensor, as in He et al. and PyTorch, γ and β of batch norm included;
-//! [`DecayExemption::NormAndBias`] leaves those and biases alone.
+//! [`DecayExemption::NormAndBias`] exempts these and the biases.
 //!
-//! # Rounding: what "to the bit" means
-//! μ, 1 − τ, λ and −η are computed in f64 and rounded once to the tensors' type. Then, per element, one rounding on each
-//! line (`fma(x, y, z)` is x y + z rounded once):
+//! # Rounding: what "bit-identical" means
+//! μ, 1 − τ, λ and −η are computed in f64 and rounded once to the tensors' type. Then, per element, each line has one
+//! rounding (`fma(x, y, z)` is x y + z rounded once):
 //!
 //! ```text
 //! g = fma(λ, θ, g)              grad.add(param, alpha=weight_decay)            skipped when λ = 0
@@ -42,19 +43,19 @@
 //! θ = fma(−η, d, θ)             param.add_(grad, alpha=-lr)
 //! ```
 //!
-//! Measured, not read off: PyTorch 2.15.0 on x86-64, `add` with `alpha` against both candidates over 471,072 random
+//! This was measured: PyTorch 2.15.0 on x86-64, `add` with `alpha` compared with both candidates over 471,072 random
 //! elements in f32 and as many in f64, sizes 1 to 70,000, contiguous, strided, transposed and channels-last. With its
-//! AVX2 and AVX-512 kernels every element, the remainder after the last full vector included, is the fused one (the
+//! AVX2 and AVX-512 kernels every element, including the remainder after the last full vector, is the fused one (the
 //! unfused one differs in 9 % of them). With `ATEN_CPU_CAPABILITY=default`, its code for machines without FMA, every
-//! element is the unfused one. So PyTorch agrees with itself across sizes and layouts, not across machines; this file
-//! agrees with the machines that have FMA, and gives the same bits on those that have not, because [`f32::mul_add`]
-//! means one rounding everywhere. `foreach=True` and `fused=True` gave the bits of the plain loop.
+//! element is the unfused one. So PyTorch is bit-identical across sizes and layouts, but not across machines. This file
+//! gives the results of machines with FMA, and the same results on machines without it, because [`f32::mul_add`] rounds
+//! once everywhere. `foreach=True` and `fused=True` gave the same bits as the plain loop.
 //!
 //! # Cost
-//! Per parameter: up to 4 multiply-adds, reads θ, g, b, writes θ, b; one number of state (none when μ = 0). Nothing is
-//! allocated after the first step. Elements do not interact, so cutting tensors into pieces for the threads cannot
-//! change a bit. The loop runs through [`wide`]: on a processor with FMA the step is bound by memory (11.2 million
-//! parameters, 2 threads: about 15 ms); on one without, each `mul_add` is a call of the mathematical library, about 7 ns.
+//! Per parameter: up to 4 multiply-adds, reads θ, g, b, writes θ, b; one element of state (none when μ = 0). Nothing is
+//! allocated after the first step. Elements are independent, so splitting tensors into pieces for the threads cannot
+//! change a bit. The loop runs in [`wide`]: on a processor with FMA the step is memory-bound (11.2 million parameters,
+//! 2 threads: about 15 ms); without FMA, each `mul_add` is a call of the mathematical library, about 7 ns.
 //!
 //! # Example
 //! One weight at 1, gradients 0.5 and 0.25, η = 0.5, μ = 0.5, no decay:
@@ -93,7 +94,7 @@ use crate::parameters::{Gradients, Parameters, Role};
 use crate::{Error, Result, Scalar};
 use ndarray::{ArrayD, ArrayViewMutD};
 
-/// Which trained tensors weight decay leaves alone.
+/// The trained tensors that are exempt from weight decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DecayExemption {
     /// None: decay acts on every trained tensor, as in He et al. 2015 and PyTorch's default.
@@ -105,19 +106,19 @@ pub enum DecayExemption {
 }
 
 impl DecayExemption {
-    /// Whether tensors of this role are spared.
+    /// Whether tensors of this role are exempt.
     pub fn exempts(self, role: Role) -> bool {
         self == DecayExemption::NormAndBias && matches!(role, Role::Gamma | Role::Beta | Role::Bias)
     }
 }
 
-/// The numbers of the method that stay the same during a run; the learning rate is an argument of [`Sgd::step`].
+/// The constants of the method during a run; the learning rate is an argument of [`Sgd::step`].
 ///
 /// [`SgdConfig::default`] is He et al. 2015 §4.2: momentum 0.9, weight decay 1e-4, neither dampening nor Nesterov.
 /// (PyTorch's own default is 0 for all.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdConfig {
-    /// μ ≥ 0; 0 keeps no buffers.
+    /// μ ≥ 0; with 0 there are no buffers.
     pub momentum: f64,
     /// τ ≥ 0: the gradient enters the buffer with weight 1 − τ, from the second step on.
     pub dampening: f64,
@@ -125,7 +126,7 @@ pub struct SgdConfig {
     pub weight_decay: f64,
     /// Nesterov's momentum; requires μ > 0 and τ = 0.
     pub nesterov: bool,
-    /// Which tensors λ leaves alone.
+    /// The tensors that are exempt from λ.
     pub decay_exemption: DecayExemption,
 }
 
@@ -171,7 +172,7 @@ impl<T: Scalar> Sgd<T> {
         Ok(Sgd { config, buffers: Vec::new() })
     }
 
-    /// The configuration it was made with.
+    /// The configuration.
     pub fn config(&self) -> &SgdConfig {
         &self.config
     }
@@ -183,7 +184,7 @@ impl<T: Scalar> Sgd<T> {
     ///
     /// # Errors
     /// If `lr` is negative, infinite or NaN, or a gradient or momentum buffer does not fit its tensor by name or shape.
-    /// Everything is checked before anything is changed: after an error model and optimiser are what they were.
+    /// Everything is checked before anything is changed: after an error model and optimiser are unchanged.
     ///
     /// # Panics
     /// If `visit` and `visit_mut` of `model` disagree.
@@ -204,8 +205,8 @@ impl<T: Scalar> Sgd<T> {
             if !role.is_trained() {
                 return;
             }
-            let (expected, gradient) = gradients.next().expect("visit_mut shows more tensors than visit");
-            assert_eq!(name, expected, "visit_mut shows the tensors in another order than visit");
+            let (expected, gradient) = gradients.next().expect("visit_mut visits more tensors than visit");
+            assert_eq!(name, expected, "visit_mut visits the tensors in another order than visit");
             let weight_decay = if config.decay_exemption.exempts(role) { 0.0 } else { config.weight_decay };
             let update = Update {
                 first,
@@ -217,7 +218,7 @@ impl<T: Scalar> Sgd<T> {
             };
             update.tensor(theta, gradient, buffers.next().map(|(_, b)| b));
         });
-        assert!(gradients.next().is_none(), "visit_mut shows fewer tensors than visit");
+        assert!(gradients.next().is_none(), "visit_mut visits fewer tensors than visit");
         Ok(())
     }
 
@@ -227,12 +228,12 @@ impl<T: Scalar> Sgd<T> {
         self.buffers.iter().map(|(name, buffer)| (name.as_str(), buffer))
     }
 
-    /// Takes over the momentum buffers of a checkpoint, in any order, for `model`. None at all means: before the first
-    /// step.
+    /// Restores the momentum buffers of a checkpoint, in any order, for `model`. No buffers at all mean: before the
+    /// first step.
     ///
     /// # Errors
     /// If μ = 0 and there are buffers, or if they are not exactly those of `model`'s trained tensors by name and shape.
-    /// The optimiser is then what it was.
+    /// The optimiser is then unchanged.
     pub fn restore(
         &mut self,
         model: &impl Parameters<T>,
@@ -244,7 +245,7 @@ impl<T: Scalar> Sgd<T> {
             return Err(Error::argument("sgd", message));
         }
         if !given.is_empty() {
-            // A stable sort by the model's order; a name that is not the model's goes last, where check_fit meets it.
+            // A stable sort by the model's order; an unknown name is last, where check_fit finds it.
             let mut order = Vec::new();
             model.visit("", &mut |name, role, _| {
                 if role.is_trained() {
@@ -259,7 +260,7 @@ impl<T: Scalar> Sgd<T> {
     }
 }
 
-/// A tensor of more numbers than this is cut in two, so that several threads can work on it.
+/// A tensor with more elements than this is split in two, so that several threads can work on it.
 const PIECE: usize = 1 << 14;
 
 /// The update of one tensor: the module's equations with every scalar rounded to `T`.
@@ -300,7 +301,7 @@ impl<T: Scalar> Update<T> {
         rayon::join(|| self.pieces(theta_a, gradient_a, buffer_a), || self.pieces(theta_b, gradient_b, buffer_b));
     }
 
-    // Inlined, so that it takes the instruction set of its caller.
+    // Inlined, so that it is compiled for the instruction set of its caller.
     #[inline(always)]
     fn piece(&self, theta: &mut [T], gradient: &[T], buffer: Option<&mut [T]>) {
         match buffer {
@@ -321,7 +322,7 @@ impl<T: Scalar> Update<T> {
         }
     }
 
-    /// g + λ θ. Without decay g itself, for λ θ is NaN when θ is infinite, even if λ = 0.
+    /// g + λ θ. Without decay g itself, because λ θ is NaN if θ is infinite, even if λ = 0.
     #[inline(always)]
     fn decayed(&self, g: T, theta: T) -> T {
         if self.weight_decay == T::zero() { g } else { self.weight_decay.mul_add(theta, g) }
@@ -419,7 +420,7 @@ mod tests {
         SgdConfig { momentum, dampening, weight_decay, nesterov, decay_exemption: DecayExemption::None }
     }
 
-    /// One number through `steps` of (gradient, η).
+    /// One parameter through `steps` of (gradient, η).
     fn trace(config: SgdConfig, theta: f64, steps: &[(f64, f64)]) -> Vec<f64> {
         let mut sgd = Sgd::new(config).unwrap();
         let mut model =
@@ -435,7 +436,7 @@ mod tests {
         steps.iter().map(step).collect()
     }
 
-    // Every number below is a dyadic fraction, so that nothing rounds and `==` is right.
+    // Every number below is a dyadic fraction, so nothing is rounded and `==` is correct.
 
     #[test]
     fn plain_descent_by_hand() {
@@ -510,7 +511,7 @@ mod tests {
         let mut name = Gradients::new();
         let mut fewer = Gradients::new();
         let mut more = good.clone();
-        // The misfit stands last, so that an optimiser that checks as it goes has already changed the weight.
+        // The misfit is last: an optimiser that checks tensor by tensor would already have changed the weight.
         for gradients in [&mut shape, &mut name, &mut fewer] {
             gradients.push("conv", "weight", weight.clone());
             gradients.push("bn", "weight", arr1(&[1.0, 1.0]));
@@ -549,7 +550,7 @@ mod tests {
         let mut straight = (model(weight.clone()), Sgd::new(SgdConfig::default()).unwrap());
         straight.1.step(&mut straight.0, &steps[0], 0.1).unwrap();
         let mut resumed = (straight.0.clone(), Sgd::new(SgdConfig::default()).unwrap());
-        // A file may hold its tensors in another order and layout.
+        // A file may contain its tensors in another order and layout.
         let mut saved: Vec<_> = straight.1.buffers().map(|(name, b)| (name.to_string(), b.clone())).collect();
         saved.reverse();
         saved.iter_mut().for_each(|(_, b)| *b = b.t().as_standard_layout().into_owned().reversed_axes());
@@ -611,9 +612,9 @@ mod tests {
         numbers.fold(0xCBF2_9CE4_8422_2325, |h, x| (h ^ x.bits()).wrapping_mul(0x0000_0100_0000_01B3))
     }
 
-    /// The run of `tests/library/golden/sgd.py`, printed as it prints it.
+    /// The run of `tests/library/golden/sgd.py`, printed in the same way.
     fn golden_run<T: Bits>(config: SgdConfig) -> String {
-        // One tensor of 40,001 numbers in the shape (40001, 1): more than two pieces, and an odd last one.
+        // One tensor of shape (40001, 1): more than two pieces, and an odd last one.
         let fill = |number: &dyn Fn(i64) -> T| Array2::from_shape_fn((40_001, 1), |(i, _)| number(i as i64));
         let whole = |value: i64| T::of(value as f64);
         let empty = || Array1::from_elem(0, T::zero());

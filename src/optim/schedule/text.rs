@@ -1,4 +1,4 @@
-//! The written form of a schedule, `warmup:5@0.1+cosine`: reading it and printing it. The forms are the table of [`super`].
+//! The written form of a schedule, `warmup:5@0.1+cosine`: parsing and printing. The forms are in the table of [`super`].
 
 use super::{Anneal, Decay, OneCycle, Schedule, TimeUnit, Warmup, WarmupShape, refuse};
 use crate::error::nearest;
@@ -6,25 +6,25 @@ use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// What [`Schedule::from_str`] reads: name, example, meaning.
+/// The forms that [`Schedule::from_str`] parses: name, example, meaning.
 const FORMS: [(&str, &str, &str); 7] = [
     ("constant", "constant", "the base rate throughout"),
-    ("multistep", "multistep:80,110,130@0.1", "x0.1 from epochs 80, 110, 130 on; 32000s,48000s counts steps"),
+    ("multistep", "multistep:80,110,130@0.1", "x0.1 at epochs 80, 110 and 130; 32000s,48000s counts steps"),
     ("step", "step:10@0.1", "x0.1 every 10 epochs; 1000s counts steps"),
-    ("cosine", "cosine", "half a cosine to 0; cosine@0.001 ends there; cosine:epoch moves once an epoch"),
+    ("cosine", "cosine", "half a cosine to 0; cosine@0.001 ends at 0.001; cosine:epoch changes once per epoch"),
     ("onecycle", "onecycle", "up, then down; onecycle:pct_start=0.3,div_factor=25,final_div_factor=10000,anneal=cos"),
     (
         "warmup",
         "warmup:5@0.1+cosine",
-        "in front of any other: 5 epochs from 0.1 of the rate up to it; 400s counts steps",
+        "before any other: 5 epochs from 0.1 of the rate to the full rate; 400s counts steps",
     ),
-    ("hold", "hold:400s@0.1+constant", "in front of any other: 400 steps at 0.1 of the rate"),
+    ("hold", "hold:400s@0.1+constant", "before any other: 400 steps at 0.1 of the rate"),
 ];
 
 impl FromStr for Schedule {
     type Err = Error;
 
-    /// Reads what [`Display`](fmt::Display) writes.
+    /// Parses what [`Display`](fmt::Display) writes.
     ///
     /// ```
     /// use resnet_by_hand::optim::Schedule;
@@ -53,13 +53,13 @@ fn read(text: &str) -> Result<Schedule> {
         _ => return Schedule::new(read_decay(text)?),
     };
     let Some((front, behind)) = text.split_once('+') else {
-        return refuse(format!("{name} stands in front of another schedule, e.g. `{text}+constant`"));
+        return refuse(format!("{name} must be followed by another schedule, e.g. `{text}+constant`"));
     };
     let (_, arguments, value) = parts(front);
     let (length, unit) = read_count(name, required(name, "a length", arguments)?)?;
     let start_factor = read_number(name, required(name, "a factor", value)?)?;
     if matches!(behind.split([':', '@', '+']).next(), Some("warmup" | "hold")) {
-        return refuse("only one warm-up can stand in front");
+        return refuse("only one warm-up is allowed");
     }
     Schedule::new(read_decay(behind)?)?.with_warmup(Warmup { shape, length, unit, start_factor })
 }
@@ -81,7 +81,7 @@ fn read_decay(text: &str) -> Result<Decay> {
             }
             let unit = units[0];
             if units.iter().any(|&other| other != unit) {
-                return refuse("milestones must be all epochs or all steps");
+                return refuse("milestones must be all in epochs or all in steps");
             }
             Ok(Decay::MultiStep { milestones, unit, gamma: read_number(name, required(name, "a factor", value)?)? })
         }
@@ -120,12 +120,12 @@ fn read_decay(text: &str) -> Result<Decay> {
         _ => {
             let known = FORMS.map(|(name, ..)| name.to_string());
             let hint = nearest(name, &known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            refuse(format!("no schedule is called `{name}`{hint}"))
+            refuse(format!("unknown schedule `{name}`{hint}"))
         }
     }
 }
 
-/// `name[:arguments][@value]` taken apart.
+/// The parts of `name[:arguments][@value]`.
 fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
     let (head, value) = text.split_once('@').map_or((text, None), |(head, value)| (head, Some(value)));
     let (name, arguments) = head.split_once(':').map_or((head, None), |(name, arguments)| (name, Some(arguments)));
@@ -228,11 +228,11 @@ mod tests {
     #[test]
     fn what_has_no_meaning_is_refused() {
         for (text, reason) in [
-            ("", "no schedule is called ``"),
+            ("", "unknown schedule ``"),
             ("cosin", "did you mean `cosine`?"),
             ("constant:1", "constant takes nothing after `:`, got `1`"),
             ("constant@1", "constant takes nothing after `@`, got `1`"),
-            ("constant+cosine", "no schedule is called `constant+cosine`"),
+            ("constant+cosine", "unknown schedule `constant+cosine`"),
             ("step:10@0.1+cosine", "step expects a number, got `0.1+cosine`"),
             ("multistep", "multistep needs milestones"),
             ("multistep:@0.1", "multistep needs milestones"),
@@ -242,8 +242,8 @@ mod tests {
             ("multistep:110,80@0.1", "milestones must be increasing and at least 1, got [110, 80]"),
             ("multistep:80,80@0.1", "milestones must be increasing"),
             ("multistep:0,80@0.1", "milestones must be increasing and at least 1"),
-            ("multistep:80,32000s@0.1", "milestones must be all epochs or all steps"),
-            ("multistep:80@0", "gamma must be above 0 and at most 1, got 0"),
+            ("multistep:80,32000s@0.1", "milestones must be all in epochs or all in steps"),
+            ("multistep:80@0", "gamma must be greater than 0 and at most 1, got 0"),
             ("multistep:80@-0.1", "gamma must be"),
             ("multistep:80@10", "gamma must be"),
             ("multistep:80@nan", "gamma must be"),
@@ -254,16 +254,16 @@ mod tests {
             ("cosine@-1", "eta_min must be finite and at least 0, got -1"),
             ("cosine@inf", "eta_min must be"),
             ("onecycle@0.1", "onecycle takes nothing after `@`"),
-            ("onecycle:pct_start=0", "pct_start must lie between 0 and 1, got 0"),
-            ("onecycle:pct_start=1", "pct_start must lie between 0 and 1, got 1"),
-            ("onecycle:pct_start=nan", "pct_start must lie"),
+            ("onecycle:pct_start=0", "pct_start must be between 0 and 1, got 0"),
+            ("onecycle:pct_start=1", "pct_start must be between 0 and 1, got 1"),
+            ("onecycle:pct_start=nan", "pct_start must be"),
             ("onecycle:div_factor=0", "div_factor must be finite and at least 1, got 0"),
             ("onecycle:final_div_factor=inf", "final_div_factor must be"),
             ("onecycle:anneal=log", "got `anneal=log`"),
-            ("warmup:5@0.1", "warmup stands in front of another schedule"),
+            ("warmup:5@0.1", "warmup must be followed by another schedule"),
             ("warmup:0@0.1+cosine", "the length of a warm-up must be at least 1, got 0"),
             ("warmup:5+cosine", "warmup needs a factor"),
-            ("warmup:5@0+cosine", "the factor of a warm-up must be above 0 and at most 1, got 0"),
+            ("warmup:5@0+cosine", "the factor of a warm-up must be greater than 0 and at most 1, got 0"),
             ("warmup:5@0.1+hold:5@0.1+cosine", "only one warm-up"),
         ] {
             let message = text.parse::<Schedule>().map(|s| s.to_string()).unwrap_err().to_string();
