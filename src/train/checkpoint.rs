@@ -1,20 +1,20 @@
-//! A run on disk: everything that is needed to go on as if there had been no break.
+//! A run on disk: everything that is needed to resume it as if it had not been interrupted.
 //!
-//! | in the file | what |
+//! | in the file | contents |
 //! |---|---|
 //! | `model.…` | parameters and running statistics |
 //! | `momentum.…` | the optimiser's buffers |
 //! | `average.…` | the moving average of the weights, if one is kept |
-//! | `best.…` | the weights with the best validation accuracy so far, if images are held out |
+//! | `best.…` | the weights with the best validation accuracy so far, if there is a validation set |
 //! | `sums` | the metrics of the unfinished epoch: Σ loss · images, Σ gradient norm, learning rate, seconds |
-//! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of all this |
+//! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of everything |
 //!
-//! The state of a random number generator is not among them because there is none ([`Position`]); the schedule is a function of the
-//! position, too.
+//! There is no state of a random number generator, because there is no such state ([`Position`]); the schedule, too, is
+//! a function of the position.
 //!
-//! A checkpoint is a safetensors file, written beside its name and renamed ([`atomic`]), so a run that is killed at any moment
-//! leaves whole checkpoints only. A file that was damaged later fails its SHA-256, and [`Checkpoints::latest`] goes on
-//! from the one before.
+//! A checkpoint is a safetensors file, written under a temporary name and renamed ([`atomic`]), so a run that is killed
+//! at any moment leaves only complete checkpoints. If a file is damaged later, its SHA-256 does not match, and
+//! [`Checkpoints::latest`] uses the checkpoint before it.
 
 use super::Trainer;
 use super::trainer::{Position, Snapshot, Sums};
@@ -31,28 +31,28 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// The version of the file's layout. 2: the hash of the images knows their shape; `layers.csv` is among the files.
+/// The version of the file's layout. 2: the hash of the images includes their shape; `layers.csv` is one of the files.
 const VERSION: u64 = 2;
 
-/// The entry of the metadata with the state as JSON.
+/// The metadata entry that contains the state as JSON.
 const STATE: &str = "resnet-by-hand.checkpoint";
 
-/// The entry of the metadata with the SHA-256 of everything else.
+/// The metadata entry that contains the SHA-256 of everything else.
 const HASH: &str = "resnet-by-hand.sha256";
 
-/// The best weights so far, by the accuracy on the images that are held out.
+/// The best weights so far, by validation accuracy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Best {
     /// Epochs completed when they were found.
     pub epoch: usize,
-    /// Held-out images classified right, and their number.
+    /// Correctly classified validation images, and the number of validation images.
     pub correct: [usize; 2],
     /// The weights.
     pub weights: Tensors,
 }
 
 impl Best {
-    /// Share of the held-out images classified right.
+    /// Share of the validation images classified correctly.
     pub fn accuracy(&self) -> f64 {
         self.correct[0] as f64 / self.correct[1] as f64
     }
@@ -61,25 +61,25 @@ impl Best {
 /// A run at some position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Where in the run it is.
+    /// The position in the run.
     pub position: Position,
     /// Parameters and running statistics.
     pub model: Tensors,
     /// The optimiser's buffers.
     pub momentum: Tensors,
-    /// The average of the weights; empty if none is kept.
+    /// The average of the weights; empty if the recipe has none.
     pub average: Tensors,
     /// The best weights so far.
     pub best: Option<Best>,
-    /// What decides the run, as text.
+    /// The configuration of the run, as text.
     pub config: String,
-    /// The contents of the files of metrics, by name.
+    /// The contents of the metrics files, by name.
     pub files: Vec<(String, String)>,
     /// [`data_hash`] of the training images.
     pub data: u64,
 }
 
-/// A hash of images and labels, to notice that a run is continued on others.
+/// A hash of images and labels, to detect that a run is resumed with other images.
 pub fn data_hash(dataset: &Dataset) -> u64 {
     let shape = format!("{:?}", dataset.pixels.shape());
     let pixels = match dataset.pixels.as_slice() {
@@ -91,7 +91,7 @@ pub fn data_hash(dataset: &Dataset) -> u64 {
 }
 
 impl Checkpoint {
-    /// A trainer's state, with what the caller keeps beside it.
+    /// The state of a trainer, and the parts that the caller keeps.
     pub fn of(
         trainer: &Trainer<f32>,
         best: Option<Best>,
@@ -107,17 +107,17 @@ impl Checkpoint {
         Checkpoint { position: trainer.position(), model, momentum, average, best, config, files, data }
     }
 
-    /// What [`Trainer::resume`] needs beside the model.
+    /// What [`Trainer::resume`] needs in addition to the model.
     pub fn snapshot(&self) -> Snapshot<f32> {
         let real = |tensor: &Tensor| tensor.to_real::<f32>().expect("weights are real");
         let all = |tensors: &Tensors| tensors.iter().map(|(name, tensor)| (name.to_string(), real(tensor))).collect();
         Snapshot { momentum: all(&self.momentum), average: all(&self.average), position: self.position }
     }
 
-    /// Puts the weights of `tensors`, those of the position or the best, into `model`.
+    /// Copies the weights of `tensors`, those of the position or the best, to `model`.
     ///
     /// # Errors
-    /// If they are not those of the model.
+    /// If they do not fit the model.
     pub fn load(path: &Path, tensors: &Tensors, model: &mut ResNet<f32>) -> Result<()> {
         state_dict::assign(path, tensors, model)
     }
@@ -137,7 +137,7 @@ impl Checkpoint {
                 all.insert(format!("{prefix}{name}"), tensor.clone());
             }
         }
-        // Numbers that must come back to the bit are tensors, not text.
+        // Values that must be restored bit-identically are tensors, not text.
         all.insert("sums", arr1(&[sums.loss, sums.gradient_norm, sums.lr, sums.seconds]));
         let state = json!({
             "version": VERSION,
@@ -156,7 +156,7 @@ impl Checkpoint {
         all
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes the file atomically: completely or not at all.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -164,10 +164,10 @@ impl Checkpoint {
         atomic::write(path, &safetensors::to_bytes(path, &self.to_tensors())?)
     }
 
-    /// Reads a checkpoint and checks that it is what was written.
+    /// Reads a checkpoint and verifies its SHA-256.
     ///
     /// # Errors
-    /// If it cannot be read, is no checkpoint of this version, or its SHA-256 is another.
+    /// If it cannot be read, is not a checkpoint of this version, or its SHA-256 does not match.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
         let mut all = safetensors::read_bytes(path, &bytes)?;
@@ -182,7 +182,7 @@ impl Checkpoint {
         let state: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if state["version"] != json!(VERSION) {
             let message = format!("expected a checkpoint of version {VERSION}, found {}", state["version"]);
-            return Err(wrong(format!("{message}: another version of this program wrote it, and can go on with it")));
+            return Err(wrong(format!("{message}; resume with the version of this program that wrote it")));
         }
         let whole = |value: &Value, key: &str| {
             let whole = value.as_u64().and_then(|number| usize::try_from(number).ok());
@@ -190,7 +190,7 @@ impl Checkpoint {
         };
         let number = |key: &str| whole(&state[key], key);
         let text =
-            |value: &Value| value.as_str().map(str::to_string).ok_or_else(|| wrong("expected a text".to_string()));
+            |value: &Value| value.as_str().map(str::to_string).ok_or_else(|| wrong("expected a string".to_string()));
         let part = |prefix: &str| {
             let mut part = Tensors::new();
             for (name, tensor) in all.iter() {
@@ -201,7 +201,7 @@ impl Checkpoint {
             part
         };
         let sums = all.get("sums").map(Tensor::to_f64).filter(|sums| sums.shape() == [4]);
-        let sums = sums.ok_or_else(|| wrong("expected a tensor `sums` of four numbers".to_string()))?;
+        let sums = sums.ok_or_else(|| wrong("expected a tensor `sums` of four values".to_string()))?;
         let best = match &state["best"] {
             Value::Null => None,
             best => Some(Best {
@@ -237,11 +237,11 @@ impl Checkpoint {
     }
 }
 
-/// The SHA-256 of names, types, shapes and numbers, and of the metadata but the hash itself.
+/// The SHA-256 of names, types, shapes and values, and of the metadata without the hash itself.
 fn hash(tensors: &Tensors) -> String {
     let mut hash = Sha256::new();
     for (key, value) in tensors.metadata.iter().filter(|(key, _)| *key != HASH) {
-        // With their lengths, so that nothing can move from one to the next.
+        // With their lengths, so that no byte can move from one to the next unnoticed.
         for text in [key, value] {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
@@ -257,21 +257,21 @@ fn hash(tensors: &Tensors) -> String {
     crate::formats::hex(&hash.finalize())
 }
 
-/// A folder of checkpoints of one run.
+/// The folder of checkpoints of a run.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
 }
 
-/// What [`Checkpoints::latest`] found.
+/// The result of [`Checkpoints::latest`].
 #[derive(Clone, Debug)]
 pub struct Latest {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Its file.
     pub path: PathBuf,
-    /// Later ones that could not be used, and why.
+    /// Later checkpoints that could not be used, with the reason.
     pub damaged: Vec<(PathBuf, String)>,
 }
 
@@ -281,23 +281,23 @@ impl Checkpoints {
         Checkpoints { folder, keep: keep.max(1) }
     }
 
-    /// Writes a checkpoint and removes those that are too many.
+    /// Writes a checkpoint and removes the oldest beyond the number to keep.
     ///
     /// # Errors
-    /// If it cannot be written; what was there stays.
+    /// If it cannot be written; the existing checkpoints are kept.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
         std::fs::create_dir_all(&self.folder).map_err(|error| Error::io(&self.folder, "create", error))?;
         let Position { epoch, step, .. } = checkpoint.position;
         let path = self.folder.join(format!("epoch-{epoch:06}-step-{step:08}.safetensors"));
         checkpoint.write(&path)?;
         for old in self.files()?.iter().rev().skip(self.keep) {
-            // One too many does no harm.
+            // One file too many is harmless.
             let _ = std::fs::remove_file(old);
         }
         Ok(path)
     }
 
-    /// Every checkpoint, the earliest first: the names are in the order of positions.
+    /// Every checkpoint, the earliest first: names sort in the order of positions.
     ///
     /// # Errors
     /// If the folder cannot be listed.
@@ -315,14 +315,14 @@ impl Checkpoints {
         Ok(files)
     }
 
-    /// The latest checkpoint that is whole, if there is one, for those who only look: nothing is set aside, and a run may be
-    /// writing the next and removing the oldest meanwhile.
+    /// The latest complete checkpoint, if there is one, for callers that only read: no file is renamed, and a run may
+    /// be writing the next checkpoint and removing the oldest at the same time.
     pub fn peek(&self) -> Option<Checkpoint> {
         self.files().ok()?.iter().rev().find_map(|path| Checkpoint::read(path).ok())
     }
 
-    /// The latest checkpoint that is whole. Later ones that are not are set aside as `….damaged`: their positions would count
-    /// as the last, and push good ones out.
+    /// The latest complete checkpoint. Later damaged ones are renamed to `….damaged`: otherwise they would count as the
+    /// latest, and good checkpoints would be removed instead of them.
     ///
     /// # Errors
     /// If there is none; then nothing is changed.
@@ -333,7 +333,7 @@ impl Checkpoints {
                 Ok(checkpoint) => {
                     for (path, _) in &damaged {
                         std::fs::rename(path, path.with_extension("damaged"))
-                            .map_err(|error| Error::io(path, "set aside", error))?;
+                            .map_err(|error| Error::io(path, "rename", error))?;
                     }
                     return Ok(Latest { checkpoint, path, damaged });
                 }
@@ -344,7 +344,7 @@ impl Checkpoints {
             [] => "found none".to_string(),
             damaged => damaged.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; "),
         };
-        Err(Error::format(&self.folder, None, format!("expected a whole checkpoint, {found}")))
+        Err(Error::format(&self.folder, None, format!("expected a complete checkpoint, {found}")))
     }
 }
 
@@ -405,12 +405,13 @@ mod tests {
     #[test]
     fn a_run_that_is_broken_off_anywhere_ends_with_the_same_bits() {
         break_after_every_step("steps", recipe(), 5);
-        // Everything that adds to a run's state or to what a step is. Two batches of 7 to a step, the last step of two images.
+        // Every option that adds to a run's state or changes a step. Two batches of 7 per step, two images in the last
+        // step.
         let recipe = Recipe { mixup: 0.3, accumulate: 2, ema_decay: 0.9, ..recipe() };
         break_after_every_step("steps-all", recipe, 3);
     }
 
-    /// Broken off after every step, written, read, resumed: the metrics of the epochs and the weights at the end have the same bits.
+    /// Interrupted after every step, written, read, resumed: metrics and final weights are bit-identical.
     fn break_after_every_step(name: &str, recipe: Recipe, steps: usize) {
         let folder = folder(name);
         let path = folder.0.join("c.safetensors");
@@ -436,7 +437,7 @@ mod tests {
         assert_eq!(fingerprint(broken.model()), fingerprint(whole.model()));
         assert_eq!(fingerprint(&broken.result()), fingerprint(&whole.result()));
         for (a, b) in expected.iter().zip(&found) {
-            // Seconds are not a result.
+            // Seconds are not reproducible.
             assert_eq!(super::super::EpochMetrics { seconds: a.seconds, ..*b }, *a);
         }
     }
@@ -456,7 +457,7 @@ mod tests {
         assert_eq!((latest.path, latest.checkpoint.position.step), (files[1].clone(), 3));
         assert!(latest.damaged.is_empty());
         let bytes = std::fs::read(&files[1]).unwrap();
-        // A flipped bit in the header, in the numbers, at the end; a file that was cut; an empty one.
+        // A flipped bit in the header, in the values, at the end; a truncated file; an empty one.
         let flipped = |place: usize| {
             let mut bytes = bytes.clone();
             bytes[place] ^= 4;
@@ -477,7 +478,7 @@ mod tests {
             assert_eq!((latest.damaged.len(), checkpoints.files().unwrap().len()), (1, 1));
         }
         std::fs::write(&files[0], b"").unwrap();
-        assert!(checkpoints.latest().unwrap_err().to_string().contains("expected a whole checkpoint"));
+        assert!(checkpoints.latest().unwrap_err().to_string().contains("expected a complete checkpoint"));
     }
 
     #[test]
@@ -495,10 +496,10 @@ mod tests {
         }
         let buffer = ("conv1.weight".to_string(), ArrayD::zeros(vec![1]));
         assert!(resume(at(1, 0), vec![buffer]).is_err());
-        // An average that is not there.
+        // A missing average.
         let recipe = Recipe { ema_decay: 0.9, ..recipe() };
         let error =
             Trainer::resume(trainer.model().clone(), executor(), Snapshot::default(), recipe, data()).map(|_| ());
-        assert!(error.unwrap_err().to_string().contains("expects an average of conv1.weight, there is none"));
+        assert!(error.unwrap_err().to_string().contains("expects an average of conv1.weight, found none"));
     }
 }

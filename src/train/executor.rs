@@ -1,8 +1,8 @@
-//! What computes the passes of a run: the reference or the engine.
+//! Computes the passes of a run: by the reference or by the engine.
 //!
-//! An [`Executor`] is chosen once, at the top, and handed to the [`Trainer`](super::Trainer) and to
-//! [`evaluate`](super::evaluate). [`Reference`] calls the network itself, in `f32` or `f64`; an [`Engine`] computes the same
-//! values faster, in `f32`; [`Trace`](super::Trace) is the reference, printing what passes through it.
+//! An [`Executor`] is selected once and passed to the [`Trainer`](super::Trainer) and to [`evaluate`](super::evaluate).
+//! [`Reference`] calls the network itself, in `f32` or `f64`; an [`Engine`] computes the same values faster, in `f32`;
+//! [`Trace`](super::Trace) is the reference, and prints the values of a pass.
 
 use crate::engine::{self, Engine};
 use crate::layers::Mode;
@@ -14,10 +14,10 @@ use std::fmt::Debug;
 
 /// Computes the passes of a network.
 pub trait Executor<T: Scalar>: Debug + Send + Sync {
-    /// `fast` or `reference`, as the command line has it.
+    /// `fast` or `reference`, as on the command line.
     fn name(&self) -> &'static str;
 
-    /// Logits `(N, classes)` of images `x (N, H, W, 3)` in training mode, and the pass, which can go backward.
+    /// Logits `(N, classes)` of images `x (N, H, W, 3)` in training mode, and the pass, for backward.
     ///
     /// # Errors
     /// As [`ResNet::forward`].
@@ -29,15 +29,15 @@ pub trait Executor<T: Scalar>: Debug + Send + Sync {
     /// As [`ResNet::predict`].
     fn predict(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<Array2<T>>;
 
-    /// Takes gradients that are no longer needed, for their memory.
+    /// Reuses the memory of gradients that are no longer needed.
     fn recycle(&self, gradients: Gradients<T>) {
         drop(gradients);
     }
 }
 
-/// A forward pass in training mode that is over, with what its backward pass needs.
+/// A completed forward pass in training mode, with the cache for its backward pass.
 pub trait Pass<T: Scalar> {
-    /// Moves every batch norm's running statistics towards those of this pass.
+    /// Updates the running statistics of every batch norm with those of this pass.
     fn update_running_statistics(&self, model: &mut ResNet<T>);
 
     /// The gradients of the parameters for `dlogits`.
@@ -47,7 +47,7 @@ pub trait Pass<T: Scalar> {
     fn parameter_gradients(self: Box<Self>, model: &ResNet<T>, dlogits: &Array2<T>) -> Result<Gradients<T>>;
 }
 
-/// The network itself: every layer as it is written in [`crate::layers`].
+/// The network itself: every layer as written in [`crate::layers`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 

@@ -1,37 +1,37 @@
-//! What one step does to every learned tensor.
+//! The effect of one step on every trained tensor.
 //!
 //! ```text
 //! weight norm      ‖w‖₂            before the step
-//! gradient norm    ‖∂L/∂w‖₂        of the loss alone, without weight decay; clipped, where the recipe clips
+//! gradient norm    ‖∂L/∂w‖₂        of the loss alone, without weight decay; after clipping, if the recipe clips
 //! update ratio     ‖Δw‖₂ / ‖w‖₂    Δw = w after − w before: learning rate, momentum and weight decay included
 //! ```
 //!
-//! Gradients that shrink from the last layer to the first are said to vanish. A ratio far below those of the other tensors
-//! is a layer that hardly learns, one near 1 a layer that is rewritten at every step.
+//! Gradients that decrease from the last layer to the first are said to vanish. A ratio far below those of the other
+//! tensors means that a layer hardly learns, one near 1 that it is overwritten at every step.
 //!
-//! Every norm is a sum in `f64` in the order of the tensor, on one thread: the same bits whatever the number of threads.
-//! Cost: a copy of the weights and a pass over weights and gradients, which is why it is done once an epoch, at its last
-//! step ([`Trainer::layers`](super::Trainer::layers)).
+//! Every norm is a sum in `f64` in the order of the tensor, on one thread, so it does not depend on the number of
+//! threads. Cost: a copy of the weights and a pass over weights and gradients; so it is computed once per epoch, at its
+//! last step ([`Trainer::layers`](super::Trainer::layers)).
 
 use crate::Scalar;
 use crate::parameters::{Gradients, Parameters};
 use ndarray::ArrayD;
 
-/// One learned tensor in one step: see the [module](self).
+/// One trained tensor in one step: see the [module](self).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerMetrics {
-    /// Its name, torchvision's.
+    /// Its name, as in torchvision.
     pub parameter: String,
     /// ‖w‖₂ before the step.
     pub weight_norm: f64,
     /// ‖∂L/∂w‖₂.
     pub gradient_norm: f64,
-    /// ‖Δw‖₂ / ‖w‖₂; `None` where ‖w‖₂ = 0, for then there is no ratio, not even if Δw is 0 as well. So it is for β of
-    /// batch norm before the first step.
+    /// ‖Δw‖₂ / ‖w‖₂; `None` if ‖w‖₂ = 0, because then the ratio is undefined, even if Δw is 0 as well. This is so for β
+    /// of batch norm before the first step.
     pub update_ratio: Option<f64>,
 }
 
-/// A copy of every learned tensor, in the model's order.
+/// A copy of every trained tensor, in the model's order.
 pub(super) fn copy<T: Scalar>(model: &impl Parameters<T>) -> Vec<ArrayD<T>> {
     let mut tensors = Vec::new();
     model.visit("", &mut |_, role, tensor| {
@@ -42,7 +42,7 @@ pub(super) fn copy<T: Scalar>(model: &impl Parameters<T>) -> Vec<ArrayD<T>> {
     tensors
 }
 
-/// The step from `before` to `after` that `gradients` has led to; all three have the same tensors in the same order.
+/// Measures the step from `before` to `after` by `gradients`; all three have the same tensors in the same order.
 pub(super) fn measure<T: Scalar>(
     before: &[ArrayD<T>],
     after: &impl Parameters<T>,

@@ -1,4 +1,4 @@
-//! What is measured during training and evaluation.
+//! Metrics of training and evaluation.
 
 use super::Executor;
 use crate::data::loader::LoaderOptions;
@@ -16,7 +16,7 @@ pub struct StepMetrics {
     pub epoch: usize,
     /// Step within the epoch, counted from 0.
     pub step: usize,
-    /// Steps in an epoch.
+    /// Steps per epoch.
     pub steps_per_epoch: usize,
     /// Images of this batch.
     pub images: usize,
@@ -24,13 +24,13 @@ pub struct StepMetrics {
     pub lr: f64,
     /// Loss of this batch, before the step.
     pub loss: f64,
-    /// Images of this batch classified right, before the step.
+    /// Images of this batch classified correctly, before the step.
     pub correct: usize,
-    /// √(Σ g²) over all gradients, before they are clipped.
+    /// √(Σ g²) over all gradients, before clipping.
     pub gradient_norm: f64,
 }
 
-/// One epoch of training, measured batch by batch while the weights move.
+/// One epoch of training, measured batch by batch while the weights change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochMetrics {
     /// Epoch, counted from 0.
@@ -39,9 +39,9 @@ pub struct EpochMetrics {
     pub lr: f64,
     /// Mean loss per image.
     pub loss: f64,
-    /// Share of images whose class had the largest logit.
+    /// Share of images whose class has the largest logit.
     pub top1: f64,
-    /// Share of images whose class was among the five largest logits.
+    /// Share of images whose class is among the five largest logits.
     pub top5: f64,
     /// Mean over the steps of √(Σ g²).
     pub gradient_norm: f64,
@@ -58,7 +58,7 @@ impl EpochMetrics {
     }
 }
 
-/// How a network does on a data set, exactly: every image counts once, the last smaller batch included.
+/// The results of a network on a data set, exactly: every image counts once, including the last, smaller batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean cross-entropy per image, without label smoothing.
@@ -77,28 +77,28 @@ impl Evaluation {
         self.confusion.sum()
     }
 
-    /// Share of images classified right.
+    /// Share of images classified correctly.
     pub fn accuracy(&self) -> f64 {
         self.top1 as f64 / self.images() as f64
     }
 
-    /// Per class, the share of its images classified right; `None` for a class without images.
+    /// Per class, the share of its images classified correctly; `None` for a class without images.
     pub fn class_accuracy(&self) -> Vec<Option<f64>> {
         let rows = self.confusion.outer_iter().enumerate();
         rows.map(|(class, row)| (row.sum() > 0).then(|| row[class] as f64 / row.sum() as f64)).collect()
     }
 }
 
-/// What a network says of one image.
+/// The prediction of a network for one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction {
-    /// Where in the data set the image stands.
+    /// Index of the image in the data set.
     pub index: usize,
     /// Its class.
     pub target: usize,
     /// The class with the largest logit.
     pub class: usize,
-    /// The softmax of `class`, from the logits in `f64`: in `f32` every confident network would be as sure as the next.
+    /// The softmax of `class`, from the logits in `f64`: `f32` does not distinguish probabilities that are very near 1.
     pub probability: f64,
     /// The softmax of `target`, likewise.
     pub target_probability: f64,
@@ -107,33 +107,33 @@ pub struct Prediction {
 /// How a network is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvaluationOptions {
-    /// From bytes to numbers: as in training.
+    /// How bytes are converted to numbers, as in training.
     pub normalization: Normalization,
-    /// Images at once.
+    /// Images per batch.
     pub batch_size: usize,
     /// Whether the [`logits`] of an image are averaged with those of its mirror image.
     pub test_flip: bool,
 }
 
 impl EvaluationOptions {
-    /// Every image as it is.
+    /// Without mirror images.
     pub fn new(normalization: Normalization, batch_size: usize) -> Self {
         EvaluationOptions { normalization, batch_size, test_flip: false }
     }
 }
 
-/// The logits `(N, K)` of images `x (N, H, W, 3)` in evaluation mode, or, with `test_flip`, the mean of theirs and of those of their
-/// mirror images:
+/// The logits `(N, K)` of images `x (N, H, W, 3)` in evaluation mode, or, with `test_flip`, the mean of these logits
+/// and those of the mirror images:
 ///
 /// ```text
 /// z = (f(x) + f(x mirrored left to right)) / 2
 /// ```
 ///
-/// A network that was trained with random flips has seen both; their errors are not the same, and the mean has fewer. It takes
-/// twice as long.
+/// A network that was trained with random flips has seen both. It makes different errors on the two, and the mean of
+/// the logits makes fewer. It takes twice as long.
 ///
 /// # Errors
-/// If the network cannot take such images.
+/// If the network does not accept such images.
 pub fn logits<T: Scalar>(
     executor: &dyn Executor<T>,
     model: &ResNet<T>,
@@ -149,11 +149,11 @@ pub fn logits<T: Scalar>(
     Ok((logits + executor.predict(model, &mirrored)?).mapv_into(|z| half * z))
 }
 
-/// Classifies every image of `dataset`; the result does not depend on the batch size up to the rounding of the products, and not at
-/// all on the number of threads.
+/// Classifies every image of `dataset`. The result depends on the batch size only by the rounding of the products, and
+/// does not depend on the number of threads.
 ///
 /// # Errors
-/// If the data set is empty, has classes the network does not know, or images it cannot take.
+/// If the data set is empty, has another number of classes than the network, or images that it does not accept.
 pub fn evaluate<T: Scalar>(
     executor: &dyn Executor<T>,
     model: &ResNet<T>,
@@ -163,7 +163,7 @@ pub fn evaluate<T: Scalar>(
     evaluate_each(executor, model, dataset, options, &mut |_| ())
 }
 
-/// [`evaluate`], with a look at every image, in the order of the data set.
+/// [`evaluate`], which also passes on the prediction of every image, in the order of the data set.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -206,8 +206,7 @@ pub fn predicted<T: Scalar>(logits: ArrayView1<T>) -> usize {
     (0..logits.len()).find(|&k| rank(logits, k) == 0).unwrap_or(0)
 }
 
-/// How many classes stand before `class` in the order of falling logits, equal ones in the order of their numbers. A NaN
-/// stands behind everything.
+/// The number of classes before `class` when sorted by decreasing logit, equal logits by class index. NaN is last.
 pub fn rank<T: Scalar>(logits: ArrayView1<T>, class: usize) -> usize {
     let own = logits[class];
     let before = |(k, &z): (usize, &T)| match (z.is_nan(), own.is_nan()) {
@@ -236,7 +235,7 @@ mod tests {
         assert_eq!(predicted(array![f32::NAN, f32::NEG_INFINITY].view()), 1);
     }
 
-    /// The mean is the same for an image and its mirror image, to the bit; and it is the mean of the two.
+    /// The mean is bit-identical for an image and its mirror image; and it is the mean of the two.
     #[test]
     fn with_the_mirror_image_left_and_right_do_not_matter() {
         let model = ResNet::<f64>::new(&Architecture::by_name("resnet8").unwrap(), 1).unwrap();
@@ -270,8 +269,8 @@ mod tests {
             assert_eq!(p.class == p.target, p.probability == p.target_probability, "{p:?}");
         }
         assert_eq!(confusion, evaluation.confusion);
-        // The mean of −log p(target) is the loss, up to what `f32` rounds with u = 2⁻²⁴: z − max z and log p, below 16
-        // each, by 16 u, and log Σ of ten exponentials by (10 + 2) u.
+        // The mean of −log p(target) is the loss, up to rounding in `f32` with u = 2⁻²⁴: z − max z and log p, each
+        // below 16, by 16 u, and log Σ of ten exponentials by (10 + 2) u.
         let loss = seen.iter().map(|p| -p.target_probability.ln()).sum::<f64>() / 5.0;
         let bound = (16.0 + 16.0 + 12.0) * f64::from(f32::EPSILON) / 2.0;
         assert!(loss < 16.0 && (loss - evaluation.loss).abs() <= bound, "{loss} {}", evaluation.loss);
@@ -288,7 +287,7 @@ mod tests {
         let found = evaluate(&Reference, &model, &images, EvaluationOptions::new(Normalization::CIFAR10, 12)).unwrap();
         let below = |most: usize| ranks.iter().filter(|&&rank| rank < most).count();
         assert_eq!((found.top1, found.top5), (below(1), below(5)));
-        // One class more or less would be another number.
+        // The ranks at the boundaries of top-1 and top-5 occur.
         assert!([0, 1, 4, 5].iter().all(|rank| ranks.contains(rank)), "{ranks:?}");
     }
 

@@ -13,15 +13,15 @@
 //! evaluate once on the test images
 //! ```
 //!
-//! - [`recipe`]: everything that can be chosen, as plain data, and the recipes that have a name;
+//! - [`recipe`]: the settings of a run, as plain data, and the named recipes;
 //! - [`trainer`]: the loop above, epoch by epoch;
-//! - `checkpoint` (feature `formats`): a run on disk, to go on with to the bit;
-//! - [`metrics`]: what is measured on the way: loss, top-1, top-5, gradient norm, confusion matrix;
-//! - [`executor`]: what computes the passes, the reference or the engine; [`trace`]: the reference, printing every value;
-//! - [`layers`]: what a step does to every learned tensor.
+//! - `checkpoint` (feature `formats`): a run on disk, which can be resumed with bit-identical results;
+//! - [`metrics`]: loss, top-1, top-5, gradient norm, confusion matrix;
+//! - [`executor`]: computes the passes, by the reference or the engine; [`trace`]: the reference, printing every value;
+//! - [`layers`]: the effect of a step on every trained tensor.
 //!
-//! The test images never select anything: neither the epoch whose weights are kept nor a learning rate. By choice a
-//! validation set is held out of the training images for that (45,000 + 5,000 in the paper).
+//! The test images are never used for selection, neither of the epoch whose weights are kept nor of a learning rate.
+//! Optionally, a validation set for this is held out of the training images (45,000 + 5,000 in the paper).
 
 #[cfg(feature = "formats")]
 pub mod checkpoint;

@@ -1,24 +1,24 @@
-//! Everything that can be chosen about a training run, as plain data.
+//! The settings of a training run, as plain data.
 
 use super::metrics::EvaluationOptions;
 use crate::data::{Augmentation, Normalization, mixup};
 use crate::optim::{DecayExemption, Schedule, SgdConfig};
 use crate::{Error, Result};
 
-/// How to train.
+/// The settings of a training run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
     /// Its name.
     pub name: String,
-    /// The model it was made for.
+    /// The model for which it was designed.
     pub model: String,
     /// Passes over the training images.
     pub epochs: usize,
-    /// Images per batch; a training step is of [`accumulate`](Self::accumulate) batches.
+    /// Images per batch; a training step has [`accumulate`](Self::accumulate) batches.
     pub batch_size: usize,
     /// Images per step of an evaluation.
     pub eval_batch_size: usize,
-    /// Learning rate the schedule starts from (one-cycle: the largest).
+    /// Base learning rate of the schedule (one-cycle: the largest).
     pub lr: f64,
     /// The learning rate over time.
     pub schedule: Schedule,
@@ -26,26 +26,26 @@ pub struct Recipe {
     pub sgd: SgdConfig,
     /// Label smoothing ε in [0, 1].
     pub label_smoothing: f64,
-    /// The longest gradient, all parameters together: [`Gradients::clip_norm`](crate::parameters::Gradients::clip_norm).
-    /// 0: any.
+    /// The largest norm of the gradient of all parameters together:
+    /// [`Gradients::clip_norm`](crate::parameters::Gradients::clip_norm). 0: no limit.
     pub clip_norm: f64,
     /// α of mixup: [`data::mixup`](crate::data::mixup). 0: none.
     pub mixup: f64,
-    /// Batches to a step: their gradients together are those of their images, with the memory of one batch.
+    /// Batches per step: the gradient is that of all their images, with the memory of one batch.
     pub accumulate: usize,
     /// d of the moving average of the weights: [`WeightAverage`](crate::optim::WeightAverage). 0: none.
     pub ema_decay: f64,
     /// Random crops and flips.
     pub augmentation: Augmentation,
-    /// From bytes to numbers.
+    /// How bytes are converted to numbers.
     pub normalization: Normalization,
     /// Whether an evaluation averages the logits of an image and of its mirror image.
     pub test_flip: bool,
-    /// Training images held out for validation.
+    /// Number of training images held out for validation.
     pub validation: usize,
-    /// Epochs from one validation to the next; the last epoch has one, too.
+    /// Epochs between two validations; there is one after the last epoch, too.
     pub validate_every: usize,
-    /// Epochs without a better validation after which a run ends. 0: none.
+    /// The run ends after so many epochs without a better validation accuracy. 0: never.
     pub early_stopping: usize,
     /// γ = 0 in the last batch norm of every block.
     pub zero_init_residual: bool,
@@ -53,7 +53,7 @@ pub struct Recipe {
     pub seed: u64,
 }
 
-/// Every named recipe with a line about it.
+/// Every named recipe with a description.
 pub const RECIPES: &[(&str, &str)] = &[
     ("paper", "He et al. 2015 section 4.2: 64,000 steps, lr divided by 10 after 32,000 and 48,000"),
     ("resnet34-150", "a public ResNet-34 for CIFAR-10: 150 epochs of 32, lr 0.1 divided by 10 at epochs 80, 110, 130"),
@@ -75,15 +75,15 @@ impl Recipe {
     /// # Ok::<(), resnet_by_hand::Error>(())
     /// ```
     pub fn by_name(name: &str) -> Result<Self> {
-        // Older run folders have the first names.
+        // Older run folders contain the earlier names.
         let name = match name {
             "system1" => "resnet34-150",
             "system2" => "resnet50-10",
             name => name,
         };
         let schedule = |text: &str| text.parse::<Schedule>().expect("a valid schedule");
-        // Section 4.2 of the paper, but for the normalisation: the paper subtracts the mean image, here each channel is
-        // normalised. (For 110 layers it warms up: `hold:400s@0.1+multistep:32000s,48000s@0.1`.)
+        // Section 4.2 of the paper, except for the normalisation: the paper subtracts the mean image, here each channel
+        // is normalised. (For 110 layers it warms up: `hold:400s@0.1+multistep:32000s,48000s@0.1`.)
         let paper = Recipe {
             name: name.to_string(),
             model: "resnet20".to_string(),
@@ -145,7 +145,7 @@ impl Recipe {
                 ..paper
             }),
             "demo" => Ok(Recipe {
-                // 1,400 images are few: a strong decay keeps the network from learning them by heart.
+                // 1,400 images are few: a strong decay reduces overfitting.
                 model: "resnet8".to_string(),
                 epochs: 45,
                 batch_size: 32,
@@ -162,40 +162,40 @@ impl Recipe {
         }
     }
 
-    /// How its networks are evaluated.
+    /// The evaluation of its networks.
     pub fn evaluation(&self) -> EvaluationOptions {
         let Recipe { normalization, eval_batch_size: batch_size, test_flip, .. } = *self;
         EvaluationOptions { normalization, batch_size, test_flip }
     }
 
-    /// Refuses what cannot be run.
+    /// Rejects invalid settings.
     ///
     /// # Errors
-    /// For no epochs, empty batches, or numbers out of their domain.
+    /// If there are no epochs or empty batches, or a number is out of its domain.
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::argument("recipe", message));
         if !(self.clip_norm >= 0.0 && self.clip_norm.is_finite()) {
-            return refuse(format!("clip_norm must be a number, 0 or above, got {}", self.clip_norm));
+            return refuse(format!("clip_norm must be finite and at least 0, got {}", self.clip_norm));
         }
         if self.validate_every == 0 {
             return refuse("validate_every must be at least 1, got 0".to_string());
         }
         let (early, every) = (self.early_stopping, self.validate_every);
         if early > 0 && self.validation == 0 {
-            let why = "the test images may not decide anything";
-            return refuse(format!("early stopping needs validation images (--validation), there are none, and {why}"));
+            let why = "the test set is never used for selection";
+            return refuse(format!("early stopping needs a validation split (--validation N); {why}"));
         }
         if early > 0 && early < every {
             let message =
-                format!("early stopping after {early} epochs needs a validation that often, got one in {every}");
+                format!("early stopping after {early} epochs needs --validate-every of at most that, got {every}");
             return refuse(message);
         }
         mixup::check_alpha(self.mixup)?;
         if !(0.0..1.0).contains(&self.ema_decay) {
-            return refuse(format!("ema_decay must be a number from 0 to below 1, got {}", self.ema_decay));
+            return refuse(format!("ema_decay must be at least 0 and below 1, got {}", self.ema_decay));
         }
         if self.accumulate == 0 {
-            return refuse("accumulate must be at least 1 batch to a step, got 0".to_string());
+            return refuse("accumulate must be at least 1 batch per step, got 0".to_string());
         }
         if self.epochs == 0 || self.batch_size == 0 || self.eval_batch_size == 0 {
             let found = format!("got {}, {} and {}", self.epochs, self.batch_size, self.eval_batch_size);

@@ -1,4 +1,4 @@
-//! A step written out: the shape and size of every y, dy and dweight as it passes through the layers.
+//! Prints a step: the shape and magnitude of every y, dy and dweight in the layers.
 //!
 //! [`Trace`] is the reference as a list of steps ([`crate::program`]), so what is printed is what the layers computed, and
 //! the weights after a traced step are bit-identical to those of [`Reference`](super::Reference).
@@ -14,10 +14,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Takes a line.
+/// Receives a line.
 type Line = dyn FnMut(&str) + Send;
 
-/// The reference, with a line for every value that passes.
+/// The reference, with a line for every value of a pass.
 ///
 /// ```text
 /// forward   layer1.0.conv1                   y         128x32x32x16     rms 1.013e0    largest 5.802e0
@@ -50,7 +50,7 @@ impl Trace {
         for value in values {
             let value = value.as_f64();
             squares += value * value;
-            // A NaN stays the largest.
+            // NaN counts as the largest value.
             largest = if value.is_nan() || largest.is_nan() { f64::NAN } else { largest.max(value.abs()) };
             count += 1;
         }
@@ -132,7 +132,7 @@ impl<T: Scalar> Pass<T> for Traced<T> {
     fn update_running_statistics(&self, model: &mut ResNet<T>) {
         let mut norms = model.norms_mut().into_iter();
         self.program.batch_norms(&self.forward).for_each(|(name, cache)| {
-            let bn = norms.next().unwrap_or_else(|| panic!("`{name}` is a batch norm of the model"));
+            let bn = norms.next().unwrap_or_else(|| panic!("the model has no batch norm `{name}`"));
             bn.update_running_statistics(cache);
         });
     }
@@ -144,7 +144,7 @@ impl<T: Scalar> Pass<T> for Traced<T> {
     }
 }
 
-/// The first step of `model`, in the order of execution, whose result on `x` has an infinity or a NaN in it.
+/// The first step of `model`, in the order of execution, whose result on `x` contains an infinity or a NaN.
 pub(super) fn first_not_finite<T: Scalar>(model: &ResNet<T>, x: &Activation<T>) -> Option<String> {
     let program = Program::of_network(model);
     let forward = program.forward(Value::Images(x.clone()), Mode::Train, &mut Undisturbed).ok()?;

@@ -43,7 +43,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A run: the model, the optimiser, the recipe and where in it we are.
+/// A run: the model, the optimiser, the recipe and the position.
 #[derive(Clone, Debug)]
 pub struct Trainer<T: Scalar> {
     model: ResNet<T>,
@@ -57,30 +57,30 @@ pub struct Trainer<T: Scalar> {
     average: Option<WeightAverage<T>>,
 }
 
-/// What [`Trainer::resume`] needs beside the model: tensors with their names, and the position.
+/// What [`Trainer::resume`] needs in addition to the model: tensors with their names, and the position.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot<T> {
     /// The optimiser's buffers ([`Sgd::buffers`]).
     pub momentum: Vec<(String, ArrayD<T>)>,
-    /// The average of the weights ([`WeightAverage::tensors`]), if the recipe keeps one.
+    /// The average of the weights ([`WeightAverage::tensors`]), if the recipe has one.
     pub average: Vec<(String, ArrayD<T>)>,
-    /// Where the run was.
+    /// The position of the run.
     pub position: Position,
 }
 
-/// Where in a run we are. There is no state of a random number generator: the order of an epoch and the crop of an image are
-/// functions of the seed, the epoch and the image ([`crate::rng`]), so the position is all of it.
+/// The position in a run. There is no state of a random number generator: the order of an epoch and the crop of an
+/// image are functions of the seed, the epoch and the image ([`crate::rng`]), so the position determines everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Position {
     /// Epochs completed.
     pub epoch: usize,
-    /// Steps taken in the epoch after those.
+    /// Steps taken in the epoch after these.
     pub step: usize,
-    /// What these steps have added up.
+    /// The sums over these steps.
     pub sums: Sums,
 }
 
-/// The metrics of an epoch while it lasts.
+/// The metrics of an unfinished epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
     /// Σ loss · images.
@@ -89,18 +89,18 @@ pub struct Sums {
     pub gradient_norm: f64,
     /// Learning rate of the last step.
     pub lr: f64,
-    /// Images classified right.
+    /// Images classified correctly.
     pub top1: usize,
-    /// Images whose class was among the first five.
+    /// Images whose class is among the five largest logits.
     pub top5: usize,
     /// Images seen.
     pub images: usize,
-    /// Wall-clock time, that of interrupted attempts included.
+    /// Wall-clock time, including that of interrupted attempts.
     pub seconds: f64,
 }
 
 impl<T: Scalar> Trainer<T> {
-    /// A run that has not begun. `train` is what to learn from, a held-out validation set already removed.
+    /// A run before its first step. `train` are the training images, without a held-out validation set.
     ///
     /// # Errors
     /// If the recipe is not valid, there are no images, or their classes are not those of the model.
@@ -131,11 +131,11 @@ impl<T: Scalar> Trainer<T> {
         })
     }
 
-    /// A run that goes on where the snapshot was taken, with `model` as it was there. What follows has the same bits as if there
-    /// had been no break.
+    /// A run that continues where the snapshot was taken, with the `model` of that position. The results are
+    /// bit-identical to those of an uninterrupted run.
     ///
     /// # Errors
-    /// As [`Trainer::new`]; if the position is not one of this run, or the tensors are not those of the model.
+    /// As [`Trainer::new`]; or if the position is not in this run, or the tensors do not fit the model.
     pub fn resume(
         model: ResNet<T>,
         executor: Arc<dyn Executor<T>>,
@@ -147,7 +147,7 @@ impl<T: Scalar> Trainer<T> {
         let mut trainer = Trainer::new(model, executor, recipe, train)?;
         let (epochs, steps) = (trainer.recipe.epochs, trainer.steps_per_epoch());
         let Position { epoch, step, .. } = position;
-        // Behind the last epoch there are no steps.
+        // There are no steps after the last epoch.
         if epoch > epochs || step >= steps || (epoch == epochs && step > 0) {
             let found = format!("got epoch {epoch}, step {step}");
             let message = format!("expects a position within {epochs} epochs of {steps} steps, {found}");
@@ -161,7 +161,7 @@ impl<T: Scalar> Trainer<T> {
         Ok(trainer)
     }
 
-    /// Where the run is.
+    /// The position of the run.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -171,32 +171,32 @@ impl<T: Scalar> Trainer<T> {
         &self.sgd
     }
 
-    /// What the last step of the last completed epoch did to every learned tensor; empty before there is one.
+    /// The effect of the last step of the last completed epoch on every trained tensor; empty in the first epoch.
     pub fn layers(&self) -> &[LayerMetrics] {
         &self.layers
     }
 
-    /// Steps in an epoch: ⌈batches / accumulate⌉.
+    /// Steps per epoch: ⌈batches / accumulate⌉.
     pub fn steps_per_epoch(&self) -> usize {
         self.loader.batches_per_epoch().div_ceil(self.recipe.accumulate)
     }
 
-    /// What computes the passes.
+    /// The executor that computes the passes.
     pub fn executor(&self) -> &Arc<dyn Executor<T>> {
         &self.executor
     }
 
-    /// The model as it is now.
+    /// The current model.
     pub fn model(&self) -> &ResNet<T> {
         &self.model
     }
 
-    /// The average of its weights over the steps, if the recipe keeps one.
+    /// The average of its weights over the steps, if the recipe has one.
     pub fn average(&self) -> Option<&WeightAverage<T>> {
         self.average.as_ref()
     }
 
-    /// The model to evaluate and to keep: the averaged one if the recipe keeps an average, otherwise the model as it is.
+    /// The model to evaluate and to save: the average if the recipe has one, otherwise the current model.
     pub fn result(&self) -> ResNet<T> {
         let mut model = self.model.clone();
         if let Some(average) = &self.average {
@@ -220,11 +220,11 @@ impl<T: Scalar> Trainer<T> {
         self.position.epoch >= self.recipe.epochs
     }
 
-    /// The rest of a pass over the training images. `observe` sees every step and may break off; then the result is `None`, the
-    /// model has taken the steps seen so far, and the next call continues after them.
+    /// Trains on the rest of the epoch. `observe` is called after every step and may interrupt the epoch; then the
+    /// result is `None`, the model has taken the steps so far, and the next call continues after them.
     ///
     /// # Errors
-    /// If the loss is not finite any more, or a layer refuses its input.
+    /// If the loss is no longer finite, or a layer rejects its input.
     pub fn train_epoch(
         &mut self,
         observe: &mut dyn FnMut(&StepMetrics) -> ControlFlow<()>,
@@ -257,7 +257,7 @@ impl<T: Scalar> Trainer<T> {
                 correct: outcome.top1,
                 gradient_norm: outcome.gradient_norm,
             };
-            // After the last step the epoch is complete, whatever the observer thinks.
+            // After the last step the epoch is complete, whatever the observer returns.
             if observe(&metrics).is_break() && self.position.step < steps_per_epoch {
                 return Ok(None);
             }
@@ -280,8 +280,8 @@ impl<T: Scalar> Trainer<T> {
 
     /// One step: forward, loss and backward for each of its batches, then the update.
     ///
-    /// The gradient of a step is that of the mean loss over all its images, g = Σ_b (n_b / n) g_b: with batches of several sizes
-    /// the mean of the batches' gradients would be another. Batch norm knows each batch by itself.
+    /// The gradient of a step is that of the mean loss over all its images, g = Σ_b (n_b / n) g_b. With batches of
+    /// different sizes this is not the mean of the batches' gradients. Batch norm normalises each batch by itself.
     fn step(&mut self, batches: &mut Epoch<T>, step: usize, lr: f64) -> Result<StepOutcome> {
         let Recipe { batch_size, accumulate, clip_norm, .. } = self.recipe;
         let images = (batch_size * accumulate).min(self.loader.dataset().len() - step * batch_size * accumulate);
@@ -290,11 +290,11 @@ impl<T: Scalar> Trainer<T> {
             let (logits, pass) = self.executor.forward(&self.model, &batch.images)?;
             let (batch_loss, dlogits) = self.loss(&logits, &batch)?;
             if !batch_loss.is_finite() {
-                // Before the weights are updated: what is looked at is what was computed.
+                // Before the update: the diagnosis needs the weights that gave this loss.
                 return Err(self.diverged(&batch, step, lr, batch_loss.as_f64()));
             }
             pass.update_running_statistics(&mut self.model);
-            // With one batch to a step the share is 1, and multiplying by it changes no bit.
+            // With one batch per step the share is 1, and multiplying by it changes no bit.
             let share = batch.labels.len() as f64 / images as f64;
             loss += share * batch_loss.as_f64();
             let gradients = pass.parameter_gradients(&self.model, &(dlogits * T::of(share)))?;
@@ -326,7 +326,8 @@ impl<T: Scalar> Trainer<T> {
         Ok(StepOutcome { loss, top1, top5, images, gradient_norm })
     }
 
-    /// The loss of a batch and its gradient in the logits. Of mixed images it is λ L(t) + (1 − λ) L(t ∘ π): [`mixup`](crate::data::mixup).
+    /// The loss of a batch and its gradient with respect to the logits. For mixed images it is λ L(t) + (1 − λ) L(t ∘
+    /// π): [`mixup`](crate::data::mixup).
     fn loss(&self, logits: &Array2<T>, batch: &Batch<T>) -> Result<(T, Array2<T>)> {
         let loss_of = |targets: &[usize]| -> Result<(T, Array2<T>)> {
             let (loss, cache) = self.loss.forward(logits, targets)?;
@@ -344,8 +345,8 @@ impl<T: Scalar> Trainer<T> {
         let first = match (first_not_finite(&self.model, &batch.images), self.executor.name()) {
             (Some(layer), _) => format!("the first layer whose result is not finite is `{layer}`"),
             (None, "fast") => {
-                "the reference stays finite on this batch, only the engine overflows: --conv indirect and \
-                               --engine reference do not"
+                "the reference is finite on this batch, only the engine overflows: use --conv indirect or \
+                               --engine reference"
                     .to_string()
             }
             (None, _) => "every activation is finite".to_string(),
@@ -384,7 +385,7 @@ mod tests {
         Recipe { epochs: 1, label_smoothing: 0.2, ..Recipe::by_name("demo").unwrap() }
     }
 
-    /// The two losses against the one with a target of two classes: loss = −Σ q log p / N, dlogits = (p − q) / N.
+    /// The two losses compared with one loss whose target has two classes: loss = −Σ q log p / N, dlogits = (p − q) / N.
     #[test]
     fn the_loss_of_mixed_images_is_that_of_mixed_targets() {
         let trainer = trainer(recipe(), 4);
@@ -397,7 +398,7 @@ mod tests {
         let targets = array![[0.375, 0.0, 0.625], [0.625, 0.0, 0.375], [0.0, 1.0, 0.0]];
         let (q, p) = (targets * 0.8 + 0.2 / 3.0, softmax(&logits));
         let expected = -(&q * &p.mapv(f64::ln)).sum() / 3.0;
-        // Some ten roundings of numbers near 1.
+        // About ten roundings of numbers near 1.
         assert!((loss - expected).abs() <= 10.0 * f64::EPSILON, "{loss} {expected}");
         let expected = (p - q) / 3.0;
         assert!(dlogits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 10.0 * f64::EPSILON));
@@ -412,8 +413,9 @@ mod tests {
         assert!(first_loss(0.0) != first_loss(1.0));
     }
 
-    /// Ten images in batches of four, three batches to a step: one step of batches of 4, 4 and 2. Its gradient is Σ ∂(sum of losses) / 10,
-    /// every batch with its own statistics; without momentum and decay the step is −lr times that.
+    /// Ten images in batches of four, three batches per step: one step with batches of 4, 4 and 2. Its gradient is Σ
+    /// ∂(sum of losses) / 10, every batch with its own statistics; without momentum and decay the step is −lr times
+    /// that.
     #[test]
     fn accumulated_gradients_are_those_of_all_images() {
         let sgd = crate::optim::SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.0, ..recipe().sgd };
@@ -454,8 +456,8 @@ mod tests {
                 tensor.zip_mut_with(gradient, |w, g| *w -= 0.5 * g / 10.0);
             }
         });
-        // The same sums with dlogits divided by ten before instead of after: 2⁻⁵² for each of some thousand operations behind one
-        // another, of numbers near 1.
+        // The same sums with dlogits divided by ten before instead of after: 2⁻⁵² for each of about a thousand
+        // consecutive operations on numbers near 1.
         let mut all = Vec::new();
         model.visit("", &mut |_, _, tensor| all.push(tensor.to_owned()));
         let mut rest = all.iter();
@@ -467,7 +469,7 @@ mod tests {
         });
     }
 
-    /// What is evaluated is the average, by its definition, of the weights after every step.
+    /// The evaluated weights are the average, by its definition, of the weights after every step.
     #[test]
     fn the_result_is_the_average_of_the_weights() {
         let recipe = Recipe { epochs: 2, batch_size: 5, ema_decay: 0.3, ..recipe() };
@@ -482,7 +484,7 @@ mod tests {
             first
         };
         let mut average = weight(trainer.model());
-        // Two epochs of four steps, which are counted on.
+        // Two epochs of four steps; the count of steps continues.
         for d in [1.0 / 10.0, 2.0 / 11.0, 3.0 / 12.0, 0.3, 0.3, 0.3, 0.3, 0.3] {
             trainer.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
             average = d * average + (1.0 - d) * weight(trainer.model());

@@ -311,9 +311,9 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
     let seen = column(&folder.read("every/metrics.csv"), "validation_top1");
     assert_eq!(seen.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, true]);
 
-    folder.fails("train --early-stopping 2 --out none", 2, &["early stopping needs validation images (--validation)"]);
+    folder.fails("train --early-stopping 2 --out none", 2, &["early stopping needs a validation split (--validation"]);
     let seldom = "train --validation 20 --early-stopping 2 --validate-every 3 --out none";
-    folder.fails(seldom, 2, &["early stopping after 2 epochs needs a validation that often, got one in 3"]);
+    folder.fails(seldom, 2, &["early stopping after 2 epochs needs --validate-every of at most that, got 3"]);
     folder.fails("train --validate-every 0 --out none", 2, &["--validate-every", "from 1 to"]);
     assert!(!folder.path("none").exists());
 }

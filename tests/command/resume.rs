@@ -167,7 +167,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
 
     fs::remove_file(folder.path("run/result.json")).unwrap();
     checkpoints(&folder).iter().for_each(|file| fs::write(file, "").unwrap());
-    folder.fails("train --resume run", 1, &["run/checkpoints", "expected a whole checkpoint"]);
+    folder.fails("train --resume run", 1, &["run/checkpoints", "expected a complete checkpoint"]);
 }
 
 #[test]
