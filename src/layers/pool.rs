@@ -268,7 +268,7 @@ impl GlobalAvgPool {
     pub fn forward<T: Scalar>(&self, x: &Activation<T>) -> Result<(Array2<T>, GlobalAvgPoolCache)> {
         let (n, h, w, c) = x.dim();
         if h * w * c == 0 {
-            return Err(Error::shape("global_avg_pool", "x", "at least one pixel per image and one channel", x.shape()));
+            return Err(Error::shape("global_avg_pool", "x", "at least one pixel and one channel", x.shape()));
         }
         let x = contiguous(x);
         let mut y = Array2::zeros((n, c));

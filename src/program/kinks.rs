@@ -130,12 +130,7 @@ impl<'a> Replay<'a> {
         let (found, steps) = (choices.len(), kinds.len());
         assert_eq!(found, steps, "replay: choices of {found} layers for a program with {steps} ReLUs and max pools");
         for ((name, kind), choice) in kinds.iter().zip(choices) {
-            assert_eq!(
-                *kind,
-                choice.what(),
-                "replay: `{name}` is {kind}, but its choice is of {}",
-                choice.what()
-            );
+            assert_eq!(*kind, choice.what(), "replay: `{name}` is {kind}, but its choice is of {}", choice.what());
         }
         Replay { choices: kinds.into_iter().map(|(name, _)| name.clone()).zip(choices).collect() }
     }
@@ -201,9 +196,7 @@ fn places<'a, T: Scalar>(
     y: (usize, usize, usize, usize),
     choice: &'a Choice,
 ) -> impl Iterator<Item = [usize; 4]> + use<'a, T> {
-    let Choice::MaxPool(argmax) = choice else {
-        panic!("replay: a max pool got the choice of {}", choice.what())
-    };
+    let Choice::MaxPool(argmax) = choice else { panic!("replay: a max pool got the choice of {}", choice.what()) };
     let (_, height, width, _) = x.dim();
     let pixels = height * width;
     ndarray::indices(y).into_iter().zip(argmax).map(move |((image, _, _, channel), &pixel)| {
