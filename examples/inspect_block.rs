@@ -1,22 +1,23 @@
-//! One photograph through one residual block, forward and backward, every intermediate value looked at.
+//! One photograph through one residual block, forward and backward, with every intermediate value printed.
 //!
 //! `cargo run --example inspect_block`
 //!
-//! The block is `layer2.0` of a fresh ResNet-20: 16 to 32 channels, 32x32 to 16x16 pixels, option A on its shortcut. It
-//! is taken apart here into the calls that `ResidualBlock` makes, and put together again: the last lines compare both.
-//! dy is the true gradient of the loss of this one image, brought back through everything behind the block.
+//! The block is `layer2.0` of a newly initialised ResNet-20: 16 to 32 channels, 32x32 to 16x16 pixels, option A on its
+//! shortcut. The example calls the layers of the block one by one, as `ResidualBlock` does, and compares the results
+//! with those of `ResidualBlock` at the end. dy is the true gradient of the loss of this one image, propagated back
+//! through all layers after the block.
 //!
-//! What to look at, and what one sees:
+//! What to look at:
 //!
-//! - bn1, bn2: mean 0 (1e-16) and standard deviation 1.00. The convolution in front had 1.58 and 0.885: whatever it does
-//!   to the scale, batch norm undoes.
-//! - relu: 48 % zeros, nearly the half one expects of values with mean 0; dbn1 has zeros at the same 48 %.
-//! - S(x): 64 % zeros. 50 % are the 16 channels of padding, the rest comes from the ReLU in front of the block.
-//! - F(x) + S(x) is negative down to -3.7: the ReLU comes after the addition, so a block can take away as well as add.
-//! - dconv2, dconv1: mean below 1e-19, that is rounding. In front of a batch norm the gradient sums to zero, for
-//!   dx = gamma · rstd · (dy − mean(dy) − …).
-//! - dx through S: 82 % zeros, for three of four pixels were skipped (75 %) and some gates of ds are closed. What is left
-//!   is ds itself, unscaled: the extremes, -4.98e-3 and 6.40e-3, are those of ds. No weight has touched them.
+//! - bn1, bn2: mean 0 (1e-16) and standard deviation 1.00. Before them, after the convolutions, it is 1.58 and 0.885:
+//!   batch norm removes the effect of a convolution on the scale.
+//! - relu: 48 % zeros, nearly the half that is expected of values with mean 0; dbn1 has zeros at the same 48 %.
+//! - S(x): 64 % zeros. 50 % are the 16 channels of padding, the others come from the ReLU before the block.
+//! - F(x) + S(x) is negative down to -3.7: the ReLU comes after the addition, so a block can subtract as well as add.
+//! - dconv2, dconv1: mean below 1e-19, which is rounding. Before a batch norm the gradient sums to zero, because dx =
+//!   gamma · rstd · (dy − mean(dy) − …).
+//! - dx through S: 82 % zeros, because three of four pixels were skipped (75 %) and some gates of ds are closed. The
+//!   rest is ds itself, unscaled: the extremes, -4.98e-3 and 6.40e-3, are those of ds. No weight has changed them.
 //! - dx: every pixel has a gradient again. Through S alone three of four would have none.
 
 use ndarray::Array2;
@@ -36,10 +37,10 @@ fn main() -> resnet_by_hand::Result<()> {
 
     let model = ResNet::<f64>::new(&Architecture::by_name("resnet20")?, 1)?;
     let (StemLayers::Unit(stem), Block::Residual(block)) = (&model.stem, &model.stages[1][0]) else {
-        panic!("resnet20 has a stem with batch norm and blocks with the ReLU behind the addition");
+        panic!("resnet20 has a stem with batch norm and blocks with the ReLU after the addition");
     };
 
-    // Up to the block.
+    // The layers before the block.
     let (mut x, _) = stem.forward(&x, TRAIN)?;
     for block in &model.stages[0] {
         x = block.forward(&x, TRAIN)?.0;
@@ -61,14 +62,14 @@ fn main() -> resnet_by_hand::Result<()> {
     let (f, bn2) = second.bn.forward(&a2, TRAIN)?;
     show("bn2 = F(x)", &f);
     let (s, shortcut) = block.shortcut.forward(&x, TRAIN)?;
-    let s = s.expect("option A is not nothing");
+    let s = s.expect("option A has a result");
     show("S(x)", &s);
     let sum = (&f + &s).into_shared();
     show("F(x) + S(x)", &sum);
     let (y, gate) = block.activation.forward(&sum);
     show("y", &y);
 
-    // On to the loss, and back to the block: dy is the gradient this block really gets.
+    // Forward to the loss, and backward to the block: dy is the gradient that this block receives.
     let rest: Vec<_> = model.stages.iter().flatten().skip(model.stages[0].len() + 1).collect();
     let (mut h, mut caches) = (y.clone(), Vec::new());
     for block in &rest {
@@ -100,7 +101,7 @@ fn main() -> resnet_by_hand::Result<()> {
     show("dconv1", &da1);
     let (dx_branch, dconv1) = first.conv.backward(&da1, &conv1)?;
     show("dx through F", &dx_branch);
-    let dx_shortcut = block.shortcut.backward(&ds, &shortcut)?.0.expect("option A is not nothing");
+    let dx_shortcut = block.shortcut.backward(&ds, &shortcut)?.0.expect("option A has a result");
     show("dx through S", &dx_shortcut);
     let dx = (&dx_branch + &dx_shortcut).into_shared();
     show("dx", &dx);
@@ -118,11 +119,11 @@ fn main() -> resnet_by_hand::Result<()> {
         println!("{name:<20} {:<18} norm {norm:.3e}", format!("{shape:?}"));
     }
 
-    // The block does the same, to the bit.
+    // The block gives bit-identical results.
     let (y_block, cache) = block.forward(&x, TRAIN)?;
     let (dx_block, _) = block.backward(&dy, &cache)?;
     assert_eq!((y, dx), (y_block, dx_block));
-    println!("\nResidualBlock::forward and backward give the same y and dx, bit for bit");
+    println!("\nResidualBlock::forward and backward give bit-identical y and dx");
     Ok(())
 }
 

@@ -1,17 +1,17 @@
-//! Train on ten images until the network knows them by heart.
+//! Trains on ten images until the network has memorised them.
 //!
 //! `cargo run --example overfit_one_batch`
 //!
-//! The first thing to do with a new network, a new layer or a new backward pass. Ten images are few enough that nothing
-//! but a mistake can keep the loss from going to zero: not too little data, not too small a model, not bad luck. If it
-//! stays up, a gradient is wrong, a label stands beside the wrong image, or the learning rate is off by orders.
+//! The first test of a new network, a new layer or a new backward pass. With ten images only a mistake can keep the
+//! loss from going to zero: not too little data, not too small a model, not bad luck. If the loss stays high, a
+//! gradient is wrong, a label belongs to another image, or the learning rate is wrong by orders of magnitude.
 //!
-//! What to look at: the first loss. A network that knows nothing and is sure of nothing gives every class 1/10, and its
-//! loss is ln 10 = 2.303; here it is 2.345. Then the loss falls, each # a factor of 1.25: 0.69 after 10 steps, 0.027
-//! after 25, 0.0012 after 100, when the gradient's norm has gone from 1.7 to 0.004. From step 10 on all ten are right.
+//! What to look at: the first loss. An untrained network gives every class about 1/10, and its loss is about ln 10 =
+//! 2.303; here it is 2.345. Then the loss falls, each # a factor of 1.25: 0.69 after 10 steps, 0.027 after 25, 0.0012
+//! after 100, when the gradient's norm has gone from 1.7 to 0.004. From step 10 on all ten are classified correctly.
 //!
-//! What it does not show: small mistakes. With the last term of batch norm's dx left out (`dy - mean_dy` alone) the loss
-//! still ends at 0.0079 and this program is content. For that there is `verify`, see docs/checking_gradients.md.
+//! What it does not show: small mistakes. Without the last term of batch norm's dx (`dy - mean_dy` alone) the loss
+//! still ends at 0.0079 and this program reports success. `verify` finds such mistakes, see docs/checking_gradients.md.
 
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{Mode, SoftmaxCrossEntropy};
@@ -30,7 +30,7 @@ fn main() -> Result<ExitCode, resnet_by_hand::Error> {
     let labels: Vec<usize> = batch.labels.iter().map(|&label| label.into()).collect();
 
     let mut model = ResNet::<f32>::new(&Architecture::by_name("resnet8")?, 1)?;
-    // No weight decay: here the point is to fit, not to generalise.
+    // No weight decay: the aim is to fit, not to generalise.
     let mut sgd = Sgd::new(SgdConfig { weight_decay: 0.0, ..SgdConfig::default() })?;
     let loss_layer = SoftmaxCrossEntropy::new();
 
@@ -53,7 +53,7 @@ fn main() -> Result<ExitCode, resnet_by_hand::Error> {
         last = loss;
     }
     if last < ENOUGH {
-        println!("loss {last:.6} after {STEPS} steps: learnt by heart");
+        println!("loss {last:.6} after {STEPS} steps: memorised");
         Ok(ExitCode::SUCCESS)
     } else {
         println!("loss {last:.6} after {STEPS} steps, expected less than {ENOUGH}: something is wrong");

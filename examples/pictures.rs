@@ -1,13 +1,14 @@
-//! Writes the embedded photographs as picture files of many sizes, PNG and JPEG, one folder for each class: something to try
-//! `--data FOLDER` on.
+//! Writes the embedded photographs as picture files of many sizes, PNG and JPEG, in one folder per class: test data for
+//! `--data FOLDER`.
 //!
 //! ```text
 //! cargo run --release --example pictures -- pets cat deer dog horse
 //! resnet data info --data pets
 //! ```
 //!
-//! Of each class 140 files in `pets/train/CLASS/` and 50 in `pets/test/CLASS/`, from 24x24 to 96x108 pixels, enlarged or reduced
-//! and a little out of proportion, as photographs from many hands would be. Without classes, all ten.
+//! For each class there are 140 files in `pets/train/CLASS/` and 50 in `pets/test/CLASS/`, from 24x24 to 96x108 pixels,
+//! scaled and slightly distorted, like photographs from different sources. Without a class argument, all ten classes
+//! are written.
 use image::imageops::{FilterType, resize};
 use image::{RgbImage, codecs::jpeg::JpegEncoder};
 use resnet_by_hand::data::{Dataset, embedded};
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let folder = Path::new(folder);
     if folder.exists() {
-        return Err(format!("{} is there already and was not changed", folder.display()).into());
+        return Err(format!("{} already exists and was not changed", folder.display()).into());
     }
     let splits = embedded::load();
     let known = &splits.train.classes;
@@ -37,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes the images of these classes, or of all where none is named; returns how many.
+/// Writes the images of these classes, or of all classes if none is given; returns their number.
 fn write_all(dataset: &Dataset, classes: &[String], folder: &Path) -> Result<usize, Box<dyn Error>> {
     let mut count = 0;
     for (i, &label) in dataset.labels.iter().enumerate() {
@@ -50,7 +51,7 @@ fn write_all(dataset: &Dataset, classes: &[String], folder: &Path) -> Result<usi
         fs::create_dir_all(&class)?;
         let pixels = dataset.image(i).iter().copied().collect();
         let picture = RgbImage::from_raw(32, 32, pixels).expect("32 x 32 pixels of three bytes");
-        // Sizes that have nothing to do with the class.
+        // Sizes that do not depend on the class.
         let width = 24 + 37 * i as u32 % 73;
         let height = width + width * (11 * i as u32 % 5) / 32;
         let picture = resize(&picture, width, height, FilterType::CatmullRom);

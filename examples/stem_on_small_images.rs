@@ -1,12 +1,12 @@
-//! What an ImageNet stem does to a 32x32 image.
+//! The effect of an ImageNet stem on a 32x32 image.
 //!
 //! `cargo run --example stem_on_small_images`
 //!
-//! The ImageNet stem (7x7 stride 2, max pool stride 2) hands a 32x32 photograph to the first stage at 8x8. Here the same
-//! ResNet-8 is trained behind both stems, with the same recipe and seed: without an argument on the 1,400 embedded images
-//! for 20 epochs, with the path of CIFAR-10 on all 50,000 for the recipe's 10.
+//! The ImageNet stem (7x7 stride 2, max pool stride 2) reduces a 32x32 photograph to 8x8 before the first stage. Here
+//! the same ResNet-8 is trained with both stems, with the same recipe and seed: without an argument on the 1,400
+//! embedded images for 20 epochs, with the path of CIFAR-10 on all 50,000 for the recipe's 10.
 //!
-//! What to look at: the pixels, and the price of keeping them. On the embedded images:
+//! What to look at: the pixels, and the cost of keeping them. On the embedded images:
 //!
 //! ```text
 //! stem       pixels by stage    mult.-adds train loss  test accuracy
@@ -14,9 +14,9 @@
 //! ImageNet   8x8 4x4 2x2           1340032      1.274          47.8 %
 //! ```
 //!
-//! Nine times the work and nothing to show for it: with 500 test images the difference is within chance (one standard
-//! deviation of each is 2.2 points). So few images are learnt from their coarse shapes, and 20 epochs are few; what the lost
-//! pixels cost shows on the whole data set.
+//! The CIFAR stem costs nine times as many multiply-adds without any gain here: with 500 test images the difference is
+//! within chance (one standard deviation of each is 2.2 points). Such a small training set is learnt from coarse
+//! shapes, and 20 epochs are few; the effect of the lost pixels appears on the whole data set.
 
 use resnet_by_hand::data::{cifar10, embedded};
 use resnet_by_hand::engine::Engine;

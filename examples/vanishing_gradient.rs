@@ -1,24 +1,26 @@
 //! How much of the gradient reaches each layer? Plain against residual networks of growing depth, before training.
 //!
 //! `cargo run --example vanishing_gradient` prints a table and writes `vanishing_gradient.svg` (or the path you give).
-//! docs/images/vanishing_gradient.svg is what it drew. dh is ∂loss/∂(output of the stem or a block), the signal that
-//! travels back; ‖dweight‖ is what the optimiser sees. 20 embedded images, seed 1, f64.
+//! docs/images/vanishing_gradient.svg is its output. dh is ∂loss/∂(output of the stem or a block), the signal that
+//! is propagated back; ‖dweight‖ is what the optimiser gets. 20 embedded images, seed 1, f64.
 //!
-//! What to look at: the ratios "first / last", and that the textbook's picture is only one of three.
+//! What to look at: the ratios "first / last". The textbook case is only one of three.
 //!
-//! - *No batch norm, weights 1/√2 of Kaiming's*, a start like Glorot's of 2010: each ReLU halves the variance and
-//!   nothing makes up for it. In plain110 ‖dh‖ falls from 1.5e-2 to 3.6e-20 on its way, a factor of 1/√2 a layer: the
-//!   vanishing gradient. resnet110 keeps it within a factor of 110, for the identity carries it past the weights.
-//! - ‖dweight‖ of the same plain110 lies between 1e-21 and 1e-19 in *every* layer, the first ones no smaller than the
-//!   last. dweight = colsᵀ · dy is a product of what comes forward and what comes back; the signal shrinks on both ways,
-//!   and the product is about the same at every depth. All layers starve alike.
-//! - *No batch norm, Kaiming start*: the variance 2/fan_out makes up for the ReLU on average, and plain110 loses only
-//!   a factor of 23. Now the residual networks suffer: each block doubles the variance, and ‖dh‖ of resnet110 grows 1e8-fold. A
-//!   shortcut alone is no cure; it needs a branch that starts small (zero-init gamma) or is normalised.
-//! - *Batch norm, Kaiming start*, the networks the paper trained: in plain110 the gradient does not vanish, it *explodes*,
-//!   7e7-fold, 1.18 a layer. Yang et al. 2019 (arXiv 1902.08129) show that batch norm itself does this. In resnet110 it
-//!   grows 110-fold over the same depth, and ‖dweight‖ stays between 0.2 and 12. The paper says that vanishing
-//!   gradients are unlikely to be the reason why deep plain networks fail (section 4.1); this is the other side of it.
+//! - *No batch norm, weights 1/√2 of Kaiming's*, an initialisation like Glorot's of 2010: each ReLU halves the variance
+//!   and nothing compensates for it. In plain110 ‖dh‖ falls from 1.5e-2 to 3.6e-20 on the way back, a factor of 1/√2
+//!   per layer: the vanishing gradient. resnet110 keeps it within a factor of 110, because the identity carries it past
+//!   the weights.
+//! - ‖dweight‖ of the same plain110 is between 1e-21 and 1e-19 in *every* layer, in the first ones no smaller than in
+//!   the last. dweight = colsᵀ · dy is a product of the forward and the backward signal; both shrink on their way, and
+//!   the product is about the same at every depth. All layers learn equally little.
+//! - *No batch norm, Kaiming start*: the variance 2/fan_out compensates for the ReLU on average, and plain110 loses
+//!   only a factor of 23. Now the residual networks have a problem: each block doubles the variance, and ‖dh‖ of
+//!   resnet110 grows 1e8-fold. A shortcut alone does not help; it needs a branch that starts small (zero-init gamma) or
+//!   is normalised.
+//! - *Batch norm, Kaiming start*, the networks that the paper trained: in plain110 the gradient does not vanish, it
+//!   *explodes*, 7e7-fold, 1.18 per layer. Yang et al. 2019 (arXiv 1902.08129) show that batch norm itself causes this.
+//!   In resnet110 it grows 110-fold over the same depth, and ‖dweight‖ stays between 0.2 and 12. The paper says that
+//!   vanishing gradients are unlikely to be the reason why deep plain networks fail (section 4.1); here they explode.
 
 use resnet_by_hand::Gradients;
 use resnet_by_hand::data::{Normalization, embedded};
@@ -43,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut panels = Vec::new();
     for (title, mode, factor) in SETTINGS {
         println!("\n{title}");
-        println!("{:<10} {:>29} {:>31}", "", "‖dh‖ behind the", "‖dweight‖ of the");
+        println!("{:<10} {:>29} {:>31}", "", "‖dh‖ after the", "‖dweight‖ of the");
         println!("{:<10} {:>9} {:>9} {:>9}   {:>9} {:>9} {:>9}", "", "stem", "last", "ratio", "first", "last", "ratio");
         let (mut signals, mut weights) = (Vec::new(), Vec::new());
         for depth in DEPTHS {
@@ -68,8 +70,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// (‖dh‖ behind the stem and behind every block, ‖dweight‖ of every convolution), first layer first, of a fresh network.
-/// In `f64`: some of these numbers are too small for `f32`.
+/// (‖dh‖ after the stem and after every block, ‖dweight‖ of every convolution), first layer first, of a fresh network.
+/// In `f64`: some of these values are too small for `f32`.
 fn norms(name: &str, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64>, Vec<f64>)> {
     let batch = embedded::load().train.subset(&(0..IMAGES).collect::<Vec<_>>())?;
     let labels: Vec<usize> = batch.labels.iter().map(|&label| label.into()).collect();
@@ -81,7 +83,7 @@ fn norms(name: &str, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64
     let StemLayers::Unit(stem) = &model.stem else { panic!("{name} has a stem with batch norm") };
     let blocks: Vec<_> = model.stages.iter().flatten().collect();
 
-    // Forward: what ResNet::forward does.
+    // Forward: the same as ResNet::forward.
     let (mut h, stem_cache) = stem.forward(&images, mode)?;
     let mut caches = Vec::new();
     for block in &blocks {
@@ -93,7 +95,7 @@ fn norms(name: &str, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64
     let (logits, fc) = model.fc.forward(&features)?;
     let (_, loss) = SoftmaxCrossEntropy::new().forward(&logits, &labels)?;
 
-    // Backward: the same steps in reverse, with a measurement behind every block.
+    // Backward: the same steps in reverse, with a measurement after every block.
     let (dfeatures, _) = model.fc.backward(&SoftmaxCrossEntropy::new().backward(&loss), &fc)?;
     let mut dh = GlobalAvgPool.backward(&dfeatures, &pool)?;
     let (mut signals, mut weights) = (vec![norm(&dh)], Vec::new());
@@ -115,7 +117,7 @@ fn norm<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
     values.into_iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-/// A family, its depth, and a norm for every place from the first to the last.
+/// A family, its depth, and a norm for every layer from the first to the last.
 type Curve = (&'static str, usize, Vec<f64>);
 
 /// Panels in two rows, filled column by column; first layer left, last layer right, norms on a log scale.
