@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Arrays with fewer values are left to the allocator.
 const LARGE: usize = 1 << 14;
 
-/// An array that fits none of so many requests is freed: about ten training steps of a deep network.
+/// An array that fits none of this many requests is freed: about ten training steps of a deep network.
 const PATIENCE: u64 = 1 << 13;
 
 /// The arrays that are not in use; clones are handles of the same shelf.

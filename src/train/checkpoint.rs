@@ -9,8 +9,8 @@
 //! | `sums` | the metrics of the unfinished epoch: Σ loss · images, Σ gradient norm, learning rate, seconds |
 //! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of everything |
 //!
-//! There is no state of a random number generator, because there is no such state ([`Position`]); the schedule, too, is
-//! a function of the position.
+//! No state of a random number generator is saved, because there is none ([`Position`]); the schedule, too, is a
+//! function of the position.
 //!
 //! A checkpoint is a safetensors file, written under a temporary name and renamed ([`atomic`]), so a run that is killed
 //! at any moment leaves only complete checkpoints. If a file is damaged later, its SHA-256 does not match, and

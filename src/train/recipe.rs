@@ -45,7 +45,7 @@ pub struct Recipe {
     pub validation: usize,
     /// Epochs between two validations; there is one after the last epoch, too.
     pub validate_every: usize,
-    /// The run ends after so many epochs without a better validation accuracy. 0: never.
+    /// The run ends after this many epochs without a better validation accuracy. 0: never.
     pub early_stopping: usize,
     /// γ = 0 in the last batch norm of every block.
     pub zero_init_residual: bool,

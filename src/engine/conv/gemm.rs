@@ -14,7 +14,7 @@ use crate::parallel::{add_slices, tree_sum};
 use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
-/// So many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
+/// This many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
 const CHUNK_PIXELS: usize = 1024;
 
 /// Images per chunk of the forward pass and of dx: together they have about [`CHUNK_PIXELS`] output pixels.
@@ -22,7 +22,7 @@ fn images_per_chunk(g: &Geometry) -> usize {
     (CHUNK_PIXELS / g.pixels_out()).clamp(1, g.n.max(1))
 }
 
-/// The dW of so many chunks is accumulated into one array; the fixed tree adds these arrays. Fewer, larger terms need
+/// The dW of this many chunks is accumulated into one array; the fixed tree adds these arrays. Fewer, larger terms need
 /// less memory for partial sums if the weight is large.
 const CHUNKS_PER_LEAF: usize = 4;
 

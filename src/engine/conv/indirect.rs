@@ -33,7 +33,7 @@ use rayon::prelude::*;
 /// Approximate output pixels per chunk: enough rows to reuse a slice of the weight while it is in the cache.
 const CHUNK_PIXELS: usize = 256;
 
-/// The dW of so many output pixels is accumulated in place; the fixed tree adds the results.
+/// The dW of this many output pixels is accumulated in place; the fixed tree adds the results.
 const LEAF_PIXELS: usize = 512;
 
 /// Rows of dW that a thread computes at once.

@@ -59,7 +59,7 @@ impl Prologue for Shifted<'_> {
 
 /// Processes an output `(N, H, W, C)` before it leaves the cache.
 pub(crate) trait Epilogue: Sync {
-    /// A chunk contains a multiple of so many images, unless it is the last.
+    /// A chunk contains a multiple of this many images, unless it is the last.
     fn images(&self) -> usize {
         1
     }

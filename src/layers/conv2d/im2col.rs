@@ -20,7 +20,7 @@ use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// So many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
+/// This many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
 const CHUNK_PIXELS: usize = 1024;
 
 impl Geometry {

@@ -5,7 +5,7 @@ use crate::engine::conv::padded::Padded;
 /// Approximate tiles per chunk; a chunk consists of whole images.
 pub(super) const CHUNK_TILES: usize = 64;
 
-/// Up to so many values, V and M (or V and dM) are computed for all images at once: 32 MB.
+/// Up to this many values, V and M (or V and dM) are computed for all images at once: 32 MB.
 pub(super) const AT_ONCE: usize = 1 << 23;
 
 /// Input channels of a band of U or dU: with 32 output channels and F(4x4) 300 KB.
