@@ -14,8 +14,8 @@
 //! - relu: 48 % zeros, nearly the half that is expected of values with mean 0; dbn1 has zeros at the same 48 %.
 //! - S(x): 64 % zeros. 50 % are the 16 channels of padding, the others come from the ReLU before the block.
 //! - F(x) + S(x) is negative down to -3.7: the ReLU comes after the addition, so a block can subtract as well as add.
-//! - dconv2, dconv1: mean below 1e-19, which is rounding. Before a batch norm the gradient sums to zero, because dx =
-//!   gamma · rstd · (dy − mean(dy) − …).
+//! - dconv2, dconv1: mean below 1e-19, which is rounding. Before a batch norm the gradient sums to zero, because there
+//!   dx is gamma · rstd · (dy − mean(dy) − …).
 //! - dx through S: 82 % zeros, because three of four pixels were skipped (75 %) and some gates of ds are closed. The
 //!   rest is ds itself, unscaled: the extremes, -4.98e-3 and 6.40e-3, are those of ds. No weight has changed them.
 //! - dx: every pixel has a gradient again. Through S alone three of four would have none.

@@ -6,9 +6,10 @@
 //! loss from going to zero: not too little data, not too small a model, not bad luck. If the loss stays high, a
 //! gradient is wrong, a label belongs to another image, or the learning rate is wrong by orders of magnitude.
 //!
-//! What to look at: the first loss. An untrained network gives every class about 1/10, and its loss is about ln 10 =
-//! 2.303; here it is 2.345. Then the loss falls, each # a factor of 1.25: 0.69 after 10 steps, 0.027 after 25, 0.0012
-//! after 100, when the gradient's norm has gone from 1.7 to 0.004. From step 10 on all ten are classified correctly.
+//! What to look at: the first loss. An untrained network gives every class about 1/10, so its loss is about 2.303,
+//! which is ln 10; here it is 2.345. Then the loss falls, each # a factor of 1.25: 0.69 after 10 steps, 0.027 after 25,
+//! 0.0012 after 100, when the gradient's norm has gone from 1.7 to 0.004. From step 10 on all ten are classified
+//! correctly.
 //!
 //! What it does not show: small mistakes. Without the last term of batch norm's dx (`dy - mean_dy` alone) the loss
 //! still ends at 0.0079 and this program reports success. `verify` finds such mistakes, see docs/checking_gradients.md.

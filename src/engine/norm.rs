@@ -107,8 +107,8 @@ impl Moments {
         Moments { count, pivot, offset, m2: strip.fold(m2) }
     }
 
-    /// Merges the moments of two sets (Chan, Golub & LeVeque 1979): with δ = mean_b − mean_a, the joint mean is mean_a
-    /// + δ n_b/n and m2 increases by δ² n_a n_b/n.
+    /// Merges the moments of two sets (Chan, Golub & LeVeque 1979): with δ = mean_b − mean_a, the joint mean is
+    /// mean_a + δ n_b/n, and m2 increases by δ² n_a n_b/n.
     fn merge(&mut self, b: Moments) {
         let (n_a, n_b, n) = (self.count as f32, b.count as f32, (self.count + b.count) as f32);
         let (share, cross) = (n_b / n, n_a * (n_b / n));

@@ -26,7 +26,7 @@
 //!
 //! ```text
 //! dxᵢ = rstd · dx̂ᵢ                            directly
-//!     − rstd · 1/m Σⱼ dx̂ⱼ                     through mean (Σ (x − mean) = 0, so var does not depend on mean)
+//!     − rstd · 1/m Σⱼ dx̂ⱼ                     through mean (Σ (x − mean) = 0, so ∂var/∂mean = 0)
 //!     − rstd · x̂ᵢ · 1/m Σⱼ dx̂ⱼ x̂ⱼ             through var: d rstd/d xᵢ = −rstd³ (xᵢ − mean)/m = −rstd² x̂ᵢ/m
 //! ```
 //!
@@ -36,8 +36,9 @@
 //! dx = gamma · rstd · (dy − dbeta/m − x̂ · dgamma/m)
 //! ```
 //!
-//! In words: dx is dy without its components along the constant and along x̂ (of the second a fraction of eps/(var +
-//! eps) remains), then scaled. So a check with dy = 1 proves nothing: that is exactly the part that is removed.
+//! In words: dx is dy without its components along the constant and along x̂, then scaled. (Of the second component a
+//! fraction of eps/(var + eps) remains.) So a check with dy = 1 proves nothing: that is exactly the part that is
+//! removed.
 //!
 //! # Numerics
 //!

@@ -444,8 +444,8 @@ mod tests {
         assert_eq!(inside.forward(&x).unwrap().0, row(&[2.0, 5.0]));
         let divided = AvgPool2d { divisor_override: Some(4), ..pool };
         assert_eq!(divided.forward(&x).unwrap().0, row(&[0.5, 2.5]));
-        // The third window has one pixel of right padding and extends one pixel beyond it. PyTorch divides by the
-        // padded part.
+        // The third window has one pixel of right padding and extends one pixel beyond it. PyTorch divides by its
+        // pixels inside the padded image.
         let ceil = AvgPool2d { kernel: [1, 3], padding: [0, 1], stride: [1, 3], ceil_mode: true, ..pool };
         assert_eq!(ceil.forward(&x).unwrap().0, row(&[2.0, 3.0]));
     }

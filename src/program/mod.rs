@@ -320,7 +320,7 @@ impl<T: Scalar> Program<T> {
     /// Computes every value, starting with x.
     ///
     /// # Errors
-    /// The errors of the layers, and if a step gets images instead of rows or the other way round.
+    /// The errors of the layers; or if the inputs of a step do not fit.
     pub fn forward(&self, x: Value<T>, mode: Mode, disturb: &mut dyn Disturb<T>) -> Result<Forward<T>> {
         let mut forward = Forward { values: vec![x], kept: Vec::with_capacity(self.steps.len()) };
         for step in &self.steps {

@@ -190,7 +190,7 @@ impl Checkpoint {
         };
         let number = |key: &str| whole(&state[key], key);
         let text =
-            |value: &Value| value.as_str().map(str::to_string).ok_or_else(|| wrong("expected a string".to_string()));
+            |value: &Value| value.as_str().map(str::to_string).ok_or_else(|| wrong("expected a text".to_string()));
         let part = |prefix: &str| {
             let mut part = Tensors::new();
             for (name, tensor) in all.iter() {

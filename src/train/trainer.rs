@@ -326,8 +326,8 @@ impl<T: Scalar> Trainer<T> {
         Ok(StepOutcome { loss, top1, top5, images, gradient_norm })
     }
 
-    /// The loss of a batch and its gradient with respect to the logits. For mixed images it is λ L(t) + (1 − λ) L(t ∘
-    /// π): [`mixup`](crate::data::mixup).
+    /// The loss of a batch and its gradient with respect to the logits. For mixed images
+    /// ([`mixup`](crate::data::mixup)) it is λ L(t) + (1 − λ) L(t ∘ π).
     fn loss(&self, logits: &Array2<T>, batch: &Batch<T>) -> Result<(T, Array2<T>)> {
         let loss_of = |targets: &[usize]| -> Result<(T, Array2<T>)> {
             let (loss, cache) = self.loss.forward(logits, targets)?;
@@ -413,9 +413,9 @@ mod tests {
         assert!(first_loss(0.0) != first_loss(1.0));
     }
 
-    /// Ten images in batches of four, three batches per step: one step with batches of 4, 4 and 2. Its gradient is Σ
-    /// ∂(sum of losses) / 10, every batch with its own statistics; without momentum and decay the step is −lr times
-    /// that.
+    /// Ten images in batches of four, three batches per step: one step with batches of 4, 4 and 2. Its gradient is the
+    /// sum of the gradients of the summed losses, divided by 10, every batch with its own statistics; without momentum
+    /// and decay the step is −lr times that.
     #[test]
     fn accumulated_gradients_are_those_of_all_images() {
         let sgd = crate::optim::SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.0, ..recipe().sgd };

@@ -13,12 +13,12 @@
 //!
 //! # dx without col2im
 //!
-//! col2im scatters; here dx gathers instead. Input pixel h receives a term from every (ho, p) with `h = ho·stride +
-//! p·dilation − padding`, so from the taps p for which `h + padding − p·dilation` is divisible by the stride. These
-//! taps depend only on h modulo the stride: the input pixels fall into stride² *phases*, and within one phase dx is an
-//! ordinary convolution of dy, stride 1, with the phase's own taps. For stride 1 there is one phase, and its kernel is
-//! the weight rotated by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4 taps: 9 in
-//! total, without work on zeros.
+//! col2im scatters; here dx gathers instead. Input pixel h receives a term from every (ho, p) with
+//! `h = ho·stride + p·dilation − padding`, so from the taps p for which `h + padding − p·dilation` is divisible by the
+//! stride. These taps depend only on h modulo the stride: the input pixels fall into stride² *phases*, and within one
+//! phase dx is an ordinary convolution of dy, stride 1, with the phase's own taps. For stride 1 there is one phase, and
+//! its kernel is the weight rotated by 180 degrees; for a 3x3 kernel with stride 2 the four phases have 1, 2, 2 and 4
+//! taps: 9 in total, without work on zeros.
 
 use super::Geometry;
 use super::operands::{Epilogue, Prologue};

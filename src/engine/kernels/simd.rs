@@ -57,7 +57,7 @@ pub fn requested_isa() -> Result<Isa> {
         Some(name) => {
             let known = [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().find(|isa| isa.name() == name);
             known.filter(|&isa| has(isa)).ok_or_else(|| {
-                let expected = "expected auto, portable, avx2 or avx512, supported by the processor";
+                let expected = "expected auto, portable, avx2 or avx512, and a processor that supports it";
                 Error::argument("RESNET_KERNELS", format!("{expected} (this one: {}), got `{name}`", best().name()))
             })
         }

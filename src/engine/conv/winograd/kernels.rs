@@ -178,9 +178,9 @@ fn transform_output<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S:
 }
 
 // In the three functions below everything is a loop over indices. A closure would be compiled separately, for every
-// processor, and its vectors with it; an array iterated by value would first be copied, and one created here would
-// first be cleared. So the caller provides `half`, the result of the first of the two one-dimensional transforms; it is
-// overwritten for every tile.
+// processor, so its vectors would not use the instructions of this one; an array iterated by value would first be
+// copied, and one created here would first be cleared. So the caller provides `half`, the result of the first of the
+// two one-dimensional transforms; it is overwritten for every tile.
 
 /// Bᵀ d B of one tile and a vector of channels; x comes with the distances of its rows and columns, V of its points.
 #[inline(always)]
