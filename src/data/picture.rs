@@ -152,18 +152,32 @@ pub fn resize_and_crop(picture: ArrayView3<'_, u8>, size: usize) -> Array3<u8> {
         let first = centre(resized, size);
         Axis::new(side, resized, first..first + size)
     };
-    let (rows, columns) = (window(h), window(w));
+    resample(picture, &window(h), &window(w))
+}
+
+/// `picture (h, w, 3)` as `(height, width, 3)`, its proportions changed where these are others.
+///
+/// # Panics
+/// If the picture or what it becomes is empty.
+pub fn resize(picture: ArrayView3<'_, u8>, height: usize, width: usize) -> Array3<u8> {
+    let (h, w, _) = picture.dim();
+    resample(picture, &Axis::new(h, height, 0..height), &Axis::new(w, width, 0..width))
+}
+
+/// Along the rows, then along the columns.
+fn resample(picture: ArrayView3<'_, u8>, rows: &Axis, columns: &Axis) -> Array3<u8> {
+    let (height, width) = (rows.taps.len(), columns.taps.len());
     // Only the rows of the picture that the window sees.
     let seen = rows.inputs();
-    let mut narrow = Array3::zeros((seen.len(), size, 3));
+    let mut narrow = Array3::zeros((seen.len(), width, 3));
     for (i, mut row) in narrow.outer_iter_mut().enumerate() {
         let from = picture.slice(s![seen.start + i, .., ..]);
         for c in 0..3 {
             columns.apply(|x| from[[x, c]], |j, value| row[[j, c]] = value);
         }
     }
-    let mut y = Array3::zeros((size, size, 3));
-    for j in 0..size {
+    let mut y = Array3::zeros((height, width, 3));
+    for j in 0..width {
         for c in 0..3 {
             rows.apply(|i| narrow[[i - seen.start, j, c]], |i, value| y[[i, j, c]] = value);
         }
@@ -289,6 +303,19 @@ mod tests {
         assert_eq!([y[[0, 0, 0]], y[[1, 1, 2]]], [50, 160]);
         // Extreme proportions take no memory to speak of.
         assert_eq!(resize_and_crop(Array3::zeros((1, 16_384, 3)).view(), 64).dim(), (64, 64, 3));
+    }
+
+    #[test]
+    fn a_picture_becomes_any_rectangle() {
+        let picture = Array::from_shape_fn((4, 6, 3), |(i, j, c)| (i * 50 + j * 11 + c) as u8);
+        assert_eq!(resize(picture.view(), 4, 6), picture);
+        // The shorter side to 3, the longer one to 4, of which the crop keeps columns 0 to 2: round(½) = 0.
+        let y = resize(picture.view(), 3, 4);
+        assert_eq!(resize_and_crop(picture.view(), 3), y.slice(s![.., ..3, ..]));
+        // One axis alone: two of four columns, as above, and the rows as they were.
+        let row = Array::from_shape_fn((3, 4, 3), |(i, j, _)| [0u8, 70, 140, 210][j] + i as u8);
+        let y = resize(row.view(), 3, 2);
+        assert_eq!(y.slice(s![.., .., 1]), ndarray::array![[50, 160], [51, 161], [52, 162]]);
     }
 
     /// Sums Σ (k + 1) y[k] of what `CenterCrop(S)(Resize(S)(image))` of torchvision 0.29.2 gives with Pillow 12.0.0 and
