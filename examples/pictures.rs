@@ -9,11 +9,10 @@
 //! For each class there are 140 files in `pets/train/CLASS/` and 50 in `pets/test/CLASS/`, from 24x24 to 96x108 pixels,
 //! scaled and slightly distorted, like photographs from different sources. Without a class argument, all ten classes
 //! are written.
-use image::imageops::{FilterType, resize};
-use image::{RgbImage, codecs::jpeg::JpegEncoder};
-use resnet_by_hand::data::{Dataset, embedded};
+use jpeg_encoder::{ColorType, Encoder};
+use resnet_by_hand::data::{Dataset, embedded, picture};
 use std::error::Error;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -49,17 +48,15 @@ fn write_all(dataset: &Dataset, classes: &[String], folder: &Path) -> Result<usi
         count += 1;
         let class = folder.join(name);
         fs::create_dir_all(&class)?;
-        let pixels = dataset.image(i).iter().copied().collect();
-        let picture = RgbImage::from_raw(32, 32, pixels).expect("32 x 32 pixels of three bytes");
         // Sizes that do not depend on the class.
-        let width = 24 + 37 * i as u32 % 73;
-        let height = width + width * (11 * i as u32 % 5) / 32;
-        let picture = resize(&picture, width, height, FilterType::CatmullRom);
+        let width = 24 + 37 * i % 73;
+        let height = width + width * (11 * i % 5) / 32;
+        let pixels = picture::resize(dataset.image(i), height, width);
         if i % 3 == 0 {
-            picture.save(class.join(format!("{i:04}.png")))?;
+            picture::write_png(&class.join(format!("{i:04}.png")), pixels.view())?;
         } else {
-            JpegEncoder::new_with_quality(File::create(class.join(format!("{i:04}.jpg")))?, 92)
-                .encode_image(&picture)?;
+            let encoder = Encoder::new_file(class.join(format!("{i:04}.jpg")), 92)?;
+            encoder.encode(&pixels.into_raw_vec_and_offset().0, width as u16, height as u16, ColorType::Rgb)?;
         }
     }
     Ok(count)

@@ -32,20 +32,28 @@
 //!
 //! # Trust
 //!
-//! A file is at most [`MOST_BYTES`] long, a picture at most [`MOST_SIDE`] pixels wide and high, and decoding may
-//! allocate [`MOST_BYTES`]; a claim beyond is refused before memory is asked for. A JPEG that ends early is an error
-//! (its decoder would fill the rest with grey).
+//! A file is at most [`MOST_BYTES`] long, a picture at most [`MOST_SIDE`] pixels wide and high, and its samples take at
+//! most [`MOST_BYTES`] when they are decoded; a larger claim is rejected before memory is allocated. A JPEG that ends
+//! early is an error (its decoder would fill the rest with grey), and so is a file on which a decoder panics.
+//!
+//! # Decoders
+//!
+//! One crate for each format, and a file for each crate: `picture/png.rs`, `picture/jpeg.rs`. What differs between them
+//! ends there; limits, messages and colours are here.
+
+mod jpeg;
+pub(crate) mod png;
 
 use super::Dataset;
 use crate::formats::atomic;
 use crate::{Error, Result};
-use image::{DynamicImage, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use ndarray::{Array3, ArrayView3, s};
-use std::io::Cursor;
+use std::any::Any;
 use std::ops::Range;
+use std::panic;
 use std::path::Path;
 
-/// The most bytes of a file, and the most that decoding it may allocate.
+/// The most bytes of a file, and of its decoded samples.
 pub const MOST_BYTES: u64 = 1 << 28;
 /// The most pixels in a row or a column.
 pub const MOST_SIDE: u32 = 16_384;
@@ -74,70 +82,81 @@ pub fn read(path: &Path, size: usize) -> Result<Array3<u8>> {
 /// # Errors
 /// [`Error::Format`] when it is not one, not whole, or too large.
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Array3<u8>> {
-    let refuse = |message: String| Error::format(path, None, message);
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().expect("memory can be read");
-    match reader.format() {
-        Some(ImageFormat::Png) => {}
-        Some(ImageFormat::Jpeg) if is_whole_jpeg(bytes) => {}
-        Some(ImageFormat::Jpeg) => return Err(refuse("truncated: the end of the JPEG image is missing".to_string())),
-        _ if bytes.is_empty() => return Err(refuse("expected a PNG or JPEG image, found an empty file".to_string())),
-        _ => {
-            let start = &bytes[..bytes.len().min(8)];
-            return Err(refuse(format!("expected a PNG or JPEG image, found a file that starts {start:02x?}")));
-        }
-    }
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MOST_BYTES);
-    (limits.max_image_width, limits.max_image_height) = (Some(MOST_SIDE), Some(MOST_SIDE));
-    reader.limits(limits);
-    let picture = reader.decode().map_err(|error| match error {
-        ImageError::Limits(_) => refuse(format!(
-            "expected an image of at most {MOST_SIDE}x{MOST_SIDE} pixels and {MOST_BYTES} bytes in memory, found a \
-             larger one"
-        )),
-        error => refuse(format!("not a whole image: {error}")),
-    })?;
-    let picture = rgb(picture);
-    let (width, height) = picture.dimensions();
-    if width == 0 || height == 0 {
-        return Err(refuse(format!("expected an image with pixels, found one of {height}x{width}")));
-    }
-    let shape = (height as usize, width as usize, 3);
-    Ok(Array3::from_shape_vec(shape, picture.into_raw()).expect("three bytes a pixel"))
-}
-
-/// Three bytes a pixel; see "Colours" above.
-fn rgb(picture: DynamicImage) -> RgbImage {
-    // The upper byte: `to_rgb8` would round, and differ by one.
-    let upper = |size: (u32, u32), samples: Vec<u16>, channels: usize| {
-        let colour = |pixel: &[u16]| if channels < 3 { [pixel[0]; 3] } else { [pixel[0], pixel[1], pixel[2]] };
-        let bytes = samples.chunks_exact(channels).flat_map(colour).map(|sample| (sample >> 8) as u8).collect();
-        RgbImage::from_raw(size.0, size.1, bytes).expect("three bytes a pixel")
+    let decoder = if bytes.starts_with(png::START) {
+        png::decode
+    } else if bytes.starts_with(jpeg::START) {
+        jpeg::decode
+    } else {
+        let found = match &bytes[..bytes.len().min(8)] {
+            [] => "an empty file".to_string(),
+            start => format!("a file that starts {start:02x?}"),
+        };
+        return Err(Error::format(path, None, format!("expected a PNG or JPEG image, found {found}")));
     };
-    let size = (picture.width(), picture.height());
-    match picture {
-        DynamicImage::ImageLuma16(picture) => upper(size, picture.into_raw(), 1),
-        DynamicImage::ImageLumaA16(picture) => upper(size, picture.into_raw(), 2),
-        DynamicImage::ImageRgb16(picture) => upper(size, picture.into_raw(), 3),
-        DynamicImage::ImageRgba16(picture) => upper(size, picture.into_raw(), 4),
-        picture => picture.into_rgb8(),
+    decode_with(decoder, path, bytes)
+}
+
+/// What the decoder of a format gives: `(h, w, channels)` where the channels are grey; grey and alpha; red, green and
+/// blue; or these and alpha.
+type Decoder = fn(&[u8]) -> std::result::Result<Array3<u8>, Fault>;
+
+/// Why a decoder gives nothing.
+enum Fault {
+    /// A side is longer than [`MOST_SIDE`], or [`MOST_BYTES`] are not enough.
+    TooLarge,
+    /// Anything else, in words.
+    Broken(String),
+}
+
+/// The pixels `(h, w, 3)` that `decoder` makes of `bytes`; see "Colours" above.
+fn decode_with(decoder: Decoder, path: &Path, bytes: &[u8]) -> Result<Array3<u8>> {
+    // Anybody may have made the file, and a decoder is a large program: where it has a bug, this file is an error like any
+    // other, which names it, and the other files are read. No state that the panic interrupted is used afterwards.
+    let samples = panic::catch_unwind(|| decoder(bytes)).unwrap_or_else(|panic| {
+        let reason = words(&*panic);
+        Err(Fault::Broken(format!("a bug in the decoder ({reason}); convert the image with another program")))
+    });
+    let samples = samples.map_err(|fault| {
+        let message = match fault {
+            Fault::Broken(message) => message,
+            Fault::TooLarge => format!(
+                "expected an image of at most {MOST_SIDE}x{MOST_SIDE} pixels and {MOST_BYTES} bytes in memory, found a \
+                 larger one"
+            ),
+        };
+        Error::format(path, None, message)
+    })?;
+    let (h, w, channels) = samples.dim();
+    if h == 0 || w == 0 {
+        return Err(Error::format(path, None, format!("expected an image with pixels, found one of {h}x{w}")));
+    }
+    Ok(match channels {
+        3 => samples,
+        1 | 2 => samples.slice(s![.., .., ..1]).broadcast((h, w, 3)).expect("one channel").to_owned(),
+        _ => samples.slice(s![.., .., ..3]).to_owned(),
+    })
+}
+
+/// The message of a panic.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(words), _) => words,
+        (_, Some(words)) => words,
+        _ => "no message",
     }
 }
 
-/// Whether the coded pixels of a JPEG file have an end.
-///
-/// Segments are `ff xx`, then their length in two bytes, until the scan begins (`ff da`). Within the scan `ff` stands
-/// before 0 or a restart marker, so `ff d9` is the end; a preview inside a segment, which has an end too, is passed over.
-fn is_whole_jpeg(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    loop {
-        match bytes.get(at..) {
-            Some([0xff, 0xff, ..]) => at += 1,
-            Some([0xff, 0xda, scan @ ..]) => return scan.windows(2).any(|pair| pair == [0xff, 0xd9]),
-            Some([0xff, _, high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
-            _ => return false,
-        }
-    }
+/// Whether a picture may be so large; asked before there is memory for it.
+fn check_size(height: usize, width: usize, channels: usize) -> std::result::Result<(), Fault> {
+    let bytes = [height, width, channels].iter().fold(1, |product: u64, &size| product.saturating_mul(size as u64));
+    let fits = height.max(width) <= MOST_SIDE as usize && bytes <= MOST_BYTES;
+    if fits { Ok(()) } else { Err(Fault::TooLarge) }
+}
+
+/// Zeros `(height, width, channels)` for a decoder to write to, if a picture may be so large.
+fn room(height: usize, width: usize, channels: usize) -> std::result::Result<Array3<u8>, Fault> {
+    check_size(height, width, channels)?;
+    Ok(Array3::zeros((height, width, channels)))
 }
 
 /// The middle `(S, S, 3)` of `picture (h, w, 3)` after its shorter side was made S = `size`.
@@ -152,18 +171,32 @@ pub fn resize_and_crop(picture: ArrayView3<'_, u8>, size: usize) -> Array3<u8> {
         let first = centre(resized, size);
         Axis::new(side, resized, first..first + size)
     };
-    let (rows, columns) = (window(h), window(w));
+    resample(picture, &window(h), &window(w))
+}
+
+/// `picture (h, w, 3)` as `(height, width, 3)`, its proportions changed where these are others.
+///
+/// # Panics
+/// If the picture or what it becomes is empty.
+pub fn resize(picture: ArrayView3<'_, u8>, height: usize, width: usize) -> Array3<u8> {
+    let (h, w, _) = picture.dim();
+    resample(picture, &Axis::new(h, height, 0..height), &Axis::new(w, width, 0..width))
+}
+
+/// Along the rows, then along the columns.
+fn resample(picture: ArrayView3<'_, u8>, rows: &Axis, columns: &Axis) -> Array3<u8> {
+    let (height, width) = (rows.taps.len(), columns.taps.len());
     // Only the rows of the picture that the window sees.
     let seen = rows.inputs();
-    let mut narrow = Array3::zeros((seen.len(), size, 3));
+    let mut narrow = Array3::zeros((seen.len(), width, 3));
     for (i, mut row) in narrow.outer_iter_mut().enumerate() {
         let from = picture.slice(s![seen.start + i, .., ..]);
         for c in 0..3 {
             columns.apply(|x| from[[x, c]], |j, value| row[[j, c]] = value);
         }
     }
-    let mut y = Array3::zeros((size, size, 3));
-    for j in 0..size {
+    let mut y = Array3::zeros((height, width, 3));
+    for j in 0..width {
         for c in 0..3 {
             rows.apply(|i| narrow[[i - seen.start, j, c]], |i, value| y[[i, j, c]] = value);
         }
@@ -258,12 +291,9 @@ pub fn grid(dataset: &Dataset, columns: usize) -> Result<Array3<u8>> {
 /// # Errors
 /// [`Error::Io`] when the file cannot be written.
 pub fn write_png(path: &Path, picture: ArrayView3<'_, u8>) -> Result<()> {
-    let (height, width, _) = picture.dim();
-    let picture = RgbImage::from_raw(width as u32, height as u32, picture.iter().copied().collect());
-    let mut bytes = Cursor::new(Vec::new());
-    let written = picture.expect("three bytes a pixel").write_to(&mut bytes, ImageFormat::Png);
-    written.map_err(|error| Error::format(path, None, format!("cannot be made a PNG image: {error}")))?;
-    atomic::write(path, bytes.get_ref())
+    let bytes = png::encode(picture, "resnet-by-hand");
+    let bytes = bytes.map_err(|error| Error::format(path, None, format!("cannot be made a PNG image: {error}")))?;
+    atomic::write(path, &bytes)
 }
 
 #[cfg(test)]
@@ -291,6 +321,51 @@ mod tests {
         assert_eq!(resize_and_crop(Array3::zeros((1, 16_384, 3)).view(), 64).dim(), (64, 64, 3));
     }
 
+    #[test]
+    fn a_picture_becomes_any_rectangle() {
+        let picture = Array::from_shape_fn((4, 6, 3), |(i, j, c)| (i * 50 + j * 11 + c) as u8);
+        assert_eq!(resize(picture.view(), 4, 6), picture);
+        // The shorter side to 3, the longer one to 4, of which the crop keeps columns 0 to 2: round(½) = 0.
+        let y = resize(picture.view(), 3, 4);
+        assert_eq!(resize_and_crop(picture.view(), 3), y.slice(s![.., ..3, ..]));
+        // One axis alone: two of four columns, as above, and the rows as they were.
+        let row = Array::from_shape_fn((3, 4, 3), |(i, j, _)| [0u8, 70, 140, 210][j] + i as u8);
+        let y = resize(row.view(), 3, 2);
+        assert_eq!(y.slice(s![.., .., 1]), ndarray::array![[50, 160], [51, 161], [52, 162]]);
+    }
+
+    #[test]
+    fn a_panic_of_a_decoder_names_the_file() {
+        let decoders: [(Decoder, &str); 3] = [
+            (|bytes| panic!("byte {} of {}", 7, bytes.len()), "byte 7 of 2"),
+            (|_| panic!("no number"), "no number"),
+            (|_| panic::panic_any(7), "no message"),
+        ];
+        for (decoder, reason) in decoders {
+            let message = decode_with(decoder, Path::new("photos/odd.png"), &[1, 2]).unwrap_err().to_string();
+            let expected =
+                format!("photos/odd.png: a bug in the decoder ({reason}); convert the image with another program");
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn channels_become_red_green_and_blue() {
+        for (decoder, expected) in [
+            (|_: &[u8]| Ok(Array3::from_shape_fn((2, 1, 1), |(i, ..)| i as u8 + 5)), [5, 5, 5, 6, 6, 6]),
+            (|_: &[u8]| Ok(Array3::from_shape_fn((2, 1, 2), |(i, _, c)| (2 * i + 9 * c) as u8)), [0, 0, 0, 2, 2, 2]),
+            (|_: &[u8]| Ok(Array3::from_shape_fn((2, 1, 3), |(i, _, c)| (3 * i + c) as u8)), [0, 1, 2, 3, 4, 5]),
+            (|_: &[u8]| Ok(Array3::from_shape_fn((2, 1, 4), |(i, _, c)| (4 * i + c) as u8)), [0, 1, 2, 4, 5, 6]),
+        ] as [(Decoder, [u8; 6]); 4]
+        {
+            let pixels = decode_with(decoder, Path::new("channels"), &[]).unwrap();
+            assert_eq!((pixels.dim(), pixels.as_slice().unwrap()), ((2, 1, 3), &expected[..]));
+        }
+        let none: Decoder = |_| Ok(Array3::zeros((0, 7, 3)));
+        let message = decode_with(none, Path::new("none"), &[]).unwrap_err().to_string();
+        assert!(message.contains("expected an image with pixels, found one of 0x7"), "{message}");
+    }
+
     /// Sums Σ (k + 1) y[k] of what `CenterCrop(S)(Resize(S)(image))` of torchvision 0.29.2 gives with Pillow 12.0.0 and
     /// 13.0.0; made smaller, larger, and cut.
     #[test]
@@ -301,43 +376,5 @@ mod tests {
             let sum: u64 = (1..).zip(&y).map(|(k, &y)| k * u64::from(y)).sum();
             assert_eq!(sum, expected, "{h}x{w} to {size}");
         }
-    }
-
-    /// Of 16 bits the upper 8, not the nearest; grey three times; alpha dropped, not blended.
-    #[test]
-    fn colours_of_every_kind_of_png() {
-        use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
-        // Rounded, 0x12ff and 0x7fc0 would be 0x13 and 0x80.
-        let [red, green, blue] = [0x12ff, 0x7fc0, 0xfe00_u16];
-        for (name, picture, expected) in [
-            ("grey", ImageBuffer::from_pixel(1, 1, Luma([200u8])).into(), [200; 3]),
-            ("grey, alpha", ImageBuffer::from_pixel(1, 1, LumaA([200u8, 100])).into(), [200; 3]),
-            ("colour", ImageBuffer::from_pixel(1, 1, Rgb([1u8, 2, 3])).into(), [1, 2, 3]),
-            ("colour, alpha", ImageBuffer::from_pixel(1, 1, Rgba([10u8, 20, 30, 100])).into(), [10, 20, 30]),
-            ("grey of 16 bits", ImageBuffer::from_pixel(1, 1, Luma([red])).into(), [0x12; 3]),
-            ("grey of 16 bits, alpha", ImageBuffer::from_pixel(1, 1, LumaA([red, 0x8000])).into(), [0x12; 3]),
-            ("colour of 16 bits", ImageBuffer::from_pixel(1, 1, Rgb([red, green, blue])).into(), [0x12, 0x7f, 0xfe]),
-            (
-                "colour of 16 bits, alpha",
-                ImageBuffer::from_pixel(1, 1, Rgba([red, green, blue, 0x8000])).into(),
-                [0x12, 0x7f, 0xfe],
-            ),
-        ] as [(&str, DynamicImage, [u8; 3]); 8]
-        {
-            let mut bytes = Cursor::new(Vec::new());
-            picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
-            let pixels = decode(Path::new(name), bytes.get_ref()).unwrap();
-            assert_eq!(pixels.as_slice().unwrap(), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_preview_in_a_segment_is_not_the_end_of_a_jpeg() {
-        let preview = [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2, 0xff, 0xda, 0, 2, 7, 0xff, 0, 8];
-        assert!(!is_whole_jpeg(&preview));
-        assert!(is_whole_jpeg(&[&preview[..], &[0xff, 0xd9]].concat()));
-        // Any number of ff may stand before a marker.
-        assert!(is_whole_jpeg(&[0xff, 0xd8, 0xff, 0xff, 0xff, 0xda, 0, 2, 7, 0xff, 0xd9]));
-        assert!(!is_whole_jpeg(&[0xff, 0xd8]) && !is_whole_jpeg(&[0xff, 0xd8, 0xff, 0xe0, 0xff, 0xff]));
     }
 }

@@ -1,6 +1,8 @@
 //! What the tests of the command share: a folder to run it in, and what came of it.
 
+use ndarray::Array3;
 use std::fs;
+use std::io::Cursor;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,4 +110,24 @@ impl Run {
             assert!(self.stderr.contains(part), "resnet {}: expected `{part}` in\n{}", self.arguments, self.stderr);
         }
     }
+}
+
+/// The bytes of a PNG file with `pixels (h, w, 3)`; by the crate `png` alone, not by the function that is tested.
+pub fn to_png(pixels: &Array3<u8>) -> Vec<u8> {
+    let (height, width, _) = pixels.dim();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(pixels.as_slice().unwrap()).unwrap();
+    bytes
+}
+
+/// The pixels `(h, w, 3)` of a PNG file with colours of 8 bits; by the crate `png` alone too.
+pub fn from_png(bytes: &[u8]) -> Array3<u8> {
+    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info().unwrap();
+    assert_eq!(reader.output_color_type(), (png::ColorType::Rgb, png::BitDepth::Eight));
+    let (width, height) = reader.info().size();
+    let mut pixels = Array3::zeros((height as usize, width as usize, 3));
+    reader.next_frame(pixels.as_slice_mut().unwrap()).unwrap();
+    pixels
 }

@@ -1,7 +1,8 @@
 //! Folders of pictures, from files of every kind to predictions; `resnet data`, `predict` and `train --init-from`.
 
-use super::common::Folder;
-use image::{Rgb, RgbImage};
+use super::common::{Folder, from_png, to_png};
+use jpeg_encoder::{ColorType, Encoder};
+use ndarray::{Array3, s};
 use resnet_by_hand::data::{open, picture};
 use resnet_by_hand::formats;
 use resnet_by_hand::model::{Architecture, ResNet};
@@ -11,21 +12,23 @@ use serde_json::Value;
 use std::fs;
 
 /// A picture of `height` x `width` in one colour, with a pattern of ±`noise` on it.
-fn painted(height: u32, width: u32, colour: [u8; 3], noise: u8) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| {
-        Rgb([0, 1, 2].map(|c| {
-            let up = (7 * x + 11 * y + 5 * c) % 13 < 6;
-            let colour = colour[c as usize];
-            if up { colour.saturating_add(noise) } else { colour.saturating_sub(noise) }
-        }))
+fn painted(height: usize, width: usize, colour: [u8; 3], noise: u8) -> Array3<u8> {
+    Array3::from_shape_fn((height, width, 3), |(y, x, c)| {
+        let up = (7 * x + 11 * y + 5 * c) % 13 < 6;
+        if up { colour[c].saturating_add(noise) } else { colour[c].saturating_sub(noise) }
     })
 }
 
 /// Writes a picture where `name` says, PNG or JPEG by its extension.
-fn write(folder: &Folder, name: &str, picture: &RgbImage) {
+fn write(folder: &Folder, name: &str, picture: &Array3<u8>) {
     let path = folder.path(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    picture.save(path).unwrap();
+    if name.ends_with(".png") {
+        return fs::write(path, to_png(picture)).unwrap();
+    }
+    let (height, width, _) = picture.dim();
+    let encoder = Encoder::new_file(path, 75).unwrap();
+    encoder.encode(picture.as_slice().unwrap(), width as u16, height as u16, ColorType::Rgb).unwrap();
 }
 
 const COLOURS: [(&str, [u8; 3]); 3] = [("blue", [40, 60, 200]), ("green", [50, 180, 40]), ("red", [210, 50, 60])];
@@ -35,7 +38,7 @@ fn write_photos(folder: &Folder) {
     for (class, (name, colour)) in (0..).zip(COLOURS) {
         for i in 0..10 {
             let (height, width) = (16 + (5 * i + class) % 11, 16 + (3 * i + 2 * class) % 17);
-            let extension = ["png", "jpg", "JPEG"][i as usize % 3];
+            let extension = ["png", "jpg", "JPEG"][i % 3];
             write(folder, &format!("photos/{name}/{i:02}.{extension}"), &painted(height, width, colour, 8 + i as u8));
         }
     }
@@ -200,18 +203,19 @@ fn grid_has_a_row_for_each_class_and_does_not_overwrite() {
     write_photos(&folder);
     // Lines of 2 pixels around 3 x 4 images of 16x16.
     folder.ok("data grid --data photos --image-size 16 --columns 4 --out grid.png");
-    let grid = image::open(folder.path("grid.png")).unwrap().into_rgb8();
-    assert_eq!(grid.dimensions(), (4 * 18 + 2, 3 * 18 + 2));
+    let grid = || from_png(&fs::read(folder.path("grid.png")).unwrap());
+    let pixels = grid();
+    assert_eq!(pixels.dim(), (3 * 18 + 2, 4 * 18 + 2, 3));
     for (row, (name, _)) in (0..).zip(COLOURS) {
         // The fifth is held out.
         for (column, file) in (0..).zip(["00.png", "01.jpg", "02.JPEG", "03.png"]) {
             let expected = picture::read(&folder.path(&format!("photos/{name}/{file}")), 16).unwrap();
             let (left, top) = (2 + 18 * column, 2 + 18 * row);
             for ((y, x, c), &byte) in expected.indexed_iter() {
-                assert_eq!(grid.get_pixel(left + x as u32, top + y as u32).0[c], byte, "{name}/{file} {y} {x} {c}");
+                assert_eq!(pixels[[top + y, left + x, c]], byte, "{name}/{file} {y} {x} {c}");
             }
             // The line before it.
-            assert_eq!([1, 2].map(|x| grid.get_pixel(left - x, top).0), [[255; 3]; 2]);
+            assert!(pixels.slice(s![top, left - 2..left, ..]).iter().all(|&byte| byte == 255));
         }
     }
     let before = fs::read(folder.path("grid.png")).unwrap();
@@ -219,7 +223,7 @@ fn grid_has_a_row_for_each_class_and_does_not_overwrite() {
     assert_eq!(fs::read(folder.path("grid.png")).unwrap(), before);
     folder.fails("data grid --out grid.jpg", 2, &["grid.jpg", "ends in .png"]);
     folder.ok("data grid --columns 3 --out grid.png --force");
-    assert_eq!(image::image_dimensions(folder.path("grid.png")).unwrap(), (3 * 34 + 2, 10 * 34 + 2));
+    assert_eq!(grid().dim(), (10 * 34 + 2, 3 * 34 + 2, 3));
 }
 
 const TRAIN: &str = "train --model resnet8 --image-size 16 --batch-size 6 --validation 4 --seed 3 --no-augment";
@@ -388,10 +392,8 @@ fn the_pretrained_network_knows_the_classes_of_cifar10() {
     let test = resnet_by_hand::data::embedded::load().test;
     let mut names = Vec::new();
     for i in 0..20 {
-        let pixels = test.image(i);
-        let picture = RgbImage::from_fn(32, 32, |x, y| Rgb([0, 1, 2].map(|c| pixels[[y as usize, x as usize, c]])));
         names.push(format!("{i:02}.png"));
-        write(&folder, &names[i], &picture);
+        write(&folder, &names[i], &test.image(i).to_owned());
     }
     let said = json(&folder.ok(&format!("predict --json --top 1 {}", names.join(" "))));
     assert_eq!((said["weights"].as_str(), said["image_size"].as_u64()), (Some("pretrained"), Some(32)));
@@ -399,7 +401,7 @@ fn the_pretrained_network_knows_the_classes_of_cifar10() {
     let correct = labels.zip(&test.labels).filter(|(said, label)| *said == u64::from(**label)).count();
     assert!(correct >= 15, "{correct} of 20");
     // A picture and its mirror image are one picture with --test-flip.
-    let mirrored = image::imageops::flip_horizontal(&image::open(folder.path("00.png")).unwrap().into_rgb8());
+    let mirrored = Array3::from_shape_fn((32, 32, 3), |(y, x, c)| test.image(0)[[y, 31 - x, c]]);
     write(&folder, "mirrored.png", &mirrored);
     let probability = |flags: &str| {
         let said = json(&folder.ok(&format!("predict --json {flags} 00.png mirrored.png")));

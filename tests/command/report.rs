@@ -1,8 +1,8 @@
 //! `resnet report`: that a page says what the run found, shows what the network really does, and needs nothing else.
 
-use super::common::Folder;
+use super::common::{Folder, from_png};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use ndarray::{Array2, Array3, Axis, s};
+use ndarray::{Array3, Axis, s};
 use resnet_by_hand::data::{Dataset, Normalization, embedded, picture};
 use resnet_by_hand::engine::Engine;
 use resnet_by_hand::model::{Architecture, ResNet};
@@ -156,12 +156,12 @@ fn a_report_says_what_the_run_found_and_needs_nothing_else() {
         let svg = std::str::from_utf8(&files[&format!("{stem}.svg")]).unwrap();
         assert_well_formed(svg);
         assert!(svg.contains("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 520 "), "{stem}");
-        let png = image::load_from_memory(&files[&format!("{stem}.png")]).unwrap().to_rgb8();
+        let png = from_png(&files[&format!("{stem}.png")]);
         let height: f64 = between(svg, "viewBox=\"0 0 520 ", "\"")[0].parse().unwrap();
-        assert_eq!([png.width(), png.height()], [1040, (2.0 * height).ceil() as u32], "{stem}");
+        assert_eq!(png.dim(), ((2.0 * height).ceil() as usize, 1040, 3), "{stem}");
         // White paper with something on it.
-        let dark = png.pixels().filter(|pixel| pixel.0.iter().all(|&c| c < 120)).count();
-        assert!(png.get_pixel(0, 0).0 == [255; 3] && dark > 500, "{stem}: {dark}");
+        let dark = png.lanes(Axis(2)).into_iter().filter(|pixel| pixel.iter().all(|&c| c < 120)).count();
+        assert!(png.slice(s![0, 0, ..]).iter().all(|&c| c == 255) && dark > 500, "{stem}: {dark}");
     }
     assert_eq!(
         counts(&folder.read("run/report/confusion_matrix.svg")),
@@ -215,8 +215,7 @@ fn the_mistakes_shown_are_the_surest_there_are() {
         // More decimals are for probabilities that two epochs do not lead to.
         assert!(p < 0.9999 && figure.contains(&format!("</b> {:.2}\u{a0}%", 100.0 * p)), "{p} in {figure}");
         let bytes = BASE64_STANDARD.decode(between(figure, "base64,", "\"")[0]).unwrap();
-        let picture = image::load_from_memory(&bytes).unwrap().to_rgb8();
-        assert_eq!(picture.into_raw(), test.image(index).iter().copied().collect::<Vec<u8>>());
+        assert_eq!(from_png(&bytes), test.image(index));
     }
 
     // The first filter, from the file of weights: the smallest of its 27 weights is 0, the largest 255.
@@ -228,13 +227,12 @@ fn the_mistakes_shown_are_the_surest_there_are() {
     });
     let filter = filter.unwrap();
     let source = between(between(&html, "<div class=\"filters\">", "</div>")[0], "base64,", "\"")[0];
-    let picture = image::load_from_memory(&BASE64_STANDARD.decode(source).unwrap()).unwrap().to_rgb8();
+    let picture = from_png(&BASE64_STANDARD.decode(source).unwrap());
     let (low, high) = filter.iter().fold((f32::MAX, f32::MIN), |(low, high), &w| (low.min(w), high.max(w)));
-    for (x, y, pixel) in picture.enumerate_pixels() {
-        for c in 0..3 {
-            let expected = 255.0 * (filter[[c, y as usize, x as usize]] - low) / (high - low);
-            assert!((f32::from(pixel.0[c]) - expected).abs() <= 0.51, "{x} {y} {c}");
-        }
+    assert_eq!(picture.dim(), (3, 3, 3));
+    for ((y, x, c), &byte) in picture.indexed_iter() {
+        let expected = 255.0 * (filter[[c, y, x]] - low) / (high - low);
+        assert!((f32::from(byte) - expected).abs() <= 0.51, "{x} {y} {c}");
     }
 }
 
@@ -614,9 +612,9 @@ fn a_hundred_classes_have_a_picture_of_their_matrix() {
     assert_eq!(bars.matches(">0.0 % (0 of 1)</text>").count(), 40);
     let svg = folder.read("run/report/confusion_matrix.svg");
     let source = between(&svg, "base64,", "\"")[0];
-    let matrix = image::load_from_memory(&BASE64_STANDARD.decode(source).unwrap()).unwrap().to_rgb8();
-    assert_eq!((matrix.width(), matrix.height()), (100, 100));
+    let matrix = from_png(&BASE64_STANDARD.decode(source).unwrap());
+    assert_eq!(matrix.dim(), (100, 100, 3));
     // A row for each class, of which one image was tested: one cell of it is not white.
-    let marked = Array2::from_shape_fn((100, 100), |(y, x)| matrix.get_pixel(x as u32, y as u32).0 != [255; 3]);
+    let marked = matrix.map_axis(Axis(2), |pixel| pixel.iter().any(|&c| c != 255));
     assert!(marked.outer_iter().all(|row| row.iter().filter(|&&marked| marked).count() == 1));
 }
