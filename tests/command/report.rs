@@ -61,7 +61,7 @@ fn counts(svg: &str) -> (usize, usize) {
     let (mut right, mut wrong) = (0, 0);
     for note in between(svg, "<title>", "</title>") {
         let number = |text: &str| text.split(' ').next().unwrap().parse::<usize>().unwrap();
-        match note.split_once(" taken for ") {
+        match note.split_once(" classified as ") {
             Some((_, rest)) => wrong += number(rest.rsplit_once(": ").unwrap().1),
             None => right += number(note.rsplit_once(": ").unwrap().1),
         }
@@ -210,7 +210,7 @@ fn the_mistakes_shown_are_the_surest_there_are() {
     for (figure, &(index, class, p)) in shown.iter().zip(&wrong) {
         assert_eq!(between(figure, "no. ", "<"), [index.to_string()]);
         let target = &test.classes[usize::from(test.labels[index])];
-        assert!(figure.contains(&format!("alt=\"{target}, taken for {}\"", test.classes[class])), "{figure}");
+        assert!(figure.contains(&format!("alt=\"{target}, classified as {}\"", test.classes[class])), "{figure}");
         assert!(figure.contains(&format!("<b>{}</b>", test.classes[class])), "{figure}");
         // More decimals are for probabilities that two epochs do not lead to.
         assert!(p < 0.9999 && figure.contains(&format!("</b> {:.2}\u{a0}%", 100.0 * p)), "{p} in {figure}");
@@ -338,12 +338,12 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
         fs::write(folder.path(&format!("going/{file}")), first + "2,0.01").unwrap();
     }
     let stdout = folder.ok("report going");
-    assert!(stdout.contains("not over: 1 of 2 epochs") && !stdout.contains("WARNING"), "{stdout}");
+    assert!(stdout.contains("unfinished: 1 of 2 epochs") && !stdout.contains("WARNING"), "{stdout}");
     let html = folder.read("going/report/report.html");
     assert_self_contained(&html);
     assert_well_formed(&html);
     for part in
-        ["The run is not over: 1 of 2 epochs are done", "best validation accuracy so far", "The 30 validation images"]
+        ["The run is unfinished: 1 of 2 epochs are done", "best validation accuracy so far", "The 30 validation images"]
     {
         assert!(html.contains(part), "{part}");
     }
@@ -357,7 +357,7 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
     folder.ok(&format!("{TRAIN} --out plain"));
     fs::remove_file(folder.path("plain/result.json")).unwrap();
     let stdout = folder.ok("report plain");
-    assert!(stdout.contains("holds no images out for validation"), "{stdout}");
+    assert!(stdout.contains("has no validation images"), "{stdout}");
     let html = folder.read("plain/report/report.html");
     assert!(
         html.contains("The confusion matrix and the mistakes are left out") && !html.contains("class=\"pictures\"")
@@ -396,19 +396,19 @@ fn images_that_are_gone_or_others_are_said_to_be() {
     copy(&folder, "run", "moved");
     change(&folder, "moved/config.toml", "data = \"embedded\"", "data = \"nowhere\"");
     let stdout = folder.ok("report moved");
-    assert!(stdout.contains("there is no `nowhere`") && stdout.contains("--data"), "{stdout}");
+    assert!(stdout.contains("`nowhere` does not exist") && stdout.contains("--data"), "{stdout}");
     let html = folder.read("moved/report/report.html");
-    assert!(html.contains("resnet8 on nowhere") && html.contains("No image could be looked at"));
+    assert!(html.contains("resnet8 on nowhere") && html.contains("No images could be evaluated"));
     assert!(html.contains("class=\"filters\"") && !html.contains("class=\"pictures\""));
     assert!(!folder.path("moved/report/confusion_matrix.svg").exists());
     // Beside a run whose images are there: they are not taken for those of the other.
     let stdout = folder.ok("report run moved --out both");
-    assert!(stdout.contains("there is no `nowhere`"), "{stdout}");
+    assert!(stdout.contains("`nowhere` does not exist"), "{stdout}");
     // Where they are now.
     folder.ok("report moved --data embedded");
     assert!(files(&folder.path("moved/report"))["confusion_matrix.svg"] == whole["confusion_matrix.svg"]);
     folder.fails("report moved --data gone", 1, &["there is no gone"]);
-    folder.fails("report run --data embedded", 2, &["--data", "inside the program"]);
+    folder.fails("report run --data embedded", 2, &["--data", "embedded in the program"]);
 
     // Other training images than those of the checkpoint, and too few of them.
     copy(&folder, "run", "other");
@@ -437,8 +437,8 @@ fn numbers_and_weights_that_do_not_belong_together_are_said_loudly() {
     let [from, to] = [correct, correct + 1].map(|correct| format!("\"test_correct\": {correct}"));
     change(&folder, "changed/result.json", &from, &to);
     let stdout = folder.ok("report changed");
-    let says = format!("({correct} of 500) are right now, and result.json says");
-    assert!(stdout.contains("WARNING        Not what the run found") && stdout.contains(&says), "{stdout}");
+    let says = format!("({correct} of 500) are correct now, but result.json contains");
+    assert!(stdout.contains("WARNING        The results differ from those of the run") && stdout.contains(&says), "{stdout}");
     assert!(folder.read("changed/report/report.html").contains(&says));
 
     // Of a run that is not over, the file of weights says what its epoch reached.
@@ -451,7 +451,7 @@ fn numbers_and_weights_that_do_not_belong_together_are_said_loudly() {
     about.insert("validation_accuracy".to_string(), (1.0 - accuracy).to_string());
     weights::save(&best, &other, &about).unwrap();
     let stdout = folder.ok("report changed");
-    assert!(stdout.contains("WARNING        Not what the run found: of the validation images"), "{stdout}");
+    assert!(stdout.contains("WARNING        The results differ from those of the run: of the validation images"), "{stdout}");
 
     // Weights that say nothing any more.
     resnet_by_hand::Parameters::visit_mut(&mut other, "", &mut |_, _, mut tensor| tensor.fill(f32::NAN));
@@ -498,7 +498,7 @@ fn what_cannot_be_read_is_said_with_its_place() {
     fs::copy(folder.path("run/result.json"), folder.path("damaged/result.json")).unwrap();
     fs::write(folder.path("damaged/best.safetensors"), "x").unwrap();
     folder.fails("report damaged", 1, &["best.safetensors"]);
-    folder.fails("report nowhere", 1, &["there is no nowhere", "the folder of a run"]);
+    folder.fails("report nowhere", 1, &["nowhere does not exist", "the folder of a run"]);
     folder.fails("report .", 1, &["expected the folder of a run", "config.toml"]);
     folder.fails("report run/config.toml", 1, &["expected the folder of a run"]);
     folder.fails("report run run/../run", 2, &["run/../run is given twice"]);
@@ -533,7 +533,7 @@ fn several_runs_are_laid_over_each_other() {
     let deviation = (seeds.iter().map(|p| (p - mean) * (p - mean)).sum::<f64>() / 2.0).sqrt();
     let said = format!("<b>{mean:.2} % on average, standard deviation {deviation:.2} points</b> (3 runs");
     assert!(
-        html.contains(&format!("seed-1, seed-2, seed-3 differ in their seed only: test accuracy {said}")),
+        html.contains(&format!("seed-1, seed-2, seed-3 differ only in the seed: test accuracy {said}")),
         "{said}"
     );
     // Of the same name: by their paths.
@@ -586,7 +586,7 @@ fn names_of_folders_stay_text_and_runs_on_different_classes_are_not_compared() {
     let (right, wrong) = counts(&svg);
     assert_eq!(right + wrong, 3);
     folder.ok(&format!("{TRAIN} --out other"));
-    folder.fails("report <b>run& other", 1, &["tell different classes apart", "plain", "airplane"]);
+    folder.fails("report <b>run& other", 1, &["have different classes", "plain", "airplane"]);
 }
 
 #[test]
