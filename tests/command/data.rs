@@ -140,7 +140,7 @@ fn claim(width: u32, height: u32) -> Vec<u8> {
 fn what_cannot_be_read_is_named() {
     let folder = Folder::new("data-wrong");
     let info = |parts: &[&str]| folder.fails("data info --data set", 1, parts);
-    info(&["there is no set"]);
+    info(&["set does not exist"]);
     fs::create_dir(folder.path("set")).unwrap();
     info(&["expected CIFAR-10 here", "CIFAR-100 here", "train/CLASS/", "found an empty folder"]);
     fs::write(folder.path("file"), "hello").unwrap();
@@ -282,7 +282,8 @@ fn from_a_folder_to_predictions() {
         fs::create_dir_all(folder.path("other")).unwrap();
         fs::rename(folder.path(&format!("photos/{name}")), folder.path(&format!("other/{name}2"))).unwrap();
     }
-    let parts = ["these weights tell the classes blue, green, red apart, the images are of blue2, green2, red2"];
+    let parts =
+        ["these weights are for the classes blue, green, red, but the images have the classes blue2, green2, red2"];
     folder.fails(&format!("eval {weights} --data other"), 1, &parts);
 }
 
@@ -296,7 +297,7 @@ fn fine_tuning_takes_what_fits() {
     let second = format!("{TRAIN} --data photos --epochs 2 --init-from first/weights.safetensors");
     let stdout = folder.ok(&format!("{second} --out second"));
     for part in [
-        " tensors from first/weights.safetensors, 2 stay as they are initialised:",
+        " tensors from first/weights.safetensors, 2 keep their initial values:",
         "fc.weight: (3, 64) there, (2, 64) here",
         "fc.bias: (3) there, (2) here",
     ] {
@@ -410,5 +411,5 @@ fn the_pretrained_network_knows_the_classes_of_cifar10() {
 
     let stdout = folder
         .ok("train --model resnet20 --init-from pretrained --train-images 20 --batch-size 10 --epochs 1 --lr 1e-4");
-    assert!(stdout.contains("tensors from pretrained, all there are"), "{stdout}");
+    assert!(stdout.contains("tensors from pretrained, all tensors of the network"), "{stdout}");
 }

@@ -407,7 +407,7 @@ fn images_that_are_gone_or_others_are_said_to_be() {
     // Where they are now.
     folder.ok("report moved --data embedded");
     assert!(files(&folder.path("moved/report"))["confusion_matrix.svg"] == whole["confusion_matrix.svg"]);
-    folder.fails("report moved --data gone", 1, &["there is no gone"]);
+    folder.fails("report moved --data gone", 1, &["gone does not exist"]);
     folder.fails("report run --data embedded", 2, &["--data", "embedded in the program"]);
 
     // Other training images than those of the checkpoint, and too few of them.
@@ -438,7 +438,10 @@ fn numbers_and_weights_that_do_not_belong_together_are_said_loudly() {
     change(&folder, "changed/result.json", &from, &to);
     let stdout = folder.ok("report changed");
     let says = format!("({correct} of 500) are correct now, but result.json contains");
-    assert!(stdout.contains("WARNING        The results differ from those of the run") && stdout.contains(&says), "{stdout}");
+    assert!(
+        stdout.contains("WARNING        The results differ from those of the run") && stdout.contains(&says),
+        "{stdout}"
+    );
     assert!(folder.read("changed/report/report.html").contains(&says));
 
     // Of a run that is not over, the file of weights says what its epoch reached.
@@ -451,7 +454,10 @@ fn numbers_and_weights_that_do_not_belong_together_are_said_loudly() {
     about.insert("validation_accuracy".to_string(), (1.0 - accuracy).to_string());
     weights::save(&best, &other, &about).unwrap();
     let stdout = folder.ok("report changed");
-    assert!(stdout.contains("WARNING        The results differ from those of the run: of the validation images"), "{stdout}");
+    assert!(
+        stdout.contains("WARNING        The results differ from those of the run: of the validation images"),
+        "{stdout}"
+    );
 
     // Weights that say nothing any more.
     resnet_by_hand::Parameters::visit_mut(&mut other, "", &mut |_, _, mut tensor| tensor.fill(f32::NAN));
@@ -532,10 +538,7 @@ fn several_runs_are_laid_over_each_other() {
     let mean = seeds.iter().sum::<f64>() / 3.0;
     let deviation = (seeds.iter().map(|p| (p - mean) * (p - mean)).sum::<f64>() / 2.0).sqrt();
     let said = format!("<b>{mean:.2} % on average, standard deviation {deviation:.2} points</b> (3 runs");
-    assert!(
-        html.contains(&format!("seed-1, seed-2, seed-3 differ only in the seed: test accuracy {said}")),
-        "{said}"
-    );
+    assert!(html.contains(&format!("seed-1, seed-2, seed-3 differ only in the seed: test accuracy {said}")), "{said}");
     // Of the same name: by their paths.
     let svg = folder.read("all/train_loss.svg");
     assert!(svg.contains(">seed-1</text>") && svg.contains(">runs/seed-1</text>") && svg.contains(">seed-3</text>"));

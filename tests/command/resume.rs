@@ -125,7 +125,7 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
         assert!(stdout.lines().any(|line| line.starts_with("resumed ")), "{stdout}");
         same_results(&folder.path("whole"), &folder.path(&run));
         // Once more there is nothing to do, and nothing is done.
-        assert_eq!(folder.ok(&format!("train --resume {run}")), format!("{run} is complete: nothing is left to do\n"));
+        assert_eq!(folder.ok(&format!("train --resume {run}")), format!("{run} is complete: nothing to do\n"));
         same_results(&folder.path("whole"), &folder.path(&run));
     }
 }
@@ -158,7 +158,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     fs::write(folder.path("run/checkpoints/epoch-000099-step-00000000.safetensors.tmp"), "half").unwrap();
     // With room for one, too: the damaged one, whose position is later, must not push the good one out.
     let stdout = folder.ok("train --resume run --keep-checkpoints 1 --checkpoint-every 0.001s");
-    assert!(stdout.contains("is of no use, going on from the one before: "), "{stdout}");
+    assert!(stdout.contains("is unusable, using the previous checkpoint: "), "{stdout}");
     assert!(stdout.contains("damaged: expected the SHA-256") && stdout.contains("after epoch 11 of 12"), "{stdout}");
     same_results(&folder.path("whole"), &folder.path("run"));
     let left = checkpoints(&folder);
@@ -178,13 +178,13 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     folder.fails(
         "train --resume run --epochs 13",
         2,
-        &["--epochs is 13, but the run began with 12", "resnet train --config run/config.toml --epochs 13"],
+        &["--epochs is 13, but the run started with 12", "resnet train --config run/config.toml --epochs 13"],
     );
-    folder.fails("train --resume run --seed 5", 2, &["--seed is 5, but the run began with 4"]);
-    folder.fails("train --resume run --conv gemm", 2, &["--conv is \"gemm\", but the run began with \"auto\""]);
+    folder.fails("train --resume run --seed 5", 2, &["--seed is 5, but the run started with 4"]);
+    folder.fails("train --resume run --conv gemm", 2, &["--conv is \"gemm\", but the run started with \"auto\""]);
     folder.fails("train --resume run --out other", 2, &["--resume", "--out"]);
     folder.fails("train --resume nothing", 1, &["nothing: expected the folder of a run with `checkpoints` in it"]);
-    folder.fails("train --resume run --data nowhere", 1, &["there is no nowhere"]);
+    folder.fails("train --resume run --data nowhere", 1, &["nowhere does not exist"]);
     // The run's checkpoint knows its settings; a file that somebody edited is not asked.
     fs::write(folder.path("run/config.toml"), "repeat = 2\nepochs = ").unwrap();
     // The same settings may be repeated.
@@ -224,7 +224,7 @@ fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
             "cannot write run/weights.safetensors.tmp",
             "No space left on device",
             "the last checkpoint is after epoch 11",
-            "go on from it with `resnet train --resume run`",
+            "resume with `resnet train --resume run`",
         ],
     );
     assert_eq!(fs::read(folder.path("run/weights.safetensors")).unwrap(), weights);
@@ -312,10 +312,10 @@ fn repeated_runs_are_those_of_their_seeds_and_go_on() {
     assert_eq!(without_times(&folder.read("all/repeat.json")), without_times(&summary));
     assert_eq!(fs::metadata(folder.path("all/seed-7/result.json")).unwrap().modified().unwrap(), done);
 
-    folder.fails("train --resume all --repeat 3", 2, &["--repeat is 3, but the run began with 2"]);
-    folder.fails("train --resume all --lr 3", 2, &["--lr is 3.0, but the run began with 0.1"]);
+    folder.fails("train --resume all --repeat 3", 2, &["--repeat is 3, but the run started with 2"]);
+    folder.fails("train --resume all --lr 3", 2, &["--lr is 3.0, but the run started with 0.1"]);
     folder.fails("train --repeat 2 --out all", 1, &["expected a new or empty folder"]);
     folder.fails("train --repeat 0", 2, &["from 1 to 1000"]);
     let seed = u64::MAX.to_string();
-    folder.fails(&format!("train --repeat 2 --seed {seed}"), 2, &["there are no 2 seeds from"]);
+    folder.fails(&format!("train --repeat 2 --seed {seed}"), 2, &["there are no 2 seeds starting at"]);
 }

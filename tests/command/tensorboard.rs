@@ -141,7 +141,7 @@ fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     for part in [
         format!("error: cannot append to {file}: No space left on device"),
         "the last checkpoint is after epoch ".to_string(),
-        "go on from it with `resnet train --resume run`".to_string(),
+        "resume with `resnet train --resume run`".to_string(),
     ] {
         assert!(stderr.contains(&part), "`{part}` is missing in\n{stderr}");
     }
