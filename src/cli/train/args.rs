@@ -216,7 +216,7 @@ pub struct Args {
     init_from: Option<PathBuf>,
 
     /// Images per batch of an evaluation; changes only speed and memory
-    #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
+    #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Computation")]
     eval_batch_size: Option<usize>,
 
     #[command(flatten)]
