@@ -30,10 +30,10 @@ Examples:
 /// A recipe sets every option of a run, including the model. Flags override the recipe. The recipes and
 /// their values are listed at the end of this help.
 ///
-/// A run writes a folder. After every epoch it saves the weights (weights.safetensors, for `resnet
-/// eval`), the metrics (metrics.csv, metrics.jsonl, times.csv), the norms of every layer (layers.csv)
-/// and a checkpoint. The folder also contains the configuration (config.toml) and the metrics for
-/// TensorBoard (`tensorboard --logdir runs`). The test images are used once, at the end.
+/// A run writes a folder. After every epoch it saves the weights (weights.safetensors, the input of
+/// `resnet eval`), the metrics (metrics.csv, metrics.jsonl, times.csv), the norms of every layer
+/// (layers.csv) and a checkpoint. The folder also contains the configuration (config.toml) and the
+/// metrics for TensorBoard (`tensorboard --logdir runs`). The test images are used once, at the end.
 ///
 /// Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second one stops at once.
 /// A run that was interrupted in any way, even by a kill or a power cut, continues from its last
