@@ -1,4 +1,5 @@
-//! Flags that subcommands share, and how values are read: strictly, so that a typo is an error and not a run.
+//! Flags that several subcommands share, and the parsers of values. Parsing is strict: a typo is an error and never starts
+//! a run.
 
 use super::{Failure, Result};
 use crate::Error;
@@ -11,11 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The most images in a batch and the most epochs: far beyond what anyone runs, and small enough that no product of
-/// sizes leaves 64 bits.
+/// The largest batch size and number of epochs: far more than anyone runs, and small enough that no product of sizes
+/// exceeds 64 bits.
 pub const MOST: usize = 100_000;
 
-/// The most runs of `--repeat`.
+/// The largest number of runs of `--repeat`.
 pub const MOST_RUNS: usize = 1000;
 
 /// A whole number in `least..=most`.
@@ -41,7 +42,7 @@ pub fn positive(text: &str) -> std::result::Result<f64, String> {
 
 /// A finite number, 0 or more.
 pub fn not_negative(text: &str) -> std::result::Result<f64, String> {
-    number(text, "0 or a number above it, such as 5e-4", |value| value >= 0.0)
+    number(text, "a number that is 0 or above, such as 5e-4", |value| value >= 0.0)
 }
 
 /// A number from 0 to 1.
@@ -64,9 +65,9 @@ fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> std::result
     value.ok_or_else(|| format!("expected {expected}"))
 }
 
-/// A time, such as `90s`, `10m` or `1.5h`.
+/// A duration, such as `90s`, `10m` or `1.5h`.
 pub fn duration(text: &str) -> std::result::Result<Duration, String> {
-    let wrong = || "expected a time such as 90s, 10m or 1.5h".to_string();
+    let wrong = || "expected a duration such as 90s, 10m or 1.5h".to_string();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1.0,
@@ -89,7 +90,7 @@ pub fn three(text: &str) -> std::result::Result<[f64; 3], String> {
     values.ok_or_else(|| "expected three numbers for red, green and blue, such as 0.4914,0.4822,0.4465".to_string())
 }
 
-/// Three numbers as [`three`] reads them.
+/// Formats three numbers so that [`three`] can parse them.
 pub fn write_three(values: [f64; 3]) -> String {
     values.map(|value| value.to_string()).join(",")
 }
@@ -101,24 +102,24 @@ pub fn image_size(text: &str) -> std::result::Result<[usize; 2], String> {
     sides.ok_or_else(|| "expected height x width, each from 1 to 2048, such as 32x32".to_string())
 }
 
-/// The network called `name`; the error lists the known ones.
+/// The network named `name`; the error lists the known names.
 pub fn model(name: &str) -> std::result::Result<Architecture, Error> {
     Architecture::by_name(name)
 }
 
-/// A number type to compute in.
+/// The number type of a computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Float {
     F32,
     F64,
 }
 
-/// What computes: the engine or the reference.
+/// Which implementation computes: the engine or the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum EngineKind {
-    /// The engine: f32, as fast as the processor allows
+    /// The engine: f32, written for speed
     Fast,
-    /// The reference: the layers as the documentation explains them, several times slower
+    /// The reference: the layers that the documentation explains, several times slower
     Reference,
 }
 
@@ -131,56 +132,56 @@ impl EngineKind {
         }
     }
 
-    /// The one called `name`.
+    /// The implementation named `name`.
     pub fn by_name(name: &str) -> Result<Self> {
         match name {
             "fast" => Ok(EngineKind::Fast),
             "reference" => Ok(EngineKind::Reference),
-            other => Err(Failure::Usage(format!("there is no engine `{other}`; known: fast, reference"))),
+            other => Err(Failure::Usage(format!("unknown engine `{other}`; known engines: fast, reference"))),
         }
     }
 
-    /// What computes in `f32`, convolutions by `conv` if that is given.
+    /// The executor for `f32`, with the convolution algorithm `conv` if given.
     pub fn executor(self, conv: Option<Algorithm>) -> Result<Arc<dyn Executor<f32>>> {
         match (self, conv) {
             (EngineKind::Fast, conv) => Ok(Arc::new(Engine::new(conv.unwrap_or_default()))),
             (EngineKind::Reference, None | Some(Algorithm::Auto)) => Ok(Arc::new(Reference)),
             (EngineKind::Reference, Some(conv)) => Err(Failure::Usage(format!(
-                "--conv {} chooses an algorithm of the engine; --engine reference has only one: leave --conv out",
+                "--conv {} selects an algorithm of the engine, but --engine reference has only one; remove --conv",
                 conv.name()
             ))),
         }
     }
 }
 
-/// What computes the passes of a network.
+/// Which implementation computes the passes of a network.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Computation")]
 pub struct EngineArgs {
-    /// What computes [default: fast]
+    /// Implementation to compute with [default: fast]
     ///
-    /// The two give the same result up to rounding.
+    /// Both give the same result up to rounding.
     #[arg(long, value_name = "NAME", verbatim_doc_comment)]
     pub engine: Option<EngineKind>,
 
     /// Algorithm of the engine's convolutions [default: auto]
     ///
-    /// For comparison: it changes speed and memory, and the results by rounding only. A layer whose
-    /// shape the algorithm cannot compute uses the one that `auto` would take.
+    /// For comparisons: it changes speed and memory, and the results only by rounding. A layer whose
+    /// shape the algorithm does not support uses the algorithm that `auto` selects.
     #[arg(long, value_name = "NAME", value_parser = algorithm(), verbatim_doc_comment)]
     pub conv: Option<Algorithm>,
 }
 
 impl EngineArgs {
-    /// What computes in `f32`.
+    /// The executor for `f32`.
     pub fn executor(&self) -> Result<Arc<dyn Executor<f32>>> {
         self.engine.unwrap_or(EngineKind::Fast).executor(self.conv)
     }
 
-    /// What computes in `f64`: the reference; the engine has only `f32`.
+    /// The executor for `f64`: the reference. The engine supports only `f32`.
     pub fn executor_in_f64(&self) -> Result<Arc<dyn Executor<f64>>> {
         if self.engine == Some(EngineKind::Fast) {
-            let message = "--engine fast computes in f32 only; leave it out, or give --dtype f32";
+            let message = "--engine fast computes only in f32; remove --engine, or use --dtype f32";
             return Err(Failure::Usage(message.to_string()));
         }
         EngineKind::Reference.executor(self.conv)?;
@@ -188,7 +189,7 @@ impl EngineArgs {
     }
 }
 
-/// The names are the library's, so that the help lists every algorithm there is.
+/// The names come from the library, so the help lists every algorithm.
 pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
     let value = |(name, algorithm)| match algorithm {
         // Its name in older versions.
@@ -198,7 +199,7 @@ pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
     PossibleValuesParser::new(Algorithm::ALL.map(value)).try_map(|name| Algorithm::by_name(&name))
 }
 
-/// What the images are scaled with.
+/// How the images are normalised.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Normalisation")]
 pub struct NormalizationArgs {
@@ -212,26 +213,26 @@ pub struct NormalizationArgs {
 }
 
 impl NormalizationArgs {
-    /// What the two flags say, if they were given.
+    /// The normalisation that the two flags give, if any.
     pub fn given(&self) -> Result<Option<Normalization>> {
         let (Some(mean), Some(std)) = (self.mean, self.std) else {
             return Ok(None);
         };
         match Normalization::new(mean, std) {
             Ok(normalization) => Ok(Some(normalization)),
-            Err(_) => Err(Failure::Usage(format!("--std must be above 0 everywhere, got {}", write_three(std)))),
+            Err(_) => Err(Failure::Usage(format!("--std must be above 0 for every colour, got {}", write_three(std)))),
         }
     }
 }
 
-/// Refuses an output that is a folder, or that is there and not to be replaced, before anything is read.
+/// Rejects an output that is a folder, or that exists and may not be replaced, before anything is read.
 pub fn check_output(output: &Path, force: bool) -> Result<()> {
     let path = output.display();
     if output.is_dir() {
         return Err(Failure::Failed(format!("{path} is a folder; give the name of a file")));
     }
     if output.exists() && !force {
-        return Err(Failure::Failed(format!("{path} is there already and was not changed; --force replaces it")));
+        return Err(Failure::Failed(format!("{path} already exists and was not changed; use --force to replace it")));
     }
     Ok(())
 }

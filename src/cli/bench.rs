@@ -25,31 +25,31 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Steps that are not counted: the first ones get their memory from the operating system.
+/// Steps that are not measured: the first ones allocate their memory.
 const WARM_UP: usize = 2;
-/// However short --seconds is, a median needs some.
+/// The minimum for a median, however short --seconds is.
 const LEAST_STEPS: usize = 3;
 
 const AFTER_HELP: &str = "\
 Examples:
   resnet bench                                               training steps of ResNet-20
   resnet bench --model resnet50 --batch-size 8 --mode eval   inference at 224x224
-  resnet bench --model resnet18-cifar --layers --threads 1   every convolution alone
-  resnet bench --conv gemm --json                            another algorithm, for programs
-  resnet bench --engine both                                 the engine against the reference";
+  resnet bench --model resnet18-cifar --layers --threads 1   also every convolution by itself
+  resnet bench --conv gemm --json                            another algorithm, output for scripts
+  resnet bench --engine both                                 the engine compared with the reference";
 
 /// Measure how fast a network is on this machine
 ///
-/// Runs steps on one batch of noise, after two that are not counted. A training step is forward in
-/// train mode, loss and its gradient, backward, and the update, by SGD and of the running statistics;
-/// an evaluation step is a prediction. Images are loaded by another thread in training, so loading is
-/// measured apart.
+/// Measures steps on one batch of noise, after two warm-up steps. A training step consists of the
+/// forward pass in training mode, the loss and its gradient, the backward pass, and the update of the
+/// weights (SGD) and of the running statistics. An evaluation step is a prediction. In training another
+/// thread loads the images, so loading is measured separately.
 ///
-/// Operations are counted as those of direct convolution, two for each multiply-add, three passes in
-/// training; an algorithm that needs fewer shows more of them a second. The peak is what chains of
-/// multiply-adds on registers reach on the same threads.
+/// Operations are counted as those of direct convolution: two per multiply-add, three passes in
+/// training. An algorithm that needs fewer operations therefore shows more GFLOP/s. The peak is the
+/// speed of chains of multiply-adds in registers on the same threads.
 ///
-/// Run it on a machine that does nothing else.
+/// Run it on an otherwise idle machine.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -57,19 +57,19 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "resnet20", value_parser = args::model)]
     model: Architecture,
 
-    /// Images in a step
+    /// Images per step
     #[arg(long, value_name = "N", default_value = "128", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
     batch_size: usize,
 
-    /// Size of the images [default: what the model was designed for]
+    /// Size of the images [default: the size that the model was designed for]
     #[arg(long, value_name = "HxW", value_parser = args::image_size)]
     image: Option<[usize; 2]>,
 
-    /// Number of classes [default: what the model was designed for]
+    /// Number of classes [default: the number that the model was designed for]
     #[arg(long, value_name = "N", value_parser = args::count(1, 100_000), allow_negative_numbers = true)]
     classes: Option<usize>,
 
-    /// What a step is
+    /// Kind of step
     #[arg(long, value_name = "MODE", default_value = "train")]
     mode: Mode,
 
@@ -81,7 +81,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, 1_000_000), allow_negative_numbers = true, conflicts_with = "seconds")]
     steps: Option<usize>,
 
-    /// Also measure each kind of convolution alone
+    /// Also measure each kind of convolution by itself
     #[arg(long)]
     layers: bool,
 
@@ -89,7 +89,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// What is measured
+    /// Implementation to measure
     #[arg(long, value_name = "NAME", default_value = "fast", help_heading = "Computation")]
     engine: Measure,
 
@@ -104,7 +104,7 @@ enum Measure {
     Fast,
     /// The reference
     Reference,
-    /// The engine, and how many times as fast as the reference it is
+    /// Both, and their ratio
     Both,
 }
 
@@ -124,7 +124,7 @@ impl Mode {
         }
     }
 
-    /// Passes over the network: forward, and in training the gradients of the inputs and of the weights.
+    /// Passes through the network: forward, and in training the gradients of the inputs and of the weights.
     fn passes(self) -> f64 {
         match self {
             Mode::Train => 3.0,
@@ -133,21 +133,21 @@ impl Mode {
     }
 }
 
-/// Everything measured but the convolutions alone.
+/// All measurements except those of single convolutions.
 struct Measured<'a> {
     args: &'a Args,
     cost: Cost,
     image: [usize; 2],
     classes: usize,
-    /// Of every step, shortest first.
+    /// Seconds of every step, shortest first.
     times: Vec<f64>,
-    /// Of a training step.
+    /// The phases of a training step.
     phases: Option<Phases>,
-    /// Median seconds of a step of the reference, where it was measured too.
+    /// Median seconds of a step of the reference, if it was measured too.
     reference: Option<f64>,
     peak_memory: Option<u64>,
     peak_flops: f64,
-    /// Seconds in which one thread makes a batch.
+    /// Seconds that one thread needs to load a batch.
     loader: Option<f64>,
 }
 
@@ -160,7 +160,7 @@ pub fn run(args: &Args) -> Result<()> {
     let refuse = |error: Error| {
         let name = &args.model.name;
         let images = plural(args.batch_size, "image");
-        Failure::Usage(format!("`{name}` cannot take {images} of {height}x{width}: {error}"))
+        Failure::Usage(format!("`{name}` cannot process {images} of {height}x{width}: {error}"))
     };
     let cost = model.cost(args.batch_size, image).map_err(refuse)?;
 
@@ -174,7 +174,7 @@ pub fn run(args: &Args) -> Result<()> {
         Mode::Eval => timed(args, || predict(&*executor, &model, &x)).map(|times| (times, None)),
     };
     let (mut times, phases): (Vec<f64>, _) = measured.map_err(|error| match error {
-        // Such as a batch norm that is left with one value for each channel.
+        // For example a batch norm with a single value per channel.
         Error::Shape { .. } | Error::Argument { .. } => refuse(error),
         error => error.into(),
     })?;
@@ -200,7 +200,7 @@ pub fn run(args: &Args) -> Result<()> {
     let peak_flops = peak::measure();
     let measured = Measured { args, cost, image, classes, times, phases, reference, peak_memory, peak_flops, loader };
     if cfg!(debug_assertions) {
-        let _ = writeln!(std::io::stderr(), "note: built with debug assertions; build with --release to measure");
+        let _ = writeln!(std::io::stderr(), "note: this is a debug build; use --release for measurements");
     }
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -209,7 +209,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(measured.write(&mut out, &groups)?)
 }
 
-/// Numbers of mean 0 and variance 1, none of them 0, which some loops could skip: sums of three uniform ones.
+/// Random numbers with mean 0 and variance 1: sums of three uniform ones. None is 0, which some loops could skip.
 fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut rng = stream(seed, Purpose::Verify, &[]);
     move || (0..3).map(|_| rng.random_range(-1.0f32..1.0)).sum()
@@ -264,13 +264,13 @@ fn train(
         Ok(watch.finish(phases::UPDATE))
     })?;
     if !last.is_finite() {
-        let message = format!("the loss became {last}: such a step need not cost what a real one does");
+        let message = format!("the loss became {last}: such a step may not cost as much as a real one");
         return Err(Error::NotFinite { message });
     }
     Ok(steps)
 }
 
-/// What each step measured.
+/// The measurements of all steps.
 fn timed<T>(
     args: &Args,
     mut step: impl FnMut() -> std::result::Result<T, Error>,
@@ -289,7 +289,7 @@ fn timed<T>(
     Ok(measured)
 }
 
-/// Seconds in which one thread makes a batch of the embedded images, with crops and flips.
+/// Seconds that one thread needs to load a batch of the embedded images, with crops and flips.
 fn load(batch_size: usize) -> Result<f64> {
     let images = embedded::load().train;
     let indices: Vec<usize> = (0..batch_size).map(|i| i % images.len()).collect();
@@ -305,7 +305,7 @@ fn load(batch_size: usize) -> Result<f64> {
     Ok(median(&mut times[2..]))
 }
 
-/// Sorts `times`, of which there must be one.
+/// Sorts `times`, which must not be empty.
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -324,7 +324,7 @@ impl Measured<'_> {
         2.0 * self.args.mode.passes() * self.cost.multiply_adds as f64 / self.median()
     }
 
-    /// How much of what all threads could compute in a step one thread needs to load its images.
+    /// The time to load the images of a step on one thread, as a share of the time of all threads in a step.
     fn loader_share(&self) -> Option<f64> {
         self.loader.map(|seconds| seconds / (self.median() * rayon::current_num_threads() as f64))
     }
@@ -394,21 +394,21 @@ impl Measured<'_> {
             let seconds = milliseconds(seconds);
             lines.push((
                 "loader",
-                format!("{seconds} a batch on one thread: {share:.2} % of the threads' time in a step"),
+                format!("{seconds} per batch on one thread: {share:.2} % of the time of all threads in a step"),
             ));
         }
         for (key, value) in lines {
             writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
         }
         if let Some(phases) = &self.phases {
-            writeln!(out, "\nphases of a step, medians, with their share of the median step")?;
+            writeln!(out, "\nphases of a step: median time, share of the median step")?;
             for line in phases.lines(self.median()) {
                 writeln!(out, "{line}")?;
             }
         }
 
         let all = groups.iter().map(|group| group.count as u64 * group.multiply_adds()).sum();
-        writeln!(out, "\nconvolutions by shape, with their share of all multiply-adds of convolutions")?;
+        writeln!(out, "\nconvolutions by shape, and their share of the multiply-adds of all convolutions")?;
         writeln!(out, "{}", Group::header(args.layers))?;
         for group in groups {
             writeln!(out, "{}", group.line(all))?;
@@ -416,7 +416,7 @@ impl Measured<'_> {
         let alone = groups.iter().map(|group| Some(group.count as f64 * group.times.as_ref()?.sum()));
         if let Some(alone) = alone.sum::<Option<f64>>() {
             let share = 100.0 * alone / self.median();
-            writeln!(out, "all of them, each measured alone: {}, {share:.1} % of a step", milliseconds(alone))?;
+            writeln!(out, "all of them, each measured by itself: {}, {share:.1} % of a step", milliseconds(alone))?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
-//! What decides a run, as a TOML file: `resnet train --config run.toml`.
+//! The configuration of a run as a TOML file: `resnet train --config run.toml`.
 //!
-//! Everything in it has a flag of the same name, and may be left out: then the recipe says it. A run writes the whole of it
-//! into its folder (`config.toml`), so that the file starts the same run again, and every checkpoint has it, too.
+//! Every key has a flag of the same name and is optional; its default comes from the recipe. A run writes its complete
+//! configuration into its folder (`config.toml`), so that the file starts the same run again. Every checkpoint also
+//! contains it.
 
 use super::args::{self, EngineKind};
 use super::images::{DEFAULT_SIZE, DataArgs};
@@ -24,7 +25,7 @@ pub struct Config {
     pub model: Option<String>,
     pub recipe: Option<String>,
     pub seed: Option<u64>,
-    /// Runs, with this seed and those after it.
+    /// Number of runs, with consecutive seeds from `seed`.
     pub repeat: Option<usize>,
     /// A path, or `embedded`.
     pub data: Option<PathBuf>,
@@ -54,7 +55,7 @@ pub struct Config {
     pub accumulate: Option<usize>,
     pub ema_decay: Option<f64>,
     pub zero_init_residual: Option<bool>,
-    /// A file of weights.
+    /// A weights file.
     pub init_from: Option<PathBuf>,
     /// `fast` or `reference`.
     pub engine: Option<String>,
@@ -110,7 +111,7 @@ impl Config {
         Self::parse(&text).map_err(|message| Failure::Failed(format!("{}: {message}", path.display())))
     }
 
-    /// Parses the text of a file; the error says where it is.
+    /// Parses the text of a file; the error gives the line.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         toml::from_str(text).map_err(|error| error.to_string().trim_end().to_string())
     }
@@ -120,7 +121,7 @@ impl Config {
         toml::to_string(self).expect("plain values can be written")
     }
 
-    /// What `self` says, and `other` where it says nothing.
+    /// The values of `self`, and those of `other` for missing ones.
     pub fn or(self, other: Config) -> Config {
         macro_rules! merged {
             ($($key:ident),*) => { Config { $($key: self.$key.or(other.$key)),* } };
@@ -128,14 +129,14 @@ impl Config {
         for_keys!(merged)
     }
 
-    /// Every key that both say, but differently: key, here, there.
+    /// Every key of `self` that has another value, or none, in `other`: key, value here, value there.
     pub fn conflicts(&self, other: &Config) -> Vec<(&'static str, String, String)> {
         let mut conflicts = Vec::new();
         macro_rules! compare {
             ($($key:ident),*) => {
                 $(if let Some(own) = &self.$key {
                     if other.$key.as_ref() != Some(own) {
-                        let there = other.$key.as_ref().map_or("nothing".to_string(), |there| shown(there));
+                        let there = other.$key.as_ref().map_or("no value".to_string(), |there| shown(there));
                         conflicts.push((stringify!($key), shown(own), there));
                     }
                 })*
@@ -145,20 +146,20 @@ impl Config {
         conflicts
     }
 
-    /// Refuses settings that are not those of the run in the folder `run`, which are `saved`.
+    /// Rejects settings that differ from those of the run in the folder `run`, which are `saved`.
     pub fn refuse_conflicts(&self, saved: &Config, run: &Path) -> Result<()> {
         let conflicts = self.conflicts(saved);
         let Some((key, given, saved)) = conflicts.first() else { return Ok(()) };
         let flag = key.replace('_', "-");
         Err(Failure::Usage(format!(
-            "--{flag} is {given}, but the run began with {saved}, and a run goes on as it began; for another one: \
-             resnet train --config {} --{flag} {}",
+            "--{flag} is {given}, but the run started with {saved}, and a resumed run keeps its settings; to start a new \
+             run: resnet train --config {} --{flag} {}",
             run.join("config.toml").display(),
             given.trim_matches('"')
         )))
     }
 
-    /// The recipe, with everything that is said here.
+    /// The recipe, with the values given here.
     pub fn recipe(&self) -> Result<Recipe> {
         let usage = |error: Error| Failure::Usage(error.to_string());
         let default = if self.data().is_embedded() { "demo" } else { "quick" };
@@ -170,7 +171,7 @@ impl Config {
         let normalization = match (self.mean, self.std) {
             (Some(mean), Some(std)) => Normalization::new(mean, std).map_err(usage)?,
             (None, None) => base.normalization,
-            _ => return Err(Failure::Usage("`mean` and `std` are given together or not at all".to_string())),
+            _ => return Err(Failure::Usage("`mean` and `std` must be given together, or neither of them".to_string())),
         };
         for (key, value) in [("momentum", self.momentum), ("label_smoothing", self.label_smoothing)] {
             check(key, value, args::share)?;
@@ -204,7 +205,8 @@ impl Config {
         };
         if sgd.nesterov && sgd.momentum == 0.0 {
             return Err(Failure::Usage(
-                "Nesterov's momentum needs a --momentum above 0; give --nesterov=false for none at all".to_string(),
+                "Nesterov momentum needs a --momentum above 0; use --nesterov=false to train without momentum"
+                    .to_string(),
             ));
         }
         let recipe = Recipe {
@@ -239,12 +241,12 @@ impl Config {
         Ok(recipe)
     }
 
-    /// Where the images are.
+    /// The location of the images.
     pub fn data(&self) -> DataArgs {
         DataArgs { data: self.data.clone(), image_size: self.image_size }
     }
 
-    /// What computes: the engine, unless the configuration says otherwise.
+    /// Which implementation computes: by default the engine.
     pub fn engine(&self) -> Result<EngineKind> {
         self.engine.as_deref().map_or(Ok(EngineKind::Fast), EngineKind::by_name)
     }
@@ -253,19 +255,19 @@ impl Config {
     pub fn conv(&self) -> Result<Option<Algorithm>> {
         let Some(name) = self.conv.as_deref() else { return Ok(None) };
         if name == "direct" {
-            let message = "`conv` = \"direct\", the definition in seven loops, is no longer an algorithm to train with; \
-                           give --engine reference (whose bits are others), or leave it out";
+            let message = "`conv` = \"direct\" is no longer supported in training; use --engine reference (its results \
+                           differ by rounding), or remove `conv`";
             return Err(Failure::Usage(message.to_string()));
         }
         Algorithm::by_name(name).map(Some).map_err(|error| Failure::Usage(error.to_string()))
     }
 
-    /// What computes the passes of the run.
+    /// The executor of the run.
     pub fn executor(&self) -> Result<Arc<dyn Executor<f32>>> {
         self.engine()?.executor(self.conv()?)
     }
 
-    /// All of one run: what `self` says of the data and the computation, and the whole of the recipe.
+    /// The complete configuration of one run: data and computation from `self`, everything else from the recipe.
     pub fn effective(&self, recipe: &Recipe) -> Result<Config> {
         Ok(Config {
             model: Some(recipe.model.clone()),
@@ -309,7 +311,7 @@ impl Config {
     }
 }
 
-/// A value of a file, held to what its flag is held to.
+/// Checks a value of a file with the parser of its flag.
 fn check<V: Display, R>(
     key: &str,
     value: Option<V>,

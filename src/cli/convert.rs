@@ -20,11 +20,12 @@ Examples:
 
 /// Convert weights between file formats
 ///
-/// IN may be safetensors, a checkpoint of PyTorch (.pth, .pt, .th; both of its formats; nothing in it
-/// is ever run), or .npz and .npy of NumPy; its content decides. OUT's extension says what is
-/// written: .safetensors, .pth, .pt, .th, .npz, or .npy for a single array.
+/// IN is a safetensors file, a PyTorch checkpoint (.pth, .pt, .th, in both of PyTorch's formats; no code
+/// in it is executed), or a NumPy file (.npz, .npy). Its format is detected from its content. The
+/// extension of OUT selects the format to write: .safetensors, .pth, .pt, .th, .npz, or .npy for a
+/// single array.
 ///
-/// Names stay as they are. With --model they become torchvision's, whoever wrote the file, and the
+/// Tensor names do not change. With --model they are converted to those of torchvision, and the
 /// tensors must be exactly those of the network.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
@@ -39,15 +40,15 @@ pub struct Args {
 
     /// The network whose weights these are, see `resnet models`
     ///
-    /// Its name is noted in a .safetensors file, so that `resnet eval` needs no --model.
+    /// A .safetensors file stores the name, so that `resnet eval` needs no --model.
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     model: Option<Architecture>,
 
-    /// Convert floats to this type [default: as they are; 16 bits become 32]
+    /// Convert floats to this type [default: unchanged, but 16 bits become 32]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Float>,
 
-    /// Replace OUT if it is there
+    /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
 
@@ -59,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     let format = Format::of_extension(&args.output).map_err(|error| Failure::Usage(error.to_string()))?;
     let normalization = args.normalization.given()?;
     if normalization.is_some() && !(args.model.is_some() && format.has_metadata()) {
-        let message = "--mean and --std are noted beside --model, and only a .safetensors file has room for them";
+        let message = "--mean and --std need --model and an OUT in .safetensors; other formats cannot store them";
         return Err(Failure::Usage(message.to_string()));
     }
     args::check_output(&args.output, args.force)?;
@@ -74,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         let mut about = weights::metadata_of(&args.input, &tensors)?;
         let (fitted, classes) = fit(&args.input, &tensors, architecture)?;
         lines.extend(renamed(&tensors, &fitted));
-        lines.push(("model", format!("{}, {classes} classes: every tensor is there", architecture.name)));
+        lines.push(("model", format!("{}, {classes} classes: all tensors found", architecture.name)));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);
         if let Some(normalization) = normalization {
             about.insert("mean".into(), args::write_three(normalization.mean()));
@@ -88,14 +89,14 @@ pub fn run(args: &Args) -> Result<()> {
     }
     lines.extend(widened(&tensors));
     if !format.has_metadata() && !tensors.metadata.is_empty() {
-        lines.push(("left out", format!("metadata, for which {format} has no room")));
+        lines.push(("left out", format!("metadata, which {format} cannot store")));
     }
 
     formats::write(&args.output, &tensors)?;
     let numbers: usize = tensors.iter().map(|(_, tensor)| tensor.len()).sum();
     let size = std::fs::metadata(&args.output).map_err(|error| Error::io(&args.output, "read", error))?.len();
     let (count, numbers) = (text::thousands(tensors.len() as u64), text::thousands(numbers as u64));
-    lines.push(("tensors", format!("{count}, {numbers} numbers")));
+    lines.push(("tensors", format!("{count}, {numbers} elements")));
     lines.push(("wrote", format!("{} ({format}), {} bytes", args.output.display(), text::thousands(size))));
     let mut out = std::io::stdout().lock();
     for (key, value) in lines {
@@ -104,7 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The tensors of the network under its names, and for how many classes they are.
+/// The tensors of the network under its own names, and the number of classes.
 fn fit(path: &Path, tensors: &Tensors, architecture: &Architecture) -> Result<(Tensors, usize)> {
     let classes = state_dict::classes(tensors).unwrap_or(architecture.classes);
     let model = ResNet::<f32>::zeroed(&architecture.clone().with_classes(classes))?;
@@ -116,14 +117,17 @@ fn fit(path: &Path, tensors: &Tensors, architecture: &Architecture) -> Result<(T
     Ok((fitted, classes))
 }
 
-/// How many names have changed, with one of them; how many counters were left out.
+/// The number of changed names with an example, and the number of omitted counters.
 fn renamed(given: &Tensors, fitted: &Tensors) -> Vec<(&'static str, String)> {
     let counters = given.names().filter(|name| state_dict::is_counter(name)).count();
     let changed: Vec<&str> =
         given.names().filter(|name| fitted.get(name).is_none() && !state_dict::is_counter(name)).collect();
     let mut lines = Vec::new();
     if let Some(last) = changed.last() {
-        lines.push(("renamed", format!("{} tensors, as {last} to {}", changed.len(), state_dict::our_name(last))));
+        lines.push((
+            "renamed",
+            format!("{} tensors, for example {last} to {}", changed.len(), state_dict::our_name(last)),
+        ));
     }
     if counters > 0 {
         lines.push(("left out", format!("{counters} counters num_batches_tracked")));
@@ -131,7 +135,7 @@ fn renamed(given: &Tensors, fitted: &Tensors) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Every tensor of floats as this type; the rest as it is.
+/// Converts every tensor of floats to this type; the others do not change.
 fn as_float(tensors: &Tensors, float: Float) -> Tensors {
     let mut converted = Tensors::new();
     for (name, tensor) in tensors.iter() {
@@ -145,7 +149,7 @@ fn as_float(tensors: &Tensors, float: Float) -> Tensors {
     converted
 }
 
-/// What is written in another type than it was stored in, one line a type.
+/// The tensors that are written in a wider type than they were stored in, one line per type.
 fn widened(tensors: &Tensors) -> Vec<(&'static str, String)> {
     let lines = Dtype::ALL.into_iter().filter(|dtype| dtype.widened() != *dtype).filter_map(|dtype| {
         let count = tensors.iter().filter(|(_, tensor)| tensor.dtype() == dtype).count();

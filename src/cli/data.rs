@@ -1,4 +1,4 @@
-//! `resnet data`: looking at a data set, and getting one.
+//! `resnet data`: inspects a data set, or downloads one.
 
 mod download;
 pub mod fetch;
@@ -14,11 +14,11 @@ use std::path::PathBuf;
 const AFTER_HELP: &str = "\
 Examples:
   resnet data fetch                               CIFAR-10, 170 MB
-  resnet data info --data cifar-10-binary.tar.gz  what is in it
-  resnet data info --data photos --image-size 64  a folder of pictures, one folder a class
+  resnet data info --data cifar-10-binary.tar.gz  images, classes, mean and standard deviation
+  resnet data info --data photos --image-size 64  your own pictures, one folder per class
   resnet data grid --data photos --out photos.png";
 
-/// Look at a data set, or download one
+/// Inspect a data set, or download one
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -35,14 +35,14 @@ enum Command {
 
 const INFO_EXAMPLES: &str = "\
 Examples:
-  resnet data info                                the images inside this program
+  resnet data info                                the images embedded in this program
   resnet data info --data cifar-10-binary.tar.gz --json
   resnet data info --data photos --image-size 64";
 
-/// Count images and classes; mean and standard deviation of the colours
+/// Show the number of images, the classes, and the mean and standard deviation of the colours
 ///
 /// The mean and the (population) standard deviation are over all pixels of all images, on the scale 0
-/// to 1: what --mean and --std of `resnet train` take.
+/// to 1. `resnet train` takes them as --mean and --std.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = INFO_EXAMPLES)]
 struct InfoArgs {
@@ -59,7 +59,7 @@ Examples:
   resnet data grid --out embedded.png
   resnet data grid --data photos --image-size 64 --columns 6 --out photos.png --force";
 
-/// Write a picture with a row of training images for each class
+/// Write a picture with one row of training images per class
 #[derive(Debug, clap::Args)]
 #[command(after_help = GRID_EXAMPLES)]
 struct GridArgs {
@@ -70,11 +70,11 @@ struct GridArgs {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 
-    /// Images of each class, the first ones there are
+    /// Number of images per class; the first ones are taken
     #[arg(long, value_name = "N", default_value = "10", value_parser = args::count(1, 1000), allow_negative_numbers = true)]
     columns: usize,
 
-    /// Replace FILE if it is there
+    /// Replace FILE if it exists
     #[arg(long)]
     force: bool,
 }
@@ -148,7 +148,8 @@ fn to_json(dataset: &Dataset) -> Value {
 
 fn grid(args: &GridArgs) -> Result<()> {
     if !args.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
-        let message = format!("--out is a PNG file: expected a name that ends in .png, got {}", args.out.display());
+        let message =
+            format!("--out must be a PNG file: expected a name that ends in .png, got {}", args.out.display());
         return Err(Failure::Usage(message));
     }
     args::check_output(&args.out, args.force)?;

@@ -14,7 +14,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// More classes than this do not fit side by side; `--json` has the whole matrix.
+/// With more classes the confusion matrix is too wide to print; `--json` contains it.
 const MATRIX_CLASSES: usize = 20;
 
 const AFTER_HELP: &str = "\
@@ -25,13 +25,13 @@ Examples:
   resnet eval --weights other.pth --model resnet20 --data cifar10/ \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225";
 
-/// Test trained weights
+/// Evaluate trained weights
 ///
-/// Prints accuracy, loss, the accuracy of every class, and which classes are taken for which. Every
-/// image counts exactly once, those of the last smaller batch included.
+/// Prints accuracy, loss, the accuracy of every class and the confusion matrix. Every image counts
+/// exactly once, including those of the smaller last batch.
 ///
-/// Files written by `resnet train` name their model, normalisation and size of images; for others
-/// give --model, --mean, --std and, for pictures in folders, --image-size.
+/// Weights written by `resnet train` contain the model, the normalisation and the image size. For
+/// other weights give --model, --mean, --std and, for pictures in folders, --image-size.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -49,11 +49,11 @@ pub struct Args {
     #[arg(long, help_heading = "Data")]
     train_set: bool,
 
-    /// Average the logits of every image and of its mirror image
+    /// Average the logits of each image and its mirror image
     #[arg(long, help_heading = "Data")]
     test_flip: bool,
 
-    /// Images at once; changes speed and memory only
+    /// Images per batch; changes only speed and memory
     #[arg(long, value_name = "N", default_value = "250", value_parser = args::count(1, args::MOST), allow_negative_numbers = true,
           help_heading = "Data")]
     batch_size: usize,
@@ -84,12 +84,12 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
     let dataset = Arc::new(dataset);
 
     let model = trained.model::<T>(dataset.classes.len())?;
-    // As many, but others, or in another order: every image would count as wrong.
+    // The same number of classes, but other ones, or in another order: every image would count as wrong.
     if let (_, Some(names)) = trained.classes()?
         && names != dataset.classes
     {
         let message = format!(
-            "these weights tell the classes {} apart, the images are of {}",
+            "these weights are for the classes {}, but the images have the classes {}",
             names.join(", "),
             dataset.classes.join(", ")
         );
@@ -102,7 +102,7 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
     spinner.finish_and_clear();
     let evaluation = evaluated?;
     if !evaluation.loss.is_finite() {
-        let message = format!("the loss with these weights is {}: they, or --std, are of no use", evaluation.loss);
+        let message = format!("the loss with these weights is {}: check the weights and --std", evaluation.loss);
         return Err(Error::format(&trained.path, None, message).into());
     }
 
@@ -125,7 +125,7 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         ("", String::new()),
         (
             "accuracy",
-            format!("{}; guessing gets {}", text::share(evaluation.top1, images), text::chance(dataset.classes.len())),
+            format!("{}; guessing: {}", text::share(evaluation.top1, images), text::chance(dataset.classes.len())),
         ),
         ("top-5", text::share(evaluation.top5, images)),
         ("loss", format!("{:.4}", evaluation.loss)),

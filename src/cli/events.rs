@@ -4,16 +4,16 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `train/loss`, `train/accuracy`, `train/top5` | of the epoch, measured while the weights move |
+//! | `train/loss`, `train/accuracy`, `train/top5` | of the epoch, measured while the weights change |
 //! | `train/learning_rate`, `train/gradient_norm`, `train/images_per_second` | the last step's; the mean over the steps; speed |
 //! | `validation/loss`, `validation/accuracy` | where it was measured |
 //! | `weight_norm/NAME`, `gradient_norm/NAME`, `update_ratio/NAME` | of every learned tensor: see [`LayerMetrics`] |
 //! | `test/loss`, `test/accuracy` | of the weights that were tested |
 //!
-//! A file is written by one process only. A run that is resumed begins another, which makes TensorBoard forget what the
-//! earlier ones say of the epochs that are trained again; what is in them stays as it is. With its wall-clock times a file of
-//! events is, like `times.csv`, not among what is the same from run to run. The test's record comes after `result.json`, so
-//! that no run has two of them; a run that is killed just between the two has none.
+//! A file is written by one process only. A resumed run starts a new file, and TensorBoard then ignores the records of the
+//! earlier files for the epochs that are trained again; the earlier files do not change. An event file contains wall-clock
+//! times, so, like `times.csv`, it differs from run to run. The record of the test is written after `result.json`, so no run
+//! has two of them; a run that is killed between the two has none.
 
 use crate::formats::tensorboard;
 use crate::train::{EpochMetrics, Evaluation, LayerMetrics};
@@ -25,8 +25,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const BEFORE: &str = "events.out.tfevents.";
 const BEHIND: &str = ".resnet-by-hand";
 
-/// A name for a new file of events in `folder`. TensorBoard reads files in the order of their names, so this one is behind
-/// those that are there, even if the clock has been set back.
+/// A name for a new event file in `folder`. TensorBoard reads files in the order of their names, so this name sorts after
+/// the existing ones, even if the clock has been set back.
 pub fn new_name(folder: &Path) -> Result<String> {
     let failed = |error| Error::io(folder, "list", error);
     let mut seconds = now() as u64;
@@ -39,7 +39,7 @@ pub fn new_name(folder: &Path) -> Result<String> {
     Ok(format!("{BEFORE}{seconds:010}{BEHIND}"))
 }
 
-/// What a file begins with that goes on behind so many epochs.
+/// The first records of a file that starts after `epochs` epochs.
 pub fn beginning(epochs: usize) -> Vec<u8> {
     [tensorboard::version(now()), tensorboard::start(now(), epochs as u64 + 1)].concat()
 }
@@ -63,7 +63,7 @@ pub fn epoch(epoch: &EpochMetrics, validation: Option<&Evaluation>, layers: &[La
     scalars(epoch.epoch + 1, values)
 }
 
-/// The record of the test, after so many epochs.
+/// The record of the test, after `epochs` epochs.
 pub fn test(epochs: usize, found: &Evaluation) -> Vec<u8> {
     scalars(epochs, evaluation("test", found).to_vec())
 }

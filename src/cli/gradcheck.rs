@@ -8,19 +8,19 @@ use std::io::{IsTerminal as _, Write as _};
 
 const AFTER_HELP: &str = "\
 Examples:
-  resnet gradcheck                           every layer: a few seconds
+  resnet gradcheck                           every layer, in a few seconds
   resnet gradcheck --layer conv2d --seed 7   one layer at other random points
   resnet gradcheck --model resnet20          a whole network, batch norm in training mode";
 
-/// Check the backward passes by finite differences
+/// Check the backward passes with finite differences
 ///
-/// Every tensor's gradient is compared, in 64-bit floats, with differences of the forward pass at
-/// random points and against a random dy. The columns are the largest error, the same relative to the
-/// largest entry of the gradient, and the error that rounding and the difference itself can explain
-/// (0 where the difference is exact). Exit code 1 if any error is larger than that.
+/// Compares the gradient of every tensor with finite differences of the forward pass, in 64-bit floats,
+/// at random points and for a random dy. The columns are the largest error, the same relative to the
+/// largest element of the gradient, and the error that rounding and the finite difference itself can
+/// explain (0 where the difference is exact). Exit code 1 if any error is larger than that.
 ///
-/// In a network the choices of every ReLU and max pool are held while differencing; `plain` is the
-/// error when they are not, and `kinks` how many of them flipped.
+/// In a network, every ReLU and max pool keeps its choices during the differences; `plain` is the
+/// error without this, and `kinks` is the number of choices that changed.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -36,15 +36,15 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "1", value_parser = args::seed, allow_negative_numbers = true)]
     seed: u64,
 
-    /// Images in the network's batch [default: 3]
+    /// Images per batch of the network [default: 3]
     #[arg(long, value_name = "N", value_parser = args::count(1, 1024), allow_negative_numbers = true, requires = "model")]
     batch_size: Option<usize>,
 
-    /// Size of the network's images [default: 12x16]
+    /// Size of the images of the network [default: 12x16]
     #[arg(long, value_name = "HxW", value_parser = args::image_size, requires = "model")]
     image: Option<[usize; 2]>,
 
-    /// Entries probed in each of the network's tensors, besides one random direction [default: 2]
+    /// Elements to check per tensor of the network, besides one random direction [default: 2]
     #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, requires = "model")]
     entries: Option<usize>,
 }
@@ -93,7 +93,7 @@ fn network(args: &Args, architecture: &Architecture) -> Result<()> {
         ..default
     };
     if std::io::stderr().is_terminal() {
-        eprintln!("checking {}: the deeper, the longer", architecture.name);
+        eprintln!("checking {}; deep networks take longer", architecture.name);
     }
     let report = check_network(architecture, &check).map_err(|error| match error {
         Error::Shape { .. } | Error::Argument { .. } => Failure::Usage(format!(

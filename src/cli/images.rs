@@ -1,4 +1,4 @@
-//! Where the images are: `--data` and `--image-size`, and what is said of what was found.
+//! The location of the images, `--data` and `--image-size`, and the description of what was found.
 
 use super::data::fetch::PAGE;
 use super::{Failure, Result, args, memory};
@@ -7,45 +7,45 @@ use crate::data::{self, Dataset, Kind, Normalization, Opened, Splits, cifar10, e
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Height and width of images where nothing says otherwise.
+/// Default height and width of the images.
 pub const DEFAULT_SIZE: usize = cifar10::SIZE;
 
-/// Where the images are.
+/// The location of the images.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Data")]
 pub struct DataArgs {
     /// CIFAR-10, CIFAR-100, a folder of pictures, or `embedded` [default: embedded]
     ///
     /// CIFAR as published: a folder cifar-10-batches-bin, cifar-10-batches-py, cifar-100-binary or
-    /// cifar-100-python, one of the .tar.gz archives of these, or a folder that holds one of them;
-    /// Pictures, PNG or JPEG of any size: DIR/train/CLASS/ with
-    /// DIR/test/CLASS/ or DIR/val/CLASS/, or DIR/CLASS/ alone, of which every fifth is for testing.
-    /// `embedded` is a part of CIFAR-10 inside this program: 1,400 training and 500 test images.
+    /// cifar-100-python, one of the .tar.gz archives of these, or a folder that contains one of them.
+    /// Pictures, PNG or JPEG of any size: DIR/train/CLASS/ with DIR/test/CLASS/ or DIR/val/CLASS/, or
+    /// only DIR/CLASS/, where every fifth picture of a class becomes a test image.
+    /// `embedded` is a part of CIFAR-10 embedded in this program: 1,400 training and 500 test images.
     #[arg(long, value_name = "PATH", verbatim_doc_comment)]
     pub data: Option<PathBuf>,
 
-    /// Make pictures in folders N x N pixels [default: 32]
+    /// Resize pictures in folders to N x N pixels [default: 32]
     ///
-    /// The shorter side becomes N, then the middle is cut out, as torchvision's Resize(N) and
-    /// CenterCrop(N) do.
+    /// The shorter side is resized to N, then the centre is cropped, like torchvision's Resize(N) and
+    /// CenterCrop(N).
     #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true, verbatim_doc_comment)]
     pub image_size: Option<usize>,
 }
 
-/// What is said of images that were read.
+/// The description of images that were read.
 #[derive(Debug)]
 pub struct About {
-    /// What they are.
+    /// Which kind of data set.
     pub kind: Kind,
-    /// What they are and where, for people.
+    /// What they are and where they are, for people.
     pub description: String,
-    /// What people should know about how they were read.
+    /// Notes on how they were read, for people.
     pub notes: Vec<String>,
 }
 
 impl About {
-    /// What the images are normalised with where nothing says otherwise: for CIFAR-10 what the recipe says, for others
-    /// their own mean and standard deviation.
+    /// The default normalisation: for CIFAR-10 that of the recipe (`None`), for other images their own mean and standard
+    /// deviation.
     pub fn normalization(&self, train: &Dataset) -> Result<Option<Normalization>> {
         if self.kind == Kind::Cifar10 {
             return Ok(None);
@@ -53,7 +53,7 @@ impl About {
         let (mean, std) = train.mean_and_std();
         let derived = Normalization::new(mean, std).map_err(|_| {
             Failure::Failed(format!(
-                "{}: cannot be normalised by their own statistics, a channel has the same value everywhere (standard \
+                "{}: the images cannot be normalised by their own statistics, because a channel is constant (standard \
                  deviation {}); give --mean and --std",
                 train.source,
                 args::write_three(std)
@@ -64,12 +64,12 @@ impl About {
 }
 
 impl DataArgs {
-    /// Whether the images inside the program are meant.
+    /// Whether it means the embedded images.
     pub fn is_embedded(&self) -> bool {
         self.data.as_ref().is_none_or(|path| path.as_os_str() == "embedded")
     }
 
-    /// The images; pictures in folders become `size` x `size` pixels unless the flag says otherwise.
+    /// Loads the images. Pictures in folders are resized to `size` x `size` pixels unless the flag gives another size.
     pub fn load(&self, size: usize) -> Result<(Splits, About)> {
         let size = self.image_size.unwrap_or(size);
         let Opened { splits, kind, description, notes } = match &self.data {
@@ -95,8 +95,8 @@ impl DataArgs {
 fn explain(path: &Path, error: Error) -> Failure {
     match error {
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !path.exists() => Failure::Failed(format!(
-            "there is no {} (given as --data)\n\n\
-             `resnet data fetch` downloads CIFAR-10, from {PAGE}; `--data embedded` needs no download",
+            "{} does not exist (given as --data)\n\n\
+             `resnet data fetch` downloads CIFAR-10 from {PAGE}; `--data embedded` needs no download",
             path.display()
         )),
         error => error.into(),

@@ -1,4 +1,4 @@
-//! Ctrl-C. Of a run: once to stop after this step, twice to stop at once. Of a download: at once, with a last word.
+//! Ctrl-C. In a run: once stops after the current step, twice stops at once. In a download: stops at once, with a message.
 
 use super::{Failure, Result, progress};
 use std::io::Write as _;
@@ -10,13 +10,13 @@ pub const EXIT_CODE: u8 = 130;
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static LISTENING: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first Ctrl-C (or `kill`, or closed terminal) is only noted, for [`requested`].
+/// From now on the first Ctrl-C (or `kill`, or closed terminal) is only recorded, for [`requested`].
 ///
-/// Under `nohup` nothing is installed: the crate `ctrlc` takes all three signals or none, and whoever says `nohup` wants
-/// the run to outlive the terminal. Ctrl-C then ends the program as it ends any other; files are written whole or not
-/// at all, so the last complete checkpoint is there in that case too.
+/// Under `nohup` no handler is installed: the crate `ctrlc` handles all three signals or none, and with `nohup` the run
+/// must outlive the terminal. Ctrl-C then ends the program immediately, as usual; files are written whole or not at all,
+/// so the last complete checkpoint exists in that case too.
 pub fn listen() -> Result<()> {
-    // Repeated runs ask once each.
+    // Repeated runs call this once each.
     if LISTENING.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
@@ -43,7 +43,7 @@ fn install(handler: impl FnMut() + Send + 'static) -> Result<()> {
     if hangup_is_ignored() {
         return Ok(());
     }
-    ctrlc::set_handler(handler).map_err(|error| Failure::Failed(format!("cannot listen for Ctrl-C: {error}")))
+    ctrlc::set_handler(handler).map_err(|error| Failure::Failed(format!("cannot handle Ctrl-C: {error}")))
 }
 
 /// Whether there was a Ctrl-C.

@@ -1,15 +1,15 @@
-//! The command `resnet`, one file a subcommand:
+//! The command `resnet`, one file per subcommand:
 //!
 //! - [`train`], [`eval`], [`predict`], [`report`], [`data`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`],
-//!   [`oracle`]: the flags of each, its help, and what it does;
-//! - [`args`], [`images`], [`trained`]: the flags they share, how their values are read, and what they stand for;
-//! - [`init_from`]: where fine-tuning begins;
-//! - [`config`]: what decides a run, as a TOML file;
-//! - [`run_folder`], [`events`], [`progress`], [`interrupt`], [`text`]: what long commands write, show and listen to;
-//! - [`memory`]: what a run has needed.
+//!   [`oracle`]: the flags, the help and the implementation of each subcommand;
+//! - [`args`], [`images`], [`trained`]: flags that several subcommands share, and how their values are parsed;
+//! - [`init_from`]: the initial weights of fine-tuning;
+//! - [`config`]: the configuration of a run, as a TOML file;
+//! - [`run_folder`], [`events`], [`progress`], [`interrupt`], [`text`]: files, display and Ctrl-C of long commands;
+//! - [`memory`]: peak and available memory.
 //!
 //! # Exit codes
-//! 0: done. 1: it failed (a file, the data, a loss that is not finite). 2: it was called wrongly. 130: stopped by Ctrl-C.
+//! 0: success. 1: failure (a file, the data, a loss that is not finite). 2: usage error. 130: stopped by Ctrl-C.
 
 mod args;
 mod bench;
@@ -43,30 +43,30 @@ const EXAMPLES: &str = "\
 Examples:
   resnet train                                    about a minute, nothing to download
   resnet data fetch                               CIFAR-10, 170 MB
-  resnet train --data cifar-10-binary.tar.gz      ten epochs of it
+  resnet train --data cifar-10-binary.tar.gz      train on it for ten epochs
   resnet eval --weights runs/resnet8-demo-1/weights.safetensors
   resnet predict --weights runs/resnet8-demo-1/weights.safetensors photo.jpg
-  resnet report runs/resnet8-demo-1               curves, mistakes, filters, as a page
-  resnet data info --data photos/                 pictures in a folder for each class
-  resnet convert other.pth other.safetensors      PyTorch's and NumPy's files, in and out
-  resnet models --batch-size 64                   what would fit into memory
-  resnet gradcheck --layer conv2d                 is the backward pass right?
+  resnet report runs/resnet8-demo-1               an HTML page: curves, mistakes, filters
+  resnet data info --data photos/                 your own pictures, one folder per class
+  resnet convert other.pth other.safetensors      read and write PyTorch and NumPy files
+  resnet models --batch-size 64                   the memory that each network needs
+  resnet gradcheck --layer conv2d                 check a backward pass
 
-`resnet help train` shows every recipe with its values.";
+`resnet help train` lists every recipe with its values.";
 
-/// Residual networks for CIFAR-10, every backward pass written by hand.
+/// Residual networks for CIFAR-10 with every backward pass written by hand.
 ///
-/// Trains on the CPU, in 32-bit floats. The same seed gives the same weights, bit for bit, whatever
-/// the number of threads.
+/// Trains on the CPU, in 32-bit floats. The same seed gives bit-identical weights, for any number of
+/// threads.
 #[derive(Debug, Parser)]
 #[command(name = "resnet", version, verbatim_doc_comment, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Threads to compute with [default: one for each core]
+    /// Number of threads [default: one per core]
     ///
-    /// Changes the time, never the result.
+    /// It changes the time, never the result.
     #[arg(long, global = true, value_name = "N", value_parser = args::count(1, 4096), allow_negative_numbers = true)]
     threads: Option<usize>,
 }
@@ -88,17 +88,17 @@ enum Command {
 /// Why a subcommand ended early.
 #[derive(Debug)]
 enum Failure {
-    /// It was called wrongly: the flags do not fit together.
+    /// Usage error: an invalid combination of flags.
     Usage(String),
-    /// It could not do what it was asked for.
+    /// The operation failed.
     Failed(String),
-    /// The numbers of a run are not finite any more.
+    /// A run has a loss or a result that is not finite.
     Diverged(String),
-    /// It did what it was asked for, and the answer is no; that has been printed.
+    /// The command ran, and its answer is no; the answer is already printed.
     Verdict,
-    /// Ctrl-C; what was kept has been said already.
+    /// Ctrl-C; the message about what is saved is already printed.
     Interrupted,
-    /// Whoever read the output has seen enough (`resnet models | head -1`).
+    /// The reader of stdout has closed the pipe (`resnet models | head -1`).
     PipeClosed,
 }
 
@@ -108,7 +108,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Only for writing to stdout: every file goes through the library's [`Error`], which knows its path.
+/// Only for writing to stdout. Errors of files are the library's [`Error`], which contains the path.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -120,9 +120,9 @@ impl From<io::Error> for Failure {
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// Reads the command line and does what it says.
+/// Parses the command line and runs the subcommand.
 pub fn run() -> ExitCode {
-    // A wrong call ends here, with exit code 2 and clap's message.
+    // A usage error ends the program here, with exit code 2 and clap's message.
     let cli = Cli::parse();
     let name = match cli.command {
         Command::Train(_) => "train",
@@ -141,7 +141,7 @@ pub fn run() -> ExitCode {
         Err(Failure::Verdict) => ExitCode::FAILURE,
         Err(Failure::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(Failure::Failed(message) | Failure::Diverged(message)) => {
-            // stderr may be closed too, and then there is no one to tell.
+            // stderr may be closed too; then the message is lost.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("error: {message}\n"));
             ExitCode::FAILURE
         }
@@ -160,8 +160,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().map_err(|error| Failure::Failed(format!("cannot start {threads} threads: {error}")))?;
     }
-    // On a thread of the pool: from any other, each of the thousands of small parallel loops of a step would have to wake
-    // the pool and wait to be woken.
+    // Runs on a thread of the pool. From any other thread, each of the thousands of small parallel loops of a step would
+    // have to wake the pool and then wait for it.
     rayon::scope(|_| match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),

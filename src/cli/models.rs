@@ -7,15 +7,16 @@ use std::io::Write as _;
 
 const AFTER_HELP: &str = "\
 Examples:
-  resnet models                                as published: 224x224 and 1,000 classes, or 32x32 and 10
+  resnet models                                image size and classes as published
   resnet models --image 32x32 --classes 10     all of them on CIFAR-10
-  resnet models --batch-size 32 --json         for programs";
+  resnet models --batch-size 32 --json         output for scripts";
 
 /// List every model with its size and cost
 ///
-/// Multiply-adds are those of the convolutions and the linear layer, forward, for one image; training
-/// costs three times as many. Memory is an estimate for one training step of --batch-size images in
-/// 32-bit floats: parameters, gradients, momentum and the activations kept for the backward pass.
+/// Multiply-adds are those of the convolutions and the linear layer in the forward pass of one image;
+/// training needs three times as many. Memory is an estimate for one training step of --batch-size
+/// images in 32-bit floats: parameters, gradients, momentum and the activations that the backward pass
+/// needs.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -81,7 +82,9 @@ fn row(name: &str, args: &Args) -> Result<Row> {
     let cost = |batch| {
         let [height, width] = image;
         model.cost(batch, image).map_err(|error| {
-            Failure::Usage(format!("`{name}` cannot take images of {height}x{width}; give a larger --image\n  {error}"))
+            Failure::Usage(format!(
+                "`{name}` cannot process images of {height}x{width}; give a larger --image\n  {error}"
+            ))
         })
     };
     Ok(Row { one: cost(1)?, step_bytes: cost(args.batch_size)?.training_bytes(4), architecture, image })

@@ -15,26 +15,27 @@ use std::sync::Arc;
 
 const AFTER_HELP: &str = "\
 Examples:
-  resnet predict photo.jpg                        with the pretrained network: CIFAR-10's classes
+  resnet predict photo.jpg                        with the pretrained network, classes of CIFAR-10
   resnet predict --weights runs/resnet20-quick-1/weights.safetensors photo.jpg
   resnet predict --weights weights.safetensors --top 1 photos/*.png
   resnet predict --weights weights.safetensors --json photo.jpg
   resnet predict --weights resnet18.pth --model resnet18 --image-size 224 \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 photo.jpg";
 
-/// Say what pictures show
+/// Classify pictures
 ///
 /// Prints the most likely classes of each picture with their probabilities (softmax). A picture is a
-/// PNG or JPEG file of any size: its shorter side becomes N pixels, its middle N x N is looked at.
+/// PNG or JPEG file of any size: its shorter side is resized to N pixels, and the centre N x N is used.
 ///
-/// Without --weights a ResNet-20 inside this program looks at them, which knows the ten classes of
-/// CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. It calls everything
-/// one of these.
+/// Without --weights, a ResNet-20 embedded in this program classifies the pictures into the ten classes
+/// of CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. Every picture is
+/// assigned to one of these classes, whatever it shows.
 ///
-/// Files written by `resnet train` name their model, classes, normalisation and N; for others give
-/// --model, --mean, --std and --image-size.
+/// Weights written by `resnet train` contain the model, the classes, the normalisation and N. For
+/// other weights give --model, --mean, --std and --image-size.
 ///
-/// A picture that cannot be read is named on stderr, the others are done, and the exit code is 1.
+/// If a picture cannot be read, an error is printed on stderr, the other pictures are classified, and
+/// the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -49,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "K", default_value = "5", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
     top: usize,
 
-    /// Average the logits of a picture and of its mirror image
+    /// Average the logits of each picture and its mirror image
     #[arg(long)]
     test_flip: bool,
 
@@ -57,7 +58,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Make pictures N x N pixels [default: what the file of weights says, or 32]
+    /// Resize pictures to N x N pixels [default: from the weights file, or 32]
     #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
     image_size: Option<usize>,
 
@@ -68,7 +69,7 @@ pub struct Args {
     engine: args::EngineArgs,
 }
 
-/// A network and what goes into it and comes out of it.
+/// A network, its input format and its classes.
 struct Predictor {
     model: ResNet<f32>,
     executor: Arc<dyn Executor<f32>>,
@@ -90,7 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
     let predictor = Predictor::new(args, &trained)?;
     let mut out = io::stdout().lock();
     let (mut predictions, mut errors) = (Vec::new(), Vec::new());
-    // One by one: what is said of a picture does not depend on the others.
+    // One by one, so that the result for a picture does not depend on the others.
     for path in &args.images {
         match predictor.predict(path) {
             Ok(guesses) => {
@@ -101,7 +102,7 @@ pub fn run(args: &Args) -> Result<()> {
                 }
             }
             Err(error) => {
-                // In the order of the pictures, also where both streams go to one terminal.
+                // Keeps the order of the pictures if both streams go to the same terminal.
                 out.flush()?;
                 let _ = writeln!(io::stderr(), "error: {error}");
                 errors.push(json!({ "image": path.display().to_string(), "error": error.to_string() }));
@@ -136,13 +137,15 @@ impl Predictor {
         let model = trained.model::<f32>(count)?;
         model.cost(1, [size, size]).map_err(|error| {
             let name = &model.architecture().name;
-            Failure::Usage(format!("`{name}` cannot take images of {size}x{size}: {error}; give another --image-size"))
+            Failure::Usage(format!(
+                "`{name}` cannot process images of {size}x{size}: {error}; give another --image-size"
+            ))
         })?;
         let (test_flip, path, executor) = (args.test_flip, trained.path.clone(), args.engine.executor()?);
         Ok(Predictor { model, executor, normalization, test_flip, size, classes, path })
     }
 
-    /// Every class, the most likely first; of equal ones the first.
+    /// Every class, the most likely first; equal ones in their order.
     ///
     /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
     fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
@@ -152,7 +155,7 @@ impl Predictor {
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
         if let Some(z) = logits.iter().find(|z| !z.is_finite()) {
             let message =
-                format!("with these weights a score of {} is {z}: they, or --std, are of no use", path.display());
+                format!("with these weights a logit of {} is {z}: check the weights and --std", path.display());
             return Err(Error::format(&self.path, None, message));
         }
         let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -1,15 +1,15 @@
-//! What is seen of a run while it runs: two bars on a terminal, a line now and then elsewhere.
+//! The progress display of a run: two bars on a terminal, otherwise a line from time to time.
 //!
 //! ```text
 //! epoch 12/40 [=====>      ] 170/391  loss 1.234, accuracy 45.6 %, 812 images/s
 //! run         [===>        ]    29 %  38 min 12 s left, 66.1 GFLOP/s
 //! ```
 //!
-//! - [`pace`]: how long the rest takes;
-//! - [`layout`]: what of it has room;
-//! - [`transfer`]: what is seen of a download.
+//! - [`pace`]: the remaining time;
+//! - [`layout`]: how much of it fits on a line;
+//! - [`transfer`]: the display of a download.
 //!
-//! GFLOP/s are counted as `resnet bench` counts them, as those of direct convolution: two for each multiply-add, three passes for
+//! GFLOP/s are counted as in `resnet bench`, as those of direct convolution: two operations per multiply-add, three passes for
 //! an image that is trained on.
 
 mod layout;
@@ -28,14 +28,14 @@ use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Without a terminal, a line about the steps within an epoch or the bytes of a download at most this often.
+/// Without a terminal: the shortest time between two lines about the steps of an epoch or the bytes of a download.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// The end of the run is told after so many steps and so many seconds, or else after the first epoch.
+/// The estimated end of the run is printed after this many steps and seconds, or else after the first epoch.
 const ESTIMATE_STEPS: usize = 10;
 const ESTIMATE_SECONDS: f64 = 5.0;
 
-/// The bars that are on the screen, for [`say`].
+/// The bars on the screen, for [`say`].
 static ON_SCREEN: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
 /// The display of a training run.
@@ -43,19 +43,19 @@ pub struct Progress {
     bars: Option<Bars>,
     stdout_is_open: bool,
     last_line: Instant,
-    /// The head of the table of epochs, as long as it is not printed.
+    /// The header of the table of epochs, until it is printed.
     header: Option<String>,
     plan: Plan,
-    /// Of the whole run.
+    /// The work of the whole run.
     work: u64,
     pace: Pace,
     multiply_adds: u64,
-    /// Why the end that was told may be another, and whether some of the run is done before.
+    /// Whether the run may end before the estimate, and whether a part of it was done by an earlier process.
     may_stop_early: bool,
     is_resumed: bool,
     estimate_is_told: bool,
     steps: usize,
-    /// Of this epoch, with what was seen of it before a break.
+    /// Sums over this epoch, including the part before an interruption.
     images: usize,
     correct: usize,
     loss: f64,
@@ -87,24 +87,24 @@ impl Speed {
 
 struct Bars {
     both: MultiProgress,
-    /// Above the bars.
+    /// A blank line above the bars.
     space: ProgressBar,
     epoch: ProgressBar,
     run: ProgressBar,
-    /// The terminal's width for which the bars are styled.
+    /// The width of the terminal for which the bars are styled.
     columns: usize,
 }
 
-/// A bar that counts, on a terminal; elsewhere nothing is seen of it.
+/// A bar that counts. It is shown only on a terminal.
 pub fn counter(what: &'static str, of: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("[{bar:24}] {pos}/{len} {msg}").expect("a valid template");
     ProgressBar::new(of as u64).with_style(style.progress_chars("=> ")).with_message(what)
 }
 
-/// A line on stderr, above the bars if there are any. From any thread.
+/// Prints a line on stderr, above the bars if there are any. Can be called from any thread.
 pub fn say(line: &str) {
     let print = || {
-        // Nobody to tell: not a reason to stop.
+        // A closed stderr is no reason to stop.
         let _ = writeln!(io::stderr(), "{line}");
     };
     match on_screen().as_ref() {
@@ -113,7 +113,7 @@ pub fn say(line: &str) {
     }
 }
 
-/// Removes the bars from the screen, for the end of the process. From any thread.
+/// Removes the bars from the screen, at the end of the process. Can be called from any thread.
 pub fn clear() {
     if let Some(bars) = on_screen().take() {
         let _ = bars.clear();
@@ -125,14 +125,14 @@ fn on_screen() -> std::sync::MutexGuard<'static, Option<MultiProgress>> {
 }
 
 impl Bars {
-    /// None without a terminal that can draw them.
+    /// `None` without a terminal that can draw them.
     fn new() -> Option<Self> {
         let both = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         if both.is_hidden() {
             return None;
         }
-        // The cursor rests in the last column. A `^C` that the terminal shows there wraps, and what is then cleared is one line too
-        // low: the first line stays on the screen, so that is one without anything.
+        // The cursor stays in the last column. If the terminal prints `^C` there, the text wraps, and clearing then starts one
+        // line too low. The first line stays on the screen, so it is a blank one.
         let blank = ProgressStyle::with_template(" ").expect("a valid template");
         let space = both.add(ProgressBar::new(0).with_style(blank));
         let (epoch, run) = (both.add(ProgressBar::new(0)), both.add(ProgressBar::new(0)));
@@ -144,7 +144,7 @@ impl Bars {
         let columns = usize::from(console::Term::stderr().size().1);
         if columns != self.columns {
             self.columns = columns;
-            // Cut off at the terminal's edge, should it have become narrower just now.
+            // `wide_msg` cuts the text at the edge, in case the terminal has just become narrower.
             let template = match layout::bar(columns) {
                 Some(width) => format!("{{prefix}} [{{bar:{width}}}] {{wide_msg}}"),
                 None => "{prefix} {wide_msg}".to_string(),
@@ -164,7 +164,7 @@ impl Bars {
 }
 
 impl Progress {
-    /// The display of a run that begins or goes on at `position`, with a network of so many multiply-adds for an image.
+    /// The display of a run that starts or resumes at `position`, for a network with this many multiply-adds per image.
     pub fn new(plan: Plan, position: Position, multiply_adds: u64, may_stop_early: bool) -> Self {
         Progress::on(Bars::new(), plan, position, multiply_adds, may_stop_early)
     }
@@ -215,7 +215,7 @@ impl Progress {
         self.show(&format!("epoch {epoch}/{}", self.plan.epochs), "step", (done, of), parts.to_vec());
     }
 
-    /// So many images were classified, `of` of them in all; `what` is "validating" or "testing".
+    /// `images` of `of` images have been classified; `what` is "validating" or "testing".
     pub fn evaluated(&mut self, epochs: usize, what: &'static str, images: usize, of: usize) {
         let speed = self.evaluation.get_or_insert_with(Speed::new);
         self.pace.done((images - speed.images) as u64, Instant::now());
@@ -227,7 +227,7 @@ impl Progress {
         self.show(&format!("epoch {epochs}/{}", self.plan.epochs), "image", (images, of), parts);
     }
 
-    /// What is being done and how far it is, and the rest of the run.
+    /// Shows the current activity and the remaining run.
     fn show(&mut self, name: &str, unit: &str, (done, of): (usize, usize), parts: Vec<String>) {
         let rest = self.rest();
         if let Some(bars) = &mut self.bars {
@@ -242,7 +242,7 @@ impl Progress {
         }
     }
 
-    /// How long the rest of the run takes, and how fast it is.
+    /// The remaining time and the current speed.
     fn rest(&self) -> Vec<String> {
         let mut rest = Vec::new();
         let left = self.pace.seconds_left();
@@ -255,7 +255,7 @@ impl Progress {
         rest
     }
 
-    /// Tells once when the run will end: as soon as that can be known, or now.
+    /// Prints the estimated end of the run once: as soon as it is known, or now.
     fn estimate(&mut self, now_at_the_latest: bool) {
         let is_known = self.steps >= ESTIMATE_STEPS && self.pace.seconds() >= ESTIMATE_SECONDS;
         if self.estimate_is_told || !(is_known || now_at_the_latest) {
@@ -275,13 +275,13 @@ impl Progress {
         self.line(&format!("{:<14} {value}", "estimate"));
     }
 
-    /// The head of the table of epochs. It is printed above the first row, so that the estimate, which is known later, stands above
-    /// it.
+    /// Sets the header of the table of epochs. It is printed together with the first row, so that the estimate, which is known
+    /// later, is printed above it.
     pub fn header(&mut self, header: &str) {
         self.header = Some(header.to_string());
     }
 
-    /// A row of the table of epochs.
+    /// Prints a row of the table of epochs.
     pub fn row(&mut self, row: &str) {
         if let Some(header) = self.header.take() {
             self.line("");
@@ -290,7 +290,7 @@ impl Progress {
         self.line(row);
     }
 
-    /// A line on stdout, above the bars. A reader that has gone away does not end a run of hours: its files go on.
+    /// Prints a line on stdout, above the bars. If stdout is closed, the run continues without it.
     pub fn line(&mut self, line: &str) {
         if !self.stdout_is_open {
             return;
@@ -299,7 +299,7 @@ impl Progress {
         let printed = self.bars.as_ref().map_or_else(print, |bars| bars.both.suspend(print));
         if let Err(error) = printed {
             self.stdout_is_open = false;
-            say(&format!("note: cannot write to stdout any more ({error}); the run goes on"));
+            say(&format!("note: cannot write to stdout any more ({error}); the run continues"));
         }
     }
 
@@ -327,7 +327,7 @@ mod tests {
         let mut progress = Progress::on(None, plan, Position::default(), 40_000_000, false);
         assert_eq!(progress.rest(), [""; 0]);
         progress.speed = Speed { begun: Instant::now(), images: 250, seconds: 0.5 };
-        // 2 · 3 · 4e7 · 500 a second.
+        // 2 · 3 · 4e7 · 500 per second.
         assert_eq!(progress.rest(), ["120.0 GFLOP/s"]);
         assert_eq!(progress.work, 3 * 2 * 50 + 10);
 

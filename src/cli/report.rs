@@ -1,11 +1,11 @@
-//! `resnet report`: what became of a run, as a page to read.
+//! `resnet report`: an HTML page about a run.
 //!
-//! - [`mod@run`]: what the folder of a run says, [`csv`] its files of metrics;
-//! - [`network`]: what the network makes of images;
-//! - [`summary`]: what numbers come to;
+//! - [`mod@run`]: reads the folder of a run, [`csv`] its metrics files;
+//! - [`network`]: evaluates the network on images;
+//! - [`summary`]: statistics;
 //! - [`figures`] and [`chart`]: curves, heat maps, bars;
-//! - [`page`], with [`headline`], [`sections`] and [`pictures`]: the page, of [`markup`], which escapes every text;
-//! - [`output`]: the files.
+//! - [`page`], with [`headline`], [`sections`] and [`pictures`]: the page, made of [`markup`], which escapes every text;
+//! - [`output`]: writes the files.
 //!
 //! Everything in a report comes from the run, nothing from the clock: the same run gives the same bytes.
 
@@ -38,15 +38,15 @@ Examples:
   resnet report runs/seed-1 runs/seed-2 runs/seed-3 --out seeds
   resnet report runs/resnet20-quick-1 --data /mnt/cifar10";
 
-/// Make a page about a run
+/// Make an HTML page about a run
 ///
-/// report.html is one file that needs nothing else: accuracy, curves, confusion matrix, the surest
-/// mistakes as pictures, first-layer filters, gradients and updates of each layer, times, and the
-/// configuration. Every chart is also a file of its own, NAME.svg and NAME.png. Several runs are laid
-/// over each other.
+/// report.html is a single file that needs no other: accuracy, curves, confusion matrix, pictures of
+/// the most confident mistakes, first-layer filters, gradients and updates of each layer, times, and
+/// the configuration. Every chart is also saved as NAME.svg and NAME.png. Several runs are plotted in
+/// the same charts.
 ///
-/// RUN is the folder of a run. A run that is going on, or was broken off, is shown as far as it has
-/// come; its test images are not looked at. Only what an earlier report made is replaced.
+/// RUN is the folder of a run. The report of an unfinished run covers the epochs so far and does not
+/// use the test images. Only files of an earlier report are overwritten.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Where the images are now, if not where the configuration of the run says
+    /// Location of the images, if they were moved after the run
     ///
     /// Without images the report has no confusion matrix and no mistakes.
     #[arg(long, value_name = "PATH")]
@@ -67,15 +67,19 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.runs.len() > colour::MOST {
-        let message =
-            format!("expected at most {} runs, whose lines can be told apart, got {}", colour::MOST, args.runs.len());
+        let message = format!(
+            "expected at most {} runs, as many as there are distinct lines, got {}",
+            colour::MOST,
+            args.runs.len()
+        );
         return Err(Failure::Usage(message));
     }
     let out = args.out.clone().unwrap_or_else(|| args.runs[0].join("report"));
     let mut runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<Run>>>()?;
     tell_apart(&mut runs)?;
     if args.data.is_some() && runs.iter().all(|run| run.config.data().is_embedded()) {
-        let message = "--data says where images of a run are now; these runs learnt from the images inside the program";
+        let message =
+            "--data gives the location of images that were moved; these runs used the images embedded in the program";
         return Err(Failure::Usage(message.to_string()));
     }
     output::check(&out)?;
@@ -112,11 +116,11 @@ fn progress(run: &Run) -> String {
             let accuracy = super::text::share(result.test_correct, result.test_images);
             format!("{done} of {of} epochs, test accuracy {accuracy}")
         }
-        None => format!("not over: {done} of {of} epochs"),
+        None => format!("unfinished: {done} of {of} epochs"),
     }
 }
 
-/// Refuses the same run twice, and gives runs in folders of the same name the path as theirs.
+/// Rejects a run that is given twice. Runs in folders of the same name are named by their paths.
 fn tell_apart(runs: &mut [Run]) -> Result<()> {
     let places = runs.iter().map(|run| run.path.canonicalize().map_err(|error| Error::io(&run.path, "open", error)));
     let places = places.collect::<std::result::Result<Vec<PathBuf>, Error>>()?;
@@ -132,7 +136,7 @@ fn tell_apart(runs: &mut [Run]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses runs on different classes: their accuracies are not about the same.
+/// Rejects runs on different classes, because their accuracies cannot be compared.
 fn check_classes(runs: &[Examined]) -> Result<()> {
     let mut first: Option<(&Run, Vec<String>)> = None;
     for Examined { run, findings } in runs {
@@ -142,8 +146,8 @@ fn check_classes(runs: &[Examined]) -> Result<()> {
         match &first {
             Some((other, expected)) if *expected != classes => {
                 return Err(Failure::Failed(format!(
-                    "{} and {} tell different classes apart ({} and {}); expected runs on the same classes, give them \
-                     reports of their own",
+                    "{} and {} have different classes ({} and {}); expected runs on the same classes, make a separate \
+                     report for each",
                     other.path.display(),
                     run.path.display(),
                     expected.join(", "),
@@ -157,10 +161,10 @@ fn check_classes(runs: &[Examined]) -> Result<()> {
     Ok(())
 }
 
-/// What went wrong, as a text.
+/// The message of a failure.
 fn message(failure: Failure) -> String {
     match failure {
         Failure::Usage(message) | Failure::Failed(message) | Failure::Diverged(message) => message,
-        Failure::Verdict | Failure::Interrupted | Failure::PipeClosed => "it was broken off".to_string(),
+        Failure::Verdict | Failure::Interrupted | Failure::PipeClosed => "interrupted".to_string(),
     }
 }

@@ -2,21 +2,21 @@
 //!
 //! | file | when | what |
 //! |---|---|---|
-//! | `config.toml` | before the first step | everything that decides the result |
+//! | `config.toml` | before the first step | all settings of the run |
 //! | `metrics.csv`, `metrics.jsonl` | a line after every epoch | loss, accuracy, learning rate |
-//! | `layers.csv` | a line for every learned tensor after every epoch | norms of weight, gradient and update in its last step |
-//! | `times.csv` | a line after every epoch | seconds and images per second: what differs from run to run |
+//! | `layers.csv` | a line for every learned tensor after every epoch | norms of weight, gradient and update in the epoch's last step |
+//! | `times.csv` | a line after every epoch | seconds and images per second, which differ from run to run |
 //! | `events.out.tfevents.…` | a record after every epoch, one at the end; a new file when the run is resumed | the same for TensorBoard: [`events`] |
-//! | `weights.safetensors` | replaced after every epoch | the weights, with what is needed to use them |
-//! | `best.safetensors` | when the validation accuracy rises | the same, only with `--validation` |
-//! | `checkpoints/` | at the start, after every epoch, as often as was asked for, at Ctrl-C | all that is needed to go on |
+//! | `weights.safetensors` | replaced after every epoch | the weights, with the metadata needed to use them |
+//! | `best.safetensors` | when the validation accuracy improves | the same, only with `--validation` |
+//! | `checkpoints/` | at the start, after every epoch, every `--checkpoint-every`, on Ctrl-C | everything needed to resume |
 //! | `result.json` | at the end | the test set's accuracy and loss |
-//! | `report/` | when `resnet report` is asked for it | a page about the run |
+//! | `report/` | on `resnet report` | a page about the run |
 //! | `lock` | always | locked by the process that writes here |
 //!
-//! Nothing of another run is ever written to: the folder is new, or was empty, or the run that it holds is resumed. What
-//! was written behind the checkpoint that is gone on from is written again, with the same bytes. Files of events stay, and
-//! a new one says from where on they do not count any more.
+//! A run never writes into the folder of another run: the folder is new or empty, or its run is resumed. Whatever was
+//! written after the checkpoint that a run resumes from is written again, with the same bytes. Event files are kept; a new
+//! one marks the epoch from which the earlier ones no longer count.
 
 use super::events;
 use crate::formats::atomic;
@@ -47,20 +47,20 @@ pub const COLUMNS: [&str; 9] = [
 /// The columns of `times.csv`.
 pub const TIMES: &str = "epoch,seconds,images_per_second";
 
-/// The columns of `layers.csv`: see [`LayerMetrics`]. A ratio that does not exist is left empty.
+/// The columns of `layers.csv`: see [`LayerMetrics`]. An undefined ratio is left empty.
 pub const LAYERS: &str = "epoch,parameter,weight_norm,gradient_norm,update_ratio";
 
 /// The files that grow with every epoch.
 const GROWING: [&str; 4] = ["metrics.csv", "metrics.jsonl", "layers.csv", "times.csv"];
 
-/// A process that was killed holds its lock until it is gone, which can be some time after `kill` has returned: whoever
-/// resumes at once should not be refused.
+/// A killed process holds its lock until it has exited, which can be some time after `kill` returns. Resuming at once should
+/// not fail because of that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The file of a run that is complete.
+/// The file that marks a run as complete.
 pub const RESULT: &str = "result.json";
 
-/// What a growing file is before the first epoch.
+/// The content of a growing file before the first epoch.
 fn beginning(name: &str) -> String {
     match name {
         "metrics.csv" => format!("{}\n", COLUMNS.join(",")),
@@ -70,21 +70,21 @@ fn beginning(name: &str) -> String {
     }
 }
 
-/// A run's folder, existing and ours.
+/// The folder of a run, locked by this process.
 pub struct RunFolder {
     path: PathBuf,
     checkpoints: Checkpoints,
-    /// Held for as long as the folder is written to; the system lets go of it however the process ends.
+    /// Held while the folder is in use; the system releases it however the process ends.
     _lock: File,
-    /// The last checkpoint: where it is.
+    /// The position of the last checkpoint.
     saved: Option<Position>,
-    /// The folder of the repeated runs of which this is one.
+    /// The folder of the repeated runs that this run belongs to.
     all: Option<PathBuf>,
     /// This process's file for TensorBoard.
     events: PathBuf,
 }
 
-/// Refuses a folder given with `--out` that has something in it.
+/// Rejects a folder given with `--out` that is not empty.
 pub fn check_out(path: &Path) -> Result<()> {
     let in_use = |what: &str| {
         let message = format!("{what}; nothing was changed. Give another folder with --out, or remove this one");
@@ -102,7 +102,7 @@ pub fn check_out(path: &Path) -> Result<()> {
 }
 
 impl RunFolder {
-    /// Makes the folder `out`, or else `runs/<stem>-<n>` with the first free n.
+    /// Creates the folder `out`, or else `runs/<stem>-<n>` with the first free n.
     pub fn create(out: Option<&Path>, stem: &str, keep: usize) -> Result<Self> {
         let path = match out {
             Some(out) => {
@@ -121,7 +121,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Opens the folder of a run that was broken off, and its latest checkpoint.
+    /// Opens the folder of an interrupted run, and its latest checkpoint.
     pub fn open(path: &Path, keep: usize) -> Result<(Self, Latest)> {
         if !path.join("checkpoints").is_dir() {
             let message = "expected the folder of a run with `checkpoints` in it";
@@ -135,7 +135,7 @@ impl RunFolder {
         Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved, all: None, events }, latest))
     }
 
-    /// Makes the files of metrics what they were at a checkpoint, and begins a new file of events behind it.
+    /// Restores the metrics files to their state at a checkpoint, and starts a new event file.
     pub fn rewind(&self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.files.iter().try_for_each(|(name, content)| match GROWING.contains(&name.as_str()) {
             true => self.start_file(name, content),
@@ -144,29 +144,29 @@ impl RunFolder {
         self.start_events(checkpoint.position.epoch)
     }
 
-    /// Not by way of a temporary file: TensorBoard would see that one too, and look for nothing before it any more.
+    /// Without a temporary file: TensorBoard would read that one too, and then ignore all files that sort before it.
     fn start_events(&self, epochs: usize) -> Result<()> {
         let created = File::create_new(&self.events);
         let written = created.and_then(|mut file| file.write_all(&events::beginning(epochs)));
         written.map_err(|error| Error::io(&self.events, "create", error))
     }
 
-    /// Makes it one of the repeated runs in the folder `all`: that is the one to go on with.
+    /// Marks it as one of the repeated runs in the folder `all`, which is then the folder to resume.
     pub fn set_all(&mut self, all: &Path) {
         self.all = Some(all.to_path_buf());
     }
 
-    /// How a run that was broken off is gone on with.
+    /// The command that resumes the run.
     pub fn resume_command(&self) -> String {
         format!("resnet train --resume {}", self.all.as_ref().unwrap_or(&self.path).display())
     }
 
-    /// Whether the run is over: its result is there.
+    /// Whether the run is complete: its result exists.
     pub fn is_complete(&self) -> bool {
         self.path.join(RESULT).exists()
     }
 
-    /// What the files of metrics hold, for a checkpoint.
+    /// The contents of the metrics files, for a checkpoint.
     fn growing(&self) -> Result<Vec<(String, String)>> {
         let content = |name: &str| {
             let path = self.path.join(name);
@@ -184,7 +184,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Writes a file from its beginning, whole or not at all.
+    /// Replaces a file, whole or not at all.
     fn start_file(&self, name: &str, content: &str) -> Result<()> {
         atomic::write(&self.path.join(name), content.as_bytes())
     }
@@ -201,26 +201,26 @@ impl RunFolder {
         self.path.join("best.safetensors")
     }
 
-    /// What is safe on disk, for whoever has to be told that the run has ended.
+    /// What is saved on disk, for the error message of a run that failed.
     pub fn kept(&self) -> String {
         match self.saved() {
-            None => "nothing was saved yet".to_string(),
-            Some(place) => format!("the last checkpoint is {place}; go on from it with `{}`", self.resume_command()),
+            None => "nothing has been saved yet".to_string(),
+            Some(place) => format!("the last checkpoint is {place}; resume with `{}`", self.resume_command()),
         }
     }
 
-    /// The same where going on would lead to the same end.
+    /// The same for a run that would diverge again if it were resumed.
     pub fn kept_good(&self) -> String {
         let place = self.saved().unwrap_or_else(|| "none".to_string());
         let config = self.path.join("config.toml");
         format!(
-            "the last good checkpoint is {place}; from there the run would come to the same point again. Another one: \
-             resnet train --config {} --lr …",
+            "the last good checkpoint is {place}; a resumed run would diverge again. To start a new run with another \
+             learning rate: resnet train --config {} --lr …",
             config.display()
         )
     }
 
-    /// Where the last checkpoint is.
+    /// The position of the last checkpoint, as a text.
     fn saved(&self) -> Option<String> {
         self.saved.map(|position| match position {
             Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
@@ -228,7 +228,7 @@ impl RunFolder {
         })
     }
 
-    /// Wall-clock time of all epochs, attempts that were broken off included as far as they count.
+    /// Wall-clock time of all epochs, including interrupted attempts as far as they count.
     pub fn seconds(&self) -> Result<f64> {
         let path = self.path.join("times.csv");
         let times = fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
@@ -250,7 +250,7 @@ impl RunFolder {
         weights::save(&self.weights(), model, about)
     }
 
-    /// Appends an epoch to the files of metrics.
+    /// Appends an epoch to the metrics files.
     pub fn append(&self, epoch: &EpochMetrics, validation: Option<&Evaluation>, layers: &[LayerMetrics]) -> Result<()> {
         let values = [
             json!(epoch.epoch + 1),
@@ -263,7 +263,7 @@ impl RunFolder {
             json!(validation.map(|v| v.loss)),
             json!(validation.map(Evaluation::accuracy)),
         ];
-        // Numbers and null: as text they are the same in both formats, but for a missing one.
+        // Numbers and null: the text is the same in both formats, except that a missing value is empty in CSV.
         let text = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
         let row = values.each_ref().map(text);
         self.append_to("metrics.csv", &row.join(","))?;
@@ -276,11 +276,11 @@ impl RunFolder {
         self.append_to("layers.csv", &rows.collect::<Vec<_>>().join("\n"))?;
         self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))?;
         let events = append_bytes(&self.events, &events::epoch(epoch, validation, layers))?;
-        // The other files are also in the checkpoint that follows.
+        // Only this file is synced: the others are also in the checkpoint that follows.
         events.sync_data().map_err(|error| Error::io(&self.events, "append to", error))
     }
 
-    /// Appends the test to the file of events.
+    /// Appends the test results to the event file.
     pub fn append_test(&self, epochs: usize, tested: &Evaluation) -> Result<()> {
         append_bytes(&self.events, &events::test(epochs, tested))?;
         Ok(())
@@ -292,12 +292,12 @@ impl RunFolder {
     }
 }
 
-/// Whether the folder `path` holds a run that can be gone on with: its first checkpoint is written before its first step.
+/// Whether the folder `path` contains a run that can be resumed: its first checkpoint is written before its first step.
 pub fn has_begun(path: &Path) -> bool {
     checkpoints(path, 1).files().is_ok_and(|files| !files.is_empty())
 }
 
-/// One write for a whole epoch: whoever follows the file never sees half an epoch.
+/// A single write for a whole epoch, so that a reader of the file never sees half an epoch.
 fn append_bytes(path: &Path, bytes: &[u8]) -> Result<File> {
     let file = File::options().append(true).open(path);
     let written = file.and_then(|mut file| file.write_all(bytes).map(|()| file));
@@ -308,7 +308,7 @@ fn checkpoints(path: &Path, keep: usize) -> Checkpoints {
     Checkpoints::new(path.join("checkpoints"), keep)
 }
 
-/// Locks a folder of runs or of one against other processes.
+/// Locks the folder of one run or of repeated runs against other processes.
 pub fn lock(path: &Path) -> Result<File> {
     let name = path.join("lock");
     // Not truncated: another process may hold it.
@@ -324,10 +324,10 @@ pub fn lock(path: &Path) -> Result<File> {
     match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            let message = "in use by another `resnet train`; wait for it, or give another folder with --out";
+            let message = "in use by another `resnet train`; wait until it ends, or give another folder with --out";
             Err(Error::format(path, None, message))
         }
-        // A file system without locks: better unlocked than not at all.
+        // A file system without locks: running without a lock is better than not running.
         Err(TryLockError::Error(_)) => Ok(file),
     }
 }
@@ -336,7 +336,7 @@ pub fn first_free(parent: &Path, stem: &str) -> Result<PathBuf> {
     fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create", error))?;
     for n in 1.. {
         let path = parent.join(format!("{stem}-{n}"));
-        // Creating is the test: two runs started together get two folders.
+        // Creating the folder is the test: two runs started at the same time get two folders.
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

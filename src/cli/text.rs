@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Formats numbers for people.
 
 /// `1,234,567`.
 pub fn thousands(value: u64) -> String {
@@ -13,7 +13,7 @@ pub fn thousands(value: u64) -> String {
     text
 }
 
-/// `12.6 M`: four figures at most.
+/// `12.6 M`: at most four digits.
 pub fn short(value: u64) -> String {
     scaled(value, &[("", 1e0), (" k", 1e3), (" M", 1e6), (" G", 1e9), (" T", 1e12), (" P", 1e15), (" E", 1e18)])
 }
@@ -46,7 +46,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// `14:32 UTC`, so many seconds behind `now`, in seconds since 1970; with the date if that is another day.
+/// `14:32 UTC`: the time `seconds` after `now` (seconds since 1970); with the date if that is another day.
 pub fn clock(now: u64, seconds: f64) -> String {
     const DAY: u64 = 24 * 60 * 60;
     let then = now.saturating_add(seconds.round() as u64);
@@ -58,8 +58,8 @@ pub fn clock(now: u64, seconds: f64) -> String {
     format!("{time} on {year}-{month:02}-{day:02}")
 }
 
-/// Year, month and day of a day, counted from 1970-01-01. Years that begin in March have the leap day at their end, and their months
-/// before it the lengths 31 30 31 30 31, over and over: 153 days for five of them.
+/// Year, month and day of a day, counted from 1970-01-01. If years start in March, the leap day is at their end, and the
+/// lengths of the months repeat as 31 30 31 30 31, which is 153 days for five months.
 fn date(day: u64) -> (u64, u64, u64) {
     const FOUR_CENTURIES: u64 = 146_097;
     let day = day + 719_468; // from 0000-03-01
@@ -77,7 +77,7 @@ pub fn share(part: usize, whole: usize) -> String {
     format!("{:.2} % ({part} of {whole})", 100.0 * part as f64 / whole as f64)
 }
 
-/// What guessing gets right: `10 %` for ten classes.
+/// The accuracy of guessing: `10 %` for ten classes.
 pub fn chance(classes: usize) -> String {
     let percent = 100.0 / classes as f64;
     if percent.fract() == 0.0 { format!("{percent} %") } else { format!("{percent:.2} %") }

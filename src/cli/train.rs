@@ -1,7 +1,7 @@
 //! `resnet train`.
 //!
-//! [`args`](Args): its flags; [`start`]: from a configuration or a checkpoint to a [`Run`]; here: what a run does, epoch by epoch
-//! to its end; [`repeat`]: several of them; [`words`]: what is said of them.
+//! [`args`](Args): the flags; [`start`]: creates a [`Run`] from a configuration or a checkpoint; this file: runs the epochs and
+//! the final test; [`repeat`]: several runs; [`words`]: texts about them.
 
 mod args;
 mod repeat;
@@ -28,9 +28,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A run that is about to begin or to go on.
+/// A run that is about to start or to resume.
 struct Run {
-    /// All of it.
+    /// The complete configuration.
     config: Config,
     folder: RunFolder,
     trainer: Trainer<f32>,
@@ -39,13 +39,13 @@ struct Run {
     validation: Option<Arc<Dataset>>,
     test: Arc<Dataset>,
     about: About,
-    /// What was done with the weights of `--init-from`.
+    /// Lines that report which weights `--init-from` loaded.
     initialised: Vec<String>,
-    /// The hash of the training images, by which a resumed run knows them.
+    /// The hash of the training images, by which a resumed run recognises them.
     data: u64,
 }
 
-/// Begins or goes on with a run, or with several.
+/// Starts or resumes one run or several.
 pub fn run(args: &Args) -> Result<()> {
     let flags = args.flags()?;
     if let Some(path) = &args.resume {
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 impl Run {
-    /// From where it is to its end, or to the last of the steps it may take.
+    /// Runs from the current position to the end, or until `--steps` is reached.
     fn go(mut self, args: &Args) -> Result<()> {
         let mut progress = self.progress()?;
         self.describe(&mut progress)?;
@@ -81,7 +81,7 @@ impl Run {
         ended
     }
 
-    /// The display of what is left of the run.
+    /// The progress display of the remaining run.
     fn progress(&self) -> Result<Progress> {
         let (trainer, recipe) = (&self.trainer, self.trainer.recipe());
         let (_, height, width, _) = self.train.pixels.dim();
@@ -96,7 +96,7 @@ impl Run {
         Ok(Progress::new(plan, trainer.position(), multiply_adds, recipe.early_stopping > 0))
     }
 
-    /// Counts what is right among `images`, and shows on the way how far it is.
+    /// Evaluates on `images` and shows the progress.
     fn evaluate(
         &self,
         model: &ResNet<f32>,
@@ -118,7 +118,7 @@ impl Run {
         Ok(self.folder.checkpoint(&self.trainer, self.best.as_ref(), &config, self.data)?)
     }
 
-    /// Every epoch that is left: train, validate, save, report. Whether the run is at its end, and not only stopped after
+    /// The remaining epochs: train, validate, save, report. Returns whether the run is complete; false after a stop by
     /// `--steps`.
     fn epochs(&mut self, args: &Args, progress: &mut Progress) -> Result<bool> {
         let (mut last_checkpoint, mut steps) = (Instant::now(), 0);
@@ -160,7 +160,7 @@ impl Run {
         Ok(true)
     }
 
-    /// Whether the validation accuracy has not risen for as many epochs as the recipe waits.
+    /// Whether the validation accuracy has not improved for as many epochs as the recipe waits.
     fn is_stopped_early(&self) -> bool {
         let (wait, epoch) = (self.trainer.recipe().early_stopping, self.trainer.epoch());
         wait > 0 && self.best.as_ref().is_some_and(|best| epoch - best.epoch >= wait)
@@ -175,7 +175,7 @@ impl Run {
         self.folder.save_weights(model, &about)?;
         if let Some(validated) = &validated {
             let correct = [validated.top1, validated.images()];
-            // Of equal epochs the first.
+            // The first of several equal epochs.
             if self.best.as_ref().is_none_or(|best| correct[0] > best.correct[0]) {
                 let weights = state_dict::collect(model);
                 weights::save(&self.folder.best(), model, &about)?;
@@ -187,7 +187,7 @@ impl Run {
         Ok(())
     }
 
-    /// The test set, once, and the end of the run.
+    /// Evaluates on the test images, once, and ends the run.
     fn report(&self, progress: &mut Progress) -> Result<()> {
         let (trainer, folder, test) = (&self.trainer, &self.folder, &self.test);
         let training_seconds = folder.seconds()?;
@@ -223,7 +223,7 @@ impl Run {
             (
                 "test accuracy",
                 format!(
-                    "{}; guessing gets {}",
+                    "{}; guessing: {}",
                     text::share(tested.top1, tested.images()),
                     text::chance(test.classes.len())
                 ),
@@ -232,18 +232,19 @@ impl Run {
             (
                 "time",
                 format!(
-                    "{} an epoch, {} in all",
+                    "{} per epoch, {} in total",
                     text::duration(training_seconds / trainer.epoch() as f64),
                     text::duration(training_seconds)
                 ),
             ),
         ];
         if let Some(best) = best {
-            let found = format!("epoch {} with {:.2} % on the validation images", best.epoch, 100.0 * best.accuracy());
+            let found = format!("epoch {}, with {:.2} % on the validation images", best.epoch, 100.0 * best.accuracy());
             lines.insert(0, ("tested", found));
         }
         if !trainer.is_done() {
-            let found = format!("after epoch {}: the validation accuracy rose last in epoch {epoch}", trainer.epoch());
+            let found =
+                format!("after epoch {}: the validation accuracy last improved in epoch {epoch}", trainer.epoch());
             lines.insert(0, ("stopped early", found));
         }
         if let Some(peak) = peak {
@@ -255,7 +256,7 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
-        // After the result: a run that can be resumed has not told of its test.
+        // After result.json: a run that can still be resumed has no record of its test.
         folder.append_test(trainer.epoch(), &tested)?;
         if !tested.loss.is_finite() {
             return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, folder.kept())));
@@ -263,7 +264,7 @@ impl Run {
         Ok(())
     }
 }
-/// What the weights need to be used, and where they come from. No times: the same run writes the same bytes.
+/// What is needed to use the weights, and their origin. No times, so that the same run writes the same bytes.
 fn metadata(recipe: &Recipe, test: &Dataset, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Metadata {
     let classes = &test.classes;
     let mut about = Metadata::from(

@@ -1,4 +1,4 @@
-//! Trained weights and what their file says about itself: what `eval` and `predict` start from.
+//! Trained weights and the metadata of their file, as `eval` and `predict` use them.
 
 use super::{Failure, Result, args};
 use crate::data::Normalization;
@@ -10,31 +10,31 @@ use crate::weights::{pretrained, state_dict};
 use crate::{Error, Scalar};
 use std::path::{Path, PathBuf};
 
-/// Which weights.
+/// The trained weights.
 #[derive(Debug, clap::Args)]
 pub struct WeightsArgs {
-    /// File of weights: safetensors, PyTorch's .pth, .pt, .th, or .npz [default: pretrained]
+    /// Weights file: safetensors, PyTorch (.pth, .pt, .th) or .npz [default: pretrained]
     ///
-    /// `pretrained` is a ResNet-20 inside this program that tells the ten classes of CIFAR-10 apart.
+    /// `pretrained` is a ResNet-20 embedded in this program, trained on the ten classes of CIFAR-10.
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     weights: Option<PathBuf>,
 
-    /// The network, see `resnet models` [default: what the file says]
+    /// The network, see `resnet models` [default: from the weights file]
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     model: Option<Architecture>,
 }
 
-/// A file of weights that was read.
+/// A weights file that was read.
 pub struct Trained {
-    /// Its name.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The network they are for, with as many classes as it was published with.
+    /// The network that the weights are for, with its published number of classes.
     pub architecture: Architecture,
     tensors: Tensors,
     about: Metadata,
 }
 
-/// The tensors of a file, or those inside the program.
+/// The tensors of a file, or those embedded in the program.
 pub fn read(path: &Path) -> Result<Tensors> {
     Ok(if pretrained::is_meant(path) { pretrained::tensors() } else { formats::read(path)? })
 }
@@ -47,7 +47,7 @@ impl WeightsArgs {
 }
 
 impl Trained {
-    /// Reads a file of weights for `model`, or for the network that the file names.
+    /// Reads a weights file for `model`, or for the network that the file names.
     pub fn read(path: &Path, model: Option<&Architecture>) -> Result<Self> {
         let tensors = read(path)?;
         let about = weights::metadata_of(path, &tensors)?;
@@ -56,7 +56,7 @@ impl Trained {
             (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(path, &error.to_string()))?,
             (None, None) => {
                 return Err(Failure::Usage(format!(
-                    "{} does not say which network its weights are for; give --model NAME",
+                    "{} does not name the network of its weights; give --model NAME",
                     path.display()
                 )));
             }
@@ -64,29 +64,29 @@ impl Trained {
         Ok(Trained { path: path.to_path_buf(), architecture, tensors, about })
     }
 
-    /// What the file says of itself under `key`.
+    /// The metadata of the file under `key`.
     pub fn about(&self, key: &str) -> Option<&str> {
         self.about.get(key).map(String::as_str)
     }
 
-    /// The normalisation and who chose it.
+    /// The normalisation and its origin.
     pub fn normalization(&self, args: &args::NormalizationArgs) -> Result<(Normalization, &'static str)> {
         if let Some(given) = args.given()? {
             return Ok((given, "given by --mean and --std"));
         }
         let (Some(mean), Some(std)) = (self.about.get("mean"), self.about.get("std")) else {
             return Err(Failure::Usage(format!(
-                "{} does not say how its images were normalised; give --mean R,G,B and --std R,G,B as they were in \
+                "{} does not contain the normalisation of its images; give --mean R,G,B and --std R,G,B as in \
                  training",
                 self.path.display()
             )));
         };
         let read = |text: &str| args::three(text).map_err(|error| self.unusable(&format!("`{text}`: {error}")));
         let normalization = Normalization::new(read(mean)?, read(std)?);
-        Ok((normalization.map_err(|error| self.unusable(&error.to_string()))?, "from the file of weights"))
+        Ok((normalization.map_err(|error| self.unusable(&error.to_string()))?, "from the weights file"))
     }
 
-    /// Height and width of the images in training, if the file says so.
+    /// Height and width of the images in training, if the file contains it.
     pub fn image_size(&self) -> Result<Option<usize>> {
         let read = |text: &String| {
             args::count(1, 2048)(text).map_err(|error| self.unusable(&format!("`image_size` = `{text}`: {error}")))
@@ -102,9 +102,9 @@ impl Trained {
         })?;
         let Some(text) = self.about.get("class_names") else { return Ok((classes, None)) };
         let names: Vec<String> = serde_json::from_str(text)
-            .map_err(|error| self.unusable(&format!("`class_names` is not a list of texts: {error}")))?;
+            .map_err(|error| self.unusable(&format!("`class_names` is not a list of strings: {error}")))?;
         if names.len() != classes {
-            let message = format!("`class_names` has {} names, the last layer {classes} classes", names.len());
+            let message = format!("`class_names` has {} names, but the last layer has {classes} classes", names.len());
             return Err(self.unusable(&message).into());
         }
         Ok((classes, Some(names)))
@@ -117,7 +117,7 @@ impl Trained {
         Ok(model)
     }
 
-    /// ` (epoch 10 of 10, recipe quick, seed 1)`, as far as the file says so.
+    /// ` (epoch 10 of 10, recipe quick, seed 1)`, as far as the file contains it.
     pub fn training(&self) -> String {
         let get = |key| self.about.get(key).map_or("?", String::as_str);
         match self.about.contains_key("recipe") {
@@ -138,5 +138,5 @@ impl Trained {
 }
 
 fn unusable(path: &Path, message: &str) -> Error {
-    Error::format(path, None, format!("its metadata cannot be used: {message}"))
+    Error::format(path, None, format!("invalid metadata: {message}"))
 }

@@ -1,4 +1,4 @@
-//! The command `resnet` as people and scripts use it: what it prints, its exit codes, what it leaves on disk.
+//! The command `resnet` as people and scripts use it: its output, its exit codes, the files it writes.
 
 use super::common::{self, Folder};
 use resnet_by_hand::formats;
@@ -102,10 +102,10 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("eval --weights w --conv fft", &["--conv", "auto", "gemm"]),
         ("bench --conv fft", &["--conv", "auto", "gemm"]),
         ("train --engine slow", &["--engine", "fast, reference"]),
-        ("train --engine reference --conv winograd4", &["--conv winograd4", "engine", "leave --conv out"]),
-        ("eval --weights pretrained --engine reference --conv gemm", &["--conv gemm", "leave --conv out"]),
+        ("train --engine reference --conv winograd4", &["--conv winograd4", "engine", "remove --conv"]),
+        ("eval --weights pretrained --engine reference --conv gemm", &["--conv gemm", "remove --conv"]),
         ("eval --weights pretrained --dtype f64 --engine fast", &["--engine fast", "--dtype f32"]),
-        ("bench --engine reference --conv gemm", &["--conv gemm", "leave --conv out"]),
+        ("bench --engine reference --conv gemm", &["--conv gemm", "remove --conv"]),
         ("train --trace", &["--trace", "add --engine reference"]),
         ("train --steps 0", &["--steps", "from 1 to"]),
         ("train --steps 2 --repeat 2", &["cannot be used with"]),
@@ -118,7 +118,7 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("bench --image 32", &["32x32"]),
         (
             "bench --model resnet18 --image 32x32 --batch-size 1",
-            &["`resnet18` cannot take 1 image of 32x32", "batch_norm"],
+            &["`resnet18` cannot process 1 image of 32x32", "batch_norm"],
         ),
     ] {
         let run = folder.run(arguments);
@@ -137,7 +137,7 @@ fn failures_have_exit_code_1_and_say_what_and_where() {
     let folder = Folder::new("failures");
     folder
         .run("train --data nowhere")
-        .fails(1, &["there is no nowhere", "`resnet data fetch`", "https://www.cs.toronto.edu/~kriz/cifar.html"]);
+        .fails(1, &["nowhere does not exist", "`resnet data fetch`", "https://www.cs.toronto.edu/~kriz/cifar.html"]);
     fs::create_dir(folder.path("empty")).unwrap();
     folder.run("train --data empty").fails(1, &["empty", "cifar-10-batches-bin", "found"]);
     folder.run("eval --weights nothing.safetensors").fails(1, &["cannot read nothing.safetensors"]);
@@ -149,7 +149,7 @@ fn failures_have_exit_code_1_and_say_what_and_where() {
     assert_eq!(files(&folder.0), ["empty", "file"]);
 }
 
-/// One run, and everything that can be asked about it.
+/// One run, and all its files.
 #[test]
 fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     let folder = Folder::new("run");
@@ -181,7 +181,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
         "{stdout}"
     );
     assert!(value(&stdout, "normalisation").starts_with("mean 0.49139968,"), "{stdout}");
-    assert!(value(&stdout, "test accuracy").ends_with(" of 500); guessing gets 10 %"), "{stdout}");
+    assert!(value(&stdout, "test accuracy").ends_with(" of 500); guessing: 10 %"), "{stdout}");
     assert!(stdout.contains("\n      1/2 ") && stdout.contains("\n      2/2 "), "{stdout}");
 
     let config: toml::Table = folder.read("run/config.toml").parse().unwrap();
@@ -212,7 +212,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
         assert!((0.0..=top5).contains(&top1) && top5 <= 1.0 && object["train_loss"].as_f64().unwrap() > 0.0, "{line}");
     }
 
-    // The tested weights are the best by validation, and they give the same accuracy and loss again.
+    // The tested weights are the best by validation, and `eval` gives the same accuracy and loss.
     let result: serde_json::Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
     let json = folder.run("eval --weights run/best.safetensors --batch-size 100 --json").ok();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -228,7 +228,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
 
     let printed = folder.run("eval --weights run/best.safetensors --batch-size 100").ok();
     assert_eq!(value(&printed, "accuracy"), value(&stdout, "test accuracy"));
-    assert!(value(&printed, "normalisation").ends_with("(from the file of weights)"));
+    assert!(value(&printed, "normalisation").ends_with("(from the weights file)"));
     // Rows of the confusion matrix: 50 images of every class, the right ones on the diagonal.
     let mut right = 0;
     for (i, class) in
@@ -241,21 +241,21 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
         right += counts[i];
     }
     assert_eq!(right, result["test_correct"]);
-    // Another normalisation is used when given, and another model's name does not fit.
+    // Another normalisation is used if given, and another model does not fit.
     let other = folder.run("eval --weights run/best.safetensors --mean 0,0,0 --std 1,1,1 --json").ok();
     assert_ne!(serde_json::from_str::<serde_json::Value>(&other).unwrap()["loss"], json["loss"]);
     folder
         .run("eval --weights run/best.safetensors --model resnet14")
         .fails(1, &["layer1.1.conv1.weight", "`resnet14`"]);
 
-    // A cut file is refused, a used folder is not written to.
+    // A truncated file is rejected, and nothing is written to a folder in use.
     let bytes = fs::read(folder.path("run/best.safetensors")).unwrap();
     fs::write(folder.path("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     folder.run("eval --weights cut.safetensors").fails(1, &["cut.safetensors", "expected a complete safetensors file"]);
     folder.run(&format!("{TINY} --out run")).fails(1, &["run: expected a new or empty folder", "--out"]);
     assert_eq!(fs::read(folder.path("run/best.safetensors")).unwrap(), bytes);
     assert_eq!(folder.read("run/metrics.csv"), csv);
-    // A file of another program does not say what it is.
+    // A file of another program does not contain its model.
     let anonymous = [&2u64.to_le_bytes()[..], b"{}"].concat();
     fs::write(folder.path("anonymous.safetensors"), anonymous).unwrap();
     folder.run("eval --weights anonymous.safetensors").fails(2, &["--model NAME"]);
@@ -273,7 +273,7 @@ fn layers_of_two_epochs(csv: &str) {
     assert_eq!((names("1")[0], names("1")[22]), ("conv1.weight", "fc.bias"));
     for row in &rows[1..] {
         let numbers: Vec<f64> = row[2..].iter().map(|text| text.parse().unwrap()).collect();
-        // At the end of one cycle the learning rate may be too small to change a number.
+        // At the end of `onecycle` the learning rate may be too small to change a value.
         assert!(numbers[0] > 0.0 && numbers[1] > 0.0 && numbers[2] >= 0.0, "{row:?}");
         assert!(numbers.iter().all(|x| x.is_finite()), "{row:?}");
     }
@@ -294,7 +294,7 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
     let out = folder.ok(&format!("{RUN} --epochs 30 --lr 1e-12 --early-stopping 3 --out early"));
     let accuracy = column(&folder.read("early/metrics.csv"), "validation_top1");
     let best = |epochs: usize| {
-        // Of equal epochs the first.
+        // The first of several equal epochs.
         (0..epochs).fold(0, |best, epoch| if accuracy[epoch] > accuracy[best] { epoch } else { best })
     };
     let epochs = accuracy.len();
@@ -303,7 +303,7 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
     assert!((1..epochs).all(|epochs| epochs - 1 - best(epochs) < 3), "{accuracy:?}");
     let result: serde_json::Value = serde_json::from_str(&folder.read("early/result.json")).unwrap();
     assert_eq!((&result["epochs"], &result["tested_weights_of_epoch"]), (&epochs.into(), &(best(epochs) + 1).into()));
-    let stopped = format!("after epoch {epochs}: the validation accuracy rose last in epoch {}", best(epochs) + 1);
+    let stopped = format!("after epoch {epochs}: the validation accuracy last improved in epoch {}", best(epochs) + 1);
     assert!(out.contains(&stopped), "{out}");
     assert!(folder.ok("train --resume early").contains("is complete"));
 
@@ -318,7 +318,7 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
     assert!(!folder.path("none").exists());
 }
 
-/// The estimate in the output of a run; it stands above the table of epochs, and nothing there is meant for a terminal.
+/// The estimate in the output of a run; it is above the table of epochs, and the output has no terminal codes.
 #[track_caller]
 fn estimate(stdout: &str) -> &str {
     let lines: Vec<&str> = stdout.lines().collect();
@@ -342,7 +342,7 @@ fn a_run_says_when_it_will_end() {
     let (hours, minutes) = end.strip_suffix(" UTC").unwrap_or(&end[..5]).split_once(':').unwrap();
     assert!(hours.parse::<u8>().unwrap() < 24 && minutes.parse::<u8>().unwrap() < 60, "{end}");
 
-    // What is left of it: with one short epoch it is over before there is anything to tell.
+    // The remaining run: with one short epoch it ends before there is an estimate.
     let resume_behind = |last: usize| {
         fs::remove_file(folder.path("run/result.json")).unwrap();
         for epoch in last + 1..=3 {
@@ -366,19 +366,19 @@ fn gradients_are_clipped_and_squares_are_hidden_where_that_is_asked_for() {
     const RUN: &str = "train --train-images 20 --batch-size 10 --epochs 1";
     let out = folder.ok(&format!("{RUN} --clip-norm 0.125 --out clipped"));
     assert!(out.contains("gradients clipped to 0.125"), "{out}");
-    // What is told is the norm before; what is applied is not longer than asked for.
+    // The reported norm is taken before clipping; the applied one is at most the limit.
     assert!(column(&folder.read("clipped/metrics.csv"), "gradient_norm")[0].unwrap() > 0.125);
     let norms = column(&folder.read("clipped/layers.csv"), "gradient_norm");
     let norm = norms.iter().map(|norm| norm.unwrap().powi(2)).sum::<f64>().sqrt();
-    // Every number was rounded twice, factor and product: at most 2u, u = 2^-24.
+    // Every element is rounded twice, factor and product: at most 2u, u = 2^-24.
     assert!((norm / 0.125 - 1.0).abs() < 2.0 * 2f64.powi(-24) * 1.01, "{norm}");
 
     let out = folder.ok(&format!("{RUN} --cutout 8 --out hidden"));
-    assert!(out.contains("squares of 8 pixels hidden"), "{out}");
+    assert!(out.contains("cutout of 8 pixels"), "{out}");
     folder.ok(&format!("{RUN} --out plain"));
     let loss = |run: &str| column(&folder.read(&format!("{run}/metrics.csv")), "train_loss")[0].unwrap();
     assert_ne!(loss("hidden"), loss("plain"));
-    // The file of the run starts it again, squares included.
+    // The configuration of the run starts it again, including cutout.
     folder.ok("train --config hidden/config.toml --out again");
     assert_eq!(folder.read("again/metrics.csv"), folder.read("hidden/metrics.csv"));
     folder.fails("train --clip-norm -1 --out none", 2, &["--clip-norm"]);
@@ -478,7 +478,7 @@ fn bench_measures_what_it_says() {
     ] {
         assert!(train[key].as_f64().is_some_and(|value| value > 0.0 && value.is_finite()), "{key}: {train}");
     }
-    // Of a single step the phases are all of it: the medians are the numbers themselves.
+    // With a single step the medians are the values themselves, and the phases add up to the step.
     let phases = train["phases"].as_object().unwrap();
     let sum = |key: &str| -> f64 {
         ["forward", "loss", "backward", "update"].iter().map(|phase| phases[*phase][key].as_f64().unwrap()).sum()
@@ -486,14 +486,14 @@ fn bench_measures_what_it_says() {
     assert_eq!(phases.len(), 4);
     assert!(phases.values().all(|phase| phase["median_seconds"].as_f64().unwrap() > 0.0), "{phases:?}");
     let step = train["median_step_seconds"].as_f64().unwrap();
-    // Sums of four numbers: ε/2 for each of three additions, here and there, and ε for each number that is read. A share is rounded
-    // once more, and so is a quotient.
+    // Sums of four values: ε/2 for each of three additions, here and in the program, and ε for each value that is read. A share
+    // is rounded once more, and so is a quotient.
     assert!((sum("median_seconds") / step - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
     assert!((sum("share_of_step") - 1.0).abs() < 6.0 * f64::EPSILON, "{train}");
     assert!(["avx512", "avx2", "portable"].iter().any(|isa| train["isa"] == *isa), "{}", train["isa"]);
     assert_eq!(train["peak_memory_bytes"].is_u64(), cfg!(target_os = "linux"));
 
-    // Seven convolutions, and all multiply-adds but those of the linear layer.
+    // Seven convolutions, and all multiply-adds except those of the linear layer.
     let convolutions = train["convolutions"].as_array().unwrap();
     let sum = |of: &dyn Fn(&serde_json::Value) -> u64| convolutions.iter().map(of).sum::<u64>();
     let number = |value: &serde_json::Value| value.as_u64().unwrap();
@@ -540,7 +540,7 @@ fn bench_measures_what_it_says() {
         "\nbackward ",
         "\nupdate ",
         "32x32x16",
-        "all of them, each measured alone: ",
+        "all of them, each measured by itself: ",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
@@ -551,13 +551,13 @@ fn a_closed_pipe_is_not_an_error() {
     let folder = Folder::new("pipe");
     for arguments in ["models", "models --json", "gradcheck --layer relu"] {
         let mut child = folder.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Nobody will ever read.
+        // Nothing reads the output.
         drop(child.stdout.take());
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""), "{arguments}");
     }
-    // Training goes on without a reader: its result is the folder.
+    // Training continues without a reader: its result is the folder.
     let mut child =
         folder.command(&format!("{TINY} --out run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -590,7 +590,7 @@ fn ctrl_c_leaves_the_last_complete_checkpoint() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let last = rest.last().unwrap();
     assert!(last.starts_with("stopped ") && last.ends_with("resume with `resnet train --resume run`"), "{rest:?}");
-    // As many epochs are in the metrics as in the weights, and they can be used.
+    // The metrics contain as many epochs as the weights, and the weights can be used.
     let epochs = folder.read("run/metrics.jsonl").lines().count();
     assert!((2..5000).contains(&epochs), "{last}, {epochs}");
     assert!(!folder.path("run/result.json").exists() && !folder.path("run/weights.safetensors.tmp").exists());
@@ -598,7 +598,7 @@ fn ctrl_c_leaves_the_last_complete_checkpoint() {
     assert!(value(&eval, "weights").contains(&format!("(epoch {epochs} of 5000, recipe demo, seed 1)")), "{eval}");
 }
 
-/// A checkpoint as PyTorch writes it, of a network that nobody knows.
+/// A checkpoint written by PyTorch, of an unknown network.
 fn checkpoint() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/library/formats/checkpoint.pth")
 }
@@ -610,13 +610,16 @@ fn weights_are_converted_there_and_back_and_tested() {
     let tested = folder.run("eval --weights run/weights.safetensors --json").ok();
     for (from, to) in [("run/weights.safetensors", "a.pth"), ("a.pth", "b.npz")] {
         let stdout = folder.run(&format!("convert {from} {to}")).ok();
-        assert!(value(&stdout, "tensors").ends_with(" numbers") && value(&stdout, "wrote").starts_with(to), "{stdout}");
+        assert!(
+            value(&stdout, "tensors").ends_with(" elements") && value(&stdout, "wrote").starts_with(to),
+            "{stdout}"
+        );
     }
-    // Of the formats without metadata one has to be told; from then on safetensors knows.
-    folder.run("eval --weights b.npz").fails(2, &["b.npz does not say which network", "--model"]);
+    // For formats without metadata the model has to be given; a safetensors file then contains it.
+    folder.run("eval --weights b.npz").fails(2, &["b.npz does not name the network of its weights", "--model"]);
     let normalization = "--mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010";
     let stdout = folder.run(&format!("convert b.npz c.safetensors --model resnet8 {normalization}")).ok();
-    assert_eq!(value(&stdout, "model"), "resnet8, 10 classes: every tensor is there");
+    assert_eq!(value(&stdout, "model"), "resnet8, 10 classes: all tensors found");
     let fingerprint = |json: &str| json.lines().find(|line| line.contains("fingerprint")).map(str::to_string);
     let again = folder.run("eval --weights c.safetensors --json").ok();
     assert!(fingerprint(&again).is_some());
@@ -634,7 +637,7 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
     let checkpoint = checkpoint();
     let checkpoint = checkpoint.to_str().unwrap();
     let stdout = folder.run(&format!("convert {checkpoint} o.npz")).ok();
-    for line in ["unwrapped      state_dict", "left out       epoch (the number 7)", "tensors        2, 18 numbers"] {
+    for line in ["unwrapped      state_dict", "left out       epoch (the number 7)", "tensors        2, 18 elements"] {
         assert!(stdout.lines().any(|found| found == line), "`{line}` is missing in\n{stdout}");
     }
     folder.run(&format!("convert {checkpoint} p.safetensors --model resnet8")).fails(
@@ -642,11 +645,11 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
         &["these are not the weights of `resnet8`", "missing conv1.weight [16, 3, 3, 3]", "extra module.f32 [2, 3, 2]"],
     );
     folder.run(&format!("convert {checkpoint} p.npy")).fails(1, &["an npy file holds one array, not 2"]);
-    // A folder, a file that is there, no such file, a file of something else.
+    // A folder, an existing file, a missing file, a file in another format.
     fs::create_dir(folder.path("folder.npz")).unwrap();
     folder.run(&format!("convert {checkpoint} folder.npz --force")).fails(1, &["folder.npz is a folder"]);
     fs::write(folder.path("q.npz"), "mine").unwrap();
-    folder.run(&format!("convert {checkpoint} q.npz")).fails(1, &["q.npz is there already", "--force"]);
+    folder.run(&format!("convert {checkpoint} q.npz")).fails(1, &["q.npz already exists", "--force"]);
     assert_eq!(folder.read("q.npz"), "mine");
     folder.run("convert q.npz r.npz").fails(1, &["q.npz", "expected safetensors, ", "6d, 69, 6e, 65"]);
     folder.run("convert none.pth r.npz").fails(1, &["cannot read none.pth"]);
@@ -660,7 +663,7 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
         ("convert q.npz r", &["found none"]),
         ("convert q.npz r.npz --dtype f16", &["--dtype", "f32"]),
         ("convert q.npz r.npz --model resnt20", &["did you mean `resnet20`?"]),
-        ("convert q.npz r.npz --model resnet20 --mean 0,0,0 --std 1,1,1", &["only a .safetensors file has room"]),
+        ("convert q.npz r.npz --model resnet20 --mean 0,0,0 --std 1,1,1", &["other formats cannot store them"]),
         ("convert q.npz r.safetensors --mean 0,0,0 --std 1,1,1", &["--model"]),
     ] {
         folder.run(arguments).fails(2, parts);
@@ -668,7 +671,7 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
     assert_eq!(files(&folder.0), ["folder.npz", "o.npz", "q.npz"]);
 }
 
-/// A strided convolution on a few numbers, and what came out of it, in files.
+/// A small strided convolution: its input and the results of the oracle, in files.
 fn convolution(folder: &Folder) -> Tensors {
     let ramp = |shape: [usize; 4], step: usize| {
         ndarray::Array4::from_shape_fn(shape, |(a, b, c, d)| ((a * 5 + b * 3 + c * step + d) % 7) as f64 / 3.0 - 1.0)
@@ -680,7 +683,7 @@ fn convolution(folder: &Folder) -> Tensors {
     formats::write(&folder.path("in.npz"), &input).unwrap();
     let arguments = "oracle layer conv2d --set stride=2,padding=1 --in in.npz --out ours.safetensors";
     let stdout = folder.run(arguments).ok();
-    assert_eq!(stdout, "wrote  ours.safetensors: 3 tensors, 360 numbers\n");
+    assert_eq!(stdout, "wrote  ours.safetensors: 3 tensors, 360 elements\n");
     formats::read(&folder.path("ours.safetensors")).unwrap()
 }
 
@@ -692,7 +695,7 @@ fn the_oracle_judges_a_layer() {
     ours.iter().for_each(|(name, tensor)| theirs.insert(name, tensor.to_f64().mapv(|x| x as f32)));
     formats::write(&folder.path("right.npz"), &theirs).unwrap();
     let stdout = folder.run("oracle compare ours.safetensors right.npz --all").ok();
-    assert!(stdout.ends_with("right.npz: every one of the 3 tensors fits\n"), "{stdout}");
+    assert!(stdout.ends_with("right.npz: all 3 tensors fit\n"), "{stdout}");
     assert!(
         folder
             .run("oracle diagnose right.npz layer conv2d --set stride=2,padding=1 --in in.npz")
@@ -706,7 +709,11 @@ fn the_oracle_judges_a_layer() {
     formats::write(&folder.path("wrong.npz"), &theirs).unwrap();
     let run = folder.run("oracle compare ours.safetensors wrong.npz");
     assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
-    for part in ["1 of 108 LEAVE", "first in the order of execution: grad_weight", "at [1, 2, 0, 1] of [4, 3, 3, 3]"] {
+    for part in [
+        "1 of 108 elements EXCEED",
+        "first failure in the order of execution: grad_weight",
+        "at [1, 2, 0, 1] of [4, 3, 3, 3]",
+    ] {
         assert!(run.stdout.contains(part), "`{part}` is missing in\n{}", run.stdout);
     }
     let run = folder.run("oracle compare ours.safetensors wrong.npz --json");
@@ -714,7 +721,7 @@ fn the_oracle_judges_a_layer() {
     assert_eq!((report["passed"].as_bool(), report["first"].as_str()), (Some(false), Some("grad_weight")));
     folder.run("oracle compare ours.safetensors wrong.npz --rtol 0.01").ok();
 
-    // Gradients of a mean that was taken for a sum.
+    // Gradients of a sum instead of a mean.
     for name in ["grad_weight", "grad_input"] {
         theirs.insert(name, ours.get(name).unwrap().to_f64() * 2.0);
     }
@@ -739,7 +746,7 @@ fn the_oracle_runs_a_network() {
     folder.run(&format!("oracle model {model} --steps 2 --out ours.safetensors")).ok();
     folder.run(&format!("oracle model {model} --steps 2 --dtype f32 --no-tolerances --out theirs.safetensors")).ok();
     let stdout = folder.run("oracle compare ours.safetensors theirs.safetensors").ok();
-    assert!(stdout.starts_with("theirs.safetensors: every one of the "), "{stdout}");
+    assert!(stdout.starts_with("theirs.safetensors: all "), "{stdout}");
     let names: Vec<String> =
         formats::read(&folder.path("ours.safetensors")).unwrap().names().map(String::from).collect();
     let place = |name: &str| names.iter().position(|other| other == name).unwrap_or_else(|| panic!("no {name}"));
@@ -766,7 +773,7 @@ fn the_oracle_says_what_is_wrong_with_its_input() {
     }
     for (arguments, parts) in [
         ("oracle layer conv2d --in none.npz --out a.npz", &["cannot read none.npz"][..]),
-        ("oracle layer conv2d --in in.npz --out ours.safetensors", &["is there already", "--force"]),
+        ("oracle layer conv2d --in in.npz --out ours.safetensors", &["already exists", "--force"]),
         ("oracle layer conv2d --set strid=2 --in in.npz --out a.npz", &["in.npz", "did you mean `stride`?"]),
         ("oracle layer conv2d --set stride=3 --in in.npz --out a.npz", &["in.npz", "grad_output"]),
         ("oracle layer linear --in in.npz --out a.npz", &["in.npz", "`weight` expects floats in 2 axes"]),
@@ -789,7 +796,7 @@ fn the_oracle_packs_and_judges_a_folder_of_results() {
     folder.run("oracle pack --out pack").fails(1, &["pack is there already; the pack goes into a new or empty folder"]);
     assert_eq!(files(&folder.0), ["pack"]);
 
-    // As the index says it was made.
+    // With the commands in the index.
     fs::create_dir(folder.path("yours")).unwrap();
     let index: serde_json::Value = serde_json::from_str(&folder.read("pack/index.json")).unwrap();
     for case in index["cases"].as_array().unwrap() {
@@ -812,7 +819,8 @@ fn the_oracle_packs_and_judges_a_folder_of_results() {
     let run = folder.run("oracle compare pack yours");
     assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
     assert!(
-        run.stdout.starts_with("WRONG  conv2d-3x3-stride2: first in grad_weight, 90 of 90 LEAVE\n"),
+        run.stdout
+            .starts_with("WRONG  conv2d-3x3-stride2: first in grad_weight, 90 of 90 elements EXCEED the tolerance\n"),
         "{}",
         run.stdout
     );
@@ -830,7 +838,7 @@ fn the_oracle_packs_and_judges_a_folder_of_results() {
     assert_eq!(run.code, Some(1), "nothing is no proof");
 }
 
-/// The reference and the engine train, test and predict the same up to rounding; a traced step is a step of the reference.
+/// The reference and the engine train, test and predict the same up to rounding; a traced step equals a step of the reference.
 #[test]
 fn the_reference_and_the_engine() {
     let folder = Folder::new("engines");
@@ -841,7 +849,7 @@ fn the_reference_and_the_engine() {
     let config = folder.read("plain/config.toml");
     assert!(config.contains("engine = \"reference\"") && !config.contains("conv ="), "{config}");
 
-    // One traced step, then the rest as usual: the bits of a run without a break.
+    // One traced step, then the rest as usual: bit-identical to an uninterrupted run.
     let traced = run("--out traced --engine reference --steps 1 --trace");
     for part in [
         "pass 1\n",
@@ -853,11 +861,11 @@ fn the_reference_and_the_engine() {
         assert!(traced.contains(part), "{part} is missing in\n{traced}");
     }
     assert!(!traced.contains("pass 2\n") && !traced.contains("NaN"), "{traced}");
-    folder.fails("train --resume traced --engine fast", 2, &["--engine is \"fast\"", "began with \"reference\""]);
+    folder.fails("train --resume traced --engine fast", 2, &["--engine is \"fast\"", "started with \"reference\""]);
     let resumed = folder.ok("train --resume traced");
     assert_eq!(value(&resumed, "fingerprint"), value(&plain, "fingerprint"));
 
-    // A run folder of a version that had one engine.
+    // The configuration of a version with a single engine.
     let old: String = folder
         .read("fast/config.toml")
         .lines()

@@ -1,4 +1,4 @@
-//! What the tests of the command share: a folder to run it in, and what came of it.
+//! What the tests of the command share: a folder to run it in, and the result of a run.
 
 use ndarray::Array3;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// An empty folder that is removed at the end; commands run in it.
+/// An empty folder in which commands run; it is removed at the end.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -33,7 +33,7 @@ impl Folder {
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
         command.args(arguments.split_whitespace()).current_dir(&self.0).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
-        // The servers of the tests are on this machine, whatever else is reached through a proxy.
+        // The servers of the tests are on this machine, so no proxy may be used for them.
         command.env("NO_PROXY", "127.0.0.1");
         command
     }
@@ -60,7 +60,7 @@ impl Folder {
         self.run(arguments).ok()
     }
 
-    /// Runs `resnet`, which fails with this exit code and all of these on stderr.
+    /// Runs `resnet`, which fails with this exit code; stderr contains all of `parts`.
     #[track_caller]
     pub fn fails(&self, arguments: &str, code: i32, parts: &[&str]) {
         self.run(arguments).fails(code, parts);
@@ -73,13 +73,13 @@ impl Drop for Folder {
     }
 }
 
-/// Whether this process runs under nohup, where `resnet` leaves signals alone as its caller does; says so.
+/// Whether this process runs under nohup, where `resnet` does not handle signals; prints a note if so.
 pub fn skip_under_nohup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
     let ignored = mask.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1);
     if ignored {
-        eprintln!("SKIPPED: run under nohup, where resnet leaves signals alone");
+        eprintln!("SKIPPED: run under nohup, where resnet does not handle signals");
     }
     ignored
 }
@@ -101,7 +101,7 @@ impl Run {
         self.stdout
     }
 
-    /// It failed with this exit code, and stderr has all of these.
+    /// It failed with this exit code, and stderr contains all of `parts`.
     #[track_caller]
     pub fn fails(self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "resnet {}\n{}\n{}", self.arguments, self.stdout, self.stderr);

@@ -33,7 +33,7 @@ fn write(folder: &Folder, name: &str, picture: &Array3<u8>) {
 
 const COLOURS: [(&str, [u8; 3]); 3] = [("blue", [40, 60, 200]), ("green", [50, 180, 40]), ("red", [210, 50, 60])];
 
-/// `photos/CLASS/*`: ten pictures of each of three classes, PNG and JPEG in turn, of mixed sizes.
+/// `photos/CLASS/*`: ten pictures of each of three classes, PNG and JPEG in turn, of different sizes.
 fn write_photos(folder: &Folder) {
     for (class, (name, colour)) in (0..).zip(COLOURS) {
         for i in 0..10 {
@@ -75,7 +75,7 @@ fn info_of_train_and_val_against_numbers_by_hand() {
     };
     assert_eq!(numbers("train", "mean"), [0.5, 0.4, 201.0 / 510.0]);
     assert_eq!(numbers("train", "std"), [0.5, 0.2, 1.0 / 510.0]);
-    // One colour, whatever the size was before.
+    // One colour, for any original size.
     assert_eq!((numbers("test", "mean"), numbers("test", "std")), (vec![1.0, 0.0, 0.2], vec![0.0; 3]));
 
     let table = folder.ok("data info --data set --image-size 4");
@@ -92,7 +92,7 @@ fn info_of_train_and_val_against_numbers_by_hand() {
     ] {
         assert!(lines.contains(&line), "{line}\n{table}");
     }
-    // The images inside the program, with a size that they do not have.
+    // The embedded images, with a size that they do not have.
     assert!(folder.ok("data info").contains("1,400 images of 32x32 pixels"));
     folder.fails("data info --image-size 64", 2, &["--image-size is for pictures in folders"]);
 }
@@ -117,7 +117,7 @@ fn every_fifth_picture_of_a_class_is_held_out() {
     assert!(within(16_800).is_ok());
     let note = "no test/ or val/: every fifth image of each class, 3 in all, is held out for testing";
     assert_eq!(info["notes"], serde_json::json!([note]));
-    // Which ones: those that are not there any more change the test images only.
+    // Which ones: replacing these changes only the test images.
     let mean = &info["splits"]["train"]["mean"];
     for name in ["many/05.jpg", "many/10.jpg", "few/3.png"] {
         write(&folder, &format!("set/{name}"), &painted(20, 20, [0, 0, 0], 0));
@@ -143,7 +143,7 @@ fn claim(width: u32, height: u32) -> Vec<u8> {
 fn what_cannot_be_read_is_named() {
     let folder = Folder::new("data-wrong");
     let info = |parts: &[&str]| folder.fails("data info --data set", 1, parts);
-    info(&["there is no set"]);
+    info(&["set does not exist"]);
     fs::create_dir(folder.path("set")).unwrap();
     info(&["expected CIFAR-10 here", "CIFAR-100 here", "train/CLASS/", "found an empty folder"]);
     fs::write(folder.path("file"), "hello").unwrap();
@@ -166,7 +166,7 @@ fn what_cannot_be_read_is_named() {
     fs::write(folder.path("set/b/wide.png"), claim(4_000_000_000, 1)).unwrap();
     fs::write(folder.path("set/b/huge.png"), claim(16_000, 16_000)).unwrap();
     fs::write(folder.path("set/b/long.png"), claim(1, 16_385)).unwrap();
-    // A file with nothing in it but its length, as far as the file system can do that.
+    // A sparse file, if the file system supports it.
     fs::File::create(folder.path("set/b/zeros.png")).unwrap().set_len((1 << 28) + 1).unwrap();
     info(&[
         "8 of 12 images cannot be read; repair or remove them",
@@ -214,7 +214,7 @@ fn grid_has_a_row_for_each_class_and_does_not_overwrite() {
             for ((y, x, c), &byte) in expected.indexed_iter() {
                 assert_eq!(pixels[[top + y, left + x, c]], byte, "{name}/{file} {y} {x} {c}");
             }
-            // The line before it.
+            // The line before the image.
             assert!(pixels.slice(s![top, left - 2..left, ..]).iter().all(|&byte| byte == 255));
         }
     }
@@ -235,7 +235,7 @@ fn from_a_folder_to_predictions() {
     let stdout = folder.ok(&format!("{TRAIN} --data photos --epochs 2 --out run"));
     assert!(stdout.contains("3 classes of images from photos, as 16x16 pixels"), "{stdout}");
     assert!(stdout.contains("every fifth image of each class, 6 in all"), "{stdout}");
-    // Normalised by their own statistics: those of the images that are trained on, which are not those of CIFAR-10.
+    // Normalised by the statistics of the training images, not by those of CIFAR-10.
     let config: toml::Table = folder.read("run/config.toml").parse().unwrap();
     assert_eq!(config["image_size"].as_integer(), Some(16));
     let images = open(&folder.path("photos"), 16, None).unwrap().splits.train;
@@ -245,7 +245,7 @@ fn from_a_folder_to_predictions() {
         assert_eq!(found, expected, "{key}");
     }
 
-    // The file of weights knows the size, the classes and the normalisation.
+    // The weights file contains the size, the classes and the normalisation.
     let weights = "--weights run/best.safetensors";
     let eval = json(&folder.ok(&format!("eval {weights} --data photos --json")));
     let result = json(&folder.read("run/result.json"));
@@ -270,7 +270,7 @@ fn from_a_folder_to_predictions() {
     }
     assert_eq!(eval["correct"], correct);
 
-    // One that cannot be read: named, the others are done, and the exit code tells.
+    // A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     fs::write(folder.path("text.png"), "not a picture").unwrap();
     folder.fails(&format!("predict {weights} photos"), 1, &["photos: expected a PNG or JPEG image, found a folder"]);
     let run = folder.run(&format!("predict {weights} --top 1 photos/red/00.png text.png photos/blue/00.png"));
@@ -280,13 +280,14 @@ fn from_a_folder_to_predictions() {
     run.fails(1, &["text.png: expected a PNG or JPEG image"]);
     folder.fails(&format!("predict {weights}"), 2, &["<IMAGE>"]);
 
-    // Weights for other classes do not say anything about these.
+    // Weights for other classes are rejected.
     folder.fails(&format!("eval {weights}"), 1, &["run/best.safetensors"]);
     for (name, _) in COLOURS {
         fs::create_dir_all(folder.path("other")).unwrap();
         fs::rename(folder.path(&format!("photos/{name}")), folder.path(&format!("other/{name}2"))).unwrap();
     }
-    let parts = ["these weights tell the classes blue, green, red apart, the images are of blue2, green2, red2"];
+    let parts =
+        ["these weights are for the classes blue, green, red, but the images have the classes blue2, green2, red2"];
     folder.fails(&format!("eval {weights} --data other"), 1, &parts);
 }
 
@@ -295,18 +296,18 @@ fn fine_tuning_takes_what_fits() {
     let folder = Folder::new("data-init-from");
     write_photos(&folder);
     folder.ok(&format!("{TRAIN} --data photos --epochs 1 --out first"));
-    // Two of the three classes: the last layer is another.
+    // Two of the three classes: the last layer differs.
     fs::remove_dir_all(folder.path("photos/green")).unwrap();
     let second = format!("{TRAIN} --data photos --epochs 2 --init-from first/weights.safetensors");
     let stdout = folder.ok(&format!("{second} --out second"));
     for part in [
-        " tensors from first/weights.safetensors, 2 stay as they are initialised:",
+        " tensors from first/weights.safetensors, 2 keep their initial values:",
         "fc.weight: (3, 64) there, (2, 64) here",
         "fc.bias: (3) there, (2) here",
     ] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
-    // With steps too small to move a number, learned tensors end as they were in the file.
+    // With steps too small to change a value, learned tensors end as they were in the file.
     folder.ok(&format!("{second} --lr 1e-30 --weight-decay 0 --out still"));
     let [first, still] =
         ["first", "still"].map(|run| formats::read(&folder.path(&format!("{run}/weights.safetensors"))).unwrap());
@@ -320,7 +321,7 @@ fn fine_tuning_takes_what_fits() {
     let weights = |run: &str| fs::read(folder.path(&format!("{run}/weights.safetensors"))).unwrap();
     assert!(weights("second") == weights("again"), "the same configuration, other weights");
 
-    // Nothing fits: said before anything is written.
+    // Nothing fits: an error before anything is written.
     folder.fails(
         "train --model resnet20 --train-images 20 --init-from photos/red/00.png --out none",
         1,
@@ -334,7 +335,7 @@ fn fine_tuning_takes_what_fits() {
     folder.fails(&format!("{TRAIN} --data photos --init-from other.npz --out none"), 1, &parts);
     assert!(!folder.path("none").exists());
 
-    // Broken off after an epoch, the run goes on to the same bytes without the file.
+    // Interrupted after an epoch, the run resumes without the file and ends with the same bytes.
     fs::remove_file(folder.path("again/result.json")).unwrap();
     let mut checkpoints: Vec<_> =
         fs::read_dir(folder.path("again/checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -345,7 +346,7 @@ fn fine_tuning_takes_what_fits() {
     assert!(weights("second") == weights("again"), "resumed, other weights");
 }
 
-/// The same by the library: what fits is there to the bit, what does not is as it was, and all of it is named.
+/// The same with the library: tensors that fit are bit-identical, others do not change, and all are listed.
 #[test]
 fn matching_tensors_are_taken_to_the_bit() {
     let model = |name: &str, classes, seed| {
@@ -368,7 +369,7 @@ fn matching_tensors_are_taken_to_the_bit() {
     assert_eq!(partial.left, ["fc.weight: (3, 64) there, (2, 64) here", "fc.bias: (3) there, (2) here"]);
     assert_eq!((partial.taken.len() + 2, partial.unused.len()), (after.iter().count(), 0));
 
-    // A deeper network has places of its own; a shallower one has none for some.
+    // A deeper network has additional tensors; a shallower one lacks some.
     let mut deeper = model("resnet14", 3, 2).unwrap();
     let partial = state_dict::assign_matching(&path, &tensors, &mut deeper).unwrap();
     assert!(partial.left.contains(&"layer1.1.conv1.weight: not there".to_string()) && partial.unused.is_empty());
@@ -380,13 +381,13 @@ fn matching_tensors_are_taken_to_the_bit() {
     assert!(again.parameter_count() > 0);
 }
 
-/// Without --weights: the network inside the program, which needs no other flag either.
+/// Without --weights: the embedded network, which needs no other flag either.
 #[test]
 fn the_pretrained_network_knows_the_classes_of_cifar10() {
     let folder = Folder::new("data-pretrained");
     let eval = json(&folder.ok("eval --json"));
     assert_eq!((eval["model"].as_str(), eval["images"].as_u64()), (Some("resnet20"), Some(500)));
-    // The test images of CIFAR-10 of which these are 500 are told apart in 90 of 100 cases: 451 ± 6.7. Three of these below.
+    // The accuracy on all test images of CIFAR-10, of which these are 500, is 90 %: 451 ± 6.7. Three standard deviations below.
     assert!(eval["correct"].as_u64().unwrap() >= 431, "{eval}");
 
     let test = resnet_by_hand::data::embedded::load().test;
@@ -400,7 +401,7 @@ fn the_pretrained_network_knows_the_classes_of_cifar10() {
     let labels = said["predictions"].as_array().unwrap().iter().map(|said| said["top"][0]["label"].as_u64().unwrap());
     let correct = labels.zip(&test.labels).filter(|(said, label)| *said == u64::from(**label)).count();
     assert!(correct >= 15, "{correct} of 20");
-    // A picture and its mirror image are one picture with --test-flip.
+    // With --test-flip a picture and its mirror image have the same probabilities.
     let mirrored = Array3::from_shape_fn((32, 32, 3), |(y, x, c)| test.image(0)[[y, 31 - x, c]]);
     write(&folder, "mirrored.png", &mirrored);
     let probability = |flags: &str| {
@@ -412,5 +413,5 @@ fn the_pretrained_network_knows_the_classes_of_cifar10() {
 
     let stdout = folder
         .ok("train --model resnet20 --init-from pretrained --train-images 20 --batch-size 10 --epochs 1 --lr 1e-4");
-    assert!(stdout.contains("tensors from pretrained, all there are"), "{stdout}");
+    assert!(stdout.contains("tensors from pretrained, all tensors of the network"), "{stdout}");
 }

@@ -1,6 +1,6 @@
-//! The command `resnet` as people and scripts use it: what it prints, its exit codes, what it leaves on disk.
+//! The command `resnet` as people and scripts use it: its output, its exit codes, the files it writes.
 //!
-//! One crate for all of it, for each would be linked by itself. `cargo test --test command report::` runs one file.
+//! One crate for all of it, because every crate is linked separately. `cargo test --test command report::` runs one file.
 #![cfg(feature = "cli")]
 
 mod cli;

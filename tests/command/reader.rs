@@ -1,12 +1,12 @@
-//! Event files read as TensorBoard 2.21 reads them (`plugin_event_accumulator.py`), by means of its own: nothing of the crate.
+//! Reads event files like TensorBoard 2.21 (`plugin_event_accumulator.py`), independently of the code of the crate.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What TensorBoard shows of a folder: for every name its steps and numbers, in the order in which they were written.
+/// What TensorBoard shows for a folder: for every name its steps and values, in the order in which they were written.
 pub type Scalars = BTreeMap<String, Vec<(u64, f32)>>;
 
-/// The files of events in a folder, by name.
+/// The event files in a folder, sorted by name.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().contains("tfevents")).collect();
@@ -20,9 +20,9 @@ pub fn read(folder: &Path) -> Scalars {
         let bytes = std::fs::read(&file).unwrap();
         for (place, data) in records(&bytes).into_iter().enumerate() {
             let event = Event::read(data);
-            // Events of before version 2, and files without one, are purged by another rule.
+            // Events from before version 2, and files without a version, are purged by another rule.
             assert_eq!(event.version == "brain.Event:2", place == 0, "{}: record {place}", file.display());
-            // The first start of all is not taken for a break.
+            // The very first start does not count as an interruption.
             if event.is_start && std::mem::replace(&mut started, true) {
                 scalars.values_mut().for_each(|values| values.retain(|&(step, _)| step < event.step));
             }
@@ -35,7 +35,7 @@ pub fn read(folder: &Path) -> Scalars {
     scalars
 }
 
-/// The data of every whole record; what comes behind one that is not whole is not read.
+/// The data of every complete record; nothing is read after an incomplete one.
 pub fn records(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut records = Vec::new();
     while let Some((data, rest)) = record(bytes) {
@@ -54,7 +54,7 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (is_right(length, length_crc) && is_right(data, data_crc)).then_some((data, rest))
 }
 
-/// As the division of polynomials that it is: the highest bit first, every byte mirrored, the remainder mirrored back.
+/// By polynomial division: the highest bit first, every byte mirrored, the remainder mirrored back.
 fn masked_crc(bytes: &[u8]) -> u32 {
     let mut remainder = u32::MAX;
     for byte in bytes {

@@ -1,4 +1,4 @@
-//! `resnet report`: that a page says what the run found, shows what the network really does, and needs nothing else.
+//! `resnet report`: a page contains the results of the run and the real predictions of its network, and needs no other file.
 
 use super::common::{Folder, from_png};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -51,17 +51,17 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 
-/// What stands between `from` and `to`, wherever it does.
+/// Every text between `from` and `to`.
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
     text.split(from).skip(1).map(|rest| rest.split(to).next().unwrap()).collect()
 }
 
-/// The counts of a confusion matrix: right and wrong, from the notes on its cells.
+/// The counts of a confusion matrix: correct and wrong, from the notes on its cells.
 fn counts(svg: &str) -> (usize, usize) {
     let (mut right, mut wrong) = (0, 0);
     for note in between(svg, "<title>", "</title>") {
         let number = |text: &str| text.split(' ').next().unwrap().parse::<usize>().unwrap();
-        match note.split_once(" taken for ") {
+        match note.split_once(" classified as ") {
             Some((_, rest)) => wrong += number(rest.rsplit_once(": ").unwrap().1),
             None => right += number(note.rsplit_once(": ").unwrap().1),
         }
@@ -69,7 +69,7 @@ fn counts(svg: &str) -> (usize, usize) {
     (right, wrong)
 }
 
-/// Every tag that is opened is closed, in order, and nothing is left of `<` and `&` elsewhere.
+/// Every tag that is opened is closed, in order, and there is no other `<` or `&`.
 #[track_caller]
 fn assert_well_formed(markup: &str) {
     let mut open = Vec::new();
@@ -91,7 +91,7 @@ fn assert_well_formed(markup: &str) {
     }
 }
 
-/// Nothing on the page is anywhere else.
+/// The page refers to nothing outside of it.
 #[track_caller]
 fn assert_self_contained(html: &str) {
     for word in ["http:", "https:", "<script", "<link", "<iframe", "@import", "url(", "file:", "javascript:", "srcset"]
@@ -159,7 +159,7 @@ fn a_report_says_what_the_run_found_and_needs_nothing_else() {
         let png = from_png(&files[&format!("{stem}.png")]);
         let height: f64 = between(svg, "viewBox=\"0 0 520 ", "\"")[0].parse().unwrap();
         assert_eq!(png.dim(), ((2.0 * height).ceil() as usize, 1040, 3), "{stem}");
-        // White paper with something on it.
+        // White, with something drawn on it.
         let dark = png.lanes(Axis(2)).into_iter().filter(|pixel| pixel.iter().all(|&c| c < 120)).count();
         assert!(png.slice(s![0, 0, ..]).iter().all(|&c| c == 255) && dark > 500, "{stem}: {dark}");
     }
@@ -176,7 +176,7 @@ fn model(path: &Path) -> ResNet<f32> {
     model
 }
 
-/// `(index, class, probability)` of every image that is classified wrong, in batches as the run has them.
+/// `(index, class, probability)` of every image that is classified wrongly, in the same batches as in the run.
 fn mistakes(model: &ResNet<f32>, dataset: &Dataset) -> Vec<(usize, usize, f64)> {
     let mut mistakes = Vec::new();
     for from in (0..dataset.len()).step_by(100) {
@@ -210,15 +210,15 @@ fn the_mistakes_shown_are_the_surest_there_are() {
     for (figure, &(index, class, p)) in shown.iter().zip(&wrong) {
         assert_eq!(between(figure, "no. ", "<"), [index.to_string()]);
         let target = &test.classes[usize::from(test.labels[index])];
-        assert!(figure.contains(&format!("alt=\"{target}, taken for {}\"", test.classes[class])), "{figure}");
+        assert!(figure.contains(&format!("alt=\"{target}, classified as {}\"", test.classes[class])), "{figure}");
         assert!(figure.contains(&format!("<b>{}</b>", test.classes[class])), "{figure}");
-        // More decimals are for probabilities that two epochs do not lead to.
+        // More decimals are only for probabilities that two epochs do not reach.
         assert!(p < 0.9999 && figure.contains(&format!("</b> {:.2}\u{a0}%", 100.0 * p)), "{p} in {figure}");
         let bytes = BASE64_STANDARD.decode(between(figure, "base64,", "\"")[0]).unwrap();
         assert_eq!(from_png(&bytes), test.image(index));
     }
 
-    // The first filter, from the file of weights: the smallest of its 27 weights is 0, the largest 255.
+    // The first filter, from the weights file: the smallest of its 27 weights is 0, the largest 255.
     let mut filter = None;
     resnet_by_hand::Parameters::visit(&model(&folder.path("run/best.safetensors")), "", &mut |name, _, w| {
         if name == "conv1.weight" {
@@ -254,7 +254,7 @@ fn curves_go_through_the_numbers_of_the_run() {
         .skip(1)
         .map(|line| line.split(',').map(|field| field.parse().unwrap()).collect())
         .collect();
-    // From loss and accuracy to heights: any two labels of the vertical axis say how.
+    // From loss and accuracy to heights: any two labels of the vertical axis give the scale.
     for (stem, columns) in [("train_loss", &[2][..]), ("validation_accuracy", &[3, 8])] {
         let svg = folder.read(&format!("run/report/{stem}.svg"));
         let labels: Vec<[f64; 2]> = between(&svg, "<text ", "</text>")
@@ -297,7 +297,7 @@ fn the_same_run_gives_the_same_bytes_and_only_reports_are_replaced() {
     folder.ok("report run --out elsewhere/deep --threads 3");
     assert!(first == files(&folder.path("run/report")) && first == files(&folder.path("elsewhere/deep")));
 
-    // A chart of an earlier report that this one does not have goes, whatever else is there stays.
+    // A chart of an earlier report that this one does not have is removed, all other files stay.
     let charts = ["confusion_matrix_run2.svg", "training_accuracy.png"];
     fs::write(folder.path("elsewhere/deep").join(charts[0]), &first["train_loss.svg"]).unwrap();
     fs::write(folder.path("elsewhere/deep").join(charts[1]), &first["train_loss.png"]).unwrap();
@@ -309,7 +309,7 @@ fn the_same_run_gives_the_same_bytes_and_only_reports_are_replaced() {
     assert_eq!(kept.remove("notes.txt"), Some(b"resnet report".to_vec()));
     assert!(kept == first);
 
-    // What somebody else made is not replaced, and nothing is written beside it.
+    // A file that no report wrote is not replaced, and nothing is written beside it.
     for name in ["report.html", "learning_rate.png"] {
         fs::create_dir(folder.path("mine")).unwrap();
         fs::write(folder.path("mine").join(name), "mine").unwrap();
@@ -326,7 +326,7 @@ fn the_same_run_gives_the_same_bytes_and_only_reports_are_replaced() {
 #[test]
 fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
     let folder = trained("going");
-    // As a run leaves its folder that is killed after its first epoch, in the middle of a line.
+    // The folder of a run that was killed after its first epoch, in the middle of a line.
     copy(&folder, "run", "going");
     fs::remove_file(folder.path("going/result.json")).unwrap();
     for file in ["metrics.csv", "layers.csv", "times.csv"] {
@@ -336,12 +336,12 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
         fs::write(folder.path(&format!("going/{file}")), first + "2,0.01").unwrap();
     }
     let stdout = folder.ok("report going");
-    assert!(stdout.contains("not over: 1 of 2 epochs") && !stdout.contains("WARNING"), "{stdout}");
+    assert!(stdout.contains("unfinished: 1 of 2 epochs") && !stdout.contains("WARNING"), "{stdout}");
     let html = folder.read("going/report/report.html");
     assert_self_contained(&html);
     assert_well_formed(&html);
     for part in
-        ["The run is not over: 1 of 2 epochs are done", "best validation accuracy so far", "The 30 validation images"]
+        ["The run is unfinished: 1 of 2 epochs are done", "best validation accuracy so far", "The 30 validation images"]
     {
         assert!(html.contains(part), "{part}");
     }
@@ -351,11 +351,11 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
     let wrong = mistakes(&model(&folder.path("going/best.safetensors")), &validated).len();
     assert_eq!(counts(&folder.read("going/report/confusion_matrix.svg")), (30 - wrong, wrong));
 
-    // Nothing is held out: the test images are not looked at instead.
+    // Without validation images, the test images are not used instead.
     folder.ok(&format!("{TRAIN} --out plain"));
     fs::remove_file(folder.path("plain/result.json")).unwrap();
     let stdout = folder.ok("report plain");
-    assert!(stdout.contains("holds no images out for validation"), "{stdout}");
+    assert!(stdout.contains("has no validation images"), "{stdout}");
     let html = folder.read("plain/report/report.html");
     assert!(
         html.contains("The confusion matrix and the mistakes are left out") && !html.contains("class=\"pictures\"")
@@ -366,12 +366,12 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
         names.contains(&"training_accuracy.svg".to_string()) && !names.iter().any(|name| name.contains("confusion"))
     );
 
-    // Before the first epoch is over there are no weights and no lines.
+    // Before the end of the first epoch there are no weights and no lines.
     for file in ["metrics.csv", "layers.csv", "times.csv"] {
         let columns = folder.read(&format!("going/{file}")).lines().next().unwrap().to_string();
         fs::write(folder.path(&format!("going/{file}")), columns + "\n").unwrap();
     }
-    // The first lines of the first epoch, while the others are being written: they are not all layers there are.
+    // Only the first lines of the first epoch, while the others are being written: they are not all layers.
     let begun: String = folder.read("run/layers.csv").lines().take(3).map(|line| format!("{line}\n")).collect();
     fs::write(folder.path("going/layers.csv"), begun).unwrap();
     fs::remove_file(folder.path("going/weights.safetensors")).unwrap();
@@ -394,21 +394,21 @@ fn images_that_are_gone_or_others_are_said_to_be() {
     copy(&folder, "run", "moved");
     change(&folder, "moved/config.toml", "data = \"embedded\"", "data = \"nowhere\"");
     let stdout = folder.ok("report moved");
-    assert!(stdout.contains("there is no `nowhere`") && stdout.contains("--data"), "{stdout}");
+    assert!(stdout.contains("`nowhere` does not exist") && stdout.contains("--data"), "{stdout}");
     let html = folder.read("moved/report/report.html");
-    assert!(html.contains("resnet8 on nowhere") && html.contains("No image could be looked at"));
+    assert!(html.contains("resnet8 on nowhere") && html.contains("No images could be evaluated"));
     assert!(html.contains("class=\"filters\"") && !html.contains("class=\"pictures\""));
     assert!(!folder.path("moved/report/confusion_matrix.svg").exists());
-    // Beside a run whose images are there: they are not taken for those of the other.
+    // Together with a run whose images exist: its images are not used for the other run.
     let stdout = folder.ok("report run moved --out both");
-    assert!(stdout.contains("there is no `nowhere`"), "{stdout}");
-    // Where they are now.
+    assert!(stdout.contains("`nowhere` does not exist"), "{stdout}");
+    // With the new location.
     folder.ok("report moved --data embedded");
     assert!(files(&folder.path("moved/report"))["confusion_matrix.svg"] == whole["confusion_matrix.svg"]);
-    folder.fails("report moved --data gone", 1, &["there is no gone"]);
-    folder.fails("report run --data embedded", 2, &["--data", "inside the program"]);
+    folder.fails("report moved --data gone", 1, &["gone does not exist"]);
+    folder.fails("report run --data embedded", 2, &["--data", "embedded in the program"]);
 
-    // Other training images than those of the checkpoint, and too few of them.
+    // Training images that differ from those of the checkpoint, and too few of them.
     copy(&folder, "run", "other");
     change(&folder, "other/config.toml", "train_images = 120", "train_images = 119");
     let stdout = folder.ok("report other");
@@ -419,7 +419,7 @@ fn images_that_are_gone_or_others_are_said_to_be() {
     change(&folder, "other/config.toml", "train_images = 119", "train_images = 1401");
     assert!(folder.ok("report other").contains("WARNING        The images are not those of the run"));
 
-    // Without a checkpoint there is nothing to hold them against.
+    // Without a checkpoint the images cannot be checked.
     copy(&folder, "run", "bare");
     fs::remove_dir_all(folder.path("bare/checkpoints")).unwrap();
     let stdout = folder.ok("report bare");
@@ -435,11 +435,14 @@ fn numbers_and_weights_that_do_not_belong_together_are_said_loudly() {
     let [from, to] = [correct, correct + 1].map(|correct| format!("\"test_correct\": {correct}"));
     change(&folder, "changed/result.json", &from, &to);
     let stdout = folder.ok("report changed");
-    let says = format!("({correct} of 500) are right now, and result.json says");
-    assert!(stdout.contains("WARNING        Not what the run found") && stdout.contains(&says), "{stdout}");
+    let says = format!("({correct} of 500) are correct now, but result.json contains");
+    assert!(
+        stdout.contains("WARNING        The results differ from those of the run") && stdout.contains(&says),
+        "{stdout}"
+    );
     assert!(folder.read("changed/report/report.html").contains(&says));
 
-    // Of a run that is not over, the file of weights says what its epoch reached.
+    // For an unfinished run, the weights file contains the accuracy of its epoch.
     fs::remove_file(folder.path("changed/result.json")).unwrap();
     assert!(!folder.ok("report changed").contains("WARNING"));
     let best = folder.path("changed/best.safetensors");
@@ -449,15 +452,18 @@ fn numbers_and_weights_that_do_not_belong_together_are_said_loudly() {
     about.insert("validation_accuracy".to_string(), (1.0 - accuracy).to_string());
     weights::save(&best, &other, &about).unwrap();
     let stdout = folder.ok("report changed");
-    assert!(stdout.contains("WARNING        Not what the run found: of the validation images"), "{stdout}");
+    assert!(
+        stdout.contains("WARNING        The results differ from those of the run: of the validation images"),
+        "{stdout}"
+    );
 
-    // Weights that say nothing any more.
+    // Weights that are NaN.
     resnet_by_hand::Parameters::visit_mut(&mut other, "", &mut |_, _, mut tensor| tensor.fill(f32::NAN));
     weights::save(&best, &other, &about).unwrap();
     let stdout = folder.ok("report changed");
     assert!(stdout.contains("WARNING        The loss of the validation images"), "{stdout}");
 
-    // The weights that were tested are gone; those of another epoch are not taken for them.
+    // The weights that were tested are missing; those of another epoch are not used instead.
     let tested = result["tested_weights_of_epoch"].as_u64().unwrap();
     copy(&folder, "run", "gone");
     let says = [format!("\"tested_weights_of_epoch\": {tested}"), "\"tested_weights_of_epoch\": 7".to_string()];
@@ -496,7 +502,7 @@ fn what_cannot_be_read_is_said_with_its_place() {
     fs::copy(folder.path("run/result.json"), folder.path("damaged/result.json")).unwrap();
     fs::write(folder.path("damaged/best.safetensors"), "x").unwrap();
     folder.fails("report damaged", 1, &["best.safetensors"]);
-    folder.fails("report nowhere", 1, &["there is no nowhere", "the folder of a run"]);
+    folder.fails("report nowhere", 1, &["nowhere does not exist", "the folder of a run"]);
     folder.fails("report .", 1, &["expected the folder of a run", "config.toml"]);
     folder.fails("report run/config.toml", 1, &["expected the folder of a run"]);
     folder.fails("report run run/../run", 2, &["run/../run is given twice"]);
@@ -530,11 +536,8 @@ fn several_runs_are_laid_over_each_other() {
     let mean = seeds.iter().sum::<f64>() / 3.0;
     let deviation = (seeds.iter().map(|p| (p - mean) * (p - mean)).sum::<f64>() / 2.0).sqrt();
     let said = format!("<b>{mean:.2} % on average, standard deviation {deviation:.2} points</b> (3 runs");
-    assert!(
-        html.contains(&format!("seed-1, seed-2, seed-3 differ in their seed only: test accuracy {said}")),
-        "{said}"
-    );
-    // Of the same name: by their paths.
+    assert!(html.contains(&format!("seed-1, seed-2, seed-3 differ only in the seed: test accuracy {said}")), "{said}");
+    // Runs of the same name are named by their paths.
     let svg = folder.read("all/train_loss.svg");
     assert!(svg.contains(">seed-1</text>") && svg.contains(">runs/seed-1</text>") && svg.contains(">seed-3</text>"));
     let lines = between(&svg, "<polyline points=", ">");
@@ -553,7 +556,7 @@ fn several_runs_are_laid_over_each_other() {
     assert!(html.contains("No images were held out for validation in runs/seed-1."));
 }
 
-/// Pictures of one colour with a little of their number in it, six for each class.
+/// Six pictures of about one colour for each class, each a little different.
 fn pictures(folder: &Folder, classes: &[&str]) {
     for (c, class) in classes.iter().enumerate() {
         let path = folder.path("photos").join(class);
@@ -580,11 +583,11 @@ fn names_of_folders_stay_text_and_runs_on_different_classes_are_not_compared() {
     let svg = folder.read("out/confusion_matrix.svg");
     assert_well_formed(&svg);
     assert!(svg.contains(">&lt;script&gt;&amp;&quot;</text>"));
-    // One image in five is for testing: of six, one of each class.
+    // One image in five is for testing: one of the six of each class.
     let (right, wrong) = counts(&svg);
     assert_eq!(right + wrong, 3);
     folder.ok(&format!("{TRAIN} --out other"));
-    folder.fails("report <b>run& other", 1, &["tell different classes apart", "plain", "airplane"]);
+    folder.fails("report <b>run& other", 1, &["have different classes", "plain", "airplane"]);
 }
 
 #[test]
@@ -605,7 +608,7 @@ fn a_hundred_classes_have_a_picture_of_their_matrix() {
     assert_self_contained(&html);
     assert_well_formed(&html);
     assert!(html.contains("The 40 classes with the lowest accuracy"));
-    // An image of each class was tested. Some are right, and at least 40 are not: those are shown.
+    // One image of each class was tested. Some are correct, and at least 40 are not: those are shown.
     let result: Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
     assert!((1..=60).contains(&result["test_correct"].as_u64().unwrap()), "{result}");
     let bars = folder.read("run/report/class_accuracy.svg");
@@ -614,7 +617,7 @@ fn a_hundred_classes_have_a_picture_of_their_matrix() {
     let source = between(&svg, "base64,", "\"")[0];
     let matrix = from_png(&BASE64_STANDARD.decode(source).unwrap());
     assert_eq!(matrix.dim(), (100, 100, 3));
-    // A row for each class, of which one image was tested: one cell of it is not white.
+    // A row for each class, with one tested image: one cell of the row is not white.
     let marked = matrix.map_axis(Axis(2), |pixel| pixel.iter().any(|&c| c != 255));
     assert!(marked.outer_iter().all(|row| row.iter().filter(|&&marked| marked).count() == 1));
 }

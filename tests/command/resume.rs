@@ -1,4 +1,4 @@
-//! Runs that are killed, interrupted, damaged and resumed, as people would: with the command.
+//! Runs that are killed, interrupted, damaged and resumed with the command.
 
 use super::common::{self, Folder};
 use super::reader;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Everything of a run that must not depend on breaks and threads.
+/// Everything of a run that must not depend on interruptions and threads.
 fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
     let names =
         ["weights.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl", "layers.csv", "config.toml"];
@@ -16,8 +16,8 @@ fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
     for key in ["fingerprint", "test_correct", "test_loss", "tested_weights_of_epoch"] {
         results.push((key.to_string(), result[key].to_string().into_bytes()));
     }
-    // What TensorBoard shows, without the speed; the files themselves have times in them. The test is told of behind the
-    // result: a kill in between leaves it out.
+    // What TensorBoard shows, without the speed; the files themselves contain times. The test is recorded after the result, so
+    // a kill in between leaves it out.
     let mut shown = reader::read(run);
     shown.retain(|name, _| name != "train/images_per_second" && !name.starts_with("test/"));
     results.push(("events".to_string(), format!("{shown:?}").into_bytes()));
@@ -33,11 +33,11 @@ fn same_results(a: &Path, b: &Path) {
 
 const RUN: &str = "train --train-images 130 --validation 30 --batch-size 10 --epochs 12 --seed 4";
 
-/// What adds to the state of a run, or to what a step is.
+/// All options that add to the state of a run or change a step.
 const EVERYTHING: &str = "--ema-decay 0.9 --mixup 0.3 --accumulate 2 --cutout 8 --clip-norm 2 --test-flip";
 
-/// SIGKILL at twenty moments, drawn anew at every run of the test, in the middle of whatever is being done there: checkpoints
-/// are written after every step. Resumed on 1, 2 and 3 threads in turn, the run ends with the bytes of one that was left alone.
+/// SIGKILL at twenty random moments, different in every run of the test, in the middle of any activity: checkpoints are
+/// written after every step. Resumed on 1, 2 and 3 threads in turn, the run ends with the bytes of an uninterrupted one.
 #[test]
 fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
     let folder = Folder::new("resume-kill");
@@ -78,7 +78,7 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
             child.kill().unwrap();
             child.wait().unwrap();
             kills += 1;
-            // Before its first checkpoint there is nothing to go on from.
+            // Before its first checkpoint a run cannot be resumed.
             let begun = fs::read_dir(folder.path(&run).join("checkpoints")).is_ok_and(|files| {
                 files.flatten().any(|file| file.file_name().to_string_lossy().ends_with(".safetensors"))
             });
@@ -91,11 +91,11 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
         }
         same_results(&folder.path("whole"), &folder.path(&run));
     }
-    println!("{kills} kills in {runs} runs, {inside} of them behind a checkpoint");
-    assert!(inside > 5, "only {inside} of {kills} kills met a run that had begun");
+    println!("{kills} kills in {runs} runs, {inside} of them after a checkpoint");
+    assert!(inside > 5, "only {inside} of {kills} kills hit a run with a checkpoint");
 }
 
-/// SIGTERM and Ctrl-C finish the step and save; what follows has the same bytes.
+/// SIGTERM and Ctrl-C finish the step and save; the resumed run ends with the same bytes.
 #[test]
 fn an_interrupted_run_says_how_to_go_on_and_does() {
     if common::skip_under_nohup() {
@@ -115,7 +115,7 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
         let output = child.wait_with_output().unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
         if output.status.code() == Some(0) {
-            continue; // It was over before the signal came.
+            continue; // It had ended before the signal.
         }
         assert_eq!(output.status.code(), Some(130), "{stdout}");
         let last = stdout.lines().last().unwrap();
@@ -124,13 +124,13 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
         let stdout = folder.ok(&format!("train --resume {run} --threads 1"));
         assert!(stdout.lines().any(|line| line.starts_with("resumed ")), "{stdout}");
         same_results(&folder.path("whole"), &folder.path(&run));
-        // Once more there is nothing to do, and nothing is done.
-        assert_eq!(folder.ok(&format!("train --resume {run}")), format!("{run} is complete: nothing is left to do\n"));
+        // Resumed once more, there is nothing to do, and nothing changes.
+        assert_eq!(folder.ok(&format!("train --resume {run}")), format!("{run} is complete: nothing to do\n"));
         same_results(&folder.path("whole"), &folder.path(&run));
     }
 }
 
-/// A run of which everything is there but its end.
+/// A run with all its files except the result.
 fn broken_off(folder: &Folder) {
     folder.ok(&format!("{RUN} --out run"));
     fs::remove_file(folder.path("run/result.json")).unwrap();
@@ -154,11 +154,11 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&files[1], bytes).unwrap();
-    // A file that was being written when the power went.
+    // A file that was being written at a power cut.
     fs::write(folder.path("run/checkpoints/epoch-000099-step-00000000.safetensors.tmp"), "half").unwrap();
-    // With room for one, too: the damaged one, whose position is later, must not push the good one out.
+    // Also with a limit of one checkpoint: the damaged one, whose position is later, must not replace the good one.
     let stdout = folder.ok("train --resume run --keep-checkpoints 1 --checkpoint-every 0.001s");
-    assert!(stdout.contains("is of no use, going on from the one before: "), "{stdout}");
+    assert!(stdout.contains("is unusable, using the previous checkpoint: "), "{stdout}");
     assert!(stdout.contains("damaged: expected the SHA-256") && stdout.contains("after epoch 11 of 12"), "{stdout}");
     same_results(&folder.path("whole"), &folder.path("run"));
     let left = checkpoints(&folder);
@@ -178,14 +178,14 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     folder.fails(
         "train --resume run --epochs 13",
         2,
-        &["--epochs is 13, but the run began with 12", "resnet train --config run/config.toml --epochs 13"],
+        &["--epochs is 13, but the run started with 12", "resnet train --config run/config.toml --epochs 13"],
     );
-    folder.fails("train --resume run --seed 5", 2, &["--seed is 5, but the run began with 4"]);
-    folder.fails("train --resume run --conv gemm", 2, &["--conv is \"gemm\", but the run began with \"auto\""]);
+    folder.fails("train --resume run --seed 5", 2, &["--seed is 5, but the run started with 4"]);
+    folder.fails("train --resume run --conv gemm", 2, &["--conv is \"gemm\", but the run started with \"auto\""]);
     folder.fails("train --resume run --out other", 2, &["--resume", "--out"]);
     folder.fails("train --resume nothing", 1, &["nothing: expected the folder of a run with `checkpoints` in it"]);
-    folder.fails("train --resume run --data nowhere", 1, &["there is no nowhere"]);
-    // The run's checkpoint knows its settings; a file that somebody edited is not asked.
+    folder.fails("train --resume run --data nowhere", 1, &["nowhere does not exist"]);
+    // The settings are in the checkpoint of the run; an edited file is ignored.
     fs::write(folder.path("run/config.toml"), "repeat = 2\nepochs = ").unwrap();
     // The same settings may be repeated.
     assert_eq!(fs::read(folder.path("run/metrics.csv")).unwrap(), before);
@@ -206,13 +206,13 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     child.wait().unwrap();
 }
 
-/// `/dev/full` is a disk without room.
+/// `/dev/full` is a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
     let folder = Folder::new("resume-full");
     folder.ok(&format!("{RUN} --out whole"));
-    // A run that was killed after its eleventh epoch, and goes on where there is no room for the weights.
+    // A run that was killed after its eleventh epoch, and is resumed on a disk without space for the weights.
     broken_off(&folder);
     fs::remove_file(&checkpoints(&folder)[1]).unwrap();
     std::os::unix::fs::symlink("/dev/full", folder.path("run/weights.safetensors.tmp")).unwrap();
@@ -224,14 +224,14 @@ fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
             "cannot write run/weights.safetensors.tmp",
             "No space left on device",
             "the last checkpoint is after epoch 11",
-            "go on from it with `resnet train --resume run`",
+            "resume with `resnet train --resume run`",
         ],
     );
     assert_eq!(fs::read(folder.path("run/weights.safetensors")).unwrap(), weights);
-    // With room again it ends as it would have.
+    // With free space again it ends as it would have without the interruption.
     folder.ok("train --resume run");
     same_results(&folder.path("whole"), &folder.path("run"));
-    // No room from the beginning: nothing is trained.
+    // If the folder cannot be created, nothing is trained.
     folder.fails(&format!("{RUN} --out /proc/run"), 1, &["cannot create /proc/run"]);
 }
 
@@ -251,7 +251,7 @@ fn a_configuration_file_starts_the_same_run_again() {
     folder.fails("train --config nothing.toml", 1, &["cannot read nothing.toml"]);
 }
 
-/// A loss that is not finite: where, and which layer was the first.
+/// A loss that is not finite: the error gives the place, and the first layer.
 #[test]
 fn a_loss_that_is_not_finite_is_explained() {
     let folder = Folder::new("resume-nan");
@@ -267,7 +267,7 @@ fn a_loss_that_is_not_finite_is_explained() {
     );
 }
 
-/// Two seeds, broken off in the second and before its first checkpoint; the first is not trained again.
+/// Two seeds, interrupted in the second one and before its first checkpoint; the first is not trained again.
 #[test]
 fn repeated_runs_are_those_of_their_seeds_and_go_on() {
     let folder = Folder::new("resume-repeat");
@@ -285,7 +285,7 @@ fn repeated_runs_are_those_of_their_seeds_and_go_on() {
     let summary = folder.read("all/repeat.json");
     assert_eq!(json("all/repeat.json")["test_accuracies"], serde_json::json!(accuracies));
     let [a, b] = accuracies.map(|accuracy| accuracy.as_f64().unwrap());
-    // Of two numbers: |a − b| / √2.
+    // For two values: |a − b| / √2.
     let (mean, std) = (50.0 * (a + b), 100.0 * (a - b).abs() / 2f64.sqrt());
     let line = format!("mean           {mean:.2} %, standard deviation {std:.2}");
     assert!(stdout.lines().any(|found| found == line), "{line}\n{stdout}");
@@ -312,10 +312,10 @@ fn repeated_runs_are_those_of_their_seeds_and_go_on() {
     assert_eq!(without_times(&folder.read("all/repeat.json")), without_times(&summary));
     assert_eq!(fs::metadata(folder.path("all/seed-7/result.json")).unwrap().modified().unwrap(), done);
 
-    folder.fails("train --resume all --repeat 3", 2, &["--repeat is 3, but the run began with 2"]);
-    folder.fails("train --resume all --lr 3", 2, &["--lr is 3.0, but the run began with 0.1"]);
+    folder.fails("train --resume all --repeat 3", 2, &["--repeat is 3, but the run started with 2"]);
+    folder.fails("train --resume all --lr 3", 2, &["--lr is 3.0, but the run started with 0.1"]);
     folder.fails("train --repeat 2 --out all", 1, &["expected a new or empty folder"]);
     folder.fails("train --repeat 0", 2, &["from 1 to 1000"]);
     let seed = u64::MAX.to_string();
-    folder.fails(&format!("train --repeat 2 --seed {seed}"), 2, &["there are no 2 seeds from"]);
+    folder.fails(&format!("train --repeat 2 --seed {seed}"), 2, &["there are no 2 seeds starting at"]);
 }

@@ -1,6 +1,6 @@
-//! Files for TensorBoard: to the byte what its own writer writes, and of a run what its other files say.
+//! Files for TensorBoard: byte-identical to those of its own writer, and equal to the other files of a run.
 //!
-//! The golden file and the script that made it stand in `tests/command/tensorboard/`; no Python is needed here.
+//! The golden file and the script that made it are in `tests/command/tensorboard/`; the test needs no Python.
 
 use super::common::Folder;
 use super::reader::{self, Scalars};
@@ -26,15 +26,15 @@ fn records_are_those_of_tensorboard_to_the_byte() {
     let golden = include_bytes!("tensorboard/golden.tfevents");
     let mut at = 0;
     for (place, record) in records.iter().enumerate() {
-        assert!(golden[at..].starts_with(record), "record {place} is another: {record:02x?}");
+        assert!(golden[at..].starts_with(record), "record {place} differs: {record:02x?}");
         at += record.len();
     }
     assert_eq!(at, golden.len());
-    // The reader of these tests accepts what TensorBoard wrote, too.
+    // The reader of these tests also accepts what TensorBoard wrote.
     assert_eq!(reader::records(golden).len(), records.len());
 }
 
-/// What the other files of a run say, by the names that TensorBoard shows.
+/// The values in the other files of a run, under the names that TensorBoard shows.
 fn expected(folder: &Folder, run: &str) -> Scalars {
     let mut expected = Scalars::new();
     let mut add = |name: String, epoch: &str, value: &str| {
@@ -94,7 +94,7 @@ fn a_run_tells_tensorboard_what_its_other_files_say() {
     assert_eq!(found.len(), 6 + 2 + 2 + 3 * 23);
 }
 
-/// As after a kill in the fourth epoch's record: it is half there, and the last checkpoint is that of the second.
+/// As after a kill in the record of the fourth epoch: half of it is written, and the last checkpoint is that of the second.
 #[test]
 fn a_resumed_run_tells_of_every_epoch_once() {
     let folder = Folder::new("tensorboard-resume");
@@ -113,13 +113,13 @@ fn a_resumed_run_tells_of_every_epoch_once() {
     let stdout = folder.ok("train --resume run");
     assert!(stdout.contains("after epoch 2 of 4"), "{stdout}");
     assert_eq!(reader::read(&folder.path("run")), expected(&folder, "run"));
-    // What was there stays as it was.
+    // The existing file does not change.
     let files = reader::files(&folder.path("run"));
     assert_eq!((files.len(), &files[0]), (2, &first));
     assert!(fs::read(&first).unwrap() == whole[..cut]);
 }
 
-/// `/dev/full` is a disk without room.
+/// `/dev/full` is a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_stops_the_run_and_nothing_is_lost() {
@@ -129,7 +129,7 @@ fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     while !folder.path("run/weights.safetensors").exists() {
         std::thread::sleep(Duration::from_millis(2));
     }
-    // From one epoch to the next the disk is full; what is on it stays.
+    // From one epoch to the next the disk is full; its contents stay.
     let events = reader::files(&folder.path("run"))[0].clone();
     fs::hard_link(&events, folder.path("kept")).unwrap();
     std::os::unix::fs::symlink("/dev/full", folder.path("full")).unwrap();
@@ -141,11 +141,11 @@ fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     for part in [
         format!("error: cannot append to {file}: No space left on device"),
         "the last checkpoint is after epoch ".to_string(),
-        "go on from it with `resnet train --resume run`".to_string(),
+        "resume with `resnet train --resume run`".to_string(),
     ] {
         assert!(stderr.contains(&part), "`{part}` is missing in\n{stderr}");
     }
-    // With room again it tells of all epochs.
+    // With free space again, the events of all epochs are written.
     fs::rename(folder.path("kept"), &events).unwrap();
     folder.ok("train --resume run");
     assert_eq!(reader::read(&folder.path("run")), expected(&folder, "run"));

@@ -1,4 +1,4 @@
-//! The convolutions of a network: which there are, which algorithm each uses, and how long each takes alone.
+//! The convolutions of a network: their shapes, the algorithm that each uses, and the time of each by itself.
 
 use super::{median, noise};
 use crate::Error;
@@ -17,20 +17,20 @@ const SECONDS: f64 = 0.15;
 /// Convolutions of one shape.
 pub struct Group<'a> {
     conv: &'a Conv2d<f32>,
-    /// What computes it; the reference without one.
+    /// The engine that computes it; `None`: the reference.
     engine: Option<Engine>,
     input: [usize; 4],
     output: [usize; 4],
     algorithm: &'static str,
     /// How many of the network's convolutions these are.
     pub count: usize,
-    /// The first convolution of a network: nobody asks for the gradient of the images.
+    /// The first convolution of a network: the gradient of the images is not needed.
     is_stem: bool,
-    /// Seconds of y, dx and dW, where they were measured.
+    /// Seconds of y, dx and dW, if they were measured.
     pub times: Option<Times>,
 }
 
-/// Median seconds of one convolution, alone.
+/// Median seconds of one convolution by itself.
 pub struct Times {
     forward: f64,
     input_gradient: Option<f64>,
@@ -38,7 +38,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Of all three directions, as far as the step needs them.
+    /// The sum over the directions that the step needs.
     pub fn sum(&self) -> f64 {
         self.forward + self.input_gradient.unwrap_or(0.0) + self.weight_gradient.unwrap_or(0.0)
     }
@@ -106,7 +106,7 @@ fn walk(model: &ResNet<f32>, x: [usize; 4]) -> Result<Vec<Placed<'_>>, Error> {
 }
 
 impl Group<'_> {
-    /// Of one of the convolutions, in one direction.
+    /// Multiply-adds of one of the convolutions, in one direction.
     pub fn multiply_adds(&self) -> u64 {
         let [n, height, width, _] = self.output;
         [n, height, width, self.conv.weight.len()].into_iter().map(|size| size as u64).product()
@@ -144,7 +144,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// The line above those of [`Group::line`].
+    /// The header of the table of [`Group::line`].
     pub fn header(timed: bool) -> String {
         let columns = "count          input     kernel         output  stride  groups  algorithm    share";
         match timed {
@@ -153,7 +153,7 @@ impl Group<'_> {
         }
     }
 
-    /// For people; `all` is the multiply-adds of all convolutions.
+    /// A row of the table; `all` is the number of multiply-adds of all convolutions.
     pub fn line(&self, all: u64) -> String {
         let size = |[_, height, width, channels]: [usize; 4]| format!("{height}x{width}x{channels}");
         let (_, _, height, width) = self.conv.weight.dim();
@@ -208,7 +208,7 @@ fn either([vertical, horizontal]: [usize; 2]) -> String {
     if vertical == horizontal { vertical.to_string() } else { format!("{vertical}x{horizontal}") }
 }
 
-/// The median time of `work`, after a first time that does not count.
+/// The median time of `work`, after a warm-up.
 fn seconds(work: impl Fn() -> Result<(), Error>) -> Result<f64, Error> {
     work()?;
     let (start, mut times) = (Instant::now(), Vec::new());

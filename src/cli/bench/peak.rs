@@ -1,15 +1,15 @@
-//! How fast this machine could multiply and add, if there were nothing else to do.
+//! The peak speed of multiply-adds on this machine.
 //!
-//! The yardstick of every other number: chains of multiply-adds on registers, no memory, on all threads at once.
+//! All other speeds are compared with it: chains of multiply-adds in registers, without memory access, on all threads at once.
 
 use crate::engine::kernels::chains::chains;
 use std::time::Instant;
 
 /// Multiply-adds of a chain: about half a millisecond.
 const LENGTH: usize = 250_000;
-/// Half milliseconds of one measurement, roughly.
+/// Chains per measurement, each about half a millisecond.
 const CALLS: usize = 60;
-/// The best counts: whatever disturbs can only make it slower.
+/// The best one counts, because disturbances only slow it down.
 const MEASUREMENTS: usize = 5;
 
 /// Operations per second (two for each multiply-add) of all threads of the pool together.

@@ -12,7 +12,7 @@ pub const UPDATE: usize = 3;
 
 const NAMES: [&str; COUNT] = ["forward", "loss", "backward", "update"];
 
-/// Adds up the seconds of every phase of one step. Together they are the step: no time is between them.
+/// Adds up the seconds of every phase of one step. The sum of the phases is the whole step.
 pub struct Stopwatch {
     last: Instant,
     seconds: [f64; COUNT],
@@ -23,7 +23,7 @@ impl Stopwatch {
         Stopwatch { last: Instant::now(), seconds: [0.0; COUNT] }
     }
 
-    /// What was done since the last call, or the start, was part of `phase`.
+    /// Adds the time since the last call, or the start, to `phase`.
     pub fn end_of(&mut self, phase: usize) {
         let now = Instant::now();
         self.seconds[phase] += (now - self.last).as_secs_f64();
@@ -37,16 +37,16 @@ impl Stopwatch {
     }
 }
 
-/// Of each phase the median of its seconds.
+/// The median seconds of each phase.
 pub struct Phases([f64; COUNT]);
 
 impl Phases {
-    /// The medians of some steps, of which there must be one.
+    /// The medians over `steps`, which must not be empty.
     pub fn of(steps: &[[f64; COUNT]]) -> Self {
         Phases(std::array::from_fn(|phase| median(&mut steps.iter().map(|step| step[phase]).collect::<Vec<_>>())))
     }
 
-    /// A line for each phase of a step of so many seconds.
+    /// A line for each phase; `step` is the duration of the whole step in seconds.
     pub fn lines(&self, step: f64) -> [String; COUNT] {
         std::array::from_fn(|phase| {
             let (name, seconds) = (NAMES[phase], self.0[phase]);
@@ -74,7 +74,7 @@ mod tests {
         watch.end_of(UPDATE);
         watch.end_of(BACKWARD);
         std::thread::sleep(piece);
-        // Nobody sleeps for less than was asked for.
+        // `sleep` never returns early.
         assert!(watch.finish(UPDATE)[UPDATE] >= 2.0 * piece.as_secs_f64());
     }
 

@@ -10,24 +10,25 @@ use std::io::Write;
 use std::path::PathBuf;
 
 const COMPARE_HELP: &str = "\
-Exit code 0 if everything in THEIRS fits, 1 if something does not.
+A tensor fits if every element is within the tolerance. Exit code 0 if every tensor in THEIRS fits,
+1 if not.
 
-Without --rtol and --atol the tolerances are those that `resnet oracle layer` and `resnet oracle
-model` worked out beforehand and noted in OURS: what rounding in the number type of THEIRS does to
-this very computation. Tensors that THEIRS does not hold are not tried.
+Without --rtol and --atol the tolerances come from OURS. `resnet oracle layer` and `resnet oracle
+model` compute them in advance: the error that rounding in the number type of THEIRS causes in this
+computation. Tensors that are missing in THEIRS are not compared.
 
-If OURS is the folder of a pack (`resnet oracle pack`), THEIRS is a folder of results, one file a
-case: conv2d-3x3.npz, sgd-decay.safetensors.";
+If OURS is the folder of a pack (`resnet oracle pack`), THEIRS is a folder of results with one file
+per case: conv2d-3x3.npz, sgd-decay.safetensors.";
 
-/// Compare two files of tensors; say where they part first
+/// Compare two files of tensors; report the first one that differs
 #[derive(Debug, clap::Args)]
 #[command(after_help = COMPARE_HELP, verbatim_doc_comment)]
 pub struct Args {
-    /// The reference
+    /// The correct results
     #[arg(value_name = "OURS")]
     ours: PathBuf,
 
-    /// What is on trial
+    /// The results to check
     #[arg(value_name = "THEIRS")]
     theirs: PathBuf,
 
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "A", value_parser = args::not_negative, allow_negative_numbers = true)]
     atol: Option<f64>,
 
-    /// Show every tensor, those that fit included
+    /// Show every tensor, including those that fit
     #[arg(long)]
     all: bool,
 
@@ -70,10 +71,10 @@ pub fn run(args: &Args) -> Result<()> {
     if report.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
-/// A folder of results against the folder of a pack.
+/// Compares a folder of results with the folder of a pack.
 fn compare_folders(args: &Args) -> Result<()> {
     if args.rtol.is_some() || args.atol.is_some() {
-        let message = "the tolerances of a pack are in it: --rtol and --atol are for two files";
+        let message = "--rtol and --atol are for two files; a pack contains its own tolerances";
         return Err(Failure::Usage(message.to_string()));
     }
     let judged = folder::judge(&args.ours, &args.theirs)?;
@@ -98,7 +99,7 @@ fn compare_folders(args: &Args) -> Result<()> {
                 (false, Some(first), _) => writeln!(out, "WRONG  {name}: first in {}, {}", first.name, outcome(first))?,
                 (false, None, Some((unknown, near))) => {
                     let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                    writeln!(out, "WRONG  {name}: there is no tensor `{unknown}`{hint}")?;
+                    writeln!(out, "WRONG  {name}: unknown tensor `{unknown}`{hint}")?;
                 }
                 (false, None, None) => writeln!(out, "WRONG  {name}: nothing could be compared")?,
             }
@@ -141,44 +142,48 @@ fn print(out: &mut impl Write, report: &Report, args: &Args) -> std::io::Result<
         writeln!(out, "{name:width$}  is not in {}{hint}", args.ours.display())?;
     }
     if let Some(first) = report.first() {
-        writeln!(out, "\nfirst in the order of execution: {}", first.name)?;
+        writeln!(out, "\nfirst failure in the order of execution: {}", first.name)?;
         let [ours, theirs] = first.dtypes;
         match &first.outcome {
-            Outcome::Shape(found) => writeln!(out, "  shape {:?} here, {found:?} there", first.shape)?,
+            Outcome::Shape(found) => writeln!(out, "  shape {:?} in OURS, {found:?} in THEIRS", first.shape)?,
             _ => {
                 let [a, b] = first.absolute.values;
                 writeln!(
                     out,
-                    "  {ours} {a:e} here, {theirs} {b:e} there, at {:?} of {:?}",
+                    "  {ours} {a:e} in OURS, {theirs} {b:e} in THEIRS, at {:?} of {:?}",
                     first.absolute.at, first.shape
                 )?;
                 writeln!(out, "  tolerance {:.2e}: {}", first.tolerance, first.source)?;
                 if !first.tolerance.is_finite() {
                     writeln!(
                         out,
-                        "  that is no bound: rounding can make an element NaN or infinite here, so only equal ones fit"
+                        "  this is no bound: rounding can make an element NaN or infinite, so only equal elements fit"
                     )?;
                 }
                 if first.ours_not_finite > 0 {
                     let count = text::thousands(first.ours_not_finite as u64);
-                    writeln!(out, "  {count} elements here are NaN or infinite: there only the same fits")?;
+                    writeln!(out, "  {count} elements in OURS are NaN or infinite: only the same value fits there")?;
                 }
                 if first.not_finite > 0 {
-                    writeln!(out, "  {} elements there are NaN or infinite", text::thousands(first.not_finite as u64))?;
+                    writeln!(
+                        out,
+                        "  {} elements in THEIRS are NaN or infinite",
+                        text::thousands(first.not_finite as u64)
+                    )?;
                 }
                 writeln!(out, "  errors by size, relative to the largest value: {}", histogram(&first.histogram))?;
             }
         }
         let before = report.tensors.iter().take_while(|verdict| verdict.passed()).filter(|verdict| verdict.tried());
         if let Some(last) = before.last() {
-            writeln!(out, "  the last before it that fits: {}", last.name)?;
+            writeln!(out, "  last tensor before it that fits: {}", last.name)?;
         }
     }
     let (tried, all) = (report.tried(), report.tensors.len());
     let wrong = report.tensors.iter().filter(|verdict| !verdict.passed()).count();
-    let not_tried = if tried < all { format!("; {} of {} are not in it", all - tried, all) } else { String::new() };
+    let not_tried = if tried < all { format!("; {} of {} are missing in it", all - tried, all) } else { String::new() };
     let verdict = match (report.passed(), tried) {
-        (true, _) => format!("every one of the {tried} tensors fits"),
+        (true, _) => format!("all {tried} tensors fit"),
         (false, 0) => "nothing could be compared".to_string(),
         (false, _) => format!("{wrong} of {tried} tensors do not fit, {} are unknown", report.unknown.len()),
     };
@@ -190,7 +195,11 @@ fn outcome(verdict: &Verdict) -> String {
         Outcome::Fits => "fits".to_string(),
         Outcome::Leaves(count) => {
             let all: usize = verdict.shape.iter().product();
-            format!("{} of {} LEAVE", text::thousands(*count as u64), text::thousands(all as u64))
+            format!(
+                "{} of {} elements EXCEED the tolerance",
+                text::thousands(*count as u64),
+                text::thousands(all as u64)
+            )
         }
         Outcome::Shape(found) => format!("SHAPE {found:?}, expected {:?}", verdict.shape),
         Outcome::NotGiven => "not given".to_string(),

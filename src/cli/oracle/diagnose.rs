@@ -20,14 +20,14 @@ Examples:
   resnet oracle diagnose theirs.npz layer conv2d --set stride=2,padding=1 --in in.npz
   resnet oracle diagnose theirs.safetensors model --model resnet20 --weights resnet20.th --in batch.npz";
 
-/// Name the classic misunderstanding that explains somebody's numbers
+/// Name the classic mistake that explains wrong results
 ///
-/// Computes the layer or network as it should be. If THEIRS does not fit, makes one classic mistake
-/// after the other on purpose, and says with which of them it does.
+/// Computes the layer or network correctly. If THEIRS does not fit, repeats the computation with one
+/// classic mistake after the other, and reports the mistakes with which THEIRS fits.
 #[derive(Debug, clap::Args)]
 #[command(after_help = DIAGNOSE_HELP, verbatim_doc_comment)]
 pub struct Args {
-    /// What is on trial
+    /// The results to check
     #[arg(value_name = "THEIRS")]
     theirs: PathBuf,
 
@@ -85,14 +85,14 @@ fn print_diagnosis(
 ) -> std::io::Result<()> {
     let (right, theirs) = (&diagnosis.right, theirs.display());
     if right.passed() {
-        return writeln!(out, "{theirs} is right: every one of the {} tensors fits", right.tried());
+        return writeln!(out, "{theirs} is right: all {} tensors fit", right.tried());
     }
     for (name, near) in &right.unknown {
         let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         writeln!(out, "{name} is unknown{hint}")?;
     }
     if let Some(first) = right.first() {
-        writeln!(out, "{theirs} is not right: `{}` is the first that does not fit", first.name)?;
+        writeln!(out, "{theirs} is wrong: `{}` is the first tensor that does not fit", first.name)?;
     }
     match explains {
         [] => {
@@ -114,7 +114,7 @@ fn print_diagnosis(
             writeln!(out, "one mistake explains everything in it: {}\n  {}", mistake.name(), mistake.explanation())?;
         }
         several => {
-            writeln!(out, "each of these explains everything in it; with these tensors they cannot be told apart:")?;
+            writeln!(out, "each of these mistakes explains everything in it; these tensors cannot distinguish them:")?;
             for mistake in several {
                 writeln!(out, "- {}\n  {}", mistake.name(), mistake.explanation())?;
             }

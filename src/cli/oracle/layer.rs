@@ -22,7 +22,7 @@ Kinds and their settings:
                                                                reads input and the block's state dict
   sgd                    lr momentum dampening weight_decay nesterov
                                                                reads param grad [momentum_buffer]
-With grad_output in the input there is a backward pass, too.
+If the input contains grad_output, the backward pass is computed as well.
 
 Examples:
   resnet oracle layer conv2d --set stride=2,padding=1 --in in.npz --out out.npz
@@ -40,7 +40,7 @@ pub struct Args {
     out: OutArgs,
 }
 
-/// A layer and what it gets.
+/// A layer and its input.
 #[derive(Debug, clap::Args)]
 pub struct LayerInput {
     /// What to compute

@@ -1,4 +1,4 @@
-//! `resnet oracle`, one file per subcommand; here is what they share.
+//! `resnet oracle`, one file per subcommand. This file contains what they share.
 
 mod compare;
 mod diagnose;
@@ -16,10 +16,11 @@ use clap::Subcommand;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Compute what a layer or network should, and judge what somebody else's computed
+/// Check the results of another implementation of a layer or network
 ///
-/// Tensors go in and out as .safetensors, .npz or PyTorch files, in PyTorch's shapes and under its
-/// names. `docs/oracle.md` shows the way from a Python session to a verdict and back.
+/// Computes the correct results, compares yours with them and names classic mistakes. Tensors are read
+/// from and written to .safetensors, .npz or PyTorch files, with PyTorch's shapes and names.
+/// docs/oracle.md explains every step, starting from a Python session.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -48,7 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Where the result goes, and in what type it is computed.
+/// Where the result is written, and the number type of the computation.
 #[derive(Debug, clap::Args)]
 struct OutArgs {
     /// File to write: .safetensors (keeps order and tolerances), .npz, .pth
@@ -59,16 +60,16 @@ struct OutArgs {
     #[arg(long, value_name = "TYPE", default_value = "f64")]
     dtype: Float,
 
-    /// Leave out how far an implementation may be off, which takes up to ten passes more
+    /// Do not compute tolerances, which take up to ten more passes
     #[arg(long)]
     no_tolerances: bool,
 
-    /// Replace the output if it is there
+    /// Replace the output if it exists
     #[arg(long)]
     force: bool,
 }
 
-/// Refuses an output that cannot be, before anything is computed.
+/// Rejects an invalid output before anything is computed.
 fn check_output(args: &OutArgs) -> Result<()> {
     Format::of_extension(&args.out).map_err(|error| Failure::Usage(error.to_string()))?;
     args::check_output(&args.out, args.force)
@@ -82,23 +83,26 @@ fn write(args: &OutArgs, result: &Tensors) -> Result<()> {
     if let Some(loss) = result.get("loss") {
         writeln!(out, "loss   {:?}", loss.to_f64().sum())?;
     }
-    writeln!(out, "wrote  {}: {tensors} tensors, {numbers} numbers", args.out.display())?;
+    writeln!(out, "wrote  {}: {tensors} tensors, {numbers} elements", args.out.display())?;
     let not_finite = |tensor: &Tensor| tensor.to_f64().iter().any(|x| !x.is_finite());
     let broken: Vec<&str> = result.iter().filter(|(_, tensor)| not_finite(tensor)).map(|(name, _)| name).collect();
     if let Some(first) = broken.first() {
         let count = text::thousands(broken.len() as u64);
-        writeln!(out, "note   {count} tensors hold NaN or infinities, first `{first}`: there only the same will fit")?;
+        writeln!(
+            out,
+            "note   {count} tensors contain NaN or infinity, first `{first}`: only the same value will fit there"
+        )?;
     }
     if !args.no_tolerances && !Format::of_extension(&args.out)?.has_metadata() {
         writeln!(
             out,
-            "note   only .safetensors has room for the tolerances; `compare` will use those usual for the type"
+            "note   only .safetensors can store the tolerances; `compare` will use defaults for the number type"
         )?;
     }
     Ok(())
 }
 
-/// An error of a computation on the tensors of a file.
+/// Adds the path to the error of a computation on the tensors of a file.
 fn in_file(path: &Path) -> impl Fn(Error) -> Failure + '_ {
     move |error| Failure::Failed(format!("{}: {error}", path.display()))
 }

@@ -17,8 +17,9 @@ use clap::ValueEnum;
 use std::path::PathBuf;
 
 const MODEL_HELP: &str = "\
-The input file holds `input` (N, 3, H, W), normalised already, and `target` (N) for a loss and all
-gradients, or `grad_output` (N, classes) in place of a loss, or neither for a forward pass.
+The input file contains `input` (N, 3, H, W), already normalised. With `target` (N) the loss and all
+gradients are computed, with `grad_output` (N, classes) all gradients without a loss, and with neither
+of them only the forward pass.
 
 Example:
   resnet oracle model --model resnet20 --weights resnet20.th --in batch.npz --mode train --out ours.safetensors
@@ -34,12 +35,12 @@ pub struct Args {
     #[command(flatten)]
     out: OutArgs,
 
-    /// Leave out what is between the input and the logits
+    /// Leave out the activations between the input and the logits
     #[arg(long)]
     no_activations: bool,
 }
 
-/// A network and what it gets.
+/// A network and its input.
 #[derive(Debug, clap::Args)]
 pub struct ModelInput {
     /// The network, see `resnet models`
@@ -50,19 +51,19 @@ pub struct ModelInput {
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
 
-    /// File with `input` and `target`
+    /// Input file, with `input` and `target`
     #[arg(long = "in", value_name = "FILE")]
     pub input: PathBuf,
 
-    /// Batch norm with the statistics of the batch, or the running ones
+    /// Mode of batch norm: statistics of the batch (train) or running statistics (eval)
     #[arg(long, value_name = "MODE", default_value = "train")]
     mode: ModeArg,
 
-    /// Add up the losses of the images instead of taking their mean
+    /// Sum the losses of the images instead of averaging them
     #[arg(long)]
     sum: bool,
 
-    /// SGD steps to take on the batch; the parameters after them are in the output
+    /// Number of SGD steps on the batch; the output contains the parameters after them
     #[arg(long, value_name = "K", default_value = "0", value_parser = args::count(0, 10_000), allow_negative_numbers = true, help_heading = "SGD")]
     steps: usize,
 
@@ -119,7 +120,7 @@ impl ModelInput {
         let goal = match (file.get("target"), file.get("grad_output")) {
             (Some(target), _) => {
                 let found = target.dtype();
-                let wrong = || wrong(format!("`target` expects class numbers from 0 on (int64), got {found}"));
+                let wrong = || wrong(format!("`target` expects class indices from 0 (int64), got {found}"));
                 let reduction = if self.sum { Reduction::Sum } else { Reduction::Mean };
                 let loss = SoftmaxCrossEntropy { reduction, ..SoftmaxCrossEntropy::new() };
                 Goal::CrossEntropy { target: target.to_indices().ok_or_else(wrong)?, loss }

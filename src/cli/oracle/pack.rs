@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 /// Write the backward conformance pack: inputs and expected results of every layer, as files
 ///
-/// For whoever cannot run this program beside their kernel: npz and safetensors files, an index in
-/// JSON with the settings, the tolerances and the SHA-256 of everything, and a README.
+/// For systems where this program cannot run: .npz and .safetensors files, a JSON index with the
+/// settings, the tolerances and the SHA-256 of every file, and a README.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -30,6 +30,6 @@ pub fn run(args: &Args) -> Result<()> {
     let [layers, blocks, networks] = counts;
     writeln!(out, "{} cases: {layers} of layers and SGD, {blocks} of blocks, {networks} of networks", written.cases)?;
     let megabytes = written.bytes as f64 / 1e6;
-    writeln!(out, "wrote  {}: {} files, {megabytes:.0} MB; begin with README.md", args.out.display(), written.files)?;
+    writeln!(out, "wrote  {}: {} files, {megabytes:.0} MB; start with README.md", args.out.display(), written.files)?;
     Ok(())
 }

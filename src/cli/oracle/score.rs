@@ -7,9 +7,11 @@ use crate::oracle::score::Scored;
 use serde_json::json;
 use std::io::Write;
 
-/// Show that the pack notices mistakes: compute every operation wrongly, and count
+/// Count how many injected faults the conformance pack detects
 ///
-/// Exit code 0 if the pack notices every mutant, 1 if one gets past it.
+/// Computes every operation with one fault after the other; each is called a mutant.
+///
+/// Exit code 0 if the pack catches every mutant, 1 if it misses one.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -63,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     if survivors == 0 { Ok(()) } else { Err(Failure::Verdict) }
 }
 
-/// A line for each operation, and one for each mutant that gets past the pack.
+/// A line for each operation, and one for each mutant that the pack misses.
 fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Result<()> {
     writeln!(
         out,
@@ -95,9 +97,9 @@ fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Re
         let part = if part == "all" { String::new() } else { format!(" {part}") };
         let verdict = match (scored.caught.contains(&true), scored.caught_in_float32, scored.cases) {
             (true, true, _) => "caught",
-            (true, false, _) => "GETS PAST in float32",
-            (false, _, 0) => "CANNOT BE MADE in any case",
-            (false, ..) => "GETS PAST",
+            (true, false, _) => "MISSED in float32",
+            (false, _, 0) => "NOT POSSIBLE in any case",
+            (false, ..) => "MISSED",
         };
         writeln!(out, "{verdict}: {operation}{part} {what}")?;
     }

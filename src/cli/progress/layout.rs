@@ -1,12 +1,12 @@
-//! What has room on a line of the terminal.
+//! Fits the progress lines into the width of the terminal.
 
-/// Columns that stay free behind a line: a `^C` goes there, and a cursor behind the last column would wrap.
+/// Columns that stay free at the end of a line: for `^C`, and because a cursor after the last column would wrap.
 const FREE: usize = 3;
 
 /// With fewer columns there is no bar.
 const LEAST: usize = 50;
 
-/// One of two lines below each other, before it is known what has room.
+/// One of the two progress lines, before it is fitted.
 pub struct Line {
     /// `epoch 3/40`.
     pub name: String,
@@ -16,12 +16,12 @@ pub struct Line {
     pub parts: Vec<String>,
 }
 
-/// The characters within the brackets of a bar; `None` where there is no room for one.
+/// The number of characters between the brackets of a bar; `None` if there is no room for a bar.
 pub fn bar(columns: usize) -> Option<usize> {
     (columns >= LEAST).then(|| (columns.saturating_sub(56) / 2).clamp(4, 24))
 }
 
-/// What stands before and behind the bars: the names padded to one width, the counts and as many parts as have room.
+/// The texts before and after the bars: the names padded to the same width, the counts, and as many parts as fit.
 pub fn fit(lines: &[Line; 2], columns: usize) -> [[String; 2]; 2] {
     let longest = |of: fn(&Line) -> &String| lines.iter().map(|line| of(line).len()).max().unwrap_or(0);
     let (name_width, count_width) = (longest(|line| &line.name), longest(|line| &line.count));

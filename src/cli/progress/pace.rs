@@ -1,32 +1,33 @@
-//! How long the rest of a run takes.
+//! The remaining time of a run.
 //!
 //! ```text
 //! work          1 for an image that is classified, 3 for one that is trained on: forward, dx, dweight
 //! time left     work left · (time / work) so far
 //! ```
 //!
-//! So validations and the test are in the estimate before the first of them. That every pass takes the same time is rough (a
-//! prediction keeps nothing for a backward pass and is a little faster), but evaluations are a small part of a run.
+//! So the estimate includes validations and the test even before the first of them. That every pass takes the same time is an
+//! approximation (a prediction keeps nothing for a backward pass and is a little faster), but evaluations are a small part of
+//! a run.
 
 use std::time::Instant;
 
-/// Passes over the network for an image that is trained on.
+/// Passes through the network for an image that is trained on.
 pub const TRAINING: u64 = 3;
 
-/// How many images a run has to do with, and how often.
+/// How many images a run processes, and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub epochs: usize,
     pub training_images: usize,
     /// 0 without validation.
     pub validation_images: usize,
-    /// The validation images are looked at every so many epochs, and after the last.
+    /// The validation images are evaluated every `validate_every` epochs, and after the last.
     pub validate_every: usize,
     pub test_images: usize,
 }
 
 impl Plan {
-    /// The work that is left behind `epochs` epochs and `images` images of the next.
+    /// The remaining work after `epochs` epochs and `images` images of the next.
     pub fn left(&self, epochs: usize, images: usize) -> u64 {
         let training = (self.epochs - epochs) * self.training_images - images;
         let every = self.validate_every;
@@ -36,14 +37,14 @@ impl Plan {
     }
 }
 
-/// Work done and left, and the time it took.
+/// Work done, remaining work, and the time so far.
 #[derive(Debug)]
 pub struct Pace {
     begun: Instant,
-    /// When the first piece of work was done. It is slower than the others: memory comes from the operating system.
+    /// When the first piece of work was done. It is slower than the others, because it allocates the memory.
     first: Option<Instant>,
     last: Instant,
-    /// Behind the first piece.
+    /// Work done after the first piece.
     done: u64,
     left: u64,
 }
@@ -53,7 +54,7 @@ impl Pace {
         Pace { begun: now, first: None, last: now, done: 0, left }
     }
 
-    /// A piece of work is done.
+    /// Records that a piece of work is done.
     pub fn done(&mut self, work: u64, now: Instant) {
         match self.first {
             None => self.first = Some(now),
@@ -63,12 +64,12 @@ impl Pace {
         self.left = self.left.saturating_sub(work);
     }
 
-    /// From the beginning to the last piece of work.
+    /// Seconds from the start to the last piece of work.
     pub fn seconds(&self) -> f64 {
         (self.last - self.begun).as_secs_f64()
     }
 
-    /// From the last piece of work to the end; `None` before there are two pieces.
+    /// Estimated seconds from the last piece of work to the end; `None` before there are two pieces.
     pub fn seconds_left(&self) -> Option<f64> {
         let measured = (self.last - self.first?).as_secs_f64();
         (self.done > 0).then(|| self.left as f64 * measured / self.done as f64)

@@ -1,4 +1,4 @@
-//! What is seen of a download.
+//! The progress display of a download.
 
 use super::EVERY;
 use crate::cli::text;
@@ -10,7 +10,7 @@ use std::time::Instant;
 pub struct Transfer {
     bar: Option<ProgressBar>,
     last_line: Instant,
-    /// When the bytes began to come, and how many there were before them.
+    /// When the transfer started, and how many bytes existed before.
     start: (Instant, u64),
     of: Option<u64>,
 }
@@ -21,7 +21,7 @@ impl Transfer {
         Transfer { bar: bar("[{bar:24}] {msg}"), last_line: now, start: (now, 0), of: None }
     }
 
-    /// From here on bytes come, the first `at` of `of` being there already.
+    /// Starts the transfer. The first `at` of `of` bytes exist already.
     pub fn begin(&mut self, at: u64, of: Option<u64>) {
         (self.start, self.of) = ((Instant::now(), at), of);
         if let (Some(bar), Some(of)) = (&self.bar, of) {
@@ -40,7 +40,7 @@ impl Transfer {
         }
     }
 
-    /// How much is there, the speed since the bytes began to come, and the time the rest takes at that speed.
+    /// The bytes so far, the speed since the start, and the remaining time at that speed.
     fn message(&self, at: u64) -> String {
         let (start, before) = self.start;
         let speed = (at - before) as f64 / start.elapsed().as_secs_f64().max(1e-3);
@@ -55,10 +55,10 @@ impl Transfer {
         }
     }
 
-    /// A line on stderr, above the bar.
+    /// Prints a line on stderr, above the bar.
     pub fn say(&self, line: &str) {
         let print = || {
-            // Nobody to tell: not a reason to stop.
+            // A closed stderr is no reason to stop.
             let _ = writeln!(io::stderr(), "{line}");
         };
         self.bar.as_ref().map_or_else(print, |bar| bar.suspend(print));

@@ -1,12 +1,12 @@
-//! Charts, drawn once and written twice: as SVG and as PNG.
+//! Charts. Each is drawn once and written twice: as SVG and as PNG.
 //!
 //! - [`lines`], [`heat_map`], [`confusion`], [`bars`]: kinds of charts, each a function from numbers to a [`Scene`];
-//! - [`axis`]: where a number is on an axis, and which numbers stand beside it;
-//! - [`colour`]: colours that people who do not see all of them can tell apart;
+//! - [`axis`]: positions on an axis, and its labels;
+//! - [`colour`]: colours that people with colour blindness can distinguish;
 //! - [`svg`], [`raster`]: a scene as text and as pixels;
-//! - [`font`]: how wide a text is, and the outlines of its letters.
+//! - [`font`]: the width of a text, and the outlines of its letters.
 //!
-//! A scene is a list of a few kinds of shapes in units that are pixels at the size the chart was made for.
+//! A scene is a list of shapes. Its unit is a pixel at the original size of the chart.
 
 pub mod axis;
 pub mod bars;
@@ -24,7 +24,7 @@ use ndarray::Array3;
 /// The width of every chart.
 pub const WIDTH: f64 = 520.0;
 
-/// The size of letters, but for titles and what has to be small.
+/// The usual size of letters.
 pub const LETTERS: f64 = 12.0;
 
 /// The size of a title's letters.
@@ -33,11 +33,11 @@ pub const TITLE: f64 = 14.0;
 /// A drawing of [`WIDTH`] by `height`, the origin in the upper left corner.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
-    /// What it shows, in a few words.
+    /// Its title.
     pub title: String,
-    /// How high it is.
+    /// Its height.
     pub height: f64,
-    /// What is drawn, one over the other.
+    /// The shapes, each drawn over those before it.
     pub shapes: Vec<Shape>,
 }
 
@@ -46,7 +46,7 @@ pub struct Scene {
 pub enum Shape {
     /// Straight lines from point to point.
     Line { points: Vec<[f64; 2]>, ink: Ink, width: f64, dashed: bool },
-    /// A filled rectangle; its `note` is seen where a pointer rests on it.
+    /// A filled rectangle; its `note` is shown as a tooltip.
     Rect { corner: [f64; 2], size: [f64; 2], ink: Ink, opacity: f64, note: Option<String> },
     /// A dot, or a ring of `ink` around nothing.
     Circle { centre: [f64; 2], radius: f64, ink: Ink, ring: bool },
@@ -56,7 +56,7 @@ pub enum Shape {
     Pixels { corner: [f64; 2], size: [f64; 2], pixels: Array3<u8> },
 }
 
-/// Which part of a text is where it is said to be.
+/// Which part of a text is at its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
     Start,
@@ -97,7 +97,7 @@ impl Scene {
         self.shapes.push(Shape::Text { at, text, size, anchor, ink, bold: false, upwards: false });
     }
 
-    /// Writes a text from below to above, its middle at `at`.
+    /// Writes a text that runs upwards, its middle at `at`.
     pub fn upwards(&mut self, at: [f64; 2], text: impl Into<String>) {
         let (text, size, ink) = (text.into(), LETTERS, Ink::Text);
         self.shapes.push(Shape::Text { at, text, size, anchor: Anchor::Middle, ink, bold: false, upwards: true });

@@ -1,11 +1,11 @@
-//! The files of metrics: lines of numbers and names with commas between them, under a line that names the columns.
+//! The metrics files: lines of comma-separated numbers and names, after a line with the names of the columns.
 //!
-//! A run may be writing: what stands behind the last end of a line is not read yet.
+//! A run may still be writing a file, so an incomplete last line is ignored.
 
 use crate::{Error, Result};
 use std::path::Path;
 
-/// A line that was read, and where it stands.
+/// A line that was read, and its position.
 pub struct Line<'a> {
     path: &'a Path,
     number: usize,
@@ -14,7 +14,7 @@ pub struct Line<'a> {
     fields: Vec<&'a str>,
 }
 
-/// The whole lines of a file below the names of its columns.
+/// The complete lines of a file after the names of its columns.
 pub fn lines<'a>(path: &'a Path, text: &'a str, columns: &'a str) -> Result<Vec<Line<'a>>> {
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
     let mut lines = Vec::new();
@@ -59,7 +59,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// That this line is not what it should be.
+    /// The error for a line that is not as expected.
     pub fn wrong(&self, expected: &str) -> Error {
         let (number, columns, text) = (self.number, self.columns, self.text);
         Error::format(self.path, None, format!("line {number}: expected {expected} ({columns}), found `{text}`"))

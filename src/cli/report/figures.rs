@@ -1,4 +1,4 @@
-//! The charts of a report: which numbers of the runs go into which.
+//! The charts of a report: which values of the runs each of them shows.
 
 use super::chart::bars::{self, Bar};
 use super::chart::heat_map::{self, HeatMap};
@@ -8,16 +8,16 @@ use super::network::Judgement;
 use super::run::{Epoch, Run, Time};
 use ndarray::Axis;
 
-/// More classes than this have no bar each.
+/// With more classes than this, not every class has a bar.
 pub const BARS: usize = 40;
 
-/// A chart and what its files are called.
+/// A chart and the name of its files.
 pub struct Figure {
     pub stem: String,
     pub scene: Scene,
 }
 
-/// What every report may have, by the names of the files.
+/// All charts that a report may have, by the names of the files.
 pub const STEMS: [&str; 12] = [
     "train_loss",
     "validation_accuracy",
@@ -37,7 +37,7 @@ pub const STEMS: [&str; 12] = [
 pub struct Overlay<'a>(pub &'a [&'a Run]);
 
 impl Overlay<'_> {
-    /// A line of each run through what `value` says of its epochs.
+    /// A line for each run, through `value` of its epochs.
     fn epochs(&self, value: impl Fn(&Epoch) -> Option<f64>) -> Vec<Series> {
         self.series(|run| run.epochs.iter().map(&value).collect())
     }
@@ -72,8 +72,8 @@ impl Overlay<'_> {
         self.chart("validation_loss", "Validation loss", label, YAxis::Linear, series)
     }
 
-    /// Of the validation images as solid lines, of the training images as dotted ones; of the latter alone if no run
-    /// has others.
+    /// Validation accuracy as solid lines, training accuracy as dotted ones; only the latter if no run has validation
+    /// images.
     pub fn accuracy(&self) -> Option<Figure> {
         let percent = |share: f64| 100.0 * share;
         let mut training = self.epochs(|epoch| Some(percent(epoch.train_top1)));
@@ -116,7 +116,7 @@ impl Overlay<'_> {
 
     pub fn seconds_per_epoch(&self) -> Option<Figure> {
         let series = self.times(|time| time.seconds);
-        self.chart("seconds_per_epoch", "Time of an epoch", "seconds", YAxis::FromZero, series)
+        self.chart("seconds_per_epoch", "Time per epoch", "seconds", YAxis::FromZero, series)
     }
 
     pub fn images_per_second(&self) -> Option<Figure> {
@@ -125,7 +125,7 @@ impl Overlay<'_> {
     }
 }
 
-/// What belongs to one run: its place among `of` runs says what its files are called.
+/// One run for the charts of a single run. Its place among `of` runs is part of the file names.
 pub struct Single<'a> {
     pub run: &'a Run,
     pub place: usize,
@@ -148,7 +148,7 @@ impl Single<'_> {
         self.figure("confusion_matrix", "Confusion matrix", |title| confusion::draw(title, &judged.classes, counts))
     }
 
-    /// A bar for each class; of many classes for those with the lowest accuracy.
+    /// A bar for each class; with many classes only for those with the lowest accuracy.
     pub fn class_accuracy(&self, judged: &Judgement) -> Figure {
         let rows = judged.evaluation.confusion.axis_iter(Axis(0)).enumerate();
         let mut bars: Vec<Bar> = rows
@@ -167,7 +167,7 @@ impl Single<'_> {
         self.figure("class_accuracy", &title, |title| bars::draw(title, &label, &bars))
     }
 
-    /// The heat map of a number of the layers `names`, if there is one above 0; `range` is that of all runs.
+    /// The heat map of a value of the layers `names`, if any is above 0; `range` is that of all runs.
     pub fn layers(
         &self,
         [stem, title, colour_label]: [&str; 3],
@@ -185,27 +185,27 @@ impl Single<'_> {
     }
 }
 
-/// Where in `layers.csv` the layers called `names` are.
+/// The places in `layers.csv` of the layers named `names`.
 fn shown(run: &Run, names: &[String]) -> Vec<usize> {
     (0..run.layers.names.len()).filter(|&place| names.contains(&run.layers.names[place])).collect()
 }
 
-/// The numbers above 0 of the layers called `names`.
+/// The values above 0 of the layers named `names`.
 pub fn numbers(run: &Run, names: &[String], values: &[Vec<Option<f64>>]) -> Vec<f64> {
     let places = shown(run, names);
     let numbers = values.iter().flat_map(|epoch| places.iter().filter_map(|&place| epoch[place]));
     numbers.filter(|number| *number > 0.0).collect()
 }
 
-/// What the colours of a heat map have to tell apart: up to the largest number, and down to all but the smallest
-/// twentieth. The last steps of a schedule that ends near 0 are smaller than the others by orders of magnitude, and
-/// would take all the colours.
+/// The range of the colours of a heat map: from the smallest value, without the smallest twentieth of them, to the
+/// largest. The last steps of a schedule that ends near 0 are smaller than the others by orders of magnitude, and would
+/// take most of the colours.
 pub fn range(mut numbers: Vec<f64>) -> Option<[f64; 2]> {
     numbers.sort_by(f64::total_cmp);
     Some([numbers.get(numbers.len() / 20).copied()?, numbers.last().copied()?])
 }
 
-/// `layer1.0.conv1.weight` without what every row has.
+/// `layer1.0.conv1.weight` without the suffix that every row has.
 fn short_name(parameter: &str) -> String {
     parameter.strip_suffix(".weight").unwrap_or(parameter).to_string()
 }

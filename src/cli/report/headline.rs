@@ -39,7 +39,7 @@ fn one(page: &mut Writer, examined: &Examined) -> String {
     title
 }
 
-/// What the data are, or where they were where they cannot be found.
+/// The name of the data set, or its path in the configuration if it cannot be found.
 fn data(examined: &Examined) -> String {
     let path = examined.run.config.data.as_ref().map_or("embedded".to_string(), |path| path.display().to_string());
     examined.findings.kind.map_or(path, str::to_string)
@@ -47,8 +47,8 @@ fn data(examined: &Examined) -> String {
 
 fn not_over(run: &Run) -> String {
     format!(
-        "The run is not over: {} of {} epochs are done. It is going on, or was broken off. Its test images have not \
-         been looked at.",
+        "The run is unfinished: {} of {} epochs are done. It is still running or was interrupted. It has not been \
+         evaluated on the test images.",
         run.epochs.len(),
         run.recipe.epochs
     )
@@ -63,7 +63,7 @@ fn warnings(page: &mut Writer, examined: &Examined, name: Option<&str>) {
     }
 }
 
-/// A number that is seen first.
+/// A number at the top of the page.
 struct Card {
     what: &'static str,
     value: String,
@@ -104,18 +104,18 @@ fn cards(run: &Run) -> Vec<Card> {
         Some(result) if run.has_validation() => {
             format!("tested: epoch {}, the best on the validation images", result.tested_weights_of_epoch)
         }
-        Some(_) => "tested: the last".to_string(),
+        Some(_) => "tested: the last epoch".to_string(),
         None => "done so far".to_string(),
     };
     cards.push(Card { what: "epochs", value: format!("{} of {}", run.epochs.len(), run.recipe.epochs), more: tested });
     if !run.times.is_empty() {
         let each = run.seconds() / run.times.len() as f64;
-        let more = format!("{} an epoch", text::duration(each));
+        let more = format!("{} per epoch", text::duration(each));
         cards.push(Card { what: "training time", value: text::duration(run.seconds()), more });
     }
     if let Some(peak) = run.result.as_ref().and_then(|result| result.peak_memory_bytes) {
         let (what, value) = ("peak memory", text::bytes(peak));
-        cards.push(Card { what, value, more: "of the process, images included".to_string() });
+        cards.push(Card { what, value, more: "of the process, including the images".to_string() });
     }
     cards
 }
@@ -124,7 +124,7 @@ fn accuracy(result: &Outcome) -> String {
     format!("{:.2} %", 100.0 * result.test_correct as f64 / result.test_images as f64)
 }
 
-/// Everything else, line by line.
+/// The other facts, one per line.
 fn facts(examined: &Examined) -> Vec<(&'static str, String)> {
     let Examined { run, findings } = examined;
     let recipe = &run.recipe;
@@ -148,7 +148,7 @@ fn facts(examined: &Examined) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// `: 45,000 images for training, 5,000 for validation, 10,000 for testing`, as far as the run has said so.
+/// `; images: 45,000 for training, 5,000 for validation, 10,000 for testing`, as far as they are known.
 fn images(run: &Run) -> String {
     let count = |count: usize| text::thousands(count as u64);
     let mut parts = Vec::new();
@@ -173,7 +173,7 @@ fn many(page: &mut Writer, runs: &[Examined]) -> String {
     for Examined { run, .. } in unfinished {
         page.push(element("p", &[("class", "status")], format!("{}: {}", run.name, not_over(run))));
     }
-    // What the title says of all runs needs no column.
+    // What the title contains for all runs needs no column.
     let own = [(!same_model).then_some("model"), (!same_data).then_some("data")];
     let own: Vec<&str> = own.into_iter().flatten().collect();
     let rows: Markup = runs.iter().enumerate().map(|(i, examined)| row(i, examined, &own)).collect();
@@ -189,19 +189,19 @@ fn many(page: &mut Writer, runs: &[Examined]) -> String {
             .collect();
         let names: Vec<&str> = group.iter().map(|&i| all[i].name.as_str()).collect();
         let (mean, deviation) = mean_and_deviation(&percents);
-        let mut text: Markup = format!("{} differ in their seed only: test accuracy ", names.join(", ")).into();
+        let mut text: Markup = format!("{} differ only in the seed: test accuracy ", names.join(", ")).into();
         text.push(element("b", &[], format!("{mean:.2} % on average, standard deviation {deviation:.2} points")));
-        text.push(format!(" ({} runs, n − 1 below).", group.len()));
+        text.push(format!(" ({} runs, n − 1 in the denominator).", group.len()));
         page.paragraph(text);
     }
     page.note(
-        "The standard error is that of counting so many images; how much accuracy changes from seed to seed is another \
-         question.",
+        "The standard error follows from the number of test images alone. It does not include the variation from seed \
+         to seed.",
     );
     title
 }
 
-/// A line of the table, with columns of its own for what is not the same in all runs.
+/// A row of the table, with the columns `own` for what is not the same in all runs.
 fn row(i: usize, examined: &Examined, own: &[&str]) -> Markup {
     let run = &examined.run;
     let result = run.result.as_ref();

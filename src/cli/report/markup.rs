@@ -1,8 +1,8 @@
 //! HTML and SVG, escaped by construction.
 //!
-//! A plain text becomes [`Markup`] in one way only, [`Markup::from`], which escapes it: the names of classes are names
-//! of folders, which may be anything. There is no way to put a text in as it is but [`Markup::written_here`], which
-//! takes what is part of this program.
+//! Plain text becomes [`Markup`] only by [`Markup::from`], which escapes it: class names are names of folders, which may
+//! contain anything. The only way to insert text without escaping is [`Markup::written_here`], which takes only literals
+//! of this program.
 
 use std::fmt::Write as _;
 
@@ -11,22 +11,22 @@ use std::fmt::Write as _;
 pub struct Markup(String);
 
 impl Markup {
-    /// Nothing.
+    /// Empty markup.
     pub fn new() -> Self {
         Markup::default()
     }
 
-    /// Markup of this program's own.
+    /// Markup that is part of this program.
     pub fn written_here(markup: &'static str) -> Self {
         Markup(markup.to_string())
     }
 
-    /// Puts `more` behind it.
+    /// Appends `more`.
     pub fn push(&mut self, more: impl Into<Markup>) {
         self.0.push_str(&more.into().0);
     }
 
-    /// As bytes of a file.
+    /// The markup as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -65,7 +65,7 @@ pub fn element(name: &'static str, attributes: &[(&'static str, &str)], content:
     Markup(markup)
 }
 
-/// `<name attribute="value">`: of HTML, what has no content.
+/// `<name attribute="value">`: an HTML element without content.
 pub fn void(name: &'static str, attributes: &[(&'static str, &str)]) -> Markup {
     let mut markup = format!("<{name}");
     for (key, value) in attributes {
@@ -75,8 +75,8 @@ pub fn void(name: &'static str, attributes: &[(&'static str, &str)]) -> Markup {
     Markup(markup)
 }
 
-/// The text as HTML and XML show it, between tags as well as between quotation marks. What XML does not allow to be
-/// said at all becomes the sign for it, U+FFFD.
+/// Escapes a text for HTML and XML, both between tags and between quotation marks. Characters that XML does not allow
+/// become U+FFFD.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -106,7 +106,7 @@ mod tests {
         let pieces: Markup = [element("b", &[("title", "\"><i>")], "<i>"), Markup::from("&amp;")].into_iter().collect();
         assert_eq!(pieces.as_str(), "<b title=\"&quot;&gt;&lt;i&gt;\">&lt;i&gt;</b>&amp;amp;");
         assert_eq!(void("br", &[]).as_str(), "<br>");
-        // What is markup already is not escaped again.
+        // Markup is not escaped again.
         assert_eq!(element("p", &[], element("b", &[], "a&b")).as_str(), "<p><b>a&amp;b</b></p>");
     }
 }

@@ -1,8 +1,8 @@
-//! What a run's network has learnt: its filters, and what it makes of images it has not learnt from.
+//! The network of a run: its filters, and its predictions for images that it was not trained on.
 //!
-//! Which images? Of a run that is over the test images, with the weights that were tested: the run looked at them then,
-//! and nothing is chosen by this second look. Of a run that is not over the validation images: the test images are for
-//! its end.
+//! Which images? For a finished run the test images, with the weights that were tested: the run has already evaluated on
+//! them, and nothing is selected by this second evaluation. For an unfinished run the validation images: the test images
+//! are used only at the end of a run.
 
 use super::run::Run;
 use crate::Error;
@@ -21,16 +21,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The most mistakes that are shown.
+/// The largest number of mistakes that are shown.
 pub const MISTAKES: usize = 18;
 
 /// A network with weights of a run.
 pub struct Network {
-    /// Its file.
+    /// The name of its file.
     pub file: &'static str,
-    /// Epochs done when they were saved.
+    /// Epochs completed when the weights were saved.
     pub epoch: usize,
-    /// Trained scalars.
+    /// The number of trained values.
     pub parameters: usize,
     /// Weights of the first convolution `(C_out, 3, h, w)`.
     pub filters: Option<Array4<f32>>,
@@ -38,16 +38,16 @@ pub struct Network {
     trained: Trained,
 }
 
-/// What a network makes of images.
+/// The results of a network on images.
 pub struct Judgement {
     pub set: Set,
     pub classes: Vec<String>,
     pub evaluation: Evaluation,
-    /// The mistakes the network is surest of, the surest first.
+    /// The most confident mistakes, the most confident first.
     pub mistakes: Vec<Mistake>,
 }
 
-/// Which images.
+/// The set of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
     Test,
@@ -63,23 +63,23 @@ impl Set {
     }
 }
 
-/// An image that was classified wrong.
+/// An image that was classified wrongly.
 pub struct Mistake {
     pub prediction: Prediction,
     /// The image `(h, w, 3)`.
     pub image: Array3<u8>,
 }
 
-/// What was found out about a run, and why the rest was not.
+/// What was found out about a run, and why the rest is missing.
 #[derive(Default)]
 pub struct Findings {
     pub network: Option<Network>,
-    /// What the images are.
+    /// The name of the data set.
     pub kind: Option<&'static str>,
     pub judgement: Option<Judgement>,
-    /// Why something is not there.
+    /// Why something is missing.
     pub notes: Vec<String>,
-    /// What should not be.
+    /// Contradictions between the run and its files.
     pub warnings: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ pub struct Album {
     last: Option<(Place, Images)>,
 }
 
-/// A path, and the size its pictures are made.
+/// A path, and the size to which its pictures are resized.
 type Place = (PathBuf, usize);
 
 type Images = Rc<(Splits, About)>;
@@ -100,7 +100,7 @@ impl Album {
         Album { given, last: None }
     }
 
-    /// The images of a run, or why they are not there. Images that were asked for and are not there are an error.
+    /// The images of a run, or why they are missing. If `--data` was given, missing images are an error.
     fn open(&mut self, run: &Run) -> Result<std::result::Result<Images, String>> {
         let configured = run.config.data();
         let path = match &self.given {
@@ -122,7 +122,7 @@ impl Album {
             Err(failure) if self.given.is_some() && !configured.is_embedded() => Err(failure),
             Err(failure) if path.exists() => Ok(Err(super::message(failure))),
             Err(_) => Ok(Err(format!(
-                "there is no `{}` where `resnet report` was called; say with --data where the images are now",
+                "`{}` does not exist; if the images were moved, give their location with --data",
                 path.display()
             ))),
         }
@@ -139,7 +139,7 @@ pub fn examine(run: &Run, album: &mut Album) -> Result<Findings> {
             networks.push(Network::read(&path, file, run)?);
         }
     }
-    // Those that were tested; of a run that is not over the best so far.
+    // The weights that were tested; for an unfinished run the best so far.
     let tested = run.result.as_ref().map(|result| result.tested_weights_of_epoch);
     let chosen = networks.iter().position(|network| tested.is_none_or(|epoch| network.epoch == epoch));
     let opened = match album.open(run)? {
@@ -148,15 +148,15 @@ pub fn examine(run: &Run, album: &mut Album) -> Result<Findings> {
             Some(opened)
         }
         Err(why) => {
-            findings.notes.push(format!("No image could be looked at: {why}."));
+            findings.notes.push(format!("No images could be evaluated: {why}."));
             None
         }
     };
     let set = if run.result.is_some() { Set::Test } else { Set::Validation };
     match (chosen, tested) {
         (Some(_), None) if !run.has_validation() => findings.notes.push(
-            "The run is not over, and it holds no images out for validation; the test images are for its end. So no \
-             image was looked at."
+            "The run is unfinished and has no validation images, and the test images are used only at the end of a run. \
+             So no images were evaluated."
                 .to_string(),
         ),
         (Some(chosen), _) => {
@@ -165,8 +165,8 @@ pub fn examine(run: &Run, album: &mut Album) -> Result<Findings> {
             }
         }
         (None, Some(epoch)) => findings.warnings.push(format!(
-            "The weights that were tested, those of epoch {epoch}, are not in the folder of the run. So no image was \
-             looked at."
+            "The weights that were tested, those of epoch {epoch}, are not in the folder of the run. So no images were \
+             evaluated."
         )),
         (None, None) => {
             findings.notes.push("There are no weights yet: they are saved after every epoch.".to_string());
@@ -191,8 +191,7 @@ impl Network {
         let trained = Trained::read(path, Some(&architecture))?;
         let model = trained.model::<f32>(trained.classes()?.0)?;
         let Some(epoch) = trained.about("epoch").and_then(|epoch| epoch.parse().ok()) else {
-            let message =
-                "expected weights that `resnet train` wrote, found some that do not say of which epoch they are";
+            let message = "expected weights written by `resnet train`, found weights without their epoch";
             return Err(Error::format(path, None, message).into());
         };
         let mut filters = None;
@@ -211,14 +210,14 @@ impl Network {
 }
 
 impl Findings {
-    /// Has the network judge its images, if they are those of the run.
+    /// Evaluates the network on its images, if they are those of the run.
     fn judge(&mut self, run: &Run, network: &Network, set: Set, splits: &Splits) -> Result<()> {
-        // Only with all of these: another data set, or another number of its images.
+        // An error here means another data set, or another number of images.
         let parts = train::train_and_validation(splits.train.clone(), run.config.train_images, &run.recipe);
         let Ok((train, validation)) = parts else {
             self.warnings.push(format!(
-                "The images are not those of the run: it learnt from more training images than the {} there are. None \
-                 was looked at.",
+                "The images are not those of the run: it used more training images than the {} that were found. No \
+                 images were evaluated.",
                 text::thousands(splits.train.len() as u64)
             ));
             return Ok(());
@@ -227,14 +226,14 @@ impl Findings {
         match Checkpoints::new(run.path.join("checkpoints"), 1).peek() {
             Some(checkpoint) if checkpoint.data == data_hash(&train) && same_classes => {}
             None if same_classes => self.notes.push(
-                "There is no whole checkpoint in the folder of the run, so it could not be checked that the images are \
-                 those of the run."
+                "There is no valid checkpoint in the folder of the run, so it could not be checked whether the images \
+                 are those of the run."
                     .to_string(),
             ),
             _ => {
                 self.warnings.push(
-                    "The images are not those of the run: the training images, or the classes, are others. None was \
-                     looked at; say with --data where the images of the run are."
+                    "The images are not those of the run: the training images or the classes differ. No images were \
+                     evaluated; give the location of the images of the run with --data."
                         .to_string(),
                 );
                 return Ok(());
@@ -242,7 +241,7 @@ impl Findings {
         }
         let dataset = match set {
             Set::Test => splits.test.clone(),
-            Set::Validation => validation.expect("asked for only where there are some"),
+            Set::Validation => validation.expect("the validation set is used only if there is one"),
         };
         drop(train);
         let dataset = Arc::new(dataset);
@@ -260,7 +259,7 @@ impl Findings {
         let evaluation = evaluated?;
         if !evaluation.loss.is_finite() {
             self.warnings.push(format!(
-                "The loss of the {} images with the weights of epoch {} is {}: nothing can be said of single images.",
+                "The loss of the {} images with the weights of epoch {} is {}, so single images are not evaluated.",
                 set.name(),
                 network.epoch,
                 evaluation.loss
@@ -276,12 +275,12 @@ impl Findings {
         Ok(())
     }
 
-    /// Holds what was found against what the run found.
+    /// Compares the results with those of the run.
     fn compare(&mut self, run: &Run, network: &Network, set: Set, evaluation: &Evaluation) {
         let found = [evaluation.top1, evaluation.images()];
         let (expected, file) = match (set, &run.result) {
             (Set::Test, Some(result)) => (Some([result.test_correct, result.test_images]), "result.json"),
-            // A share of as many images: 0.7 of 10 are 7.
+            // An accuracy on the same number of images: 0.7 of 10 are 7.
             _ => {
                 let accuracy: Option<f64> =
                     network.trained.about("validation_accuracy").and_then(|text| text.parse().ok());
@@ -291,16 +290,16 @@ impl Findings {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             let [now, then] = [found, expected].map(|[part, whole]| text::share(part, whole));
             self.warnings.push(format!(
-                "Not what the run found: of the {} images {now} are right now, and {file} says {then}. The weights or \
-                 the images have been changed since; if it is a few images only, another processor or RESNET_KERNELS \
-                 may have rounded otherwise.",
+                "The results differ from those of the run: of the {} images {now} are correct now, but {file} contains \
+                 {then}. The weights or the images have changed since then; if only a few images differ, the cause may \
+                 be the rounding of another processor or RESNET_KERNELS setting.",
                 set.name()
             ));
         }
     }
 }
 
-/// The [`MISTAKES`] with the largest probability of the wrong class, of equal ones the first.
+/// The [`MISTAKES`] with the largest probability of the wrong class; equal ones in their order.
 fn surest(mut wrong: Vec<Prediction>) -> Vec<Prediction> {
     wrong.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.index.cmp(&b.index)));
     wrong.truncate(MISTAKES);

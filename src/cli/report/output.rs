@@ -1,4 +1,4 @@
-//! The files of a report. A file is replaced only if a report made it before.
+//! Writes the files of a report. A file is replaced only if an earlier report wrote it.
 
 use super::chart::{raster, svg};
 use super::figures::{Figure, STEMS};
@@ -10,10 +10,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
-/// What every file of ours says near its beginning.
+/// A text that every file of a report contains near its beginning.
 const MARK: &[u8] = b"resnet report";
 
-/// How far from the beginning it may be.
+/// The number of bytes at the beginning that are searched for it.
 const NEAR: u64 = 400;
 
 /// Writes the page and every chart into `folder`, each file whole or not at all, and removes charts of an earlier
@@ -24,7 +24,7 @@ pub fn write(folder: &Path, page: &Markup, figures: &[Figure]) -> Result<()> {
         files.push((format!("{}.svg", figure.stem), svg::document(&figure.scene).as_str().as_bytes().to_vec()));
         files.push((format!("{}.png", figure.stem), png::encode(raster::draw(&figure.scene).view())));
     }
-    // The page last: where it is new, everything is.
+    // The page is last: if it is new, everything is.
     files.push(("report.html".to_string(), page.as_str().as_bytes().to_vec()));
     check(folder)?;
     fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create", error))?;
@@ -33,10 +33,10 @@ pub fn write(folder: &Path, page: &Markup, figures: &[Figure]) -> Result<()> {
     remove_others(folder, &files)
 }
 
-/// Refuses what is not a folder, and a page that somebody else made, before there is anything to write.
+/// Rejects a path that is not a folder, and a page that no report wrote, before anything is computed.
 pub fn check(folder: &Path) -> Result<()> {
     if folder.exists() && !folder.is_dir() {
-        return Err(Error::format(folder, None, "expected a folder, found a file; give another one with --out"));
+        return Err(Error::format(folder, None, "expected a folder, found a file; give another folder with --out"));
     }
     check_ours(&folder.join("report.html"))
 }
@@ -44,7 +44,7 @@ pub fn check(folder: &Path) -> Result<()> {
 fn check_ours(path: &Path) -> Result<()> {
     match is_ours(path)? {
         false => {
-            let message = "is there already and was not made by `resnet report`; nothing was changed. Give another folder with \
+            let message = "already exists and was not made by `resnet report`; nothing was changed. Give another folder with \
                            --out";
             Err(Error::format(path, None, message))
         }
@@ -52,7 +52,7 @@ fn check_ours(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a report made the file, or there is none.
+/// Whether a report wrote the file, or it does not exist.
 fn is_ours(path: &Path) -> Result<bool> {
     let mut beginning = Vec::new();
     match File::open(path).and_then(|file| file.take(NEAR).read_to_end(&mut beginning)) {
@@ -76,7 +76,7 @@ fn remove_others(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a chart may be called so: `train_loss.svg`, `confusion_matrix_run2.png`.
+/// Whether this can be the name of a chart: `train_loss.svg`, `confusion_matrix_run2.png`.
 fn is_chart(name: &str) -> bool {
     let Some((stem, "svg" | "png")) = name.rsplit_once('.') else { return false };
     let stem = match stem.rsplit_once("_run") {

@@ -1,4 +1,4 @@
-//! The page: one file that needs nothing else. Its top is in [`headline`], what is below in
+//! The page: a single file that needs no other. Its top is in [`headline`], the rest in
 //! [`sections`](super::sections).
 
 use super::chart::{colour, svg};
@@ -15,7 +15,7 @@ pub struct Examined {
     pub findings: Findings,
 }
 
-/// The page, and the charts in it, which become files as well.
+/// The page, and its charts, which are also saved as files.
 pub struct Page {
     pub html: Markup,
     pub figures: Vec<Figure>,
@@ -77,7 +77,7 @@ impl Writer {
         self.push(element("p", &[("class", "note")], text));
     }
 
-    /// A chart with a caption; it becomes files, too.
+    /// A chart with a caption; it is also saved as files.
     pub fn chart(&mut self, figure: Figure, caption: &str) -> Markup {
         let mut content = svg::inline(&figure.scene);
         if !caption.is_empty() {
@@ -87,14 +87,14 @@ impl Writer {
         element("figure", &[], content)
     }
 
-    /// The charts there are, two side by side where there is room.
+    /// The charts that exist, two side by side if there is room.
     pub fn charts(&mut self, charts: Vec<(Option<Figure>, &str)>) {
         let there = charts.into_iter().filter_map(|(figure, caption)| Some((figure?, caption)));
         let all: Markup = there.map(|(figure, caption)| self.chart(figure, caption)).collect();
         self.push(element("div", &[("class", "charts")], all));
     }
 
-    /// The name of a run above what is about it alone, where there are several.
+    /// The name of a run as a title, if there are several runs.
     pub fn run_title(&mut self, runs: &[Examined], i: usize) {
         if runs.len() > 1 {
             self.push(element("h3", &[], named(i, &runs[i].run.name)));
@@ -109,14 +109,14 @@ impl Writer {
             text.push(element(
                 "p",
                 &[],
-                format!("Each chart is also a file, NAME.svg and NAME.png, beside this page: {}.", names.join(", ")),
+                format!("Each chart is also saved beside this page, as NAME.svg and NAME.png: {}.", names.join(", ")),
             ));
         }
         self.push(element("footer", &[], text));
     }
 }
 
-/// A table under its header, which scrolls by itself where it is too wide.
+/// A table with its header. It scrolls if it is too wide.
 pub fn table(header: &[&str], rows: Markup) -> Markup {
     let header: Markup = header.iter().map(|name| element("th", &[("scope", "col")], *name)).collect();
     let mut content = element("thead", &[], element("tr", &[], header));
@@ -124,7 +124,7 @@ pub fn table(header: &[&str], rows: Markup) -> Markup {
     element("div", &[("class", "wide")], element("table", &[], content))
 }
 
-/// The name of the `i`-th run behind its line in the charts.
+/// The name of the `i`-th run, after a sample of its line in the charts.
 pub fn named(i: usize, name: &str) -> Markup {
     let (ink, ring) = colour::of_line(i);
     let [red, green, blue] = ink.on_white();

@@ -1,4 +1,4 @@
-//! Mistakes and filters as pictures, and the classes that are taken for each other.
+//! Mistakes and filters as pictures, and a table of the confused classes.
 
 use super::markup::{Markup, element, void};
 use super::network::{Judgement, Mistake};
@@ -9,7 +9,7 @@ use ndarray::{Array3, Array4, ArrayView3, Axis};
 /// Pairs of classes in the table.
 const PAIRS: usize = 8;
 
-/// A table of the classes that are most often taken for others.
+/// A table of the most frequent confusions.
 pub fn confusions(judged: &Judgement) -> Markup {
     let counts = &judged.evaluation.confusion;
     let mut pairs: Vec<((usize, usize), usize)> =
@@ -36,11 +36,11 @@ pub fn confusions(judged: &Judgement) -> Markup {
         })
         .collect();
     let mut markup = element("h3", &[], "Most often confused");
-    markup.push(table(&["is", "taken for", "images", "share of the class"], rows));
+    markup.push(table(&["true class", "predicted class", "images", "share of the class"], rows));
     markup
 }
 
-/// The surest mistakes, each with what it is and what it is taken for.
+/// The most confident mistakes, each with its true and its predicted class.
 pub fn mistakes(judged: &Judgement) -> Markup {
     let figures: Markup = judged.mistakes.iter().map(|mistake| figure(judged, mistake)).collect();
     element("div", &[("class", "pictures")], figures)
@@ -49,13 +49,13 @@ pub fn mistakes(judged: &Judgement) -> Markup {
 fn figure(judged: &Judgement, mistake: &Mistake) -> Markup {
     let prediction = &mistake.prediction;
     let (target, class) = (&judged.classes[prediction.target], &judged.classes[prediction.class]);
-    let about = format!("{target}, taken for {class}");
+    let about = format!("{target}, classified as {class}");
     let source = png::data_uri(mistake.image.view());
     let mut figure = void("img", &[("src", &source), ("alt", &about)]);
     let mut caption = element("b", &[], class);
     caption.push(format!(" {}", percent(prediction.probability)));
     caption.push(void("br", &[]));
-    let mut truth = Markup::from(format!("is {target}, {}", percent(prediction.target_probability)));
+    let mut truth = Markup::from(format!("true: {target}, {}", percent(prediction.target_probability)));
     truth.push(void("br", &[]));
     truth.push(format!("no. {}", prediction.index));
     caption.push(element("span", &[("class", "true")], truth));
@@ -63,7 +63,7 @@ fn figure(judged: &Judgement, mistake: &Mistake) -> Markup {
     element("figure", &[], figure)
 }
 
-/// A probability with two decimals, and with more where it would look like certainty; it is not broken into two lines.
+/// A probability with two decimals, or more if it would look like certainty; without a line break.
 pub fn percent(probability: f64) -> String {
     let percent = 100.0 * probability;
     let text = match probability {
@@ -86,8 +86,8 @@ pub fn filters(weight: &Array4<f32>) -> Markup {
     element("div", &[("class", "filters")], pictures)
 }
 
-/// A filter `(3, h, w)` as pixels `(h, w, 3)`: from 0 where it is smallest to 255 where it is largest; grey if it is
-/// the same everywhere.
+/// A filter `(3, h, w)` as pixels `(h, w, 3)`: its smallest weight becomes 0, its largest 255; grey if all weights are
+/// equal.
 fn scaled(filter: ArrayView3<f32>) -> Array3<u8> {
     let low = filter.iter().copied().fold(f32::INFINITY, f32::min);
     let high = filter.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -1,4 +1,4 @@
-//! What the folder of a run says, as far as the run has come: see [`run_folder`](crate::cli::run_folder) for its files.
+//! Reads the folder of a run, finished or not. See [`run_folder`](crate::cli::run_folder) for its files.
 
 use super::csv::{self, Line};
 use crate::Error;
@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 /// A run.
 pub struct Run {
     pub path: PathBuf,
-    /// What it is called among the others.
+    /// Its name among the others.
     pub name: String,
     pub config: Config,
-    /// `config.toml` as it is.
+    /// The text of `config.toml`.
     pub config_text: String,
     pub recipe: Recipe,
     pub epochs: Vec<Epoch>,
     pub layers: Layers,
     pub times: Vec<Time>,
-    /// `None`: the run is going on, or was broken off.
+    /// `None`: the run is still running, or was interrupted.
     pub result: Option<Outcome>,
 }
 
@@ -74,8 +74,8 @@ impl Run {
     /// Reads the folder.
     pub fn read(path: &Path) -> Result<Self> {
         check_folder(path)?;
-        // A run that goes on meanwhile writes them the other way round: whatever has a time has all its layers and
-        // numbers.
+        // A run in progress writes these files in the opposite order: an epoch that has a time also has its layers and
+        // metrics.
         let times = parse(&path.join("times.csv"), TIMES, |line| {
             Ok(Time { seconds: line.number(1)?, images_per_second: line.number(2)? })
         })?;
@@ -104,12 +104,12 @@ impl Run {
         Ok(Run { path: path.to_path_buf(), name, config, config_text, recipe, epochs, layers, times, result })
     }
 
-    /// Whether there are images held out that its weights were chosen by.
+    /// Whether its weights are selected by their accuracy on validation images.
     pub fn has_validation(&self) -> bool {
         self.recipe.validation > 0
     }
 
-    /// The best epoch so far by the validation images, counted from 1, and the accuracy it reached.
+    /// The epoch with the best validation accuracy so far, counted from 1, and this accuracy.
     pub fn best_epoch(&self) -> Option<(usize, f64)> {
         best(self.epochs.iter().map(|epoch| epoch.validation_top1))
     }
@@ -120,7 +120,7 @@ impl Run {
     }
 }
 
-/// The largest accuracy and its place from 1; of equal ones the first, whose weights are kept.
+/// The largest accuracy and its place from 1; the first of equal ones, whose weights are kept.
 fn best(accuracies: impl Iterator<Item = Option<f64>>) -> Option<(usize, f64)> {
     let mut best: Option<(usize, f64)> = None;
     for (epoch, accuracy) in (1..).zip(accuracies) {
@@ -134,7 +134,7 @@ fn best(accuracies: impl Iterator<Item = Option<f64>>) -> Option<(usize, f64)> {
 fn check_folder(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Failure::Failed(format!("there is no {}; expected the folder of a run", path.display())));
+            return Err(Failure::Failed(format!("{} does not exist; expected the folder of a run", path.display())));
         }
         Err(error) => return Err(Error::io(path, "open", error).into()),
         Ok(_) => {}
@@ -167,13 +167,13 @@ fn parse<T>(path: &Path, columns: &str, value: impl Fn(&Line) -> crate::Result<T
 }
 
 impl Layers {
-    /// Every tensor for every epoch but a last one that is not complete: it is being written.
+    /// Every tensor for every epoch, except an incomplete last epoch, which is still being written.
     fn parse(path: &Path, text: &str) -> crate::Result<Self> {
         let mut layers = Layers::default();
         let (mut gradients, mut ratios) = (Vec::new(), Vec::new());
         for line in csv::lines(path, text, LAYERS)? {
             let epoch = line.count(0)?;
-            // The tensors of the first epoch say which there are.
+            // The lines of the first epoch give the names of the tensors.
             let first = layers.gradient_norm.is_empty() && epoch == 1;
             if !first && gradients.len() == layers.names.len() {
                 layers.gradient_norm.push(std::mem::take(&mut gradients));
@@ -221,7 +221,7 @@ impl Outcome {
             tested_weights_of_epoch: count("tested_weights_of_epoch")?,
             seconds: value["seconds"].as_f64().ok_or_else(|| wrong("seconds", "a number"))?,
             peak_memory_bytes: value["peak_memory_bytes"].as_u64(),
-            fingerprint: value["fingerprint"].as_str().ok_or_else(|| wrong("fingerprint", "a text"))?.to_string(),
+            fingerprint: value["fingerprint"].as_str().ok_or_else(|| wrong("fingerprint", "a string"))?.to_string(),
         };
         if outcome.test_images == 0 || outcome.test_correct > outcome.test_images {
             return Err(wrong("test_correct", "at most as many images as there are in `test_images`"));
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(read.names, ["a", "b"]);
         assert_eq!(read.gradient_norm, [[Some(2.0), Some(3.0)], [Some(4.0), Some(0.0)]]);
         assert_eq!(read.update_ratio, [[None, Some(0.5)], [Some(0.25), Some(0.125)]]);
-        // An epoch that is being written.
+        // An epoch that is still being written.
         let part = layers("1,a,1,2,\n1,b,1,3,0.5\n2,a,1,4,0.25\n2,b,1,").unwrap();
         assert_eq!((part.names.len(), part.gradient_norm.len(), part.update_ratio.len()), (2, 1, 1));
         assert_eq!(layers("").unwrap(), Layers::default());

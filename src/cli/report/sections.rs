@@ -1,4 +1,4 @@
-//! The sections of the page, one for each question one has about a run.
+//! The sections of the page, each about one question.
 
 use super::figures::{Overlay, Single, numbers, range};
 use super::markup::{Markup, element};
@@ -19,7 +19,7 @@ impl Writer {
         let curves = Overlay(&all);
         let without: Vec<&str> =
             all.iter().filter(|run| run.best_epoch().is_none()).map(|run| run.name.as_str()).collect();
-        let mut measured = "The training accuracy is measured batch by batch while the weights move.".to_string();
+        let mut measured = "The training accuracy is measured batch by batch while the weights change.".to_string();
         let best = |run: &&Run| {
             run.best_epoch().map(|(epoch, top1)| format!("{} {:.2} % in epoch {epoch}", run.name, 100.0 * top1))
         };
@@ -28,13 +28,13 @@ impl Writer {
             measured += &format!(" The best epochs: {}.", best.join(", "));
         }
         let zero_lr = all.iter().any(|run| run.epochs.iter().any(|epoch| epoch.lr <= 0.0));
-        let rate = if zero_lr { "A rate of 0 is not on a logarithmic axis." } else { "" };
+        let rate = if zero_lr { "A logarithmic axis cannot show a rate of 0." } else { "" };
         self.charts(vec![
-            (curves.train_loss(), "Mean over the epoch, label smoothing included where the recipe has some."),
+            (curves.train_loss(), "Mean over the epoch, including label smoothing if the recipe uses it."),
             (curves.accuracy(), measured.as_str()),
             (curves.learning_rate(), rate),
             (curves.validation_loss(), "Without label smoothing."),
-            (curves.gradient_norm(), "Before it is clipped, where the recipe clips."),
+            (curves.gradient_norm(), "Before clipping, if the recipe clips."),
         ]);
         match without.as_slice() {
             [] => {}
@@ -64,36 +64,36 @@ impl Writer {
         let caveat = match judged.set {
             Set::Test => "",
             Set::Validation => {
-                " The epoch was chosen by these very images, so the accuracy is a little too good; the test images are \
-                 for the end of the run."
+                " The epoch was selected on these images, so the accuracy is slightly too high; the test images are \
+                 used only at the end of a run."
             }
         };
         self.paragraph(format!(
-            "The {images} {} images, classified with the weights of epoch {epoch} ({file}): {} right.{caveat}",
+            "The {images} {} images, classified with the weights of epoch {epoch} ({file}): {} correct.{caveat}",
             judged.set.name(),
             text::share(evaluation.top1, evaluation.images())
         ));
         let mut all = self.chart(
             single.confusion_matrix(judged),
-            "Rows are what an image is, columns what it is taken for. Blue: right, as a share of the class. Orange: \
-             wrong, by the square root of the number.",
+            "Rows are true classes, columns predicted classes. Blue: correct, as a share of the class. Orange: wrong, \
+             proportional to the square root of the number of images.",
         );
         let mut beside = self.chart(
             single.class_accuracy(judged),
-            "The thin line on a bar is its standard error to both sides, the upright line the accuracy of all images \
-             shown.",
+            "The thin line on a bar is its standard error in both directions, the vertical line the accuracy on all \
+             images shown.",
         );
         beside.push(pictures::confusions(judged));
         all.push(element("div", &[], beside));
         self.push(element("div", &[("class", "charts")], all));
         if judged.mistakes.is_empty() {
-            return self.note("Not a single image was classified wrong.");
+            return self.note("No image was classified wrongly.");
         }
-        self.push(element("h3", &[], "The surest mistakes"));
+        self.push(element("h3", &[], "The most confident mistakes"));
         self.paragraph(format!(
-            "Of the {} mistakes those whose wrong class has the largest probability (softmax). Under each picture: \
-             what it is taken for, with the probability; what it is, with the probability of that; its place among the \
-             {} images.",
+            "Of the {} mistakes, those whose wrong class has the largest probability (softmax). Below each picture: \
+             the predicted class and its probability; the true class and its probability; the index among the {} \
+             images.",
             text::thousands((evaluation.images() - evaluation.top1) as u64),
             judged.set.name()
         ));
@@ -115,9 +115,9 @@ impl Writer {
             let scaled = match explained {
                 true => "",
                 false => {
-                    " Red, green and blue are the weights of the three channels; each filter is scaled to its own \
-                     range, its smallest weight 0 and its largest 255, so brightness cannot be compared from one \
-                     filter to another."
+                    " Red, green and blue are the weights of the three channels. Each filter is scaled to its own \
+                     range, from 0 for its smallest weight to 255 for its largest, so the brightness of different \
+                     filters cannot be compared."
                 }
             };
             explained = true;
@@ -138,10 +138,10 @@ impl Writer {
             return Ok(());
         }
         self.paragraph(
-            "In the last step of every epoch: the norm of the loss's gradient by the weight, and the length of the \
-             step beside that of the weight, ‖Δw‖ / ‖w‖. The rows are the weights of the convolutions and of the \
-             linear layer, the first layer at the top; batch norm and biases are left out (layers.csv has them). The \
-             smallest twentieth of the numbers shares the darkest colour, and grey is no number, or 0.",
+            "For the last step of every epoch: the norm of the gradient of the loss with respect to the weight, and \
+             the ratio of update to weight, ‖Δw‖ / ‖w‖. The rows are the weights of the convolutions and of the linear \
+             layer, the first layer at the top; batch norm and biases are left out (layers.csv contains them). The \
+             smallest twentieth of the values has the darkest colour; grey means 0 or no value.",
         );
         let names = all.iter().map(|run| network::weight_names(&run.recipe.model)).collect::<Result<Vec<_>>>()?;
         let over_all = |values: &dyn Fn(&Run) -> &Vec<Vec<Option<f64>>>| {
@@ -156,7 +156,7 @@ impl Writer {
         let mut charts = Vec::new();
         for (i, (run, names)) in all.iter().zip(&names).enumerate() {
             let single = Single { run, place: i, of: runs.len() };
-            let caption = if runs.len() > 1 { "The same colours for all runs." } else { "" };
+            let caption = if runs.len() > 1 { "All runs use the same colour scale." } else { "" };
             charts.push((single.layers(what[0], names, &run.layers.gradient_norm, gradients), caption));
             charts.push((single.layers(what[1], names, &run.layers.update_ratio, ratios), caption));
         }
@@ -189,7 +189,7 @@ impl Writer {
                 text::duration(run.seconds()),
                 three(&seconds, 1),
                 three(&speed, 0),
-                peak.map_or("not known".to_string(), text::bytes),
+                peak.map_or("unknown".to_string(), text::bytes),
             ] {
                 row.push(element("td", &[], cell));
             }
@@ -201,8 +201,8 @@ impl Writer {
         }
         self.push(table(&header, rows));
         self.note(
-            "In training: evaluations are not in the times. Images per second are those trained on. The peak is that \
-             of the last process of the run, known when the run is over.",
+            "Training only: the times do not include evaluations, and images per second counts training images. The \
+             peak memory is that of the last process of the run, and is known when the run is finished.",
         );
         let curves = Overlay(&all);
         self.charts(vec![(curves.seconds_per_epoch(), ""), (curves.images_per_second(), "")]);
@@ -234,7 +234,7 @@ impl Writer {
         keys.dedup();
         keys.retain(|key| tables.iter().any(|table| table.get(*key) != tables[0].get(*key)));
         if keys.is_empty() {
-            return self.paragraph("The same in all runs.");
+            return self.paragraph("The configuration is the same in all runs.");
         }
         let mut rows = Markup::new();
         for key in keys {
@@ -245,7 +245,7 @@ impl Writer {
             }
             rows.push(element("tr", &[], row));
         }
-        let header: Vec<&str> = ["what differs"].into_iter().chain(runs.iter().map(|run| run.name.as_str())).collect();
+        let header: Vec<&str> = ["setting"].into_iter().chain(runs.iter().map(|run| run.name.as_str())).collect();
         self.push(table(&header, rows));
     }
 }

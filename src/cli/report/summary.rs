@@ -1,15 +1,14 @@
-//! What the numbers of runs come to.
+//! Statistics of runs.
 
 use super::run::Run;
 
-/// The standard error of an accuracy of `correct` out of `images`: that of a share p of n independent draws, √(p (1 −
-/// p) / n).
+/// The standard error of an accuracy of `correct` out of `images`: √(p (1 − p) / n) for a share p of n independent draws.
 pub fn standard_error(correct: usize, images: usize) -> f64 {
     let p = correct as f64 / images as f64;
     (p * (1.0 - p) / images as f64).sqrt()
 }
 
-/// Mean, and standard deviation with n − 1 below.
+/// Mean, and standard deviation with n − 1 in the denominator.
 pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -17,7 +16,7 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (n - 1.0)).sqrt())
 }
 
-/// The middle of the values, the mean of the middle two; their smallest and their largest.
+/// The median of the values (of an even number, the mean of the middle two), the smallest and the largest.
 pub fn median_and_range(values: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -27,8 +26,8 @@ pub fn median_and_range(values: &[f64]) -> Option<[f64; 3]> {
     Some([median, first, last])
 }
 
-/// Runs that are over and differ in their seed only, two or more together. Of the same seed the first counts: the
-/// others are the same run again.
+/// Groups of two or more finished runs that differ only in the seed. Of runs with the same seed only the first counts:
+/// the others are the same run again.
 pub fn by_seed(runs: &[&Run]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, run) in runs.iter().enumerate().filter(|(_, run)| run.result.is_some()) {

@@ -1,14 +1,14 @@
-//! `resnet train --repeat K`: the same run with K seeds, one after the other, and what their mean is.
+//! `resnet train --repeat K`: the same run with K seeds, one after the other, and the mean of the results.
 //!
 //! | in the folder | what |
 //! |---|---|
-//! | `config.toml` | what all have in common, with `repeat` and the first seed |
-//! | `seed-1/`, `seed-2/`, … | a run each, see [`run_folder`](crate::cli::run_folder) |
+//! | `config.toml` | the common settings, with `repeat` and the first seed |
+//! | `seed-1/`, `seed-2/`, … | one run each, see [`run_folder`](crate::cli::run_folder) |
 //! | `repeat.json` | at the end: the test accuracy of each, mean and standard deviation |
-//! | `lock` | locked by the process that works here |
+//! | `lock` | locked by the process that runs here |
 //!
-//! One seed says little: two runs that differ in nothing else differ by some tenths of a percent, and a recipe that is better by
-//! less is not seen to be better. The standard deviation is that of the sample, with K − 1 in the denominator.
+//! A single seed says little: two runs that differ only in the seed differ by some tenths of a percent in accuracy, which hides
+//! smaller improvements. The standard deviation is that of the sample, with K − 1 in the denominator.
 
 use super::{Args, start};
 use crate::Error;
@@ -21,22 +21,23 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// What all runs of the folder `path` have in common, if it is one of repeated runs.
+/// The common configuration of the runs in the folder `path`, if it is a folder of repeated runs.
 pub fn configuration(path: &Path) -> Result<Option<Config>> {
     let file = path.join("config.toml");
-    // A single run goes on with what its checkpoints say, whatever has become of its config.toml.
+    // A single run resumes with the configuration in its checkpoint, even if its config.toml has changed.
     if path.join("checkpoints").is_dir() || !file.is_file() {
         return Ok(None);
     }
     Ok(Some(Config::read(&file)?).filter(|config| config.repeat.is_some()))
 }
 
-/// All runs, from the first.
+/// Starts all runs, from the first.
 pub fn begin(mut given: Config, args: &Args) -> Result<()> {
     let recipe = given.recipe()?;
     let runs = given.repeat.unwrap_or(1);
     if recipe.seed.checked_add(runs as u64 - 1).is_none() {
-        let message = format!("--repeat {runs}: there are no {runs} seeds from {} on", recipe.seed);
+        let message =
+            format!("--repeat {runs}: there are no {runs} seeds starting at {}; give a smaller --seed", recipe.seed);
         return Err(Failure::Usage(message));
     }
     let path = match &args.out {
@@ -53,7 +54,7 @@ pub fn begin(mut given: Config, args: &Args) -> Result<()> {
     all(&given, recipe.seed, runs, &path, args)
 }
 
-/// What is left of the runs in the folder `path`.
+/// Resumes the runs in the folder `path`.
 pub fn resume(mut flags: Config, mut config: Config, path: &Path, args: &Args) -> Result<()> {
     if let Some(data) = flags.data.take() {
         config.data = Some(data);
@@ -79,16 +80,16 @@ fn folder_of(path: &Path, seed: u64) -> PathBuf {
     path.join(format!("seed-{seed}"))
 }
 
-/// The run of one seed: from its beginning, from where it is, or not at all if it is complete.
+/// The run of one seed: starts it, resumes it, or does nothing if it is complete.
 fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     let folder = folder_of(path, seed);
     let run = if has_begun(&folder) {
-        // Where the images are may have changed; everything else the run's checkpoint knows.
+        // The location of the images may have changed; everything else is in the run's checkpoint.
         let flags = Config { data: config.data.clone(), ..Config::default() };
         start::resume(flags, &folder, args)?
     } else {
         if folder.exists() {
-            // Broken off before its first checkpoint, so nothing was trained.
+            // Interrupted before its first checkpoint, so nothing was trained.
             fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, "remove", error))?;
         }
         let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
@@ -99,7 +100,7 @@ fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     run.go(args)
 }
 
-/// Mean and standard deviation (of the sample) of the test accuracy, for people and as `repeat.json`.
+/// Prints mean and standard deviation (of the sample) of the test accuracy, and writes `repeat.json`.
 fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
     let results: Vec<Value> = seeds.iter().map(|&seed| read_result(&folder_of(path, seed))).collect::<Result<_>>()?;
     let accuracy = |result: &Value| result["test_accuracy"].as_f64().expect("checked when it was read");
@@ -127,7 +128,7 @@ fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
     writeln!(out, "{:<14} {:.2} %{spread}", "mean", 100.0 * mean)?;
     writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?;
     let path = path.display();
-    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {path}/report", "a page")?)
+    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {path}/report", "for a report")?)
 }
 
 fn read_result(folder: &Path) -> Result<Value> {
@@ -138,7 +139,7 @@ fn read_result(folder: &Path) -> Result<Value> {
     Ok(complete.ok_or_else(|| Error::format(&path, None, "expected the result of a run, with `test_accuracy`"))?)
 }
 
-/// x̄ = Σ x / n and s = √(Σ (x − x̄)² / (n − 1)), which a single number has not.
+/// x̄ = Σ x / n and s = √(Σ (x − x̄)² / (n − 1)), which is undefined for a single value.
 fn mean_and_std(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -1,4 +1,4 @@
-//! From a configuration, or the last checkpoint of a run, to a run that can go on.
+//! Creates a run from a configuration, or from the last checkpoint of an earlier run.
 
 use super::{Args, Run};
 use crate::cli::args::EngineKind;
@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Training, validation (perhaps none) and test images.
+/// Training, validation (optional) and test images.
 struct Images {
     train: Dataset,
     validation: Option<Dataset>,
@@ -31,7 +31,7 @@ impl Images {
     }
 }
 
-/// The images that a run learns from, of which there are `first` or all, and those that are held out of them.
+/// Splits the first `first` training images (or all) into those to train on and those held out for validation.
 pub fn train_and_validation(
     mut train: Dataset,
     first: Option<usize>,
@@ -49,7 +49,7 @@ pub fn train_and_validation(
     }
     if recipe.validation >= train.len() {
         return Err(Failure::Usage(format!(
-            "cannot hold {} of {} training images out; give a smaller --validation, 0 for none",
+            "cannot hold out {} of {} training images for validation; give a smaller --validation, or 0 for none",
             recipe.validation,
             train.len()
         )));
@@ -58,7 +58,7 @@ pub fn train_and_validation(
     Ok((train, Some(validation)))
 }
 
-/// The model of a configuration, held against the images.
+/// The model of a recipe, after a check that it can be trained on the images.
 fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
     let mut model = ResNet::<f32>::new(&architecture, recipe.seed)?;
@@ -67,14 +67,14 @@ fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     }
     let (_, height, width, _) = train.pixels.dim();
     model.cost(1, [height, width]).map_err(|error| {
-        Failure::Usage(format!("`{}` cannot take images of {height}x{width}: {error}", recipe.model))
+        Failure::Usage(format!("`{}` cannot process images of {height}x{width}: {error}", recipe.model))
     })?;
     if train.len() % recipe.batch_size == 1 || recipe.batch_size == 1 {
         let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
         model.forward(&one, Mode::Train).map_err(|error| {
             Failure::Usage(format!(
-                "the last batch of an epoch would hold a single image ({} images in batches of {}), which `{}` cannot \
-                 train on: {error}; give another --batch-size",
+                "the last batch of an epoch would contain a single image ({} images, batch size {}), and `{}` cannot \
+                 train on that: {error}; give another --batch-size",
                 train.len(),
                 recipe.batch_size,
                 recipe.model
@@ -85,7 +85,7 @@ fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     Ok(model)
 }
 
-/// Refuses a step that cannot fit into the memory there is, with the batch size that would.
+/// Rejects a step that does not fit into the available memory; the error names a batch size that does.
 fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Result<()> {
     let Some(available) = memory::available() else { return Ok(()) };
     let (_, height, width, _) = train.pixels.dim();
@@ -95,7 +95,7 @@ fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Resu
     if bytes <= available {
         return Ok(());
     }
-    // The largest that fits: bytes grow with the batch.
+    // Bisection for the largest batch that fits: memory grows with the batch.
     let (mut fits, mut too_large) = (0, recipe.batch_size);
     while too_large - fits > 1 {
         let middle = fits + (too_large - fits) / 2;
@@ -107,10 +107,10 @@ fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Resu
     }
     let advice = match fits {
         0 => "not even a batch of one image fits".to_string(),
-        fits => format!("--batch-size {fits} would fit"),
+        fits => format!("--batch-size {fits} fits"),
     };
     Err(Failure::Failed(format!(
-        "a step of `{}` with {} images needs about {}, and {} are available; {advice}",
+        "not enough memory: a step of `{}` with {} images needs about {}, but {} is available; {advice}",
         recipe.model,
         recipe.batch_size,
         text::bytes(bytes),
@@ -118,20 +118,20 @@ fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Resu
     )))
 }
 
-/// What computes the passes of a run.
+/// The executor of a run.
 fn executor(config: &Config, args: &Args) -> Result<Arc<dyn Executor<f32>>> {
     let executor = config.executor()?;
     match (args.trace, config.engine()?) {
         (false, _) => Ok(executor),
         (true, EngineKind::Reference) => Ok(Arc::new(Trace::new(|line| println!("{line}")))),
         (true, EngineKind::Fast) => {
-            let message = "--trace prints what passes through the reference: add --engine reference";
+            let message = "--trace works only with the reference; add --engine reference";
             Err(Failure::Usage(message.to_string()))
         }
     }
 }
 
-/// A run that begins, in the folder `out` if there is one.
+/// Starts a new run, in the folder `out` if it is given.
 pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> {
     let recipe = given.recipe()?;
     let executor = executor(&given, args)?;
@@ -156,34 +156,37 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     let data = data_hash(&train);
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
-    // The first one at once: a folder that cannot be written to is noticed now, and every run can be gone on with.
+    // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.
     folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
     Ok(Run { config, folder, trainer, best: None, train, validation, test, about, initialised, data })
 }
 
-/// The run in a folder at its last checkpoint; `None` if it is over.
+/// The run in a folder, at its last checkpoint; `None` if the run is complete.
 pub fn resume(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
     let (folder, latest) = RunFolder::open(path, args.keep_checkpoints)?;
     let mut out = std::io::stdout().lock();
     for (file, problem) in &latest.damaged {
-        writeln!(out, "note           {} is of no use, going on from the one before: {problem}", file.display())?;
+        writeln!(out, "note           {} is unusable, using the previous checkpoint: {problem}", file.display())?;
     }
     let checkpoint = latest.checkpoint;
     let wrong = |message: String| Failure::Failed(format!("{}: {message}", latest.path.display()));
     let mut config = Config::parse(&checkpoint.config).map_err(wrong)?;
-    // Where the images are is no setting of the run; that they are the same is checked.
+    // The location of the images is not a setting of the run. A hash checks that the images are the same.
     if let Some(data) = flags.data.take() {
         config.data = Some(data);
     }
     if config.engine.is_none() {
-        writeln!(out, "note           begun by a version with one engine; the fast engine has its bits")?;
+        writeln!(
+            out,
+            "note           started by a version with a single engine; --engine fast gives bit-identical results"
+        )?;
         config.engine = Some(EngineKind::Fast.name().to_string());
         config.conv = config.conv()?.map(|algorithm| algorithm.name().to_string());
     }
     flags.refuse_conflicts(&config, path)?;
     if folder.is_complete() {
-        writeln!(out, "{} is complete: nothing is left to do", path.display())?;
+        writeln!(out, "{} is complete: nothing to do", path.display())?;
         return Ok(None);
     }
     drop(out);
@@ -193,7 +196,7 @@ pub fn resume(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>
     let data = data_hash(&train);
     if data != checkpoint.data {
         return Err(Failure::Failed(format!(
-            "the training images are not those the run began with: {}; say with --data where those are",
+            "the training images are not those that the run started with: {}; give their location with --data",
             about.description
         )));
     }

@@ -1,4 +1,4 @@
-//! A recipe, a run that is going to happen and an epoch that has, in words.
+//! Texts about a recipe, about a run before it starts, and about a finished epoch.
 
 use super::Run;
 use crate::cli::args::EngineKind;
@@ -15,7 +15,7 @@ pub fn recipes() -> String {
         let recipe = Recipe::by_name(name).expect("a known recipe");
         let held_out = match recipe.validation {
             0 => String::new(),
-            n => format!("; {n} images held out"),
+            n => format!("; {n} validation images"),
         };
         help += &format!(
             "  {name}: {about}\n      {}, {}\n      {}; {}{held_out}\n      {}\n",
@@ -32,7 +32,7 @@ pub fn recipes() -> String {
 pub fn steps(recipe: &Recipe) -> String {
     let Recipe { epochs, batch_size, accumulate, lr, schedule, .. } = recipe;
     let batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
-    format!("{epochs} epochs in batches of {batches}, lr {lr} {schedule}")
+    format!("{epochs} epochs, batch size {batches}, lr {lr} {schedule}")
 }
 
 pub fn optimiser(recipe: &Recipe) -> String {
@@ -53,7 +53,7 @@ pub fn optimiser(recipe: &Recipe) -> String {
         text += &format!(", weights averaged with decay {}", recipe.ema_decay);
     }
     if recipe.zero_init_residual {
-        text += ", blocks start as their shortcut";
+        text += ", blocks initialised as their shortcut";
     }
     text
 }
@@ -67,13 +67,13 @@ pub fn augmentation(recipe: &Recipe) -> String {
         (padding, true) => format!("crops with padding {padding}, flips"),
     };
     if augmentation.cutout > 0 {
-        text += &format!(", squares of {} pixels hidden", augmentation.cutout);
+        text += &format!(", cutout of {} pixels", augmentation.cutout);
     }
     if recipe.mixup > 0.0 {
-        text += &format!(", mixed with alpha {}", recipe.mixup);
+        text += &format!(", mixup with alpha {}", recipe.mixup);
     }
     if recipe.test_flip {
-        text += "; evaluations see mirror images, too";
+        text += "; evaluations include mirror images";
     }
     text
 }
@@ -84,7 +84,7 @@ fn normalization(recipe: &Recipe) -> String {
 }
 
 impl Run {
-    /// What is going to happen, for people.
+    /// Prints what the run is going to do.
     pub fn describe(&self, progress: &mut Progress) -> Result<()> {
         let recipe = self.trainer.recipe();
         let (_, height, width, _) = self.train.pixels.dim();
@@ -115,7 +115,7 @@ impl Run {
             (
                 "memory",
                 format!(
-                    "about {}: {} for a training step, {} of images",
+                    "about {}: {} for a training step, {} for the images",
                     text::bytes(step_bytes + image_bytes),
                     text::bytes(step_bytes),
                     text::bytes(image_bytes)
@@ -165,7 +165,7 @@ impl Run {
     }
 }
 
-/// An epoch in the columns of the table.
+/// An epoch as a row of the table.
 pub fn line(epoch: &EpochMetrics, epochs: usize, validation: Option<&Evaluation>) -> String {
     let validation = validation.map_or(String::new(), |v| format!("  {:.4} {:6.2} %", v.loss, 100.0 * v.accuracy()));
     format!(

@@ -1,4 +1,4 @@
-//! Where a number is on an axis, and which numbers stand beside it.
+//! Positions on an axis, and its labels.
 
 /// An axis from `low` to `high`.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,11 +14,11 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// An axis that holds `low..=high`, from round number to round number, with about `ticks` of them.
+    /// An axis that contains `low..=high`, from one round number to another, with about `ticks` labels.
     pub fn linear(low: f64, high: f64, ticks: usize) -> Self {
         let (low, high) = widened(low, high);
         let step = round_step((high - low) / ticks as f64);
-        // A little inside is inside: 0.30000000000000004 is on the tick 0.3.
+        // With a tolerance: 0.30000000000000004 is on the tick 0.3.
         let (first, last) = ((low / step + 1e-9).floor(), (high / step - 1e-9).ceil());
         let count = (last - first) as usize;
         let values = (0..=count).map(|i| (first + i as f64) * step);
@@ -26,7 +26,7 @@ impl Axis {
         Axis { logarithmic: false, low: first * step, high: last * step, ticks, minor: Vec::new() }
     }
 
-    /// An axis of whole numbers that ends at `high` whether or not that is round.
+    /// An axis of whole numbers that ends at `high`, even if this is not a round number.
     pub fn counting(high: usize, ticks: usize) -> Self {
         let high = high.max(1) as f64;
         let step = round_step(high / ticks as f64).max(1.0);
@@ -35,10 +35,10 @@ impl Axis {
         Axis { logarithmic: false, low: 0.0, high, ticks, minor: Vec::new() }
     }
 
-    /// A logarithmic axis from `low` to `high`, both above 0; around a single number from half of it to twice as much.
+    /// A logarithmic axis from `low` to `high`, both above 0; for a single number from half of it to twice as much.
     ///
-    /// The labels are powers of ten if there are two of them or more, otherwise what is 1, 2 or 5 times one, or 1 to 9
-    /// times; where even these are too far apart, what a linear axis has.
+    /// The labels are powers of ten if at least two of them are on the axis, otherwise 1, 2 and 5 times a power of ten, or
+    /// 1 to 9 times; if even these are fewer than two, those of a linear axis.
     pub fn logarithmic(low: f64, high: f64, ticks: usize) -> Self {
         let (low, high) = if low < high { (low, high) } else { (low / 2.0, low * 2.0) };
         let inside = |digits: &[i32]| marks(low, high, digits);
@@ -54,7 +54,7 @@ impl Axis {
         let small = labelled.iter().all(|mark| (-3..=3).contains(&mark.power));
         let label = |mark: &Mark| (mark.value(), if small { mark.plain() } else { mark.with_power() });
         let ticks: Vec<(f64, String)> = labelled.iter().step_by(every).map(label).collect();
-        // What lies between the labels, where there is room for it.
+        // Lines between the labels, if there is room for them.
         let minor = match powers.len() {
             5.. => &powers,
             _ => &all,
@@ -62,7 +62,7 @@ impl Axis {
         Axis { logarithmic: true, low, high, ticks, minor: minor.iter().map(Mark::value).collect() }
     }
 
-    /// Where `value` is: 0 at the axis' beginning, 1 at its end.
+    /// The position of `value`: 0 at the start of the axis, 1 at its end.
     pub fn place(&self, value: f64) -> f64 {
         match self.logarithmic {
             false => (value - self.low) / (self.high - self.low),
@@ -70,13 +70,13 @@ impl Axis {
         }
     }
 
-    /// Whether the axis has a place for `value`: not for 0 where it is logarithmic.
+    /// Whether the axis can show `value`; a logarithmic axis cannot show 0.
     pub fn has(&self, value: f64) -> bool {
         value.is_finite() && (!self.logarithmic || value > 0.0)
     }
 }
 
-/// Two different numbers around the two.
+/// The range, widened if it is a single number.
 fn widened(low: f64, high: f64) -> (f64, f64) {
     if high > low {
         return (low, high);
@@ -111,7 +111,7 @@ struct Mark {
 
 impl Mark {
     fn value(&self) -> f64 {
-        // As it is written: 1e-7 and not 10f64.powi(-7), which is another number.
+        // Parsed from the text 1e-7, because 10f64.powi(-7) is a different number.
         format!("{}e{}", self.digit, self.power).parse().expect("a number")
     }
 
@@ -156,9 +156,9 @@ mod tests {
         assert_eq!((axis.place(0.0), axis.place(1.0), axis.place(2.0)), (0.0, 0.5, 1.0));
         assert_eq!(labels(&Axis::linear(-0.2, 0.2, 4)), ["−0.2", "−0.1", "0.0", "0.1", "0.2"]);
         assert_eq!(labels(&Axis::linear(0.0, 30.0, 3)), ["0", "10", "20", "30"]);
-        // Six decimals where nothing else would tell the ends apart.
+        // Six decimals, because with fewer the labels would be equal.
         assert_eq!(labels(&Axis::linear(0.5, 0.500004, 4))[..2], ["0.500000", "0.500001"]);
-        // One value, and none but 0.
+        // A single value, and a single 0.
         assert_eq!(labels(&Axis::linear(50.0, 50.0, 5)), ["44", "46", "48", "50", "52", "54", "56"]);
         assert_eq!(labels(&Axis::linear(0.0, 0.0, 2)), ["0.0", "0.5", "1.0"]);
     }
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(labels(&Axis::logarithmic(2.5, 4.5, 8)), ["3", "4"]);
         assert_eq!(labels(&Axis::logarithmic(2.1, 2.2, 8)), ["2.10", "2.12", "2.14", "2.16", "2.18", "2.20"]);
         assert_eq!(labels(&Axis::logarithmic(2e5, 8e5, 8)), ["2·10⁵", "5·10⁵"]);
-        // A constant rate has an axis, too.
+        // A constant rate also has an axis.
         assert_eq!(labels(&Axis::logarithmic(0.1, 0.1, 8)), ["0.05", "0.1", "0.2"]);
         // Every third of many.
         assert_eq!(labels(&Axis::logarithmic(1e-20, 1.0, 8))[..2], ["10⁻²⁰", "10⁻¹⁷"]);

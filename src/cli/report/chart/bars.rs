@@ -1,4 +1,4 @@
-//! Shares as bars with their numbers.
+//! Shares as bars, with their values.
 
 use super::colour::{BLUE, Ink};
 use super::{Anchor, LETTERS, Scene, WIDTH, font};
@@ -13,7 +13,7 @@ pub struct Bar {
 
 const ROW: f64 = 22.0;
 
-/// Draws a bar for every share in percent, with its standard error, and a line where all of them together are.
+/// Draws a bar for every share in percent, with its standard error, and a line at the share of all together.
 ///
 /// The standard error of a share p of n is √(p (1 − p) / n).
 pub fn draw(title: &str, label: &str, bars: &[Bar]) -> Scene {

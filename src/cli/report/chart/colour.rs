@@ -1,22 +1,22 @@
-//! Colours that people who do not see all of them can tell apart.
+//! Colours that people with colour blindness can distinguish.
 
-/// What something is drawn with.
+/// The colour of a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ink {
-    /// The colour of text: dark, and light on a dark page.
+    /// The colour of text: dark on a light page, light on a dark page.
     Text,
-    /// Text and lines of second rank.
+    /// Less important text and lines.
     Muted,
     /// The lines of a grid.
     Grid,
     /// Always white.
     White,
-    /// A colour of its own, the same on every page.
+    /// A fixed colour, the same on every page.
     Colour([u8; 3]),
 }
 
 impl Ink {
-    /// Its name in the style sheet of a page, which may say another colour; none for what stays as it is.
+    /// Its name in the style sheet of a page, which may change the colour; `None` for a fixed colour.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Ink::Text => Some("text"),
@@ -38,7 +38,7 @@ impl Ink {
     }
 }
 
-/// Six colours of Okabe & Ito (2008): the yellow among their eight is hardly seen on white, their black is the text's.
+/// Six of the eight colours of Okabe & Ito (2008): their yellow is hard to see on white, their black is that of text.
 pub const BLUE: Ink = Ink::Colour([0x00, 0x72, 0xb2]);
 pub const VERMILLION: Ink = Ink::Colour([0xd5, 0x5e, 0x00]);
 const GREEN: Ink = Ink::Colour([0x00, 0x9e, 0x73]);
@@ -49,16 +49,16 @@ const SKY: Ink = Ink::Colour([0x56, 0xb4, 0xe9]);
 /// The colours of lines, in their order.
 const LINES: [Ink; 7] = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, Ink::Text];
 
-/// How many lines can be told apart: each colour without and with rings on it.
+/// The number of distinct lines: each colour without and with rings.
 pub const MOST: usize = 2 * LINES.len();
 
-/// The colour of the `i`-th line, and whether it has rings on it.
+/// The colour of the `i`-th line, and whether it has rings.
 pub fn of_line(i: usize) -> (Ink, bool) {
     (LINES[i % LINES.len()], i >= LINES.len())
 }
 
-/// Viridis (van der Walt & Smith 2015) at `share` of its way from dark violet to yellow, 0 to 1: as bright as the share
-/// is large, so that it can be read in grey as well. Linear between eleven of its 256 colours.
+/// Viridis (van der Walt & Smith 2015) at `share` of the way from dark violet to yellow, 0 to 1. The brightness grows with
+/// the share, so that a print in grey is readable too. Linear between eleven of its 256 colours.
 pub fn viridis(share: f64) -> [u8; 3] {
     const AT: [[u8; 3]; 11] = [
         [68, 1, 84],

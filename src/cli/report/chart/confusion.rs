@@ -1,14 +1,14 @@
 //! A confusion matrix.
 //!
-//! Right and wrong are on scales of their own, or the mistakes of a good network would all be white: a cell of the
-//! diagonal is as blue as the share of its class that is right, another one as red as it is large beside the largest
-//! mistake.
+//! Correct and wrong have separate colour scales; with a common one, all mistakes of a good network would be white. A cell
+//! of the diagonal is blue by the share of its class that is correct, any other cell is red by its size relative to the
+//! largest mistake.
 
 use super::colour::{BLUE, Ink, VERMILLION};
 use super::{Anchor, LETTERS, Scene, Shape, WIDTH, font};
 use ndarray::ArrayView2;
 
-/// More classes than this have no names and numbers.
+/// With more classes than this, names and numbers are left out.
 pub const WITH_NUMBERS: usize = 20;
 
 /// Draws the matrix of counts `[true class, predicted class]`.
@@ -35,18 +35,18 @@ pub fn draw(title: &str, classes: &[String], counts: ArrayView2<usize>) -> Scene
     if with_numbers {
         for ((row, column), &count) in counts.indexed_iter().filter(|&(_, &count)| count > 0) {
             let (x, y) = (left + side * column as f64, top + side * row as f64);
-            // Not quite full: the number on it has to be read.
+            // Not at full strength, so that the number on it is readable.
             let strength = 0.85 * strength(row, column);
             let (from, to) = (&classes[row], &classes[column]);
             let share = 100.0 * count as f64 / counts.row(row).sum() as f64;
             let note = match row == column {
-                true => format!("{from}: {count} right ({share:.1} %)"),
-                false => format!("{from} taken for {to}: {count} ({share:.1} %)"),
+                true => format!("{from}: {count} correct ({share:.1} %)"),
+                false => format!("{from} classified as {to}: {count} ({share:.1} %)"),
             };
             scene.rect([x, y], [side, side], ink(row, column), strength, Some(note));
             let text = count.to_string();
             let size = (0.9 * letters * side / font::width(&text, letters)).min(letters);
-            // White is read on blue sooner than on orange.
+            // White is more readable on blue than on orange.
             let dark = if row == column { 0.65 } else { 0.75 };
             let ink = if strength > dark { Ink::White } else { Ink::Text };
             let baseline = y + side / 2.0 + 0.36 * size;
@@ -107,7 +107,7 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(notes, ["cat: 7 right (70.0 %)", "cat taken for dog: 3 (30.0 %)", "dog: 4 right (100.0 %)"]);
+        assert_eq!(notes, ["cat: 7 correct (70.0 %)", "cat classified as dog: 3 (30.0 %)", "dog: 4 correct (100.0 %)"]);
         // The first row at the top, the second column to the right.
         let corner = |wanted: &str| {
             scene.shapes.iter().find_map(|shape| match shape {
@@ -115,7 +115,7 @@ mod tests {
                 _ => None,
             })
         };
-        let (cat, wrong, dog) = (corner("cat: ").unwrap(), corner("cat taken").unwrap(), corner("dog").unwrap());
+        let (cat, wrong, dog) = (corner("cat: ").unwrap(), corner("cat classified").unwrap(), corner("dog").unwrap());
         assert!(cat[1] == wrong[1] && cat[0] < wrong[0] && dog[0] == wrong[0] && dog[1] > wrong[1]);
     }
 

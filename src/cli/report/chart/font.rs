@@ -1,18 +1,18 @@
-//! How wide a text is, and the outlines of its letters.
+//! The width of a text, and the outlines of its letters.
 //!
-//! The font is inside the program ([`font/README.md`](../font/README.md)), so that a picture is the same on every
-//! machine. In an SVG the letters are those of whoever shows it; most fonts are narrower than this one.
+//! The font is embedded in the program ([`font/README.md`](../font/README.md)), so that a picture is the same on every
+//! machine. An SVG is shown in a font of the viewer; most fonts are narrower than this one.
 
 use std::sync::LazyLock;
 use ttf_parser::{Face, GlyphId};
 
 static FACE: LazyLock<Face> = LazyLock::new(|| {
     let bytes = include_bytes!("../font/DejaVuSans-subset.ttf");
-    Face::parse(bytes, 0).expect("the font inside the program is whole")
+    Face::parse(bytes, 0).expect("the embedded font is valid")
 });
 
-/// The glyph of every letter, and where it begins, in letters of `size`; the width of all of them. A letter that the
-/// font does not have is a box.
+/// The glyph of every letter and where it begins, in letters of `size`, and the total width. A letter that the font lacks
+/// is a box.
 pub fn glyphs(text: &str, size: f64) -> (Vec<(GlyphId, f64)>, f64) {
     let mut end = 0.0;
     let mut glyphs = Vec::new();
@@ -24,12 +24,12 @@ pub fn glyphs(text: &str, size: f64) -> (Vec<(GlyphId, f64)>, f64) {
     (glyphs, end)
 }
 
-/// How wide a text is in letters of `size`.
+/// The width of a text in letters of `size`.
 pub fn width(text: &str, size: f64) -> f64 {
     glyphs(text, size).1
 }
 
-/// The text, or as much of its beginning as fits into `width`, and `…`.
+/// The text, or as much of its beginning as fits into the width `most`, with `…`.
 pub fn shortened(text: &str, size: f64, most: f64) -> String {
     if width(text, size) <= most {
         return text.to_string();
@@ -46,7 +46,7 @@ pub fn shortened(text: &str, size: f64, most: f64) -> String {
 
 /// Draws the outline of a glyph with `pen`, in units of the font.
 pub fn outline(glyph: GlyphId, pen: &mut dyn ttf_parser::OutlineBuilder) {
-    // A space has none.
+    // A space has no outline.
     let _ = FACE.outline_glyph(glyph, pen);
 }
 

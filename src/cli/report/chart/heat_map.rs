@@ -1,7 +1,7 @@
 //! A number for every layer and epoch as a colour.
 //!
-//! Twenty lines in a chart can be told apart with some patience, fifty-six cannot: here each layer has a row of its
-//! own, the first at the top, whatever their number.
+//! Twenty lines in a chart can be distinguished with some patience, fifty-six cannot. Here each layer has its own row, the
+//! first at the top, for any number of layers.
 
 use super::axis::Axis;
 use super::colour::{Ink, viridis};
@@ -11,17 +11,17 @@ use ndarray::Array3;
 /// What a heat map shows.
 pub struct HeatMap<'a> {
     pub title: &'a str,
-    /// What the colours are.
+    /// The label of the colour scale.
     pub colour_label: &'a str,
     /// The names of the rows.
     pub rows: &'a [String],
-    /// `values[epoch][row]`; what is not above 0 has no colour.
+    /// `values[epoch][row]`; a value that is not above 0 is grey.
     pub values: &'a [Vec<Option<f64>>],
-    /// The smallest and the largest of the numbers the colours stand for.
+    /// The smallest and the largest value of the colour scale.
     pub range: [f64; 2],
 }
 
-/// The colour of what has no number.
+/// The colour of a missing value.
 const NONE: [u8; 3] = [0xb4, 0xb8, 0xbc];
 
 /// Draws the chart, its colours on a logarithmic scale.
@@ -46,7 +46,7 @@ pub fn draw(map: &HeatMap) -> Scene {
     });
     scene.shapes.push(Shape::Pixels { corner: [left, top], size: [right - left, height], pixels });
 
-    // As many names as there is room for, the last layer's among them.
+    // As many names as there is room for, including that of the last layer.
     let every = (letters * 1.1 / row_height).ceil().max(1.0) as usize;
     let has_room = |row: usize| row + 1 == rows || (row.is_multiple_of(every) && row + every < rows);
     for (row, name) in map.rows.iter().enumerate().filter(|(row, _)| has_room(*row)) {

@@ -1,4 +1,4 @@
-//! Numbers over epochs as lines.
+//! Values over epochs as lines.
 
 use super::axis::Axis;
 use super::colour::{self, Ink};
@@ -7,19 +7,19 @@ use super::{Anchor, LETTERS, Scene, Shape, WIDTH, font};
 /// What a chart of lines shows.
 pub struct Lines<'a> {
     pub title: &'a str,
-    /// What stands beside the vertical axis, with its unit.
+    /// The label of the vertical axis, with the unit.
     pub y_label: &'a str,
     pub y_axis: YAxis,
     pub series: Vec<Series>,
     /// Rings on lines.
     pub marks: Vec<Mark>,
-    /// What the rings are.
+    /// The meaning of the rings.
     pub ring: Option<String>,
-    /// What solid and dotted lines are, where there are both.
+    /// The meaning of solid and dotted lines, if there are both.
     pub styles: Option<[&'a str; 2]>,
 }
 
-/// What the vertical axis is like.
+/// The kind of the vertical axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum YAxis {
     /// From about the smallest to about the largest number.
@@ -32,7 +32,7 @@ pub enum YAxis {
 
 /// A line.
 pub struct Series {
-    /// What it is called; lines of the same name share a place in the legend, an empty name has none.
+    /// Its name. Lines with the same name share an entry in the legend; an empty name has no entry.
     pub name: String,
     /// The number of its run, which decides its colour.
     pub run: usize,
@@ -52,10 +52,10 @@ const LEGEND_LINE: f64 = 18.0;
 const SWATCH: f64 = 22.0;
 const RIGHT: f64 = WIDTH - 14.0;
 
-/// Lines with at most so many points have a dot on each.
+/// Lines with at most this many points have a dot on each point.
 const FEW: usize = 12;
 
-/// Draws the chart; `None` if there is not a single point on it.
+/// Draws the chart; `None` if it has no point.
 pub fn draw(chart: &Lines) -> Option<Scene> {
     let logarithmic = chart.y_axis == YAxis::Logarithmic;
     let shown = |&&[_, y]: &&[f64; 2]| y.is_finite() && (!logarithmic || y > 0.0);
@@ -67,7 +67,7 @@ pub fn draw(chart: &Lines) -> Option<Scene> {
     let y_axis = match chart.y_axis {
         YAxis::Linear => Axis::linear(low, high, 5),
         YAxis::FromZero => Axis::linear(0.0, high, 5),
-        // With some room: a twentieth of the way at both ends.
+        // With a margin of a twentieth at both ends.
         YAxis::Logarithmic => {
             let room = (high / low).powf(0.05);
             Axis::logarithmic(low / room, high * room, 8)
@@ -84,7 +84,7 @@ pub fn draw(chart: &Lines) -> Option<Scene> {
     let mut scene = Scene::new(chart.title, top + PLOT_HEIGHT + 44.0);
     entries.iter().for_each(|entry| entry.draw(&mut scene));
     plot.frame(&mut scene, chart.y_label);
-    // The dotted ones first: the others are what the chart is about.
+    // Dotted lines first, so that the more important solid ones are on top.
     for dotted in [true, false] {
         chart.series.iter().filter(|series| series.dotted == dotted).for_each(|series| plot.line(&mut scene, series));
     }
@@ -97,7 +97,7 @@ pub fn draw(chart: &Lines) -> Option<Scene> {
     Some(scene)
 }
 
-/// Where the lines are.
+/// The area of the lines.
 struct Plot {
     left: f64,
     top: f64,
@@ -143,7 +143,7 @@ impl Plot {
             scene.shapes.push(Shape::Line { points, ink, width: 2.0, dashed: series.dotted });
         }
         let dots = centres.len() <= FEW && !rings;
-        // Some twenty rings on a line.
+        // About twenty rings on a line.
         let every = if dots { 1 } else { centres.len().div_ceil(20) };
         if dots || rings {
             for centre in centres.into_iter().step_by(every) {
@@ -154,7 +154,7 @@ impl Plot {
     }
 }
 
-/// A place in the legend.
+/// An entry of the legend.
 struct Entry {
     sample: Sample,
     text: String,
@@ -162,7 +162,7 @@ struct Entry {
     left: f64,
 }
 
-/// What stands before the text.
+/// The sample before the text.
 #[derive(Clone, Copy)]
 enum Sample {
     Line { run: usize },
@@ -170,7 +170,7 @@ enum Sample {
     Style { dotted: bool },
 }
 
-/// The legend, broken into lines; none for a single line that the title names.
+/// The legend, broken into lines; empty for a single line that the title names.
 fn legend(chart: &Lines) -> Vec<Entry> {
     let mut wanted: Vec<(Sample, String)> = Vec::new();
     for series in chart.series.iter().filter(|series| !series.points.is_empty()) {

@@ -16,7 +16,7 @@ pub fn draw(scene: &Scene) -> Array3<u8> {
     let mut canvas = Pixmap::new(side(WIDTH), side(scene.height)).expect("a chart has a size");
     canvas.fill(Color::WHITE);
     scene.shapes.iter().for_each(|shape| draw_shape(shape, &mut canvas));
-    // Nothing of it is transparent, so that its colours are as they are.
+    // Nothing is transparent, so the premultiplied colours are the colours themselves.
     let bytes = canvas.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
     Array3::from_shape_vec((canvas.height() as usize, canvas.width() as usize, 3), bytes).expect("three bytes a pixel")
 }
@@ -58,7 +58,7 @@ fn draw_shape(shape: &Shape, canvas: &mut Pixmap) {
             let place = turn.post_translate(*x as f32, *y as f32).post_concat(scale);
             let path = outlines(&glyphs, before, *size);
             if *bold {
-                // The font has no bold letters: a line around each makes them so.
+                // The font has no bold letters: a line around each letter makes it bold.
                 let line = Stroke { width: 0.04 * *size as f32, ..Stroke::default() };
                 path.iter().for_each(|path| canvas.stroke_path(path, &paint(*ink, 1.0), &line, place, None));
             }
@@ -99,7 +99,7 @@ fn stroke(path: Option<Path>, ink: Ink, width: f64, dash: Option<StrokeDash>, ca
     }
 }
 
-/// The outlines of all letters, `before` of them left of the origin, the baseline through it.
+/// The outlines of all letters: the width `before` is left of the origin, and the baseline goes through the origin.
 fn outlines(glyphs: &[(ttf_parser::GlyphId, f64)], before: f64, size: f64) -> Option<Path> {
     let mut path = PathBuilder::new();
     for &(glyph, start) in glyphs {
@@ -166,7 +166,7 @@ mod tests {
         let (white, blue, vermillion) = ([255; 3], BLUE.on_white(), VERMILLION.on_white());
         assert_eq!([at(20, 40), at(79, 49), at(19, 40), at(80, 40), at(20, 50)], [blue, blue, white, white, white]);
         assert_eq!([at(300, 16), at(300, 23), at(300, 15), at(300, 24)], [vermillion, vermillion, white, white]);
-        // Two pixels become two rectangles, not a slope.
+        // Two pixels become two rectangles, not a gradient.
         assert_eq!([at(600, 0), at(639, 39), at(640, 0), at(679, 39)], [[1, 2, 3], [1, 2, 3], [4, 5, 6], [4, 5, 6]]);
     }
 

@@ -1,18 +1,18 @@
 //! A scene as SVG.
 //!
-//! Colours are said twice: as attributes, for a page of its own on white, and as classes (`text`, `muted`, `grid`),
-//! with which a style sheet around it can say others.
+//! Colours are written twice: as attributes, for a separate file on white, and as classes (`text`, `muted`, `grid`), so that
+//! the style sheet of a page can change them.
 
 use super::{Anchor, Scene, Shape, WIDTH, colour::Ink};
 use crate::cli::report::markup::{Markup, element};
 use crate::cli::report::png;
 
-/// The scene as a part of a page of HTML.
+/// The scene as a part of an HTML page.
 pub fn inline(scene: &Scene) -> Markup {
     draw(scene, &[], Markup::new())
 }
 
-/// The scene as a file of its own, on white.
+/// The scene as a separate file, on white.
 pub fn document(scene: &Scene) -> Markup {
     let mut document = Markup::written_here("<!-- resnet report -->\n");
     let white = element("rect", &[("width", "100%"), ("height", "100%"), ("fill", "#ffffff")], "");
@@ -100,7 +100,7 @@ fn draw_shape(shape: &Shape) -> Markup {
     }
 }
 
-/// An element whose `property`, fill or stroke, is of this ink.
+/// An element whose `property`, fill or stroke, has the colour `ink`.
 fn painted(
     name: &'static str,
     attributes: &[(&'static str, &str)],
@@ -117,7 +117,7 @@ fn painted(
     element(name, &attributes, content)
 }
 
-/// Two decimals at most.
+/// At most two decimals.
 fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
