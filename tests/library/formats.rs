@@ -221,17 +221,17 @@ fn archives_that_claim_more_than_they_hold_are_refused() {
     // A member of 100 MB of zeros in 100 kB that says it is an array of ten bytes: refused by its header.
     let bomb = archive_as(CompressionMethod::Deflated, &[("a.npy", &npy_of("10,", &vec![0; 100_000_000]))]);
     assert!(bomb.len() < 110_000);
-    refused(&bomb, "expected the numbers of [10] uint8, 10 bytes, found 100000000 bytes");
+    refused(&bomb, "expected the elements of [10] uint8, 10 bytes, found 100000000 bytes");
     // And before it is unpacked: otherwise damage further behind would be what is complained about.
     let mut damaged = bomb.clone();
     damaged[bomb.len() / 2..][..100].fill(0xff);
-    refused(&damaged, "expected the numbers of [10] uint8, 10 bytes, found 100000000 bytes");
+    refused(&damaged, "expected the elements of [10] uint8, 10 bytes, found 100000000 bytes");
 
     // A directory that claims four gigabytes, for a stored and for a deflated member.
     let directory = |bytes: &[u8]| find(bytes, b"PK\x01\x02", 0);
     for (method, expected) in [
-        (CompressionMethod::Stored, "found a claim of 4294967294"),
-        (CompressionMethod::Deflated, "found a claim of 4294967294"),
+        (CompressionMethod::Stored, "found a claimed size of 4294967294"),
+        (CompressionMethod::Deflated, "found a claimed size of 4294967294"),
     ] {
         let mut bytes = archive_as(method, &[("a.npy", &npy_of("4294967200,", &[7; 50]))]);
         let at = directory(&bytes) + 24;
@@ -262,7 +262,7 @@ fn archives_that_claim_more_than_they_hold_are_refused() {
     bytes.extend(start.to_le_bytes());
     bytes.extend([1, 0, 0, 0]);
     bytes.extend(b"PK\x05\x06\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00");
-    refused(&bytes, "expected a zip archive of at most 1 members, found a claim of 1000000000");
+    refused(&bytes, "expected a zip archive of at most 1 members, found a claimed number of 1000000000");
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn tensors_that_leave_their_storage_are_refused() {
         Described { offset: "18446744073709551615", ..GOOD },
         Described { offset: "12", shape: &[], strides: &[], ..GOOD },
     ] {
-        refused(&described.checkpoint(&storage), "expected a tensor inside its storage of 12 numbers");
+        refused(&described.checkpoint(&storage), "expected a tensor inside its storage of 12 elements");
     }
     for (described, expected) in [
         (Described { offset: "-1", ..GOOD }, "expected a size, found the number -1"),
@@ -493,14 +493,14 @@ fn nothing_is_run() {
     refused(&checkpoint(b"}S'epoch'\nI7\ns.", &[]), "found no tensor: epoch (the number 7)");
     // Bombs of sharing, self-reference, depth: as the pickle reader refuses them.
     let pairs = b"h\x00\x86q\x00".repeat(60);
-    refused(&checkpoint(&[&b")q\x00"[..], &pairs, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(&[&b")q\x00"[..], &pairs, b"."].concat(), &[]), "values with shared ones expanded");
     refused(&checkpoint(b"]q\x00h\x00\x85ah\x00\x86.", &[]), "contains itself");
     refused(&checkpoint(&[&b")"[..], &[0x85; 100_000], b"."].concat(), &[]), "nest more than 64 deep");
     // The same of lists and dicts, through the numbers of the memo, and a tuple that holds itself through a dict.
     let lists = b"0](h\x00h\x00eq\x00".repeat(60);
-    refused(&checkpoint(&[&b"]q\x00"[..], &lists, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(&[&b"]q\x00"[..], &lists, b"."].concat(), &[]), "values with shared ones expanded");
     let dicts = b"0}(K\x00j\xff\xff\xff\xffK\x01j\xff\xff\xff\xffur\xff\xff\xff\xff".repeat(60);
-    refused(&checkpoint(&[&b"}r\xff\xff\xff\xff"[..], &dicts, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(&[&b"}r\xff\xff\xff\xff"[..], &dicts, b"."].concat(), &[]), "values with shared ones expanded");
     refused(&checkpoint(b"}q\x00Va\nh\x00\x85s.", &[]), "contains itself");
     refused(&checkpoint(&[b"N0".repeat(1 << 20), b"}.".to_vec()].concat(), &[]), "more than 2097152 opcodes");
     refused(&checkpoint(b"j\xff\xff\xff\xff.", &[]), "is fetched before it is stored");
@@ -581,7 +581,7 @@ fn the_older_format_is_checked_as_strictly() {
         (old(&object, b"}", &[]), "expected a list"),
         (
             old(&dict(&[("w", GOOD.pickle()), ("v", Described { class: "IntStorage", ..GOOD }.pickle())]), keys, &[]),
-            "expected one number type of the storage \"0\", found two",
+            "expected one element type of the storage \"0\", found two",
         ),
     ] {
         refused(&bytes, expected);
