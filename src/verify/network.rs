@@ -336,7 +336,7 @@ impl Point {
         let (logits, cache) = model.forward(&images, check.mode)?;
         let (program, mut record) = (Program::of_network(&model), Record::default());
         let own = forward(&program, &images, check.mode, &mut record)?;
-        assert!(own.iter().eq(&logits), "the program gives the logits of its network, bit for bit");
+        assert!(own.iter().eq(&logits), "the program's logits are bit-identical to its network's");
         let dy = draw.real(logits.dim());
         let (dx, gradients) = model.backward(&dy, cache)?;
         let flat = |values: ndarray::ArrayViewD<f64>| values.iter().copied().collect::<Vec<f64>>();

@@ -110,7 +110,7 @@ fn every_fifth_picture_of_a_class_is_held_out() {
     // 14 pictures of 20x20 pixels and three bytes.
     let within = |memory: u64| open(&folder.path("set"), 20, Some(memory));
     let refused = within(16_799).unwrap_err().to_string();
-    assert!(refused.contains("the images take 16800 bytes as 20x20 pixels, and 16799 are available"), "{refused}");
+    assert!(refused.contains("the images take 16800 bytes as 20x20 pixels, but only 16799 are available"), "{refused}");
     assert!(within(16_800).is_ok());
     let note = "no test/ or val/: every fifth image of each class, 3 in all, is held out for testing";
     assert_eq!(info["notes"], serde_json::json!([note]));

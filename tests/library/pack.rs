@@ -130,7 +130,7 @@ fn a_pack_is_written_and_judges() {
     }
     assert_eq!(written.files, count + 3); // the index, the README, pytorch.py
 
-    // Both formats hold the same tensors, and in float32 the inputs are the same numbers.
+    // Both formats contain the same tensors, and in float32 the inputs have the same values.
     let read = |name: &str| formats::read(&pack.join(name)).unwrap();
     let (npz, safetensors) = (read("float64/conv2d-3x3.out.npz"), read("float64/conv2d-3x3.out.safetensors"));
     assert!(npz.iter().eq(safetensors.iter()));

@@ -60,7 +60,7 @@ pub fn measured<T>(read: impl FnOnce() -> T) -> (T, usize) {
 /// `read()`, which may not have more than `most` bytes allocated at once.
 fn within<T>(most: usize, read: impl FnOnce() -> T) -> T {
     let (result, peak) = measured(read);
-    assert!(peak <= most, "{peak} bytes were asked for at once, at most {most} are allowed");
+    assert!(peak <= most, "{peak} bytes were allocated at once, expected at most {most}");
     let share = peak * 100 / most;
     if share >= SHARE.load(Relaxed) + 5 {
         SHARE.store(share, Relaxed);
