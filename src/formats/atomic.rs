@@ -24,7 +24,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     result
 }
 
-/// The last step of [`write`]: renames `temporary`, complete and synced to disk, to `path` in the same folder.
+/// The last step of [`write()`]: renames `temporary`, complete and synced to disk, to `path` in the same folder.
 ///
 /// # Errors
 /// If the folder cannot be written to, or `path` is a folder.

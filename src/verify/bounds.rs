@@ -18,7 +18,7 @@
 //! to 1 ulp, that is 2u relative. Underflow is ignored: no test comes near it.
 //!
 //! The comparison is between a layer in `f32` and the same layer in `f64` on the same inputs, widened exactly. The error of
-//! `f64` itself is smaller by a factor of 2⁻²⁹, which [`SECOND_ORDER`] covers, too.
+//! `f64` itself is smaller by a factor of 2²⁹, which [`SECOND_ORDER`] covers, too.
 //!
 //! ```
 //! use resnet_by_hand::verify::bounds::gamma;
