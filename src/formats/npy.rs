@@ -10,7 +10,7 @@
 //!
 //! Read: float16, float32, float64, int32, int64, uint8 and bool, in both orders of axes and of bytes, stored or
 //! deflated. Written: the types of [`Values`], row by row, little-endian, stored, as version 1.0. The elements must
-//! fill the rest of the file exactly, so nothing is allocated beyond the size of the file; for a deflated member
+//! fill the rest of the file exactly, so nothing is allocated for elements that it does not contain; for a deflated member
 //! `formats/archive.rs` bounds the size.
 //!
 //! The header is a Python literal. A parser for this one form reads it, not a crate: `npyz` and `ndarray-npy` both

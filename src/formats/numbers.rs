@@ -73,8 +73,8 @@ pub(super) struct Placed<'a> {
 
 /// The tensor in `bytes`; `None` if it is not inside them.
 ///
-/// It takes as much memory as its shape requires. The caller has bounded that: without strides of 0 it is at most the size
-/// of `bytes`.
+/// It takes as much memory as its shape requires. The caller has bounded that: without strides of 0 it is proportional to
+/// the size of `bytes`.
 pub(super) fn read(bytes: &[u8], placed: &Placed) -> Option<Tensor> {
     let (len, extent) = extent(placed.offset, placed.shape, placed.strides)?;
     if extent > bytes.len() / placed.dtype.size() || placed.shape.len() != placed.strides.len() {

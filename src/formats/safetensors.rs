@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Read: F16, BF16, F32, F64, I32, I64, U8 and BOOL. The crate `safetensors` checks that the offsets cover the rest of
-//! the file exactly, so nothing is allocated beyond the size of the file.
+//! the file exactly, so nothing is allocated for elements that it does not contain.
 //!
 //! The format sorts tensors by type and name. If our order is different, the metadata entry [`ORDER`] lists
 //! the names in that order, and reading restores it; a list that does not name exactly the tensors of the file is
