@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Two builds of `resnet` against each other, on the same machine in the same hour.
+"""Compares two builds of `resnet` on the same machine in the same hour.
 
     python benches/against_binary.py OLD NEW [--rounds 15] [--row NAME ...]
 
 OLD and NEW are paths of release binaries. Each row is measured in turn, OLD NEW OLD NEW ..., with `resnet bench --json`; a round
-gives the ratio of the two images/s, so a machine whose speed drifts does not matter. Printed are the median of the ratios, their
-quartiles, and the peak memory of both. Above 1: NEW is faster. Run it on a machine that does nothing else.
+gives the ratio of the two images/s, so a drift of the machine's speed does not matter. It prints the median of the ratios,
+their quartiles, and the peak memory of both. Above 1 means that NEW is faster. Run it on an otherwise idle machine.
 """
 
 import argparse

@@ -1,27 +1,27 @@
 #!/usr/bin/env python3
-"""This crate against PyTorch, on the same machine, in alternation.
+"""Compares this crate with PyTorch on the same machine, in alternation.
 
     python benches/against_pytorch.py --all --json-out results.json
     python benches/against_pytorch.py --row train-resnet20 --row threads-resnet20 --no-bf16
 
 needs torch and torchvision in that Python, and cargo; builds the command `resnet` in release mode first and measures it
-with `resnet bench`. Run it on a machine that does nothing else: the script prints the load it found. `--all` takes about
-half an hour without bf16, and with it longer than one likes where the processor has no instructions for it.
+with `resnet bench`. Run it on an otherwise idle machine: the script prints the load it found. `--all` takes about
+half an hour without bf16, and with it far longer if the processor has no instructions for it.
 
 What is compared. Training: full steps (forward in train mode, cross-entropy, running statistics, backward, SGD with lr
 0.1, momentum 0.9, weight decay 1e-4) on one fixed batch of noise. Evaluation: predictions in evaluation mode, PyTorch
-under inference_mode, on 10,000 images of 32x32 or some of 224x224, in batches of the size that suits each side best where
-the row leaves the choice. Columns: this crate; PyTorch with contiguous tensors; PyTorch channels_last; for training also
+under inference_mode, on 10,000 images of 32x32 or some of 224x224, in batches of the size that is fastest for each side unless
+the row fixes it. Columns: this crate; PyTorch with contiguous tensors; PyTorch channels_last; for training also
 PyTorch channels_last under bf16 autocast, which computes with 8 bits of mantissa, one round of few steps. The networks
-are the same: the numbers of their parameters are compared before anything is timed.
+are the same: the script compares their parameter counts before it measures anything.
 
-How. Every measurement is a process of its own (so that its peak memory is its own), and the variants take turns,
-A B C A B C ..., so that a slow minute of the machine hits all of them. A process does two steps that are not counted, one
-for bf16, then at least three that are; its rate is that of the median step. The table gives medians over the rounds. A
+How. Every measurement is a separate process (so that its peak memory is its own), and the variants take turns,
+A B C A B C ..., so that a slow minute of the machine affects all of them. A process does two warm-up steps, one
+for bf16, then at least three measured ones; its rate is that of the median step. The table gives medians over the rounds. A
 ratio is taken within a round, between neighbours in time, and against the PyTorch float32 format with the higher median;
-its median is given with the lowest and the highest. Operations are counted as those of direct convolution for everyone,
+its median is given with the lowest and the highest. Operations are counted as those of direct convolution for both sides,
 three passes in training; the peak is what `resnet bench` measures with chains of multiply-adds. Memory is the peak of the
-process, the libraries included, and its ratio is to the float32 format that needs less.
+process, the libraries included, and its ratio is to the float32 format that needs less memory.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def build_module(name, classes):
 
 
 def peak_memory():
-    """Of this process, in bytes. Not ru_maxrss where it can be avoided: that counts the parent before exec too."""
+    """Peak memory of this process in bytes. Avoids ru_maxrss if possible: that also counts the parent before exec."""
     try:
         with open("/proc/self/status") as f:
             return 1024 * int(next(line for line in f if line.startswith("VmHWM:")).split()[1])
@@ -171,7 +171,7 @@ def pytorch(job):
         times.append(time.perf_counter() - begun)
     if not math.isfinite(result):
         raise SystemExit(f"the result became {result}: such a step need not cost what a real one does")
-    # Of an even number the later of the two in the middle, as `resnet bench`.
+    # For an even number the later of the two in the middle, as in `resnet bench`.
     median = sorted(times)[len(times) // 2]
     print(json.dumps(dict(images_per_second=batch / median, median_step_seconds=median, steps=len(times),
                           best_step_seconds=min(times), worst_step_seconds=max(times), batch_size=batch,
@@ -208,7 +208,7 @@ def build():
 
 
 def run(command, threads, timeout=None):
-    """The JSON a child process prints; None where it takes too long."""
+    """The JSON that a child process prints; None if it takes too long."""
     names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"]
     environment = dict(os.environ, **{name: str(threads) for name in names})
     try:
@@ -225,7 +225,7 @@ def python(kind, job):
 
 
 def check_parameters(executable, rows):
-    """Refuses to compare different networks. Returns the versions of PyTorch."""
+    """Fails if the networks are different. Returns the versions of PyTorch."""
     jobs = sorted({(row.model, row.classes) for row in rows})
     torch = run(python("count", jobs), 1)
     for (model, classes), theirs in zip(jobs, torch["counts"]):
@@ -242,7 +242,7 @@ class Bench:
         self.args, self.executable = args, executable
 
     def measure(self, row, variant, batch, threads=None, seconds=None):
-        """One process. `seconds`: less than usual, for choosing a batch size."""
+        """Runs one process. `seconds`: less than usual, for choosing a batch size."""
         args, trial = self.args, seconds is not None
         threads = args.threads if threads is None else threads
         steps = args.steps

@@ -1,8 +1,8 @@
 //! Single layers: `cargo bench --manifest-path benches/Cargo.toml`, with `-- "conv2d/3x3 16@32x32"` for some of them.
 //!
 //! Every convolution is measured in its three directions with every algorithm that can compute its shape, except the
-//! definition. Criterion's `elem` are operations, two for each multiply-add of direct convolution, or numbers of x for the
-//! other layers. On all threads, as in training; the loader on one, as there too.
+//! definition. Criterion's `elem` are operations, two for each multiply-add of direct convolution, or elements of x for
+//! the other layers. All threads are used, as in training; the loader uses one, also as in training.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ndarray::{Array1, Array4};
@@ -74,7 +74,7 @@ fn conv2d(c: &mut Criterion) {
         group.throughput(Throughput::Elements(operations as u64));
         for (name, algorithm) in Algorithm::ALL {
             let engine = Engine::new(algorithm);
-            // `auto` is one of the others, and so is what replaces an algorithm that cannot compute this shape.
+            // `auto` is one of the others, and so is the algorithm that replaces one that cannot compute this shape.
             if engine.algorithm_for(&conv, x_shape).unwrap() != algorithm {
                 continue;
             }
@@ -94,7 +94,7 @@ fn conv2d(c: &mut Criterion) {
     }
 }
 
-/// The widest activations of ResNet-20 and of ResNet-18 behind the CIFAR stem.
+/// The widest activations of ResNet-20 and of ResNet-18 after the CIFAR stem.
 const ACTIVATIONS: [[usize; 4]; 2] = [[128, 32, 32, 16], [64, 32, 32, 64]];
 
 fn title(layer: &str, [n, h, w, channels]: [usize; 4]) -> String {
@@ -130,7 +130,7 @@ fn relu(c: &mut Criterion) {
 }
 
 fn max_pool(c: &mut Criterion) {
-    // The ImageNet stem's, and the one that keeps the size behind the 7x7 stem for small images.
+    // The ImageNet stem's, and the one that keeps the size after the 7x7 stem for small images.
     for (shape, stride) in [([8, 112, 112, 64], 2), ([64, 32, 32, 64], 1)] {
         let pool = MaxPool2d::new([3, 3], [stride; 2], [1, 1]);
         let (x, dy) = (noise(shape), noise(pool.output_shape(&shape).unwrap()));

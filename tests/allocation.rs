@@ -1,4 +1,4 @@
-//! A training step after the first asks the allocator for nothing large.
+//! A training step after the first requests no large memory from the allocator.
 
 use ndarray::Array4;
 use resnet_by_hand::engine::Engine;
@@ -37,8 +37,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// On one thread: with several, how many work spaces are wanted at once depends on who steals what, so that a later step
-/// may ask for one more.
+/// On one thread: with several, the number of work spaces in use at once depends on work stealing, so a later step may
+/// need one more.
 #[test]
 fn steps_after_the_first_allocate_nothing_large() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();

@@ -15,11 +15,11 @@
 //!
 //! The padding is black *before* normalization, as in torchvision's `RandomCrop` of an image: after it, padded pixels
 //! are (0 − mean)/std, about −2, not 0. (Padding the normalized image with 0 would pad with the mean colour instead:
-//! a different recipe, which looks the same in the code.) Flipping after the crop is torchvision's order too; as top
+//! a different recipe, which looks almost the same in code.) Flipping after the crop is torchvision's order, too; as top
 //! and left are uniform, the other order gives the same distribution.
 //!
-//! *Cutout* (DeVries & Taylor 2017, arXiv 1708.04552) then hides a square of side L of every image, so that the network has
-//! to know a frog by more than its eyes:
+//! *Cutout* (DeVries & Taylor 2017, arXiv 1708.04552) then hides a square of side L of every image, so that the network
+//! cannot rely on one detail alone, such as the eyes of a frog:
 //!
 //! ```text
 //! y[i, j] = 0     for i − r + L/2 and j − s + L/2 in 0..L, with a random pixel (r, s) of the image (L/2 rounded down)
@@ -28,7 +28,7 @@
 //! The middle of the square is inside the image, the square need not be. 0 *after* normalization is the mean colour, as in
 //! the authors' code.
 //!
-//! A [`Variant`] depends on (seed, epoch, index of the image) and nothing else; the crop is written straight into the
+//! A [`Variant`] depends only on (seed, epoch, index of the image); the crop is written directly into the
 //! batch through the [`NormalizationTable`], without a padded copy.
 
 use super::{NormalizationTable, below};
@@ -36,27 +36,27 @@ use crate::Scalar;
 use crate::rng::{Purpose, stream};
 use std::ops::Range;
 
-/// Which random variants of an image are made.
+/// Which random variants of an image are generated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Augmentation {
     /// P: pixels of black added on each side before a window of the original size is cut out.
     pub crop_padding: usize,
     /// Whether half of the images are mirrored left to right.
     pub flip: bool,
-    /// L: side of the square that is hidden; 0 hides nothing.
+    /// L: side of the hidden square; 0 hides nothing.
     pub cutout: usize,
 }
 
 impl Augmentation {
-    /// Every image as it is.
+    /// Every image unchanged.
     pub const NONE: Augmentation = Augmentation { crop_padding: 0, flip: false, cutout: 0 };
     /// The recipe of the paper: padding 4 and flips.
     pub const STANDARD: Augmentation = Augmentation { crop_padding: 4, flip: true, cutout: 0 };
 
     /// The variant in `epoch` of image `index`, which has `height` x `width` pixels.
     ///
-    /// Independent draws, in the order top, left, flip, r, s; they are made whatever is switched on, so an image's
-    /// flips do not change when crops are switched off.
+    /// Independent draws, in the order top, left, flip, r, s. All are always drawn, so an image's flips do not change when
+    /// crops are switched off.
     pub fn variant(&self, seed: u64, epoch: u64, index: usize, [height, width]: [usize; 2]) -> Variant {
         let mut rng = stream(seed, Purpose::Augment, &[epoch, index as u64]);
         let offsets = 2 * self.crop_padding as u64 + 1;
@@ -80,21 +80,21 @@ pub struct Variant {
     pub left: usize,
     /// Whether the window is mirrored left to right.
     pub flip: bool,
-    /// What is hidden of it.
+    /// The hidden square, if any.
     pub hole: Option<Hole>,
 }
 
 /// A square of an image, part of which may lie outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hole {
-    /// (r, s): the pixel in its middle, below and right of it if the side is even.
+    /// (r, s): the pixel in its middle, or below and to the right of the middle if the side is even.
     pub middle: [usize; 2],
     /// L.
     pub side: usize,
 }
 
 impl Hole {
-    /// The rows (axis 0) or columns (axis 1) it has of an image with so many of them.
+    /// Its rows (axis 0) or columns (axis 1) in an image with this many of them.
     fn range(&self, axis: usize, len: usize) -> Range<usize> {
         let end = (self.middle[axis] + self.side).saturating_sub(self.side / 2);
         self.middle[axis].saturating_sub(self.side / 2)..end.min(len)
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_window_and_its_mirror_image_equal_the_naive_ones() {
-        // Height, width and padding differ; the largest padding leaves windows that see nothing of the image.
+        // Height, width and padding differ; the largest padding leaves windows that contain nothing of the image.
         let table = Normalization::CIFAR10.table::<f64>();
         for (h, w, padding) in [(5, 7, 2), (3, 2, 4), (4, 4, 0)] {
             let image = counting(1, h, w).image(0).to_owned();
@@ -245,7 +245,7 @@ mod tests {
         }
     }
 
-    /// A seed means these windows, whatever version of whatever crate is compiled in.
+    /// A seed determines these windows, in every version of every crate that is compiled in.
     #[test]
     fn seed_1_means_these_windows() {
         let cutout = Augmentation { cutout: 8, ..Augmentation::STANDARD };

@@ -1,8 +1,8 @@
 //! What CIFAR-10 and CIFAR-100 have in common: folders and archives of files that hold labels and images.
 //!
-//! A [`Published`] says how one of them is laid out; everything else is the same code for both. In the binary layout a
-//! file is a row of records, `label_bytes` labels, of which the last counts, and three planes; in the python layout it is
-//! a pickled dict ([`python`]).
+//! A [`Published`] describes the layout of one of them; all other code is shared. In the binary layout a file is a sequence
+//! of records: `label_bytes` labels, of which the last is used, and three planes. In the python layout it is a pickled
+//! dict ([`python`]).
 
 use super::{Dataset, Splits};
 use crate::{Error, Result};
@@ -27,13 +27,13 @@ const NAMES_BYTES: u64 = 1 << 16;
 /// How a data set is published.
 pub(super) struct Published {
     pub name: &'static str,
-    /// By [`Layout`], as what follows is.
+    /// By [`Layout`], like the next field.
     pub folders: [&'static str; 2],
     pub archives: [&'static str; 2],
     /// The files of images, as the python folder names them (the binary ones end in `.bin`), and how many batches of
     /// images each has. The last is the test set.
     pub files: &'static [(&'static str, usize)],
-    /// All files, in words.
+    /// A description of all files, for messages.
     pub all_files: &'static str,
     /// Labels of a binary record; the last one is used.
     pub label_bytes: usize,
@@ -44,9 +44,9 @@ pub(super) struct Published {
     pub classes: usize,
 }
 
-/// Where the names of the classes are.
+/// Where the names of the classes come from.
 pub(super) enum ClassNames {
-    /// Here.
+    /// Listed here.
     Known(&'static [&'static str]),
     /// In one more file: lines of text, or a pickled dict with a list under `key`.
     File {
@@ -67,7 +67,7 @@ impl Layout {
     const ALL: [Layout; 2] = [Layout::Binary, Layout::Python];
 }
 
-/// What one of the files holds.
+/// The content of one of the files.
 #[derive(Clone, Debug)]
 enum Part {
     Images(Images),
@@ -83,7 +83,7 @@ impl Published {
         self.archives[layout as usize]
     }
 
-    /// How many files there are: those of images, and perhaps one of names.
+    /// The number of files: those of images, and perhaps one of names.
     fn parts(&self) -> usize {
         self.files.len() + usize::from(matches!(self.class_names, ClassNames::File { .. }))
     }
@@ -108,7 +108,7 @@ impl Published {
         Layout::ALL.into_iter().find_map(|layout| Some((layout, self.all(layout).position(|file| file == name)?)))
     }
 
-    /// Where it can be, for a message.
+    /// The places where it can be, for a message.
     pub fn where_it_is(&self) -> String {
         let names = Layout::ALL.map(|layout| format!("{}/, {}", self.folder(layout), self.archive(layout)));
         format!(
@@ -129,7 +129,7 @@ impl Published {
         self.files.get(part).map_or(0, |(_, batches)| batches * images)
     }
 
-    /// The most bytes that a file can have.
+    /// The largest size of a file in bytes.
     fn most(&self, layout: Layout, part: usize, images: usize) -> u64 {
         let images = self.images(part, images);
         match layout {
@@ -140,7 +140,7 @@ impl Published {
         }
     }
 
-    /// Refuses a file of `size` bytes that cannot be this one, before it is read.
+    /// Rejects a file of `size` bytes that cannot be this one, before it is read.
     pub fn check_size(&self, layout: Layout, part: usize, path: &Path, size: u64, images: usize) -> Result<()> {
         let most = self.most(layout, part, images);
         let images = self.images(part, images);
@@ -161,7 +161,7 @@ impl Published {
         }
     }
 
-    /// What the bytes of a file say.
+    /// Parses the bytes of a file.
     fn read(&self, layout: Layout, part: usize, path: &Path, bytes: &[u8], images: usize) -> Result<Part> {
         self.check_size(layout, part, path, bytes.len() as u64, images)?;
         match (layout, &self.class_names) {
@@ -179,7 +179,7 @@ impl Published {
         }
     }
 
-    /// Reads whole records; `start` is where `bytes` stand in the file, for errors.
+    /// Reads whole records; `start` is the offset of `bytes` in the file, for errors.
     pub fn read_records(&self, path: &Path, bytes: &[u8], start: usize) -> Result<Images> {
         let length = self.record_bytes();
         let mut images = Images::with_capacity(bytes.len() / length);
@@ -206,7 +206,7 @@ impl Published {
         }
     }
 
-    /// The names in a text file, one a line.
+    /// The names in a text file, one per line.
     fn read_names(&self, path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let message = "expected text in UTF-8 with the name of a class in each line";
@@ -224,7 +224,7 @@ impl Published {
         Ok(names)
     }
 
-    /// The names of the classes, if they are in no file.
+    /// The names of the classes, if no file contains them.
     pub fn known_names(&self) -> Vec<String> {
         match self.class_names {
             ClassNames::Known(names) => names.iter().map(|name| name.to_string()).collect(),
@@ -261,7 +261,7 @@ impl Published {
     }
 
     fn load_folder(&self, folder: &Path, layout: Layout, images: usize) -> Result<Splits> {
-        // All of them first: a missing one should not be noticed after a minute of reading.
+        // Look for all files first, so that a missing one is reported before a minute of reading.
         let missing: Vec<String> = self.all(layout).filter(|file| !folder.join(file).is_file()).collect();
         if !missing.is_empty() {
             return Err(self.missing(folder, &missing, &list(folder)?));
@@ -289,8 +289,8 @@ impl Published {
     }
 }
 
-/// The one of `sets` that is at `path`, with `images` images in a batch (so that tests need not write 180 MB); `None` for
-/// a folder that has none of them in it.
+/// Loads the one of `sets` that is at `path`, with `images` images in a batch (so that tests need not write 180 MB); `None`
+/// for a folder that contains none of them.
 pub(super) fn load<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Result<Option<(Splits, &'a Published)>> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
     if !metadata.is_dir() {
@@ -316,7 +316,7 @@ pub(super) fn load<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Re
     Ok(None)
 }
 
-/// [`load`] of one set, and nothing else will do.
+/// [`load`] for one set; anything else is an error.
 pub(super) fn load_only(path: &Path, set: &Published, images: usize) -> Result<Splits> {
     match load(path, &[set], images)? {
         Some((splits, _)) => Ok(splits),
@@ -341,7 +341,7 @@ pub(super) fn list(folder: &Path) -> Result<String> {
     })
 }
 
-/// Reads `size` bytes, which the caller has checked to be a size worth allocating.
+/// Reads `size` bytes, a size that the caller has checked before it is allocated.
 fn read_exactly(path: &Path, reader: impl Read, size: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(size as usize);
     reader.take(size).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
@@ -370,7 +370,7 @@ fn load_archive<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Resul
     Err(sets[0].needs_formats(path, &format!("archives (of {images} images a batch)")))
 }
 
-/// The content of one file: `pixels` holds N images (32, 32, 3) one after another.
+/// The content of one file: `pixels` contains N images (32, 32, 3) one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Images {
     pixels: Vec<u8>,
@@ -392,7 +392,7 @@ impl Images {
         self.labels.push(label);
     }
 
-    /// Adds the images of `other` behind these.
+    /// Appends the images of `other`.
     fn extend(&mut self, other: &Images) {
         self.pixels.extend_from_slice(&other.pixels);
         self.labels.extend_from_slice(&other.labels);

@@ -1,4 +1,4 @@
-//! CIFAR-10, in any of the forms in which it is published.
+//! CIFAR-10, in each of its published forms.
 //!
 //! 60,000 colour photographs of 32x32 pixels in ten classes, 50,000 for training in five batches and 10,000 for testing
 //! (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009;
@@ -21,12 +21,12 @@
 //! p[i, j, c] = record[1 + 1024 c + 32 i + j]                               (32, 32, 3)
 //! ```
 //!
-//! The crate keeps channels last, so the three planes are interleaved once, in `cifar.rs`, which reads CIFAR-100 too.
+//! The crate keeps channels last, so the three planes are interleaved once, in `cifar.rs`, which also reads CIFAR-100.
 //!
-//! # Trust
+//! # Untrusted files
 //!
-//! A file is read only after its size is known to be the right one (binary) or at most what such a file can take
-//! (pickle), archives are read as a stream and never unpacked to disk, and every error names the file (the archive and
+//! A file is read only after its size is known to be the right one (binary) or at most the maximum of such a
+//! file (pickle), archives are read as a stream and never unpacked to disk, and every error names the file (the archive and
 //! its member), the byte, what was expected and what was found.
 
 #[cfg(feature = "formats")]
@@ -50,7 +50,7 @@ pub const BATCH_IMAGES: usize = 10_000;
 /// Bytes of a binary record: the label and the image.
 pub const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
 
-/// How it is published.
+/// Its published forms.
 pub(super) const PUBLISHED: Published = Published {
     name: "CIFAR-10",
     folders: ["cifar-10-batches-bin", "cifar-10-batches-py"],
@@ -70,19 +70,19 @@ pub(super) const PUBLISHED: Published = Published {
     classes: CLASSES.len(),
 };
 
-/// Loads CIFAR-10 from `path`: one of the two folders, one of the two archives, or a folder that holds one of them
+/// Loads CIFAR-10 from `path`: one of the two folders, one of the two archives, or a folder that contains one of them
 /// (of several, the first in the order of the table above).
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read; [`Error::Format`] when nothing that looks like CIFAR-10 is found (the
-/// message lists what was looked for and what is there), when a batch is missing, or when a file is not what its form
-/// promises.
+/// message lists what was expected and what was found), when a batch is missing, or when a file does not have the expected
+/// form.
 pub fn load(path: impl AsRef<Path>) -> Result<Splits> {
     cifar::load_only(path.as_ref(), &PUBLISHED, BATCH_IMAGES)
 }
 
 /// The data set in the `.tar.gz` archive that `compressed` reads, with `images` images in a file. Public for
-/// `tests/fuzz`, as what follows is.
+/// `tests/fuzz`, like the next functions.
 ///
 /// # Errors
 /// As [`load`].
@@ -119,7 +119,7 @@ pub fn read_binary_records(path: &Path, bytes: &[u8]) -> Result<Dataset> {
     PUBLISHED.read_records(path, bytes, 0)?.into_dataset(PUBLISHED.known_names(), "")
 }
 
-/// Data sets from records already in memory: the first `train` of them, and the rest. `name` stands for the file in
+/// Data sets from records already in memory: the first `train` of them, and the rest. `name` replaces the file in
 /// errors and in [`Dataset::source`].
 pub(super) fn from_records(bytes: &[u8], train: usize, name: &str) -> Result<Splits> {
     let path = Path::new(name);
@@ -135,7 +135,7 @@ pub(super) fn from_records(bytes: &[u8], train: usize, name: &str) -> Result<Spl
 /// Writes the images of `dataset` as binary records: the inverse of reading them.
 ///
 /// # Errors
-/// [`Error::Shape`] unless the images are 32x32, [`Error::Io`] when writing fails (`path` stands for `to` in it).
+/// [`Error::Shape`] unless the images are 32x32, [`Error::Io`] when writing fails (`path` is the name of `to` in it).
 pub fn write_records(dataset: &Dataset, to: &mut impl Write, path: impl AsRef<Path>) -> Result<()> {
     if dataset.pixels.shape()[1..] != [SIZE, SIZE, 3] {
         return Err(Error::shape("write_records", "pixels", "(N, 32, 32, 3)", dataset.pixels.shape()));

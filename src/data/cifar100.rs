@@ -1,7 +1,7 @@
-//! CIFAR-100, in any of the forms in which it is published.
+//! CIFAR-100, in each of its published forms.
 //!
-//! 60,000 colour photographs of 32x32 pixels in a hundred classes (the fine labels; the twenty coarse ones are passed
-//! over), 50,000 for training and 10,000 for testing, from where [CIFAR-10](super::cifar10) is. [`load`] reads
+//! 60,000 colour photographs of 32x32 pixels in a hundred classes (the fine labels; the twenty coarse ones are
+//! ignored), 50,000 for training and 10,000 for testing, from the same page as [CIFAR-10](super::cifar10). [`load`] reads
 //!
 //! | form | what it is |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `cifar-100-binary.tar.gz` | the first folder (feature `formats`) |
 //! | `cifar-100-python.tar.gz` | the second folder (feature `formats`) |
 //!
-//! A binary record is that of CIFAR-10 behind one more label:
+//! A binary record is that of CIFAR-10 with one more label before it:
 //!
 //! ```text
 //! byte            0         1        2 ..= 1025    1026 ..= 2049    2050 ..= 3073
@@ -22,10 +22,10 @@ use super::{Splits, cifar10};
 use crate::Result;
 use std::path::Path;
 
-/// Classes, by the fine labels.
+/// Number of classes, by the fine labels.
 pub const CLASSES: usize = 100;
 
-/// How it is published.
+/// Its published forms.
 pub(super) const PUBLISHED: Published = Published {
     name: "CIFAR-100",
     folders: ["cifar-100-binary", "cifar-100-python"],
@@ -38,7 +38,7 @@ pub(super) const PUBLISHED: Published = Published {
     classes: CLASSES,
 };
 
-/// Loads CIFAR-100 from `path`: one of the two folders, one of the two archives, or a folder that holds one of them
+/// Loads CIFAR-100 from `path`: one of the two folders, one of the two archives, or a folder that contains one of them
 /// (of several, the first in the order of the table above).
 ///
 /// # Errors

@@ -1,11 +1,11 @@
 //! A small real part of CIFAR-10 inside the program: for tests, examples and first steps without a download.
 //!
-//! 1,400 training images (140 a class) and 500 test images (50 a class) in CIFAR-10's own binary records, 5.84 MB:
+//! 1,400 training images (140 per class) and 500 test images (50 per class) in CIFAR-10's own binary records, 5.84 MB:
 //! the first of each class in the order of the training batches and the test batch. They are interleaved by class, so
-//! that any prefix is balanced to within one image a class. `cifar10-subset.md` beside the file tells where it comes
-//! from; `examples/make_embedded_subset.rs` makes it again from the published files.
+//! that any prefix is balanced to within one image per class. `cifar10-subset.md` beside the file describes its source;
+//! `examples/make_embedded_subset.rs` generates it again from the published files.
 //!
-//! It is enough to see a network learn and to check every number on the way. It is not enough for an accuracy worth
+//! It is enough to see a network learn and to check every step. It is not enough for an accuracy worth
 //! reporting: for that, [`cifar10::load`] the whole data set.
 
 use super::{Splits, cifar10};
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_records_are_those_the_example_makes() {
-        // FNV-1a of the file: changed when a checkout or an editor touched it.
+        // FNV-1a of the file: different if a checkout or an editor changed it.
         let hash = RECORDS.iter().fold(0xCBF2_9CE4_8422_2325, |hash: u64, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
         });

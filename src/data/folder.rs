@@ -1,18 +1,18 @@
-//! A folder of pictures, one folder a class.
+//! A folder of pictures, one folder per class.
 //!
 //! ```text
 //! DIR/train/CLASS/*.png   and   DIR/test/CLASS/*.png or DIR/val/CLASS/*.png      torchvision's ImageFolder
 //! DIR/CLASS/*.jpg                                                                 every fifth picture is a test image
 //! ```
 //!
-//! Classes are the names of the folders, sorted. The pictures of a class are those in its folder and in the folders in
-//! it, sorted; PNG and JPEG, of any size: [`picture`] makes them `(S, S, 3)`. Names that begin with a dot are hidden:
-//! they and files of other kinds are left out, and counted.
+//! Classes are the names of the folders, sorted. The pictures of a class are those in its folder and its subfolders,
+//! sorted; PNG and JPEG, of any size: [`picture`] converts them to `(S, S, 3)`. Entries whose names begin with a dot
+//! (hidden) and files of other kinds are left out and counted.
 //!
 //! In the second layout pictures 5, 10, 15, … of each class (of fewer than five, the last, if there are two) are the
-//! test images: the same ones every time, and whatever other classes there are.
+//! test images: the same ones every time, independent of the other classes.
 //!
-//! Images stand in the data set in turn, the first of each class, then the second of each: the first n of them are as
+//! The data set contains the first image of each class, then the second of each, and so on: its first n images are as
 //! balanced as the classes are. Pictures are decoded on all threads, each into its place.
 
 use super::{Dataset, Splits, picture};
@@ -25,14 +25,14 @@ use std::path::{Path, PathBuf};
 
 /// Labels are bytes.
 const MOST_CLASSES: usize = 256;
-/// Folders in folders; links can make circles.
+/// Depth of nested folders; links can form cycles.
 const MOST_DEPTH: usize = 16;
-/// Broken pictures that are named at once.
+/// Unreadable pictures that one error names.
 const MOST_NAMED: usize = 10;
-/// Of the classes without a `test` folder, every fifth picture is held out.
+/// Without a `test` folder, every fifth picture of each class is held out.
 const HELD_OUT: usize = 5;
 
-/// The pictures that were found in a folder, before any is read.
+/// The pictures found in a folder, before any is read.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {
     path: PathBuf,
@@ -50,11 +50,11 @@ type Class = (String, Vec<PathBuf>);
 struct Skipped(BTreeMap<String, usize>);
 
 impl ImageFolder {
-    /// Looks for pictures in `path`; `None` if it is of neither layout.
+    /// Looks for pictures in `path`; `None` if it has neither layout.
     ///
     /// # Errors
     /// [`Error::Io`] when a folder cannot be listed; [`Error::Format`] when one split is missing, a class has no
-    /// pictures, there are fewer than two classes or more than 256, or those of the splits differ.
+    /// pictures, there are fewer than two classes or more than 256, or the splits have different classes.
     pub fn find(path: &Path) -> Result<Option<Self>> {
         let is_split =
             |name: &str| Ok::<bool, Error>(path.join(name).is_dir() && holds_folders_only(&path.join(name))?);
@@ -67,7 +67,7 @@ impl ImageFolder {
             let found: Vec<String> = found.map(|(name, _)| format!("{name}/")).collect();
             let message = format!(
                 "expected train/ and test/ (or val/) with a folder for each class, found only {}; to hold every fifth \
-                 image of a class out for testing, name the folder that holds the classes",
+                 image of a class out for testing, give the folder that contains the classes",
                 found.join(" and ")
             );
             return Err(Error::format(path, None, message));
@@ -97,7 +97,7 @@ impl ImageFolder {
         }
         let mut notes = Vec::new();
         if both {
-            notes.push("val/ is not read: test/ is there".to_string());
+            notes.push("val/ is not read, because test/ exists".to_string());
         }
         notes.extend(skipped.note());
         Ok(ImageFolder {
@@ -130,7 +130,7 @@ impl ImageFolder {
         }
         let (train, test) = (in_turn(train), in_turn(test));
         if test.is_empty() {
-            let message = "expected two images of some class at least: one to learn from, one to test on";
+            let message = "expected at least two images of some class: one for training, one for testing";
             return Err(Error::format(path, None, message));
         }
         let mut notes = vec![format!(
@@ -141,7 +141,7 @@ impl ImageFolder {
         Ok(Some(ImageFolder { path: path.to_path_buf(), classes: names, train, test, notes }))
     }
 
-    /// What people should know: what was held out, what was left out.
+    /// Notes for the user: what was held out, what was left out.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -151,7 +151,7 @@ impl ImageFolder {
         &self.classes
     }
 
-    /// Bytes that the images take as `(S, S, 3)`, S = `size`.
+    /// Number of bytes of the images as `(S, S, 3)`, S = `size`.
     pub fn bytes(&self, size: usize) -> u64 {
         ((self.train.len() + self.test.len()) * size * size * 3) as u64
     }
@@ -196,8 +196,8 @@ impl ImageFolder {
     }
 }
 
-/// The entries of a folder that are not hidden, sorted by name: those that are folders, and the other files. The number
-/// of hidden ones is added to `skipped`.
+/// The entries of a folder that are not hidden, sorted by name: folders, and files. The number of hidden ones is added to
+/// `skipped`.
 fn entries(folder: &Path, skipped: &mut Skipped) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| Error::io(folder, "list", error))? {
@@ -211,7 +211,7 @@ fn entries(folder: &Path, skipped: &mut Skipped) -> Result<(Vec<PathBuf>, Vec<Pa
     Ok(paths.into_iter().partition(|path| path.is_dir()))
 }
 
-/// Whether a folder looks like a split: folders in it, and no picture beside them.
+/// Whether a folder looks like a split: it contains folders, and no picture beside them.
 fn holds_folders_only(folder: &Path) -> Result<bool> {
     let (folders, files) = entries(folder, &mut Skipped::default())?;
     Ok(!folders.is_empty() && !files.iter().any(|file| is_picture(file)))
@@ -243,10 +243,10 @@ fn classes(path: &Path, skipped: &mut Skipped) -> Result<Vec<Class>> {
     folders.into_iter().map(class).collect()
 }
 
-/// Adds the pictures in `folder`, then those of the folders in it.
+/// Adds the pictures in `folder`, then those of its subfolders.
 fn pictures(folder: &Path, depth: usize, found: &mut Vec<PathBuf>, skipped: &mut Skipped) -> Result<()> {
     if depth == MOST_DEPTH {
-        let message = format!("expected at most {MOST_DEPTH} folders in one another, found more (a link in a circle?)");
+        let message = format!("expected at most {MOST_DEPTH} nested folders, found more (a link that forms a cycle?)");
         return Err(Error::format(folder, None, message));
     }
     let (folders, files) = entries(folder, skipped)?;
@@ -263,7 +263,7 @@ fn pictures(folder: &Path, depth: usize, found: &mut Vec<PathBuf>, skipped: &mut
 fn check_classes(path: &Path, classes: &[Class]) -> Result<()> {
     if let [(name, _)] = classes {
         let message = format!(
-            "expected a folder for each of two or more classes, found only {name}/; if the data set is in {name}/, name \
+            "expected a folder for each of two or more classes, found only {name}/; if the data set is in {name}/, give \
              that folder"
         );
         return Err(Error::format(path, None, message));
@@ -317,7 +317,7 @@ impl Skipped {
 mod tests {
     use super::*;
 
-    /// A folder that is removed again, with files of these names in it, empty as long as no picture is read.
+    /// A temporary folder with files of these names; they are empty unless a test reads pictures.
     struct Files(PathBuf);
 
     impl Files {
@@ -366,7 +366,7 @@ mod tests {
         files.add("test/a/3.png");
         files.add("test/b/3.png");
         assert_eq!(files.names(&files.found().test), ["test/a/3.png 0", "test/b/3.png 1"]);
-        assert_eq!(files.found().notes(), ["val/ is not read: test/ is there"]);
+        assert_eq!(files.found().notes(), ["val/ is not read, because test/ exists"]);
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn one_picture_of_each_class_leaves_nothing_to_test_on() {
         let files = Files::new("one", &["a/1.png", "b/1.png"]);
-        assert!(files.refused().contains("expected two images of some class at least"), "{}", files.refused());
+        assert!(files.refused().contains("expected at least two images of some class"), "{}", files.refused());
     }
 
     #[test]
@@ -404,7 +404,7 @@ mod tests {
         let files = Files::new("deep", &[&deep(MOST_DEPTH - 1), "a/1.png", "b/1.png"]);
         assert_eq!(files.found().train.len(), 2);
         files.add(&deep(MOST_DEPTH));
-        assert!(files.refused().contains("expected at most 16 folders in one another"), "{}", files.refused());
+        assert!(files.refused().contains("expected at most 16 nested folders"), "{}", files.refused());
     }
 
     #[test]

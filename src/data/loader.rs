@@ -1,7 +1,7 @@
-//! One batch after another, prepared while the network is busy.
+//! Prepares one batch after another while the network computes.
 //!
-//! An *epoch* shows every image once. Its order is a random permutation that depends on (seed, epoch), cut into batches
-//! of `batch_size`; the last batch holds what remains (50,000 images in batches of 64 are 781 full batches and one of
+//! An *epoch* uses every image once. Its order is a random permutation that depends on (seed, epoch), cut into batches
+//! of `batch_size`; the last batch has the remaining images (50,000 images in batches of 64 are 781 full batches and one of
 //! 16).
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //! training thread:                                               └→ forward, backward, step
 //! ```
 //!
-//! A single thread makes about 100,000 images a second, a hundred times what a ResNet-20 trains on, so one suffices; the
-//! channel's bound keeps it from running ahead: at most [`PREPARED`] batches wait and one is being made. An iterator
-//! that is dropped early closes the channel, which ends the thread at its next batch.
+//! A single thread prepares about 100,000 images per second, a hundred times as many as a ResNet-20 trains on, so one
+//! suffices. The channel's bound limits how far it runs ahead: at most [`PREPARED`] batches wait and one is in preparation.
+//! An iterator that is dropped early closes the channel, which ends the thread at its next batch.
 
 use super::mixup::{self, Mix};
 use super::{Augmentation, Dataset, Normalization, NormalizationTable, permutation};
@@ -26,31 +26,31 @@ use std::thread::JoinHandle;
 /// How many finished batches may wait for the training loop.
 pub const PREPARED: usize = 2;
 
-/// Some images ready for the network.
+/// A batch of images ready for the network.
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
     /// Normalized images `x (N, H, W, 3)`.
     pub images: Activation<T>,
     /// The class of every image.
     pub labels: Vec<usize>,
-    /// Where in the data set every image stands.
+    /// The index of every image in the data set.
     pub indices: Vec<usize>,
-    /// How the images are mixed with each other, if they are.
+    /// How the images are mixed with each other, if at all.
     pub mix: Option<Mix>,
 }
 
-/// What a [`Loader`] does with a data set.
+/// How a [`Loader`] prepares a data set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderOptions {
     /// Images in a batch, except perhaps the last.
     pub batch_size: usize,
-    /// From bytes to numbers.
+    /// How bytes are converted to floats.
     pub normalization: Normalization,
     /// Random variants of the images.
     pub augmentation: Augmentation,
-    /// α of [`mixup`]; 0 mixes nothing.
+    /// α of [`mixup`]; 0 disables it.
     pub mixup: f64,
-    /// Whether every epoch has a new random order; otherwise the data set's.
+    /// Whether every epoch has a new random order instead of the data set's.
     pub shuffle: bool,
     /// The seed of the order and the variants.
     pub seed: u64,
@@ -69,7 +69,7 @@ impl LoaderOptions {
         }
     }
 
-    /// For measuring: every image as it is, in order.
+    /// For evaluation: every image unchanged, in order.
     pub fn evaluation(batch_size: usize, normalization: Normalization) -> Self {
         LoaderOptions {
             batch_size,
@@ -82,7 +82,7 @@ impl LoaderOptions {
     }
 }
 
-/// Makes batches of a data set.
+/// Prepares batches of a data set.
 ///
 /// ```
 /// use resnet_by_hand::data::{embedded, loader::LoaderOptions, Loader, Normalization};
@@ -104,8 +104,8 @@ impl<T: Scalar> Loader<T> {
     /// A loader of `dataset`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a batch size of 0, an α outside its domain, or a data set that [`Dataset::new`] would not have made: without a
-    /// label for every image, with a label that is not a class, or with pixels that are not contiguous.
+    /// [`Error::Argument`] for a batch size of 0, an α outside its domain, or a data set that [`Dataset::new`] cannot
+    /// return: without a label for every image, with a label that is not a class, or with pixels that are not contiguous.
     pub fn new(dataset: Arc<Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch_size == 0 {
             return Err(Error::argument("Loader::new", "expected a batch size of at least 1, got 0"));
@@ -153,9 +153,9 @@ impl<T: Scalar> Loader<T> {
         }
     }
 
-    /// The batch of the images `indices` as they look in `epoch`, made on this thread.
+    /// The batch of the images `indices` as they look in `epoch`, prepared on this thread.
     ///
-    /// Image i of the data set looks the same wherever it stands in a batch, but for what it is mixed with.
+    /// Image i of the data set looks the same at any place in a batch, except for the image it is mixed with.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -186,12 +186,12 @@ impl<T: Scalar> Loader<T> {
         self.start(epoch, 0)
     }
 
-    /// The batches of `epoch` from number `first_batch` on: what [`epoch`](Self::epoch) gives after `first_batch`
-    /// batches, without making those.
+    /// The batches of `epoch` from number `first_batch` on: what [`epoch`](Self::epoch) returns after `first_batch` batches,
+    /// without preparing those.
     ///
     /// # Errors
-    /// [`Error::Argument`] when `first_batch` is above [`batches_per_epoch`](Self::batches_per_epoch) (equal to it,
-    /// there is nothing left to do).
+    /// [`Error::Argument`] when `first_batch` is above [`batches_per_epoch`](Self::batches_per_epoch) (if equal,
+    /// no batch is left).
     pub fn epoch_from(&self, epoch: u64, first_batch: usize) -> Result<Epoch<T>> {
         let batches = self.batches_per_epoch();
         if first_batch > batches {
@@ -207,7 +207,7 @@ impl<T: Scalar> Loader<T> {
         let loader = self.clone();
         let work = move || {
             for indices in loader.order(epoch).chunks(loader.options.batch_size).skip(first_batch) {
-                // An error means that nobody is listening any more: the iterator was dropped.
+                // An error means that the receiver is gone: the iterator was dropped.
                 if sender.send(loader.batch(epoch, indices)).is_err() {
                     return;
                 }
@@ -219,7 +219,7 @@ impl<T: Scalar> Loader<T> {
     }
 }
 
-/// The batches of an epoch, in order; made by [`Loader::epoch`].
+/// The batches of an epoch, in order; returned by [`Loader::epoch`].
 ///
 /// Dropping it ends its thread, after at most one more batch.
 #[derive(Debug)]
@@ -230,9 +230,9 @@ pub struct Epoch<T> {
 }
 
 impl<T> Epoch<T> {
-    /// Waits for the thread to end; returns its panic, if it ended with one.
+    /// Waits for the thread to end; returns its panic, if it panicked.
     fn finish(&mut self) -> std::thread::Result<()> {
-        // The receiver goes first: a thread waiting to send then gets an error instead of waiting for ever.
+        // Drop the receiver first: a thread waiting to send then gets an error instead of waiting forever.
         self.receiver = None;
         self.thread.take().map_or(Ok(()), JoinHandle::join)
     }
@@ -246,7 +246,7 @@ impl<T> Iterator for Epoch<T> {
         if batch.is_some() {
             self.remaining -= 1;
         } else if let Err(panic) = self.finish() {
-            // An epoch must not end early as if it were over.
+            // After a panic the epoch must not look finished.
             std::panic::resume_unwind(panic);
         }
         batch
@@ -261,7 +261,7 @@ impl<T> ExactSizeIterator for Epoch<T> {}
 
 impl<T> Drop for Epoch<T> {
     fn drop(&mut self) {
-        // A panic of the thread has been reported on its own; it must not become a second one here.
+        // A panic of the thread has already been reported; it must not become a second one here.
         let _ = self.finish();
     }
 }
@@ -332,7 +332,7 @@ mod tests {
             assert_eq!(by_image(other), reference);
         }
         assert_ne!(by_image(LoaderOptions { seed: 43, ..options(4) }), reference);
-        // And it is the image of that index, cut as that index is to be cut.
+        // And it is the image of that index, with the crop of that index.
         let loader = loader(23, options(4));
         for (index, image) in reference.iter().enumerate() {
             let mut y = ndarray::Array3::zeros((6, 5, 3));
@@ -376,7 +376,7 @@ mod tests {
             assert_eq!(epoch.by_ref().take(taken).count(), taken);
             assert_eq!(epoch.len(), 500 - taken);
             drop(epoch);
-            // The thread owned a handle of the data set; joined, it has given it back.
+            // The thread owned a reference to the data set; joined, it has dropped it.
             assert_eq!(Arc::strong_count(&loader.dataset), 1);
         }
     }
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "range")]
     fn a_panic_in_the_thread_is_not_a_short_epoch() {
-        // More labels than images: made behind the back of Loader::new, which refuses it.
+        // More labels than images, which Loader::new rejects: built without it.
         let mut dataset = counting(9, 2, 2);
         dataset.labels.extend([0; 3]);
         let options = LoaderOptions { shuffle: false, ..options(4) };

@@ -1,4 +1,4 @@
-//! Mixup: training on what lies between two images (Zhang et al. 2018, arXiv 1710.09412, section 2).
+//! Mixup: training on weighted means of two images (Zhang et al. 2018, arXiv 1710.09412, section 2).
 //!
 //! ```text
 //! λ ~ Beta(α, α)     π a random permutation of the batch
@@ -7,13 +7,13 @@
 //! loss  = λ L(logits, t) + (1 − λ) L(logits, t ∘ π)
 //! ```
 //!
-//! Between a frog and a ship the network is asked for "so much frog, so much ship", and not for a sudden change
-//! somewhere. α = 1 draws λ uniformly, a small α mixes most batches hardly at all, α = 0 is no mixup. As in the authors' code
-//! there is one λ for a batch, and the partners come from the batch itself.
+//! The labels are mixed in the same proportion as the images, so the prediction is to change linearly between them. α = 1
+//! draws λ uniformly, a small α mixes most batches hardly at all, α = 0 disables mixup. As in the authors' code there is one
+//! λ per batch, and the partners come from the batch itself.
 //!
-//! λ is taken as max(λ, 1 − λ). That changes nothing: λ and 1 − λ are equally likely, and to swap them is to exchange π for π⁻¹,
-//! which is equally likely, too. So image n of the batch stays the larger part of what is at n, and "classified right", in
-//! the metrics of an epoch, is asked of its class.
+//! λ is replaced by max(λ, 1 − λ). That changes nothing: λ and 1 − λ are equally likely, and swapping them exchanges π for
+//! π⁻¹, which is equally likely, too. So image n has the larger weight at position n, and its class is the one that the
+//! accuracy of an epoch is measured by.
 //!
 //! The loss is linear in the target, hence the two losses; the trainer adds them and their gradients.
 //!
@@ -23,22 +23,22 @@ use super::permutation;
 use crate::rng::{Purpose, beta, stream};
 use crate::{Activation, Error, Result, Scalar};
 
-/// The largest α: there λ is within 0.07 of 1/2 nineteen times in twenty.
+/// The largest α: with it λ is within 0.07 of 1/2 in 19 of 20 cases.
 pub const LARGEST_ALPHA: f64 = 100.0;
 
 /// How the images of a batch are mixed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mix {
-    /// λ in [1/2, 1]: the share of the image itself.
+    /// λ in [1/2, 1]: the weight of the image itself.
     pub lambda: f64,
-    /// π: where in the batch the other image stands.
+    /// π: the index of the other image in the batch.
     pub partners: Vec<usize>,
 }
 
-/// Refuses an α that is not in 0..=[`LARGEST_ALPHA`].
+/// Rejects an α that is not in 0..=[`LARGEST_ALPHA`].
 ///
 /// # Errors
-/// [`Error::Argument`] with what was found.
+/// [`Error::Argument`] with the value found.
 pub fn check_alpha(alpha: f64) -> Result<()> {
     if (0.0..=LARGEST_ALPHA).contains(&alpha) {
         return Ok(());
@@ -50,7 +50,7 @@ impl Mix {
     /// The mix of the `n` images of a batch of `epoch` that begins with image `first` of the data set.
     ///
     /// # Panics
-    /// If α is not above 0 and at most [`LARGEST_ALPHA`].
+    /// If α is 0 or less, or more than [`LARGEST_ALPHA`].
     pub fn draw(alpha: f64, seed: u64, epoch: u64, first: usize, n: usize) -> Self {
         let mut rng = stream(seed, Purpose::Mixup, &[epoch, first as u64]);
         let lambda = beta(alpha, &mut rng);
@@ -127,8 +127,8 @@ mod tests {
         assert!([0.0, 1e-9, 1.0, 100.0].into_iter().all(|alpha| check_alpha(alpha).is_ok()));
     }
 
-    /// A seed means these mixes, on both sides of α = 1, where the algorithm changes. λ is computed with exp and ln, which C
-    /// libraries round differently: it may be off by a few units in the last place.
+    /// A seed determines these mixes, on both sides of α = 1, where the algorithm changes. λ is computed with exp and ln, which
+    /// C libraries round differently: it may be off by a few units in the last place.
     #[test]
     fn seed_1_means_these_mixes() {
         let expected: [(f64, f64, [usize; 7]); 6] = [

@@ -1,16 +1,16 @@
 //! From bytes to batches.
 //!
-//! Reading order, along the way of one image:
+//! Reading order, following one image:
 //!
-//! 1. [`cifar10`] finds the data set in any of its four published forms and turns its records into a [`Dataset`]:
-//!    bytes in `(N, H, W, 3)`, channels last. [`embedded`] is a small real part of it that is always there; [`cifar100`]
-//!    is its sister, and with the feature `formats` the module `folder` reads pictures of any size. [`open()`] takes
-//!    whatever is at a path;
+//! 1. [`cifar10`] finds the data set in any of its four published forms and converts its records to a [`Dataset`]:
+//!    bytes in `(N, H, W, 3)`, channels last. [`embedded`] is a small real part of it inside the program; [`cifar100`]
+//!    reads CIFAR-100, and with the feature `formats` the module `folder` reads pictures of any size. [`open()`] detects
+//!    what is at a path;
 //! 2. [`augment`] cuts a randomly shifted window out of an image and may mirror it;
-//! 3. [`Normalization`] turns bytes into numbers around zero;
-//! 4. [`loader`] does 2 and 3 for one batch after another on a thread of its own, while the network is busy.
+//! 3. [`Normalization`] converts bytes to floats around zero;
+//! 4. [`loader`] does 2 and 3 for one batch after another on a separate thread, while the network computes.
 //!
-//! Everything random is a function of (seed, what for, epoch, image), see [`crate::rng`]: an image looks the same in
+//! Everything random is a function of (seed, purpose, epoch, image), see [`crate::rng`]: an image looks the same in
 //! epoch 7 whatever the batch size, the order, the number of threads, or the epoch the run was resumed in.
 
 pub mod augment;
@@ -36,7 +36,7 @@ use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 use ndarray::{Array4, ArrayView3, Axis};
 
-/// Images and what they show.
+/// Images and their classes.
 ///
 /// ```
 /// let splits = resnet_by_hand::data::embedded::load();
@@ -52,21 +52,21 @@ pub struct Dataset {
     pub labels: Vec<u8>,
     /// The names of the classes.
     pub classes: Vec<String>,
-    /// Where the images come from, for people.
+    /// The source of the images, for messages.
     pub source: String,
 }
 
-/// A data set as its authors divided it.
+/// A data set, split as its authors did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Splits {
-    /// The images to learn from.
+    /// The images for training.
     pub train: Dataset,
-    /// The images to report the error on; choosing anything by them spoils the report.
+    /// The images for the final evaluation; choosing anything by them invalidates it.
     pub test: Dataset,
 }
 
 impl Dataset {
-    /// Puts a data set together.
+    /// Creates a data set.
     ///
     /// # Errors
     /// [`Error::Shape`] when the pixels do not have three channels or the labels are not one per image,
@@ -94,12 +94,12 @@ impl Dataset {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// How many images there are of each class.
+    /// The number of images of each class.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];
         self.labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
@@ -137,7 +137,7 @@ impl Dataset {
     /// set.
     ///
     /// # Errors
-    /// [`Error::Argument`] when nothing would be left to train on, `count >= len`.
+    /// [`Error::Argument`] when no images would be left for training, `count >= len`.
     pub fn split_validation(&self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
         if count >= self.len() {
             let message = format!("expected fewer than {} images held out, got {count}", self.len());
@@ -160,8 +160,8 @@ impl Dataset {
         Normalization::new(mean, std)
     }
 
-    /// The same as plain numbers, whatever they are: not a number when there is no pixel, 0 for a channel that has the
-    /// same value everywhere.
+    /// The same as plain floats, without checks: NaN when there is no pixel, a deviation of 0 for a channel that has the same
+    /// value everywhere.
     ///
     /// With S = Σp and Q = Σp² over the M = N·H·W bytes p of a channel,
     ///
@@ -169,7 +169,7 @@ impl Dataset {
     /// mean = S / (255 M)        std = √(M·Q − S²) / (255 M)
     /// ```
     ///
-    /// S, Q and M·Q − S² are whole numbers and computed as such, so there is no cancellation: each result is within a
+    /// S, Q and M·Q − S² are integers and computed as such, so there is no cancellation: each result is within a
     /// few units in the last place.
     pub fn mean_and_std(&self) -> ([f64; 3], [f64; 3]) {
         let mut sums = [0u64; 3];
@@ -197,8 +197,8 @@ impl Dataset {
 
 /// A random order of `0..n`: Fisher & Yates, every order equally likely.
 ///
-/// Written out, as [`below`] is, because a seed has to mean the same order in every future version of the crate, which
-/// libraries promise for their generators but not for what they build on them.
+/// Written here, like [`below`], because a seed must give the same order in every future version of the crate, which
+/// libraries guarantee for their generators but not for the functions built on them.
 pub(crate) fn permutation(n: usize, rng: &mut crate::rng::Rng) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     for last in (1..n).rev() {
@@ -207,10 +207,10 @@ pub(crate) fn permutation(n: usize, rng: &mut crate::rng::Rng) -> Vec<usize> {
     order
 }
 
-/// A whole number in `0..bound`, every one equally likely (Lemire 2019, arXiv:1805.10941, algorithm 5).
+/// An integer in `0..bound`, each equally likely (Lemire 2019, arXiv:1805.10941, algorithm 5).
 ///
-/// r uniform in [0, 2⁶⁴) gives ⌊r·bound/2⁶⁴⌋. Each result then owns ⌊2⁶⁴/bound⌋ or one more of the r; drawing again
-/// when the fraction falls below 2⁶⁴ mod bound takes the one more away.
+/// r uniform in [0, 2⁶⁴) gives ⌊r·bound/2⁶⁴⌋. Each result then corresponds to ⌊2⁶⁴/bound⌋ values of r or one more; drawing
+/// again when the fraction is below 2⁶⁴ mod bound removes the extra one.
 pub(crate) fn below(bound: u64, rng: &mut crate::rng::Rng) -> u64 {
     loop {
         let product = u128::from(rng.next_u64()) * u128::from(bound);
@@ -226,7 +226,7 @@ pub(crate) mod tests {
     use super::*;
     use ndarray::Array;
 
-    /// `n` images of `h` x `w`; every byte is a different function of its place, as far as bytes go.
+    /// `n` images of `h` x `w`; every byte is a different function of its position, as far as a byte allows.
     pub(crate) fn counting(n: usize, h: usize, w: usize) -> Dataset {
         let pixels =
             Array::from_shape_fn((n, h, w, 3), |(i, y, x, c)| ((i * 71 + y * 31 + x * 7 + c * 101) % 251) as u8);
@@ -301,7 +301,7 @@ pub(crate) mod tests {
             // A plain sum of M = 1.4e6 terms in [0, 1] is off by at most M·u relative: 1.6e-10.
             assert!((statistics.mean()[c] - mean).abs() <= 1.6e-10);
             assert!((statistics.std()[c] - variance.sqrt()).abs() <= 1.6e-10);
-            // And they are photographs of CIFAR-10: near the statistics of all 50,000.
+            // They are photographs of CIFAR-10: close to the statistics of all 50,000.
             assert!((statistics.mean()[c] - Normalization::CIFAR10.mean()[c]).abs() < 0.02);
             assert!((statistics.std()[c] - Normalization::CIFAR10.std()[c]).abs() < 0.02);
         }
@@ -320,7 +320,7 @@ pub(crate) mod tests {
         assert_eq!(permutation(1, &mut stream(0, Purpose::Shuffle, &[])), [0]);
     }
 
-    /// A seed means this order, whatever version of whatever crate is compiled in.
+    /// A seed determines this order, in every version of every crate that is compiled in.
     #[test]
     fn seed_1_means_this_order() {
         let order = permutation(12, &mut stream(1, Purpose::Shuffle, &[2]));

@@ -1,4 +1,4 @@
-//! From bytes to numbers around zero.
+//! From bytes to floats around zero.
 //!
 //! ```text
 //! x = (p/255 − mean_c) / std_c        p = 0..255, channel c = red, green, blue
@@ -6,7 +6,7 @@
 //!
 //! computed in exactly this order in the target type: p/255 rounded, minus mean_c (itself rounded to the type), rounded,
 //! divided by std_c (rounded to the type), rounded. That is the order of torchvision's `ToTensor` and `Normalize`, so
-//! in `f32` the numbers are theirs bit for bit. There are only 3·256 of them: [`NormalizationTable`].
+//! in `f32` the values are bit-identical to theirs. There are only 3·256 of them: [`NormalizationTable`].
 
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::{Array, ArrayView4};
@@ -31,7 +31,7 @@ pub struct Normalization {
 impl Normalization {
     /// The statistics of CIFAR-10's 50,000 training images, as many programs print them. Exact sums
     /// ([`Dataset::channel_statistics`](super::Dataset::channel_statistics)) agree to six digits: mean 0.49139968,
-    /// 0.48215841, 0.44653091, std 0.24703223, 0.24348513, 0.26158784; the rest is the rounding of whoever took them.
+    /// 0.48215841, 0.44653091, std 0.24703223, 0.24348513, 0.26158784; the rest is rounding by those who computed them.
     pub const CIFAR10: Normalization =
         Normalization { mean: [0.49139968, 0.48215827, 0.44653124], std: [0.24703233, 0.24348505, 0.26158768] };
 
@@ -43,7 +43,7 @@ impl Normalization {
     /// The statistics of ImageNet, which pretrained torchvision models and the public CIFAR-10 checkpoints expect.
     pub const IMAGENET: Normalization = Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-    /// A normalization by these numbers.
+    /// A normalization by these values.
     ///
     /// # Errors
     /// [`Error::Argument`] when a mean is not finite or a standard deviation not finite and above zero.
@@ -77,7 +77,7 @@ impl Normalization {
         NormalizationTable { values }
     }
 
-    /// Images `pixels (N, H, W, 3)` as the network takes them, `x (N, H, W, 3)`, without augmentation.
+    /// Converts images `pixels (N, H, W, 3)` to the input of the network, `x (N, H, W, 3)`, without augmentation.
     ///
     /// # Errors
     /// [`Error::Shape`] unless there are three channels.

@@ -1,4 +1,4 @@
-//! Whatever is at a path: CIFAR-10, CIFAR-100, or a folder of pictures.
+//! Opens the data set at a path: CIFAR-10, CIFAR-100, or a folder of pictures.
 
 #[cfg(feature = "formats")]
 use super::folder::ImageFolder;
@@ -6,7 +6,7 @@ use super::{Splits, cifar, cifar10, cifar100};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// What a data set is.
+/// The kind of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// CIFAR-10, or a part of it.
@@ -22,16 +22,16 @@ pub enum Kind {
 pub struct Opened {
     /// The images.
     pub splits: Splits,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What it is and where, for people.
+    /// What it is and where, for messages.
     pub description: String,
-    /// What people should know about how it was read.
+    /// Notes for the user about how it was read.
     pub notes: Vec<String>,
 }
 
-/// Opens the data set at `path`. Pictures in folders (feature `formats`) are made `(S, S, 3)`, S = `size`, if all of them
-/// together take at most `memory` bytes; those of CIFAR have their 32x32 pixels.
+/// Opens the data set at `path`. Pictures in folders (feature `formats`) are converted to `(S, S, 3)`, S = `size`, if
+/// they take at most `memory` bytes in all; those of CIFAR keep their 32x32 pixels.
 ///
 /// # Errors
 /// As [`cifar10::load`] and [`ImageFolder::load`](super::folder::ImageFolder::load).
@@ -60,7 +60,7 @@ fn open_folder(path: &Path, size: usize, memory: Option<u64>) -> Result<Option<O
     let bytes = folder.bytes(size);
     if memory.is_some_and(|memory| bytes > memory) {
         let message = format!(
-            "the images take {bytes} bytes as {size}x{size} pixels, and {} are available; a smaller image size would fit",
+            "the images take {bytes} bytes as {size}x{size} pixels, but only {} are available; use a smaller image size",
             memory.unwrap_or(0)
         );
         return Err(Error::format(path, None, message));

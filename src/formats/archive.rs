@@ -1,15 +1,15 @@
 //! Zip archives in memory, for PyTorch and npz files, through the crate `zip`.
 //!
-//! An archive says three times how large it is: in its end record how many members it has, in its directory how large
-//! each is, in the members themselves. None of it is believed before memory is asked for:
+//! An archive states its size in three places: the number of members in its end record, the size of each in its directory,
+//! and again in the members themselves. All of it is checked before memory is allocated:
 //!
 //! * a directory has no more entries than the file has entry signatures;
 //! * a stored member is as long as its bytes in the file, and one byte of deflate unpacks to at most 1032 ([`RATIO`]:
-//!   258 bytes for two bits), so a directory that claims more is refused;
+//!   258 bytes for two bits), so a directory that claims more is rejected;
 //! * the bytes of two members do not overlap, so together they unpack to at most 1032 times the file;
-//! * a name stands in the directory once: of two members of one name, programs differ in which they read.
+//! * the directory contains a name only once: programs differ in which of two members with the same name they read.
 //!
-//! A member's checksum is compared when it is read.
+//! A member's checksum is checked when it is read.
 
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// The most bytes that one byte of deflate unpacks to: its shortest code for its longest copy, 258 bytes, has two bits.
 const RATIO: u64 = 1032;
-/// Alignment of the numbers in the archives written here, as PyTorch aligns them.
+/// Alignment of the elements in the archives written here, the same as PyTorch's.
 const ALIGNMENT: u16 = 64;
 /// From this size on a member needs zip's 64-bit extension.
 const LARGE: usize = u32::MAX as usize;
@@ -30,12 +30,12 @@ pub(super) struct Archive<'a> {
     path: PathBuf,
     zip: ZipArchive<Cursor<&'a [u8]>>,
     names: Vec<String>,
-    /// Where each name stands in the directory.
+    /// The index of each name in the directory.
     places: HashMap<String, usize>,
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the directory of the archive that `bytes` are.
+    /// Reads the directory of the archive `bytes`.
     pub fn open(path: &Path, bytes: &'a [u8]) -> Result<Self> {
         let corrupt = |error: zip::result::ZipError| {
             let message = format!("expected a complete zip archive, found a corrupt or truncated one ({error})");
@@ -44,7 +44,7 @@ impl<'a> Archive<'a> {
         check_entry_count(path, bytes)?;
         let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(corrupt)?;
         if zip.has_overlapping_files().map_err(corrupt)? {
-            return Err(Error::format(path, None, "expected members of their own, found two that share bytes"));
+            return Err(Error::format(path, None, "expected members that do not overlap, found two that share bytes"));
         }
         let names = zip.file_names().map(|name| name.map(|name| name.into_owned()));
         let names = names.collect::<std::result::Result<Vec<String>, _>>().map_err(corrupt)?;
@@ -71,8 +71,8 @@ impl<'a> Archive<'a> {
         place.ok_or_else(|| Error::format(self.path_of(name), None, "expected this member in the archive, found none"))
     }
 
-    /// How many bytes the member called `name` unpacks to: what the directory says, which is at most what its bytes can
-    /// hold.
+    /// How many bytes the member `name` unpacks to: the size in the directory, checked to be at most what its bytes can
+    /// unpack to.
     pub fn size(&mut self, name: &str) -> Result<usize> {
         let path = self.path_of(name);
         let place = self.place(name)?;
@@ -87,7 +87,8 @@ impl<'a> Archive<'a> {
             }
         };
         usize::try_from(size).ok().filter(|_| size <= most).ok_or_else(|| {
-            let message = format!("expected at most {most} bytes in {packed} packed ones, found a claim of {size}");
+            let message =
+                format!("expected at most {most} bytes in {packed} packed ones, found a claimed size of {size}");
             Error::format(path, None, message)
         })
     }
@@ -101,7 +102,7 @@ impl<'a> Archive<'a> {
     /// All bytes of a member.
     pub fn read(&mut self, name: &str) -> Result<Vec<u8>> {
         let size = self.size(name)?;
-        // One byte more than claimed, so that the end is read, and with it the checksum.
+        // One byte more than claimed, so that the end is reached and the checksum is checked.
         let bytes = self.unpack(name, size.saturating_add(1))?;
         if bytes.len() != size {
             let message = format!("expected {size} bytes, found {}", bytes.len());
@@ -121,10 +122,10 @@ impl<'a> Archive<'a> {
 }
 
 fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::format(path, None, format!("expected a member of the archive, found none that can be read ({error})"))
+    Error::format(path, None, format!("expected a readable member of the archive: {error}"))
 }
 
-/// Refuses an end record that claims more entries than there are entry signatures in the file: the crate reserves
+/// Rejects an end record that claims more entries than there are entry signatures in the file: the crate allocates
 /// memory for as many as are claimed. The short record has 16 bits for the number; that of the 64-bit extension ends
 /// where its locator begins.
 fn check_entry_count(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -138,14 +139,15 @@ fn check_entry_count(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(most) = claims.max() {
         let entries = bytes.windows(4).filter(|window| window == b"PK\x01\x02").count() as u64;
         if most > entries {
-            let message = format!("expected a zip archive of at most {entries} members, found a claim of {most}");
+            let message =
+                format!("expected a zip archive of at most {entries} members, found a claimed number of {most}");
             return Err(Error::format(path, None, message));
         }
     }
     Ok(())
 }
 
-/// An archive of stored members with these names and bytes; the same members give the same bytes.
+/// An archive of stored members with these names and bytes; the same members always give the same bytes.
 pub(super) fn write(path: &Path, members: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
     let size: usize = members.iter().map(|(name, bytes)| bytes.len() + 2 * name.len() + 300).sum();
     let mut zip = ZipWriter::new(Cursor::new(Vec::with_capacity(size)));

@@ -1,4 +1,4 @@
-//! Writing a file so that it is there whole or not at all.
+//! Writes a file whole or not at all.
 
 use crate::{Error, Result};
 use std::fs::File;
@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path`: to a temporary file beside it, synced to disk, then renamed over it. Whatever happens in
-/// between, `path` holds either its old content or the new one.
+/// between, `path` has either its old content or the new one.
 ///
 /// # Errors
-/// If the folder cannot be written to or the disk is full; the temporary file is removed again.
+/// If the folder cannot be written to or the disk is full; the temporary file is then removed.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = beside(path);
     let written = File::create(&temporary).and_then(|mut file| {
@@ -18,13 +18,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     });
     let result = written.map_err(|error| Error::io(&temporary, "write", error)).and_then(|()| rename(&temporary, path));
     if result.is_err() {
-        // Nothing depends on this: at worst an incomplete `.tmp` stays behind.
+        // Nothing depends on this: at worst an incomplete `.tmp` is left.
         let _ = std::fs::remove_file(&temporary);
     }
     result
 }
 
-/// The last step of it: `temporary`, complete and synced to disk, gets the name `path` in the same folder.
+/// The last step of [`write()`]: renames `temporary`, complete and synced to disk, to `path` in the same folder.
 ///
 /// # Errors
 /// If the folder cannot be written to, or `path` is a folder.

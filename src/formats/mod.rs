@@ -1,11 +1,11 @@
 //! File formats: containers of named tensors. What the tensors mean to a network is [`crate::weights`]'.
 //!
-//! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of others;
+//! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of other programs;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
 //! - [`tensorboard`]: event files, which are only written;
-//! - [`atomic`]: writing a file so that it is there whole or not at all.
+//! - [`atomic`]: writing a file whole or not at all.
 //!
-//! [`read`] takes any of them, by content; [`write()`] writes any, by extension:
+//! [`read`] recognises each by its content; [`write()`] chooses by extension:
 //!
 //! | extension | what | read | written |
 //! |---|---|---|---|
@@ -32,12 +32,12 @@
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 //!
-//! # A file from a stranger
+//! # Untrusted files
 //!
-//! Nothing in a file is ever run. Every reader asks for memory in proportion to what the file really holds, whatever it
-//! claims to hold: its tensors have the bytes that are there, 1032 times as many where they are deflated, and in
-//! PyTorch's formats, whose tensors may share bytes, 16 times those and a megabyte; what describes them, at most 512
-//! bytes for each of a pickle or a directory. `tests/fuzz` measures it.
+//! Nothing in a file is ever executed. Every reader allocates memory in proportion to what the file really contains, not to
+//! what it claims: to the bytes of the tensors in the file, to 1032 times those where they are deflated, and in PyTorch's
+//! formats, whose tensors may share bytes, to 16 times those plus a megabyte; for their description at most 512 bytes for
+//! each byte of a pickle or a directory. `tests/fuzz` measures it.
 
 pub mod atomic;
 pub mod npy;
@@ -111,23 +111,23 @@ impl fmt::Display for Format {
     }
 }
 
-/// Everything there is to say about a file of tensors.
+/// The contents of a file of tensors.
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// What kind of file it is.
     pub format: Format,
-    /// The tensors, and metadata where there is some.
+    /// The tensors, and metadata if there is any.
     pub tensors: Tensors,
     /// The keys under which a checkpoint keeps its tensors, the outermost first.
     pub unwrapped: Vec<String>,
-    /// What else is in a checkpoint, and is left out: key and what it is.
+    /// What else a checkpoint contains and is ignored: key and description.
     pub dropped: Vec<(String, String)>,
 }
 
 /// The tensors of a file of any format, recognised by its content.
 ///
 /// # Errors
-/// If the file cannot be read, is of no known format, or is not whole.
+/// If the file cannot be read, has no known format, or is not complete.
 pub fn read(path: &Path) -> Result<Tensors> {
     Ok(open(path)?.tensors)
 }
@@ -137,7 +137,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The tensors of a file of any format, and what is around them.
+/// The tensors of a file of any format, and what else the file contains.
 ///
 /// # Errors
 /// As [`read`].
@@ -146,10 +146,10 @@ pub fn open(path: &Path) -> Result<Contents> {
     read_bytes(path, &bytes)
 }
 
-/// [`open`] for the bytes of a file; `path` stands in messages.
+/// [`open`] for the bytes of a file; `path` appears in messages.
 ///
 /// # Errors
-/// If the bytes are of no known format, or not a whole file.
+/// If the bytes have no known format or are not a complete file.
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
     let plain = |format, tensors| Contents { format, tensors, unwrapped: Vec::new(), dropped: Vec::new() };
     let checkpoint =
@@ -183,7 +183,7 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
 /// memory. Only safetensors has room for their metadata.
 ///
 /// # Errors
-/// If the extension is not one of [`EXTENSIONS`], an npy file should hold another number of tensors than one, or the
+/// If the extension is not one of [`EXTENSIONS`], an npy file would contain a number of tensors other than one, or the
 /// file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors) -> Result<()> {
     atomic::write(path, &to_bytes(path, tensors)?)
@@ -192,7 +192,7 @@ pub fn write(path: &Path, tensors: &Tensors) -> Result<()> {
 /// The bytes that [`write()`] writes to a file of this name.
 ///
 /// # Errors
-/// As [`write()`], without the file.
+/// As [`write()`], without those of the file.
 pub fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
     match Format::of_extension(path)? {
         Format::Safetensors => safetensors::to_bytes(path, tensors),

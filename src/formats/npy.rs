@@ -5,17 +5,16 @@
 //! major minor              version: 1.0, 2.0 or 3.0
 //! length                   of the header in bytes, little-endian: u16 in version 1.0, u32 since 2.0
 //! header                   {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }, spaces, a newline
-//! numbers                  row by row, or column by column if fortran_order; `<` little-endian, `>` big-endian
+//! elements                 row by row, or column by column if fortran_order; `<` little-endian, `>` big-endian
 //! ```
 //!
 //! Read: float16, float32, float64, int32, int64, uint8 and bool, in both orders of axes and of bytes, stored or
-//! deflated. Written: what [`Values`] has, row by row, little-endian, stored, as version 1.0. The numbers must fill the
-//! rest of the file exactly, so nothing is allocated that is not there; for a deflated member `formats/archive.rs`
-//! bounds what is.
+//! deflated. Written: the types of [`Values`], row by row, little-endian, stored, as version 1.0. The elements must
+//! fill the rest of the file exactly, so nothing is allocated for elements that it does not contain; for a deflated member
+//! `formats/archive.rs` bounds the size.
 //!
-//! The header is a Python literal, and read by a parser of this one shape rather than by a crate: `npyz` and
-//! `ndarray-npy` both reserve the claimed length of the header before they read it, and accept any literal, nested as
-//! deep as the file likes.
+//! The header is a Python literal. A parser for this one form reads it, not a crate: `npyz` and `ndarray-npy` both
+//! allocate the claimed length of the header before they read it, and accept any literal, nested to any depth.
 
 use super::archive::{self, Archive};
 use super::numbers::{self, MOST_AXES, Placed};
@@ -23,21 +22,21 @@ use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// The name of an array without a name: the one NumPy's `savez` gives it.
+/// The name given to an array without a name, as by NumPy's `savez`.
 pub const UNNAMED: &str = "arr_0";
 
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
-/// The longest header that is read. NumPy itself refuses more than 10,000 bytes.
+/// The longest header that is read. NumPy itself rejects more than 10,000 bytes.
 const LONGEST_HEADER: usize = 10_000;
-/// The most bytes in front of the numbers.
+/// The most bytes before the elements.
 const LONGEST_START: usize = 12 + LONGEST_HEADER;
-/// The numbers start at a multiple of this.
+/// The elements start at a multiple of this.
 const ALIGNMENT: usize = 64;
 
 /// The array of an npy file, called [`UNNAMED`].
 ///
 /// # Errors
-/// If it is not a whole npy file of a number type that is read; `path` stands in the message.
+/// If it is not a complete npy file of a supported element type; `path` appears in the message.
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
     let mut tensors = Tensors::new();
     tensors.insert(UNNAMED, array(path, bytes)?);
@@ -47,7 +46,7 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
 /// The arrays of an npz file in the order of its directory.
 ///
 /// # Errors
-/// If it is not an archive of whole npy files; `path` stands in the message.
+/// If it is not an archive of complete npy files; `path` appears in the message.
 pub fn read_npz_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
     arrays(&mut Archive::open(path, bytes)?)
 }
@@ -59,7 +58,7 @@ pub(super) fn arrays(archive: &mut Archive<'_>) -> Result<Tensors> {
         let name = member.strip_suffix(".npy").ok_or_else(|| {
             Error::format(&path, None, "expected a member NAME.npy, as NumPy writes them, found another name")
         })?;
-        // First only the header: what it describes must be what the directory claims, before that is unpacked.
+        // First only the header: its description must agree with the size in the directory before the member is unpacked.
         let (start, size) = (archive.start(&member, LONGEST_START)?, archive.size(&member)?);
         Header::parse(&path, &start)?.check_size(&path, size)?;
         tensors.insert(name, array(&path, &archive.read(&member)?)?);
@@ -81,7 +80,7 @@ struct Header {
     big_endian: bool,
     fortran: bool,
     shape: Vec<usize>,
-    /// Where the numbers begin.
+    /// Where the elements begin.
     end: usize,
 }
 
@@ -113,21 +112,21 @@ impl Header {
         Ok(Header { dtype, big_endian, fortran, shape, end })
     }
 
-    /// Refuses a file that is not as long as its header says.
+    /// Rejects a file whose length does not match its header.
     fn check_size(&self, path: &Path, size: usize) -> Result<()> {
         let bytes = numbers::len(&self.shape).and_then(|len| len.checked_mul(self.dtype.size()));
         let found = size.saturating_sub(self.end);
         if bytes != Some(found) {
             let Header { shape, dtype, end, .. } = self;
-            let expected = bytes.map_or("more than there can be".to_string(), |bytes| format!("{bytes} bytes"));
-            let message = format!("expected the numbers of {shape:?} {dtype}, {expected}, found {found} bytes");
+            let expected = bytes.map_or("too many to allocate".to_string(), |bytes| format!("{bytes} bytes"));
+            let message = format!("expected the elements of {shape:?} {dtype}, {expected}, found {found} bytes");
             return Err(Error::format(path, Some(*end as u64), message));
         }
         Ok(())
     }
 }
 
-/// A parser of npy's header; errors are what was expected.
+/// A parser of npy's header; an error is the description of what was expected.
 struct Literal<'a> {
     text: &'a [u8],
     at: usize,
@@ -182,12 +181,12 @@ impl<'a> Literal<'a> {
                 b"b1" => Dtype::Bool,
                 _ => return None,
             };
-            // `|` is for numbers of one byte, which have no order.
+            // `|` is for elements of one byte, which have no byte order.
             matches!((order, dtype.size()), (b'<' | b'>', _) | (b'|', 1)).then_some((dtype, order == b'>'))
         };
         self.string().ok().and_then(known).ok_or_else(|| {
             self.at = start;
-            "one of the number types f2, f4, f8, i4, i8, u1, b1 with `<`, `>` or `|` in front".into()
+            "one of the element types f2, f4, f8, i4, i8, u1, b1 after `<`, `>` or `|`".into()
         })
     }
 
@@ -222,7 +221,7 @@ impl<'a> Literal<'a> {
         Ok(shape)
     }
 
-    /// What stands between quotes; nothing that needs an escape is ever in a header.
+    /// The text between quotes; a header never contains an escape.
     fn string(&mut self) -> Expected<&'a [u8]> {
         let quote = if self.takes(b"\"") { b'"' } else { b'\'' };
         if quote == b'\'' {
@@ -241,7 +240,7 @@ impl<'a> Literal<'a> {
         Err(format!("`{}`", String::from_utf8_lossy(token)))
     }
 
-    /// Skips spaces and then `token`, if that is what stands there.
+    /// Skips spaces and then `token`, if it comes next.
     fn takes(&mut self, token: &[u8]) -> bool {
         self.skip_spaces();
         let found = self.text[self.at..].starts_with(token);
@@ -265,7 +264,7 @@ pub(super) fn to_bytes(tensor: &Tensor) -> Vec<u8> {
         Values::U8(_) => "|u1",
     };
     let lengths: String = tensor.shape().iter().map(|length| format!("{length}, ")).collect();
-    // `(3,)` has a comma, `(3, 4)` has none at its end.
+    // `(3,)` ends with a comma, `(3, 4)` does not.
     let lengths = if tensor.shape().len() == 1 { lengths.trim_end() } else { lengths.trim_end_matches(", ") };
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({lengths}), }}");
     let start = MAGIC.len() + 4;
@@ -331,9 +330,9 @@ mod tests {
     fn other_headers_are_refused_with_what_was_expected() {
         let message = |header: &str, numbers: &[u8]| read(&npy(header, numbers)).unwrap_err().to_string();
         for (header, expected) in [
-            ("{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }", "expected one of the number types f2, f4"),
+            ("{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }", "expected one of the element types f2, f4"),
             ("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", "found \" '|O', "),
-            ("{'descr': '|f4', 'fortran_order': False, 'shape': (2,), }", "expected one of the number types"),
+            ("{'descr': '|f4', 'fortran_order': False, 'shape': (2,), }", "expected one of the element types"),
             ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }", "found \" [('a', "),
             ("{'descr': '<f4', 'fortran_order': 0, 'shape': (2,), }", "expected True or False"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (-2,), }", "expected the length of an axis"),
@@ -344,19 +343,19 @@ mod tests {
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}", "each once"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), } __import__('os')", "the end of the header"),
             ("__import__('os').system('id')", "expected `{`"),
-            ("{'descr': '<f4", "expected one of the number types"),
+            ("{'descr': '<f4", "expected one of the element types"),
             ("", "expected `{`"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", "12 bytes, found 8 bytes"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", "4 bytes, found 8 bytes"),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", "more than there can be"),
-            ("{'descr': '<f8', 'fortran_order': False, 'shape': (2305843009213693952,), }", "more than there can be"),
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", "too many to allocate"),
+            ("{'descr': '<f8', 'fortran_order': False, 'shape': (2305843009213693952,), }", "too many to allocate"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", "the length of an axis"),
         ] {
             let message = message(header, &[0; 8]);
             assert!(message.starts_with("a.npy, at byte ") && message.contains(expected), "{header}: {message}");
         }
         let nested = format!("{{'descr': {}", "(".repeat(9000));
-        assert!(message(&nested, &[]).contains("expected one of the number types"));
+        assert!(message(&nested, &[]).contains("expected one of the element types"));
         for (bytes, expected) in [
             (&b"\x93NUMPZ\x01\x00"[..], "expected an npy file, found the bytes [93, 4e"),
             (b"\x93NUMPY\x04\x00\x00\x00", "version 1.0, 2.0 or 3.0, found [04, 00]"),

@@ -1,11 +1,11 @@
-//! From bytes to numbers and back, for every format: a number type, a byte order, a shape and strides.
+//! From bytes to elements and back, for every format: an element type, a byte order, a shape and strides.
 //!
 //! ```text
-//! value[i₀, i₁, …] = number at offset + Σ i_a · stride_a
+//! value[i₀, i₁, …] = element at offset + Σ i_a · stride_a
 //! ```
 //!
-//! Offset and strides count numbers. Row by row (C order) the stride of an axis is the product of the lengths behind
-//! it, column by column (Fortran order) of those in front of it; PyTorch's views have any.
+//! Offset and strides count elements. Row by row (C order) the stride of an axis is the product of the lengths after it,
+//! column by column (Fortran order) of those before it; PyTorch's views have any strides.
 
 use crate::tensors::{Dtype, Tensor, Values};
 use half::{bf16, f16};
@@ -15,8 +15,8 @@ use ndarray::{ArrayD, IxDyn};
 /// pickle can name a list of a million lengths a million times.
 pub(super) const MOST_AXES: usize = 32;
 
-/// How many numbers an array of this shape has; nothing if it has more than [`MOST_AXES`], or if that, or the product of the lengths that are not 0, is more
-/// than memory can hold.
+/// How many elements an array of this shape has; `None` if it has more than [`MOST_AXES`] axes, or if that number, or the
+/// product of the lengths that are not 0, is more than memory can hold.
 pub(super) fn len(shape: &[usize]) -> Option<usize> {
     if shape.len() > MOST_AXES {
         return None;
@@ -30,7 +30,7 @@ pub(super) fn len(shape: &[usize]) -> Option<usize> {
     Some(if is_empty { 0 } else { product })
 }
 
-/// How many numbers [`read`] will make, and how many of the stored ones it looks at from the first on; nothing if
+/// How many elements [`read`] returns, and how many of the stored ones, counted from the first, it can access; `None` if
 /// either overflows.
 pub(super) fn extent(offset: usize, shape: &[usize], strides: &[usize]) -> Option<(usize, usize)> {
     let len = len(shape)?;
@@ -55,14 +55,14 @@ pub(super) fn row_major(shape: &[usize]) -> Vec<usize> {
 pub(super) fn column_major(shape: &[usize]) -> Vec<usize> {
     let strides = shape.iter().scan(1usize, |product, &length| {
         let stride = *product;
-        // Only wrong where some length is 0 or [`len`] refuses the shape: then no stride is used.
+        // Only wrong if some length is 0 or [`len`] rejects the shape: then no stride is used.
         *product = product.saturating_mul(length);
         Some(stride)
     });
     strides.collect()
 }
 
-/// Where the numbers of a tensor lie in a run of bytes.
+/// Where the elements of a tensor are in a slice of bytes.
 pub(super) struct Placed<'a> {
     pub dtype: Dtype,
     pub big_endian: bool,
@@ -71,10 +71,10 @@ pub(super) struct Placed<'a> {
     pub strides: &'a [usize],
 }
 
-/// The tensor that lies in `bytes`; nothing if it does not lie in them.
+/// The tensor in `bytes`; `None` if it is not inside them.
 ///
-/// It takes as much memory as its shape says. Whoever calls has bounded that: without strides of 0 it is what `bytes`
-/// hold.
+/// It takes as much memory as its shape requires. The caller has bounded that: without strides of 0 it is proportional to
+/// the size of `bytes`.
 pub(super) fn read(bytes: &[u8], placed: &Placed) -> Option<Tensor> {
     let (len, extent) = extent(placed.offset, placed.shape, placed.strides)?;
     if extent > bytes.len() / placed.dtype.size() || placed.shape.len() != placed.strides.len() {
@@ -93,7 +93,7 @@ pub(super) fn read(bytes: &[u8], placed: &Placed) -> Option<Tensor> {
     Some(Tensor::stored_as(placed.dtype, values))
 }
 
-/// `N` bytes for each number, which `number` takes in little-endian order.
+/// Reads `N` bytes for each element; `number` takes them in little-endian order.
 fn gather<T, const N: usize>(bytes: &[u8], placed: &Placed, len: usize, number: impl Fn([u8; N]) -> T) -> ArrayD<T> {
     let number = |bytes: &[u8]| {
         let mut own: [u8; N] = bytes.try_into().expect("N bytes");
@@ -112,8 +112,8 @@ fn gather<T, const N: usize>(bytes: &[u8], placed: &Placed, len: usize, number: 
         let (mut index, mut at) = (vec![0; shape.len()], offset);
         for _ in 0..len {
             values.push(number(&bytes[at * N..(at + 1) * N]));
-            // The next index: the last axis first, carrying into those in front of it. Wrapping, because the stride of
-            // an axis of length 1 may be anything: it is added and taken away again.
+            // The next index: the last axis first, carrying into those before it. Wrapping, because the stride of
+            // an axis of length 1 may be anything: it is added and subtracted again.
             for axis in (0..shape.len()).rev() {
                 index[axis] += 1;
                 at = at.wrapping_add(strides[axis]);
@@ -129,7 +129,7 @@ fn gather<T, const N: usize>(bytes: &[u8], placed: &Placed, len: usize, number: 
     ArrayD::from_shape_vec(IxDyn(shape), values).expect("as many values as the shape has")
 }
 
-/// The values row by row, each as it is in memory, in little-endian bytes.
+/// The values row by row, each in its type in memory, as little-endian bytes.
 pub(super) fn little_endian(values: &Values) -> Vec<u8> {
     match values {
         Values::F32(array) => array.iter().flat_map(|value| value.to_le_bytes()).collect(),
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use ndarray::array;
 
-    /// The numbers 0 to 11 in a tensor of this shape and strides.
+    /// The elements 0 to 11 in a tensor of this shape and strides.
     fn placed(offset: usize, shape: &[usize], strides: &[usize]) -> Option<Tensor> {
         let bytes: Vec<u8> = (0..12u8).collect();
         read(&bytes, &Placed { dtype: Dtype::U8, big_endian: false, offset, shape, strides })
@@ -183,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(placed(offset, shape, strides), None, "{offset} {shape:?} {strides:?}");
         }
-        // Where nothing is looked at, it does not matter where that nothing would be.
+        // If nothing is read, its position does not matter.
         assert!(placed(99, &[0, 5], &[1, 1]).is_some_and(|tensor| tensor.is_empty()));
     }
 

@@ -1,16 +1,16 @@
-//! [safetensors](https://github.com/huggingface/safetensors): a header in JSON, then the numbers.
+//! [safetensors](https://github.com/huggingface/safetensors): a header in JSON, then the elements.
 //!
 //! ```text
 //! length of the header, u64 | {"__metadata__": {..}, "fc.bias": {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}, ..}
-//! numbers of every tensor, row by row, little-endian, without gaps
+//! elements of every tensor, row by row, little-endian, without gaps
 //! ```
 //!
 //! Read: F16, BF16, F32, F64, I32, I64, U8 and BOOL. The crate `safetensors` checks that the offsets cover the rest of
-//! the file exactly, so nothing is allocated that is not there.
+//! the file exactly, so nothing is allocated for elements that it does not contain.
 //!
-//! The format sorts tensors by type and name. Where that is another order than ours, the metadata entry [`ORDER`] lists
-//! the names as they were, and reading puts them back; a list that does not name exactly the tensors of the file is
-//! ignored. The entries of the metadata are written in order, so that the same tensors are the same bytes.
+//! The format sorts tensors by type and name. If our order is different, the metadata entry [`ORDER`] lists
+//! the names in that order, and reading restores it; a list that does not name exactly the tensors of the file is
+//! ignored. The entries of the metadata are written in order, so that the same tensors give the same bytes.
 
 use super::numbers::{self, MOST_AXES, Placed};
 use crate::tensors::{Dtype, Tensor, Tensors};
@@ -26,10 +26,10 @@ pub const ORDER: &str = "resnet-by-hand.order";
 /// The header's key of the metadata.
 const METADATA: &str = "__metadata__";
 
-/// Reads the bytes of a safetensors file; `path` stands in messages.
+/// Reads the bytes of a safetensors file; `path` appears in messages.
 ///
 /// # Errors
-/// If it is not a whole safetensors file of number types that are read.
+/// If it is not a complete safetensors file of supported element types.
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
     let incomplete = |error| Error::format(path, None, format!("expected a complete safetensors file: {error}"));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(incomplete)?;
@@ -39,7 +39,7 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
         tensors.metadata.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
     let mut stored = file.tensors();
-    // Empty tensors share an offset; the name makes the order one.
+    // Empty tensors share an offset; the name makes the order unique.
     stored.sort_by_cached_key(|(name, _)| (header.info(name).map(|info| info.data_offsets), name.clone()));
     let stored: BTreeMap<usize, (String, TensorView<'_>)> = match order(&tensors, &stored) {
         Some(places) => places.into_iter().zip(stored).collect(),
@@ -96,7 +96,7 @@ pub(crate) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
 
     let mut metadata = tensors.metadata.clone();
     let read_back = SafeTensors::read_metadata(&bytes).map_err(|error| failed(&error))?.1;
-    // As `read_bytes` sorts them. The crate's own order of empty tensors, which share an offset, is another every time.
+    // As `read_bytes` sorts them. The crate's own order of empty tensors, which share an offset, changes every time.
     let mut stored: Vec<_> =
         tensors.names().map(|name| (read_back.info(name).map(|info| info.data_offsets), name)).collect();
     stored.sort_unstable();
@@ -110,7 +110,7 @@ pub(crate) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A tensor whose bytes are made when they are written: a dump's, all at once, would be gigabytes.
+/// A tensor whose bytes are produced when they are written: those of a whole dump could take gigabytes.
 struct Lazy<'a>(&'a Tensor);
 
 impl View for Lazy<'_> {
@@ -136,12 +136,12 @@ impl View for Lazy<'_> {
     }
 }
 
-/// Puts this metadata into the file, entries in the order of their keys: the crate's own would be in another one every time.
+/// Puts this metadata into the file, entries in the order of their keys: the crate's own order changes every time.
 fn insert_metadata(bytes: &mut Vec<u8>, metadata: &BTreeMap<String, String>) {
     let (length, rest) = bytes.split_at(8);
     let header = &rest[..u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize];
     let end = 8 + header.len();
-    // {"fc.bias": ..} becomes {"__metadata__": {..}, "fc.bias": ..}, filled up with spaces to a multiple of eight.
+    // {"fc.bias": ..} becomes {"__metadata__": {..}, "fc.bias": ..}, padded with spaces to a multiple of eight.
     let about = serde_json::to_string(metadata).expect("text is always JSON");
     let entries = header.trim_ascii_end().strip_prefix(b"{").expect("an object");
     let comma: &[u8] = if entries == b"}" { b"" } else { b"," };
@@ -151,7 +151,7 @@ fn insert_metadata(bytes: &mut Vec<u8>, metadata: &BTreeMap<String, String>) {
     bytes.splice(..end, length.to_le_bytes().into_iter().chain(header));
 }
 
-/// Whether the bytes begin as the format does: a length, then an object.
+/// Whether the bytes begin like the format: a length, then an object.
 pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
     bytes.get(8) == Some(&b'{')
 }

@@ -1,21 +1,21 @@
-//! TensorBoard's event files: numbers over the steps of a run.
+//! TensorBoard's event files: values over the steps of a run.
 //!
-//! A file is records, one behind the other. A record is TFRecord's frame around one `Event`, a message of Protocol Buffers:
+//! A file is a sequence of records. A record is TFRecord's frame around one `Event`, a message of Protocol Buffers:
 //!
 //! ```text
 //! record   length of the data, u64 | masked CRC-32C of these 8 bytes, u32 | data | masked CRC-32C of the data, u32
 //!          all little-endian; masked(crc) = (crc rotated right by 15 bits) + 0xa282ead8 mod 2³²
 //!
-//! message  fields, one behind the other: key, value; key = field number · 8 + wire type, a varint
-//!          wire type 0  varint             7 bits a byte, the lowest first, the highest bit says that another byte follows
+//! message  a sequence of fields: key, value; key = field number · 8 + wire type, a varint
+//!          wire type 0  varint             7 bits a byte, the lowest first, the highest bit is set if another byte follows
 //!                    1  64-bit             8 bytes, little-endian
 //!                    2  length-delimited   varint n, n bytes: a text or a message
 //!                    5  32-bit             4 bytes, little-endian
 //! ```
 //!
-//! Of the messages (`event.proto`, `summary.proto` of TensorFlow) these fields are written, in the order of their numbers,
-//! which is also what Google's library does. A step of 0 is left out; a value of 0 is not, for that it is there says which
-//! alternative was taken.
+//! Of the messages (`event.proto`, `summary.proto` of TensorFlow) these fields are written, in order of field number,
+//! as Google's library does. A step of 0 is left out. A value of 0 is not: its presence shows which
+//! alternative was chosen.
 //!
 //! | message | fields |
 //! |---|---|
@@ -24,10 +24,10 @@
 //! | `Summary.Value` | 1 `tag` string, 2 `simple_value` float |
 //! | `SessionLog` | 1 `status` enum, `START` = 1 |
 //!
-//! The first record of a file is [`version`], the second [`start`], which tells the first step that the file will hold. A run
-//! that goes on after a break begins a new file, and its [`start`] makes TensorBoard forget what earlier files say of that step
-//! and later ones; the very first of a run makes it forget nothing, but it has to be there. TensorBoard reads the files of a
-//! folder in the order of their names, `….tfevents.SECONDS.…`, and passes over a last record that is cut off.
+//! The first record of a file is [`version`], the second [`start`], which states the first step in the file. A resumed run
+//! begins a new file, and its [`start`] makes TensorBoard discard what earlier files contain for that step and later ones;
+//! the first [`start`] of a run discards nothing, but is required. TensorBoard reads the files of a folder in the order of
+//! their names, `….tfevents.SECONDS.…`, and ignores a last record that is cut off.
 //!
 //! ```
 //! use resnet_by_hand::formats::tensorboard;
@@ -41,18 +41,18 @@
 //! assert_eq!(file.len(), (16 + 9 + 2 + 13) + (16 + 9 + 2 + 2 + 2) + 2 * (16 + 9 + 2 + 2 + (2 + 2 + 10 + 5)));
 //! ```
 
-/// The first record of a file: which version of the format it has.
+/// The first record of a file: the version of its format.
 pub fn version(wall_time: f64) -> Vec<u8> {
     record(&event(wall_time, 0).text(3, "brain.Event:2"))
 }
 
-/// A process begins to write here, and the first step that it will write is `step`.
+/// The record with which a process begins to write; `step` is the first step that it will write.
 pub fn start(wall_time: f64, step: u64) -> Vec<u8> {
     const START: u64 = 1;
     record(&event(wall_time, step).message(7, &Message::default().varint(1, START)))
 }
 
-/// What was measured at `step`: names and numbers. TensorBoard groups names by what stands before the first `/`.
+/// What was measured at `step`: names and values. TensorBoard groups names by the part before the first `/`.
 ///
 /// `wall_time` is in seconds since 1970.
 pub fn scalars(wall_time: f64, step: u64, values: &[(String, f32)]) -> Vec<u8> {
@@ -66,19 +66,19 @@ pub fn scalars(wall_time: f64, step: u64, values: &[(String, f32)]) -> Vec<u8> {
 pub fn crc32c(bytes: &[u8]) -> u32 {
     const REFLECTED: u32 = 0x82f6_3b78;
     let shift = |crc: u32, _| (crc >> 1) ^ (if crc & 1 == 1 { REFLECTED } else { 0 });
-    // A bit at a time: an epoch writes a few kilobytes.
+    // One bit at a time is enough: an epoch writes a few kilobytes.
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), shift))
 }
 
 /// TFRecord's frame around `data`.
 fn record(data: &Message) -> Vec<u8> {
-    // The CRC of bytes that contain their own CRC is always the same; the mask keeps nested records from that.
+    // The CRC of bytes that contain their own CRC is always the same; the mask avoids that for nested records.
     let masked = |bytes: &[u8]| crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
     let length = (data.0.len() as u64).to_le_bytes();
     [&length[..], &masked(&length), &data.0, &masked(&data.0)].concat()
 }
 
-/// The fields that every event has.
+/// An event with the fields that every event has.
 fn event(wall_time: f64, step: u64) -> Message {
     let event = Message::default().double(1, wall_time);
     match step {
@@ -87,7 +87,7 @@ fn event(wall_time: f64, step: u64) -> Message {
     }
 }
 
-/// A message of Protocol Buffers; its fields are added in the order of their numbers.
+/// A message of Protocol Buffers; its fields are added in order of field number.
 #[derive(Default)]
 struct Message(Vec<u8>);
 

@@ -1,19 +1,19 @@
-//! What PyTorch's `torch.save` writes: `.pth`, `.pt`, `.th`, in both of its formats.
+//! PyTorch's `torch.save` files: `.pth`, `.pt`, `.th`, in both of its formats.
 //!
-//! A checkpoint is a pickle in which a tensor is a call, and its elements are elsewhere:
+//! A checkpoint is a pickle in which a tensor is a call, and its elements are stored elsewhere:
 //!
 //! ```text
 //! torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)
-//! storage = persistent id ('storage', torch.FloatStorage, key, device, numbers)
+//! storage = persistent id ('storage', torch.FloatStorage, key, device, numel)
 //! value[i₀, i₁, …] = element offset + Σ i_a · stride_a of the storage called key
 //! ```
 //!
-//! Several tensors may look at one storage, in any order of axes. Since version 1.6 the file is a zip archive:
+//! Several tensors may share one storage, in any order of axes. Since version 1.6 the file is a zip archive:
 //!
 //! ```text
 //! NAME/data.pkl      the pickle
 //! NAME/data/KEY      the bytes of the storage called KEY
-//! NAME/byteorder     `little` or `big`; little where it is missing
+//! NAME/byteorder     `little` or `big`; little if it is missing
 //! ```
 //!
 //! The older format is five pickles and the storages, one after the other:
@@ -26,13 +26,13 @@
 //! # What is read
 //!
 //! A state dict (a dict of tensors), bare or under one of the keys [`WRAPPERS`] of a checkpoint; or one tensor, which
-//! is then called [`UNNAMED`](super::npy::UNNAMED). What else is in such a dict (`epoch`, `best_prec1`) is left out, and
-//! named in [`Checkpoint::dropped`]. The pickle is read by [`super::pickle`], which runs nothing, with the names in
-//! `ALLOWED`; any other name is rejected. `object.rs` finds the tensors in it.
+//! is then called [`UNNAMED`](super::npy::UNNAMED). Other entries of such a dict (`epoch`, `best_prec1`) are left out and
+//! listed in [`Checkpoint::dropped`]. [`super::pickle`] reads the pickle without executing anything. It accepts the names in
+//! `ALLOWED` and rejects any other. `object.rs` finds the tensors in it.
 //!
 //! # Bounds
 //!
-//! A storage must be in the file as long as it is said to be, and every element of a tensor inside its storage. Because
+//! A storage must have its stated length in the file, and every element of a tensor must be inside its storage. Because
 //! strides may be 0 and storages shared, a small file can still describe large tensors: all tensors of a file together
 //! may take at most [`MOST_PER_BYTE`] bytes for every byte of the storages they use, and [`SPARE`] bytes more. That is
 //! enough for an expanded scalar of a hundred thousand elements.
@@ -60,7 +60,7 @@ pub const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "net
 
 /// The most bytes that the tensors of a file may take for every byte of their storages.
 pub const MOST_PER_BYTE: usize = 16;
-/// And how many bytes more, for files of very small storages.
+/// This many bytes are allowed in addition, for files of very small storages.
 pub const SPARE: usize = 1 << 20;
 
 const REBUILD_TENSOR: [&str; 2] = ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"];
@@ -91,27 +91,27 @@ const ALLOWED: [&str; 19] = [
     "collections.defaultdict",
 ];
 
-/// The tensors of a file, and what was around them.
+/// The tensors of a file, and where they were in it.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
     /// The state dict.
     pub tensors: Tensors,
     /// The keys under which it was found, the outermost first.
     pub unwrapped: Vec<String>,
-    /// What was left out: key and what it is.
+    /// What was left out: key and description.
     pub dropped: Vec<(String, String)>,
 }
 
 /// `0x1950a86a20f9469cfc6c`, the first pickle of the older format.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 const PROTOCOL: i128 = 1001;
-/// The file of the zip format that holds the pickle.
+/// The member of the zip format that contains the pickle.
 const PICKLE: &str = "data.pkl";
 
 /// Reads either format from the bytes of a file; `path` is in every message.
 ///
 /// # Errors
-/// If it is neither, or not whole, or holds anything but plain values and tensors of the types that are read.
+/// If it is neither, or not complete, or contains anything but plain values and tensors of supported types.
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
     if bytes.starts_with(b"PK") {
         read_archive(path, &mut Archive::open(path, bytes)?)
@@ -162,7 +162,7 @@ pub(super) fn read_archive(path: &Path, archive: &mut Archive<'_>) -> Result<Che
     })
 }
 
-/// Whether the bytes begin as the older format does: a pickle of the magic number.
+/// Whether the bytes begin like the older format: with a pickle of the magic number.
 pub(super) fn is_stream(bytes: &[u8]) -> bool {
     Pickle::parse(&bytes[..bytes.len().min(64)], 0, &[], "")
         .is_ok_and(|pickle| pickle.root().int().is_ok_and(|int| int == MAGIC))
@@ -183,12 +183,12 @@ pub(super) fn read_stream(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
     let pickle = Pickle::parse(bytes, system.end(), &ALLOWED, path)?;
     let keys = Pickle::parse(bytes, pickle.end(), &[], path)?;
 
-    // A storage does not say how long its elements are; who mentions it does.
+    // A storage does not state the size of its elements; the tensors that refer to it do.
     let mut dtypes: HashMap<&str, Dtype> = HashMap::new();
     for mention in pickle.persistent_ids() {
         let storage = Storage::parse(mention)?;
         if *dtypes.entry(storage.key).or_insert(storage.dtype) != storage.dtype {
-            return Err(mention.error(format!("expected one number type of the storage {:?}, found two", storage.key)));
+            return Err(mention.error(format!("expected one element type of the storage {:?}, found two", storage.key)));
         }
     }
     let mut storages: HashMap<&str, &[u8]> = HashMap::new();

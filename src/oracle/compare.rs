@@ -1,21 +1,20 @@
-//! Two dumps, tensor by tensor: how far apart they are, how far apart they may be, and where it begins.
+//! Compares two dumps tensor by tensor: how far they differ, how far they may differ, and where that begins.
 //!
-//! `ours` is the reference and gives the order of execution; `theirs` is on trial. A tensor of theirs *fits* if it has the
-//! shape of ours and every element satisfies
+//! `ours` is the reference and defines the order of execution; `theirs` is to be checked. A tensor of theirs *fits* if it
+//! has the shape of ours and every element satisfies
 //!
 //! ```text
-//! |theirs − ours| ≤ tolerance        written `!(error <= tolerance)` where it must fail, so that a NaN fails
+//! |theirs − ours| ≤ tolerance        tested as `!(error <= tolerance)`, so that a NaN fails
 //! ```
 //!
-//! The tolerance is, unless a [`Tolerance`] is given, the one that the dump carries for the type of their numbers
+//! The tolerance is the [`Tolerance`] that is given; otherwise the one in the dump for the element type of theirs
 //! ([`super::rounding`]); for a dump without any, [`Tolerance::of_dtype`].
 //!
-//! A name of theirs that ours does not have is tried again as names of weights are (`crate::parameters::our_name`), behind the
+//! A name of theirs that ours does not have is translated as names of weights are (`crate::parameters::our_name`), after the
 //! dump's own prefix: `grad_module.linear.weight` is `grad_fc.weight`, `output.layer2.0.shortcut` is
-//! `output.layer2.0.downsample`; PyTorch's counters of batches are passed over. Then: what theirs does not hold is not
-//! tried, and said. What only theirs holds is an error, because it is most likely a name
-//! misspelt, and a comparison that silently compares less than it was given is worth nothing. Axes of length 1 do not
-//! matter: `(N, C, 1, 1)` is `(N, C)`.
+//! `output.layer2.0.downsample`; PyTorch's batch counters are skipped. A tensor that theirs lacks is not compared, and the
+//! report says so. A tensor that only theirs has is an error: most likely its name is misspelt, and a comparison that
+//! silently compares less than it was given is worthless. Axes of length 1 are ignored: `(N, C, 1, 1)` equals `(N, C)`.
 
 use super::dump::{ALIASES, tolerance_key};
 use crate::error::nearest;
@@ -26,21 +25,21 @@ use ndarray::{ArrayD, Dimension as _, IxDyn};
 use std::collections::HashMap;
 use std::fmt;
 
-/// Decades of a histogram: 10⁻¹⁸ to 1 of the largest reference, and one bin for what is above.
+/// Bins of a histogram: one for each decade from 10⁻¹⁸ to 1 of the largest reference value, and one for larger errors.
 pub const DECADES: usize = 20;
 
-/// How far numbers may be apart.
+/// How far two values may differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// Share of the reference value.
+    /// Relative to the reference value.
     pub relative: f64,
     /// Added to that.
     pub absolute: f64,
 }
 
 impl Tolerance {
-    /// What `torch.testing.assert_close` allows between tensors of this type, with the relative part taken of the largest
-    /// value of the tensor where that is more.
+    /// What `torch.testing.assert_close` allows between tensors of this type. [`compare`] takes the relative part of the
+    /// largest value of the tensor, and no larger absolute part.
     pub fn of_dtype(dtype: Dtype) -> Tolerance {
         let (relative, absolute) = match dtype {
             Dtype::F16 => (1e-3, 1e-5),
@@ -53,16 +52,16 @@ impl Tolerance {
     }
 }
 
-/// Where a tensor's tolerance came from.
+/// Where a tensor's tolerance comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The dump: rounding in arithmetic of this type, carried through the computation.
+    /// The dump: rounding in this type, simulated through the computation.
     Rounding(Dtype),
     /// The caller.
     Given,
-    /// The type of the numbers alone.
+    /// The element type alone.
     Type(Dtype),
-    /// Whole numbers: equal or not.
+    /// Integers: they must be equal.
     Exact,
 }
 
@@ -90,58 +89,58 @@ pub struct Worst {
     pub values: [f64; 2],
 }
 
-/// What became of a tensor.
+/// The outcome of the comparison of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Every element is within the tolerance.
     Fits,
-    /// So many elements are not.
+    /// This many elements exceed the tolerance.
     Leaves(usize),
-    /// Another shape: theirs.
+    /// The shape differs; this is theirs.
     Shape(Vec<usize>),
-    /// Theirs does not hold it.
+    /// Theirs does not contain it.
     NotGiven,
 }
 
-/// What was found about a tensor of ours.
+/// What was found for a tensor of ours.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// Its name.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// The number types, ours and theirs.
+    /// The element types, ours and theirs.
     pub dtypes: [Dtype; 2],
-    /// What became of it.
+    /// The outcome of the comparison.
     pub outcome: Outcome,
     /// Largest |theirs − ours|.
     pub absolute: Worst,
     /// Largest |theirs − ours| / |ours| among the elements where ours is not 0.
     pub relative: Worst,
-    /// Most floating-point numbers of their type between the two.
+    /// Largest distance in units in the last place of their type.
     pub ulps: u64,
     /// Elements of theirs that are NaN or infinite where ours is neither.
     pub not_finite: usize,
-    /// Elements of ours that are NaN or infinite: there only the same fits.
+    /// Elements of ours that are NaN or infinite; these match only the same value.
     pub ours_not_finite: usize,
     /// Largest |ours|.
     pub scale: f64,
-    /// Number of elements with an error of about 10^(i − 18) of `scale`; those without error are not counted.
+    /// Number of elements with an error of about 10^(i − 18) times `scale`; those without error are not counted.
     pub histogram: [usize; DECADES],
     /// The largest error allowed in any finite element; infinite if the dump has no bound for this tensor, and then only
     /// equal elements fit.
     pub tolerance: f64,
-    /// Where the tolerance came from.
+    /// Where the tolerance comes from.
     pub source: Source,
 }
 
 impl Verdict {
-    /// Whether nothing was found against it.
+    /// Whether it fits or was not compared.
     pub fn passed(&self) -> bool {
         matches!(self.outcome, Outcome::Fits | Outcome::NotGiven)
     }
 
-    /// Whether it was compared at all.
+    /// Whether it was compared.
     pub fn tried(&self) -> bool {
         self.outcome != Outcome::NotGiven
     }
@@ -190,7 +189,7 @@ pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Re
     let aliases: HashMap<&str, &str> = aliases.into_iter().collect();
     let named = |name: &str| ours.names().find(|own| *own == name);
     let own = |name: &str| named(name).or_else(|| named(aliases.get(name)?));
-    // What theirs calls each tensor of ours; several names are possible, `layer1` and its last ReLU.
+    // The names that theirs uses for each tensor of ours; there may be several: `layer1` and its last ReLU.
     let mut called: HashMap<&str, Vec<&str>> = HashMap::new();
     let mut unknown = Vec::new();
     for name in theirs.names().filter(|name| !is_counter(name)) {
@@ -222,11 +221,11 @@ pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Re
     Ok(Report { tensors: tensors.collect(), unknown: unknown.collect() })
 }
 
-/// A name in another program's dump as it would be here.
+/// Translates a name in another program's dump to the name used here.
 fn translated(name: &str) -> String {
     for prefix in ["output", "grad_output"] {
         if let Some(module) = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')) {
-            // Of a module, `linear`, where a parameter has `linear.weight`. A wrapper is the whole network.
+            // The name of a module, `linear`; that of a parameter is `linear.weight`. A wrapper is the whole network.
             let module = our_name(&format!("{module}."));
             return join(prefix, module.strip_suffix('.').unwrap_or(&module));
         }
@@ -278,7 +277,7 @@ fn verdict(
     let a = ours.to_f64();
     let b = theirs.to_f64();
     let b = ArrayD::from_shape_vec(IxDyn(ours.shape()), b.iter().copied().collect()).expect("as many elements");
-    // Of the finite ones: an infinity among them would allow every other element any error.
+    // Of the finite elements only: an infinity would allow any error in every other element.
     verdict.scale = a.iter().filter(|x| x.is_finite()).fold(0.0f64, |scale, x| scale.max(x.abs()));
 
     let dtype = theirs.dtype();
@@ -299,10 +298,10 @@ fn verdict(
 
     let mut leaves = 0;
     for ((index, &ours), &theirs) in a.indexed_iter().zip(&b) {
-        // Both the same infinity, or both NaN: the computation asked for it, and theirs gave it.
+        // The same infinity, or both NaN: theirs agrees.
         let error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
         let tolerance = whole + allowed(ours);
-        // Relative to an infinity everything is allowed; but there only the same fits.
+        // A tolerance relative to an infinity allows everything, but an infinity matches only itself.
         if ours.is_finite() {
             verdict.tolerance = verdict.tolerance.max(tolerance);
         }
@@ -329,7 +328,7 @@ fn verdict(
     verdict
 }
 
-/// Whether `error` is more than `allowed`, which a NaN is, and everything if `allowed` is no bound at all: infinite or NaN.
+/// Whether `error` exceeds `allowed`. A NaN does, and every error but 0 does if `allowed` is no bound: infinite or NaN.
 // `error > allowed` would be false for NaN: exactly what must not happen.
 fn beyond(error: f64, allowed: f64) -> bool {
     error != 0.0 && !(error <= allowed && allowed.is_finite())
@@ -339,19 +338,19 @@ fn squeezed(shape: &[usize]) -> Vec<usize> {
     shape.iter().copied().filter(|&axis| axis != 1).collect()
 }
 
-/// How many steps from one floating-point number of the type to the next lie between two values.
+/// The distance of two values in steps from one floating-point number of the type to the next.
 fn ulps(dtype: Dtype, a: f64, b: f64) -> u64 {
     if a.is_nan() || b.is_nan() {
         return if a.is_nan() && b.is_nan() { 0 } else { u64::MAX };
     }
-    // The bits of a positive float count up with its value; those of negative ones are mirrored at 0.
+    // The bit pattern of a positive float increases with its value; negative ones are mirrored at 0.
     let signed = |x: f64, bits: i128| if x < 0.0 { -bits } else { bits };
     let place64 = |x: f64| signed(x, x.abs().to_bits().into());
     let place32 = |x: f64| signed(x, (x as f32).abs().to_bits().into());
     let distance = match dtype {
         Dtype::F64 => place64(a) - place64(b),
         Dtype::F32 => place32(a) - place32(b),
-        // The same bits with fewer of them behind the point.
+        // As in f32, with fewer bits in the significand.
         Dtype::BF16 => (place32(a) - place32(b)) >> 16,
         Dtype::F16 => (place32(a) - place32(b)) >> 13,
         _ => (a - b) as i128,
@@ -390,8 +389,8 @@ mod tests {
         assert_eq!(verdict.outcome, Outcome::Leaves(1));
         assert_eq!((verdict.absolute.error, verdict.absolute.at.as_slice()), (2f64.powi(-40), &[0, 1][..]));
         assert_eq!(verdict.relative.error, 2f64.powi(-41));
-        assert_eq!(verdict.ulps, 1 << 11); // between 2 and 4 two numbers are 2⁻⁵¹ apart
-        assert_eq!(verdict.histogram[18 - 13], 1); // 9.1e-13 of 4 is 2.3e-13
+        assert_eq!(verdict.ulps, 1 << 11); // between 2 and 4 adjacent floats are 2⁻⁵¹ apart
+        assert_eq!(verdict.histogram[18 - 13], 1); // 9.1e-13 / 4 is 2.3e-13
         assert!(compare(&ours, &theirs, given(1e-12)).unwrap().passed());
     }
 
@@ -403,7 +402,7 @@ mod tests {
         assert!(!report.passed() && report.tensors[0].absolute.error.is_nan() && report.tensors[0].not_finite == 1);
         let shape = compare(&ours, &tensors(&[("y", array![1.0, 2.0, 3.0].into_dyn())]), None).unwrap();
         assert_eq!(shape.first().unwrap().outcome, Outcome::Shape(vec![3]));
-        // Axes of length 1 do not matter; what is not given is not tried, and does not fail.
+        // Axes of length 1 are ignored; a missing tensor is not compared and does not fail.
         let squeezed = compare(&ours, &tensors(&[("z", array![1.0, 2.0].into_dyn())]), None).unwrap();
         assert!(squeezed.passed() && squeezed.tried() == 1 && squeezed.tensors[0].outcome == Outcome::NotGiven);
         let misspelt = compare(&ours, &tensors(&[("zz", array![1.0].into_dyn())]), None).unwrap();
@@ -421,7 +420,7 @@ mod tests {
                 assert!(!compare(&ours, &theirs(x, y), given).unwrap().passed(), "{x}, {y}, {given:?}");
             }
         }
-        // Nor does a tolerance that is no bound.
+        // Nor does an infinite or NaN tolerance.
         let mut ours = tensors(&[("y", array![1.0].into_dyn())]);
         for none in ["inf", "NaN"] {
             ours.metadata.insert(tolerance_key(Dtype::F64), format!("y {none}\n"));
@@ -461,7 +460,7 @@ mod tests {
         ]);
         let report = compare(&ours, &theirs, None).unwrap();
         let found: Vec<(&str, bool)> = report.tensors.iter().map(|v| (v.name.as_str(), v.passed())).collect();
-        // Under their own names, in the order here; the one that is there twice is tried twice.
+        // Under their own names, in our order; a tensor given twice is compared twice.
         let expected = [
             ("logits", true),
             ("grad_module.linear.bias", true),

@@ -1,15 +1,14 @@
-//! Which of the classic misunderstandings explains another implementation's results?
+//! Which of the classic mistakes explains another implementation's results?
 //!
-//! A comparison says *that* and *where* two computations part. The same few reasons come up again and again, so [`diagnose`]
-//! makes each of these mistakes in turn, on purpose and in `f64`, and compares: if theirs fit one of the wrong results as
-//! well as they would have to fit the right one, that is the mistake. A result that fits the right one is never
-//! accused: then nothing else is tried.
+//! A comparison reports *that* and *where* two computations differ. The same few reasons are common, so [`diagnose`] makes
+//! each of these mistakes in turn, on purpose and in `f64`, and compares: if theirs fits one of the wrong results as closely
+//! as it would have to fit the right one, that is the mistake. If theirs fits the right result, no mistake is tried.
 //!
 //! A mistake is made where it belongs: in the program (`stride` on the wrong convolution), in the tensors (`OIHW` read as
-//! `HWIO`), in the request (a sum of losses), or as a [`Disturb`](crate::program::Disturb) that replaces what a
-//! step returns (statistics per sample). None of it touches the layers.
+//! `HWIO`), in the request (a sum of losses), or by a [`Disturb`](crate::program::Disturb) that replaces what a
+//! step returns (statistics per sample). The layers stay unchanged.
 //!
-//! `mistake.rs` is the list, `make.rs` makes each mistake, `wrong_norm.rs` has the batch norms that are wrong.
+//! `mistake.rs` is the list, `make.rs` makes each mistake, `wrong_norm.rs` contains the wrong batch norms.
 
 mod make;
 mod mistake;
@@ -24,35 +23,35 @@ use super::layer::{Settings, Task, name_loss, sgd, sgd_request};
 use crate::Result;
 use crate::tensors::{Dtype, Tensors};
 
-/// A mistake that was made on purpose, and how theirs compare with it.
+/// A mistake made on purpose, and how theirs compares with its result.
 #[derive(Clone, Debug)]
 pub struct Suspicion {
     /// The mistake.
     pub mistake: Mistake,
-    /// Theirs against a result with this mistake.
+    /// Theirs compared with the result of this mistake.
     pub report: Report,
 }
 
 /// What [`diagnose`] found.
 #[derive(Clone, Debug)]
 pub struct Diagnosis {
-    /// Theirs against the right result.
+    /// Theirs compared with the right result.
     pub right: Report,
-    /// Every mistake that could be made here; none if theirs are right.
+    /// Every mistake that can be made here; empty if theirs is right.
     pub tried: Vec<Suspicion>,
 }
 
 impl Diagnosis {
-    /// The mistakes that explain everything theirs hold.
+    /// The mistakes that explain every tensor of theirs.
     pub fn explains(&self) -> impl Iterator<Item = Mistake> + '_ {
         self.tried.iter().filter(|suspicion| suspicion.report.passed()).map(|suspicion| suspicion.mistake)
     }
 }
 
-/// Compares theirs with the right result of `task`, and if they do not fit, with the result of every mistake.
+/// Compares theirs with the right result of `task` and, if it does not fit, with the result of every mistake.
 ///
 /// # Errors
-/// Those of the layers on the right result.
+/// Those of the layers, while the right result is computed.
 pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
     let mut request = task.request.clone();
     request.tolerances = true;
@@ -61,8 +60,8 @@ pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
     let right = compare(&ours, theirs, None)?;
     let mut dtypes = vec![Dtype::F32, Dtype::F64];
     dtypes.retain(|dtype| theirs.iter().any(|(_, tensor)| tensor.dtype().widened() == *dtype));
-    // The tolerances are those of the right computation, and a mistaken one may amplify rounding more: a ResNet without its shortcuts
-    // does, by far.
+    // The tolerances of the right computation may be too small for a mistaken one, which may amplify rounding far more: a
+    // ResNet without its shortcuts does.
     let closer = |wrong: &Wrong<'_>| -> Result<Report> {
         let mut result = wrong.result()?;
         result.metadata = ours.metadata.clone();
@@ -81,7 +80,7 @@ pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
         tried.push(Suspicion { mistake, report });
     }
     if !tried.iter().any(|suspicion| suspicion.report.passed()) {
-        // In float32 the gradients of a deep network may have lost nearly all digits: then the likeliest is examined.
+        // In float32 the gradients of a deep network may lose nearly all digits: then the likeliest mistake is examined.
         let fitting = |report: &Report| report.tensors.iter().filter(|v| v.tried() && v.passed()).count();
         let likeliest = tried.iter_mut().rev().max_by_key(|suspicion| fitting(&suspicion.report));
         let likeliest = likeliest.filter(|likeliest| fitting(&likeliest.report) > fitting(&right));
@@ -94,8 +93,8 @@ pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
     Ok(Diagnosis { right, tried })
 }
 
-/// Whether the tensors are the same to a quarter of their digits: |theirs − ours| ≤ ⁴√u · max |ours|. No rounding that is worth the
-/// name leads further, and few mistakes stay within it, so that only those few are examined more closely.
+/// Whether the tensors agree to a quarter of their digits: |theirs − ours| ≤ ⁴√u · max |ours|. Rounding hardly ever exceeds this,
+/// and few mistakes stay within it, so only those few are examined more closely.
 fn near(verdict: &Verdict) -> bool {
     let u = verdict.dtypes[1].unit_roundoff().unwrap_or(0.0);
     match verdict.outcome {
@@ -105,10 +104,10 @@ fn near(verdict: &Verdict) -> bool {
     }
 }
 
-/// The same for a step of SGD.
+/// [`diagnose`] for a step of SGD.
 ///
 /// # Errors
-/// For a wrong setting, or tensors that are missing.
+/// For a wrong setting or a missing tensor.
 pub fn diagnose_sgd(settings: &Settings, tensors: &Tensors, theirs: &Tensors) -> Result<Diagnosis> {
     let request = sgd_request(settings)?;
     let ours = sgd::<f64>(&request, tensors)?;
@@ -133,7 +132,7 @@ struct Wrong<'a> {
 }
 
 impl<'a> Wrong<'a> {
-    /// `None` if there is nothing the mistake could change.
+    /// `None` if the mistake can change nothing.
     fn new(task: &'a Task, mistake: Mistake) -> Option<Self> {
         let mut wrong = task.clone();
         mistake.make(&mut wrong).then_some(Wrong { task, wrong, mistake })
@@ -147,7 +146,7 @@ impl<'a> Wrong<'a> {
         Ok(result)
     }
 
-    /// What rounding does to the mistaken computation, for elements of `dtypes`: entries of the metadata.
+    /// The tolerances of the mistaken computation for elements of `dtypes`, as entries of the metadata.
     fn tolerances(&self, dtypes: &[Dtype]) -> Result<Vec<(String, String)>> {
         let Task { program, input, request } = &self.wrong;
         let (mut result, tolerances) = with_tolerances(program, input, request, Some(self.mistake), dtypes)?;
@@ -155,7 +154,7 @@ impl<'a> Wrong<'a> {
         name_loss(&self.task.program, &mut result);
         let mut written = result.clone();
         self.mistake.write(&self.wrong, &mut written);
-        // What is written larger than it was computed has larger errors.
+        // A tensor that is written larger than it was computed has larger errors.
         let size = |tensors: &Tensors, name: &str| tensors.get(name).map_or(0.0, |tensor| largest(&tensor.to_f64()));
         let scaled = |line: &str| match line.rsplit_once(' ').map(|(name, value)| (name, value.parse::<f64>())) {
             Some((name, Ok(tolerance))) if size(&result, name) > 0.0 => {
@@ -169,13 +168,12 @@ impl<'a> Wrong<'a> {
     }
 }
 
-/// The result of `task` with a mistake in it; `None` if there is nothing it could change, or if what it leads to cannot be
-/// computed at all.
+/// The result of `task` with a mistake in it; `None` if the mistake can change nothing, or if its result cannot be computed.
 pub fn mistaken(task: &Task, mistake: Mistake) -> Option<Tensors> {
     made(task, mistake)?.ok()
 }
 
-/// The same, with the error of what cannot be computed.
+/// The same, with the error if the result cannot be computed.
 pub(super) fn made(task: &Task, mistake: Mistake) -> Option<Result<Tensors>> {
     Some(Wrong::new(task, mistake)?.result())
 }

@@ -1,4 +1,4 @@
-//! One pass of a program as named tensors: what `resnet oracle` writes and everybody else is compared with.
+//! One pass of a program as named tensors: what `resnet oracle` writes and other implementations are compared with.
 //!
 //! Names, in the order of execution (which is the order of the tensors in the dump):
 //!
@@ -13,9 +13,9 @@
 //!
 //! Images are `(N, C, H, W)`, as PyTorch has them.
 //!
-//! In the metadata is the tolerance of every tensor ([`super::rounding`]) for either type of numbers. It is `inf` where there
-//! is none: with noise of the size of rounding an element is NaN or infinite that is not so without, or the other way
-//! round. Elements that are so with and without noise have no part in it: of them only the same fit.
+//! The metadata contains the tolerance of every tensor ([`super::rounding`]) for either element type. It is `inf` if there is
+//! no bound: noise of the size of rounding makes a finite element NaN or infinite, or the other way round. Elements that are
+//! not finite with and without noise do not count: they match only the same value.
 
 use super::diagnose::Mistake;
 use super::rounding::{Kinks, MULTIPLE, RUNS, Rounding};
@@ -47,11 +47,11 @@ pub enum Goal {
 /// What to compute.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Train: batch statistics, and the running ones move.
+    /// Training uses batch statistics and updates the running ones.
     pub mode: Mode,
     /// What backward starts from.
     pub goal: Goal,
-    /// Whether to dump what is between the input and the result.
+    /// Whether to dump the results between the input and the output.
     pub activations: bool,
     /// SGD steps to take on the batch.
     pub steps: usize,
@@ -59,10 +59,10 @@ pub struct Request {
     pub sgd: SgdConfig,
     /// Their learning rate.
     pub lr: f64,
-    /// Whether weight decay is taken off the parameters by itself, θ ← (1 − η λ) θ before the step (SGDW, Loshchilov & Hutter
-    /// 2019), instead of being added to the gradient.
+    /// Whether weight decay is decoupled, θ ← (1 − η λ) θ before the step (SGDW, Loshchilov & Hutter 2019), instead of added to
+    /// the gradient.
     pub decoupled: bool,
-    /// Whether to work out how far an implementation may be off ([`super::rounding`]): up to eleven passes instead of one.
+    /// Whether to compute the tolerances ([`super::rounding`]): up to eleven passes instead of one.
     pub tolerances: bool,
 }
 
@@ -82,19 +82,19 @@ impl Request {
     }
 }
 
-/// The key of the metadata with the tolerances for comparison with numbers of this type: lines of `name tolerance`.
+/// The metadata key of the tolerances for comparison with elements of this type: lines of `name tolerance`.
 pub(super) fn tolerance_key(dtype: Dtype) -> String {
     format!("tolerance.{}", dtype.name())
 }
 
-/// The key of the metadata with other names of tensors: lines of `name other`.
+/// The metadata key of other names of tensors: lines of `alias name`.
 pub(super) const ALIASES: &str = "aliases";
 
-/// Computes in `T` what `request` asks for and returns it under the names above; in the metadata are the tolerances,
-/// worked out in `f64`.
+/// Computes `request` in `T` and returns the results under the names above; the metadata contains the tolerances, computed in
+/// `f64`.
 ///
 /// # Errors
-/// Those of the layers; a goal that does not fit the result.
+/// Those of the layers, and if the goal does not fit the result.
 pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request) -> Result<Tensors> {
     let exact = match request.tolerances {
         true => Some(with_tolerances(program, input, request, None, &[Dtype::F32, Dtype::F64])?),
@@ -129,7 +129,7 @@ pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request
     Ok(result)
 }
 
-/// The dump in `f64`, with a mistake in it or not, and the entries of its metadata with the tolerances for numbers of `dtypes`.
+/// The dump in `f64`, with or without a mistake, and the entries of its metadata with the tolerances for `dtypes`.
 ///
 /// # Errors
 /// As [`dump`].
@@ -143,17 +143,17 @@ pub(super) fn with_tolerances(
     Exact::new(&program.cast(), input, request, mistake)?.tolerances(dtypes)
 }
 
-/// The pass without noise, its dump, and what is needed to go back through it once more.
+/// The pass without noise, its dump, and what is needed to repeat the backward pass.
 struct Exact<'a> {
     program: &'a Program<f64>,
     input: &'a Tensor,
     request: &'a Request,
-    /// What is done wrong in every pass.
+    /// The mistake made in every pass.
     mistake: Option<Mistake>,
     tensors: Tensors,
     forward: Forward<f64>,
     loss: Option<f64>,
-    /// The gradient of the result, where there is a backward pass.
+    /// The gradient of the result, if there is a backward pass.
     dy: Option<Value<f64>>,
 }
 
@@ -180,7 +180,7 @@ impl<'a> Exact<'a> {
             let u = dtype.unit_roundoff().expect("a float");
             let mut lines = String::new();
             for ((name, tensor), deviation) in self.tensors.iter().zip(self.deviations(u)?) {
-                // Whoever does nothing else still rounds the result.
+                // Every implementation rounds at least the result.
                 let tolerance = deviation + MULTIPLE * u * largest(float64(tensor));
                 let tolerance = if tolerance.is_finite() { tolerance } else { f64::INFINITY };
                 writeln!(lines, "{name} {tolerance:e}").expect("a text can grow");
@@ -190,7 +190,7 @@ impl<'a> Exact<'a> {
         Ok((self.tensors, entries))
     }
 
-    /// What rounding in arithmetic with unit roundoff `u` does to every tensor: noise, and kinks.
+    /// The deviation of every tensor by rounding with unit roundoff `u`: by noise and by kinks.
     fn deviations(&self, u: f64) -> Result<Vec<f64>> {
         let mut by_noise = vec![0.0; self.tensors.len()];
         let mut kinks = Kinks::new(self.program, &self.forward);
@@ -213,8 +213,8 @@ impl<'a> Exact<'a> {
         Ok(by_noise.into_iter().zip(by_kinks).map(|(noise, kinks)| noise + kinks).collect())
     }
 
-    /// Raises `worst` to the deviations of the dump that begins with `first`. Each tensor is compared as soon as it is made: a
-    /// second dump beside the first would be gigabytes.
+    /// Raises `worst` to the deviations of the dump that begins with `first`. Each tensor is compared as soon as it is
+    /// computed: a second dump beside the first could take gigabytes.
     fn compare(
         &self,
         first: Step<f64>,
@@ -234,7 +234,7 @@ impl<'a> Exact<'a> {
     }
 }
 
-/// Calls `run` with somebody who makes the mistake, if there is one, before `other` changes anything.
+/// Calls `run` with a [`Disturb`] that makes the mistake, if there is one, before `other` changes anything.
 fn with<R>(mistake: Option<Mistake>, other: &mut dyn Disturb<f64>, run: impl FnOnce(&mut dyn Disturb<f64>) -> R) -> R {
     match mistake {
         Some(mut mistake) => run(&mut Both(&mut mistake, other)),
@@ -242,25 +242,24 @@ fn with<R>(mistake: Option<Mistake>, other: &mut dyn Disturb<f64>, run: impl FnO
     }
 }
 
-/// The largest |x|, of those that are finite.
+/// The largest |x| of the finite elements.
 pub(super) fn largest<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> f64 {
     numbers.into_iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest))
 }
 
-/// The larger of two numbers, or NaN if one is: `f64::max` would take the other.
+/// The larger of two values, or NaN if one is NaN: `f64::max` would return the other.
 fn larger(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
 }
 
-/// The largest |a − b|; NaN or infinite where only one of two elements is finite. The same infinities, and two NaN, do not
-/// differ.
+/// The largest |a − b|; NaN or infinite if only one of two elements is finite. Equal infinities and two NaN do not differ.
 fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
     let same = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan();
     let differences = float64(a).iter().zip(float64(b)).map(|(&a, &b)| if same(a, b) { 0.0 } else { (a - b).abs() });
     differences.fold(0.0, larger)
 }
 
-/// The numbers of a tensor that was computed in `f64`.
+/// The elements of a tensor that was computed in `f64`.
 fn float64(tensor: &Tensor) -> &ArrayD<f64> {
     match tensor.values() {
         Values::F64(array) => array,
@@ -310,10 +309,11 @@ fn step<T: Scalar>(
     Ok(Step { forward, loss, backward: Some(backward) })
 }
 
-/// Takes a tensor of a dump, and its name, as soon as it is computed.
+/// Receives each tensor of a dump, with its name, as soon as it is computed.
 type Sink<'a> = dyn FnMut(String, Tensor) + 'a;
 
-/// The whole dump but its metadata, in its order, that begins with `first`. `statistics` disturbs the running statistics.
+/// Emits the whole dump that begins with `first`, in its order, without its metadata. `statistics` disturbs the running
+/// statistics.
 fn emit<T: Scalar>(
     program: &Program<T>,
     input: &Tensor,
@@ -388,7 +388,7 @@ fn emit<T: Scalar>(
     Ok(())
 }
 
-/// The whole dump but its metadata.
+/// The whole dump without its metadata.
 fn collected<T: Scalar>(
     program: &Program<T>,
     input: &Tensor,
@@ -405,7 +405,7 @@ fn collected<T: Scalar>(
 pub(super) struct Stepper<T> {
     sgd: Sgd<T>,
     lr: f64,
-    /// 1 − η λ, where decay is decoupled.
+    /// 1 − η λ, if decay is decoupled.
     keep: T,
 }
 
@@ -417,7 +417,7 @@ impl<T: Scalar> Stepper<T> {
         Ok(Stepper { sgd, lr: request.lr, keep: T::one() - T::of(request.lr * decoupled) })
     }
 
-    /// The optimiser itself, to hand it its buffers and to look at them.
+    /// The optimiser itself, to set and read its buffers.
     pub fn sgd(&mut self) -> &mut Sgd<T> {
         &mut self.sgd
     }
@@ -434,7 +434,7 @@ impl<T: Scalar> Stepper<T> {
     }
 }
 
-/// What [`dump`] returns, without metadata, with somebody changing results on the way.
+/// What [`dump`] returns, without metadata; `disturb` changes results during the pass.
 ///
 /// # Errors
 /// As [`dump`].
@@ -447,7 +447,7 @@ pub(super) fn dump_disturbed(
     collected(program, input, request, disturb)
 }
 
-/// `(N, C, H, W)` or `(N, F)`, in this crate's order.
+/// Converts `(N, C, H, W)` or `(N, F)` to this crate's layout.
 fn value<T: Scalar>(name: &'static str, tensor: &Tensor) -> Result<Value<T>> {
     let expected = "float32 or float64 of shape (N, C, H, W) or (N, F)";
     let refuse = || Error::shape("oracle", name, expected, tensor.shape());
@@ -459,7 +459,7 @@ fn value<T: Scalar>(name: &'static str, tensor: &Tensor) -> Result<Value<T>> {
     }
 }
 
-/// A value as others have it.
+/// Converts a value to PyTorch's layout.
 fn tensor<T: Scalar>(value: &Value<T>) -> Tensor {
     match value {
         Value::Images(x) => Tensor::real(nhwc_to_nchw(x).view().into_dyn()),

@@ -1,4 +1,4 @@
-//! One layer, one block or one step of the optimiser on somebody's tensors: `resnet oracle layer`.
+//! One layer, one block or one step of the optimiser on given tensors: `resnet oracle layer`.
 //!
 //! | kind | reads | settings |
 //! |---|---|---|
@@ -14,7 +14,8 @@
 //! | `sgd` | `param` `grad` (`momentum_buffer`) | `lr` `momentum` `dampening` `weight_decay` `nesterov` |
 //!
 //! Names, shapes, settings and their defaults are PyTorch's: `input (N, C, H, W)`, `weight (C_out, C_in/groups, kh, kw)`.
-//! With `grad_output` there is a backward pass, too. What comes out is named as in [`mod@super::dump`]. What stands in parentheses may be left out.
+//! With `grad_output` there is also a backward pass. Results are named as in [`mod@super::dump`]. Inputs in parentheses are
+//! optional.
 
 use super::dump::{Goal, Request, Stepper, dump, largest, tolerance_key};
 use super::rounding::MULTIPLE;
@@ -54,7 +55,7 @@ pub const KINDS: [&str; 14] = [
     "sgd",
 ];
 
-/// `stride=2,padding=1x0`: names and values. A pair is written height x width; one number stands for both.
+/// `stride=2,padding=1x0`: names and values. A pair is written height x width; a single number means both.
 ///
 /// ```
 /// use resnet_by_hand::oracle::Settings;
@@ -83,7 +84,7 @@ impl FromStr for Settings {
     }
 }
 
-/// Settings as they are read: what was asked for is known, and what nobody asked for is an error.
+/// Reads settings and records which were read: a setting that is never read is an error.
 struct Reader<'a> {
     kind: &'a str,
     settings: &'a Settings,
@@ -139,7 +140,7 @@ impl<'a> Reader<'a> {
         Ok(self.choice("mode", &[("train", Mode::Train), ("eval", Mode::Eval)])?.unwrap_or(Mode::Train))
     }
 
-    /// Refuses settings that nothing has asked for.
+    /// Rejects settings that were not read.
     fn done(self) -> Result<()> {
         let Some(unknown) = self.settings.0.keys().find(|key| !self.asked.contains(key.as_str())) else {
             return Ok(());
@@ -151,7 +152,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A layer on somebody's tensors, ready to be computed.
+/// A layer with its tensors, ready to be computed.
 #[derive(Clone, Debug)]
 pub struct Task {
     /// The layer, as steps.
@@ -165,7 +166,7 @@ pub struct Task {
 /// Computes a layer of the given kind on `tensors`, in `T`.
 ///
 /// # Errors
-/// For an unknown kind or setting, a missing tensor, and whatever the layer refuses.
+/// For an unknown kind or setting or a missing tensor, and those of the layer.
 pub fn run<T: Scalar>(kind: &str, settings: &Settings, tensors: &Tensors, tolerances: bool) -> Result<Tensors> {
     if kind == "sgd" {
         return sgd::<T>(&sgd_request(settings)?, tensors);
@@ -177,7 +178,7 @@ pub fn run<T: Scalar>(kind: &str, settings: &Settings, tensors: &Tensors, tolera
     Ok(result)
 }
 
-/// A program without steps is a loss: the logits are its input, and what comes out is the loss.
+/// A program without steps is a loss: its input is the logits, its output is the loss.
 pub(super) fn name_loss(program: &Program<f64>, result: &mut Tensors) {
     if program.steps.is_empty() {
         result.remove("logits");
@@ -188,10 +189,10 @@ pub(super) fn name_loss(program: &Program<f64>, result: &mut Tensors) {
     }
 }
 
-/// The layer of the given kind, its parameters from `tensors`; every kind but `sgd`.
+/// The layer of the given kind with its parameters from `tensors`; every kind except `sgd`.
 ///
 /// # Errors
-/// For an unknown kind or setting and a missing tensor.
+/// For an unknown kind or setting or a missing tensor.
 pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Task> {
     if !KINDS.contains(&kind) || kind == "sgd" {
         let known = KINDS.iter().map(|kind| kind.to_string()).collect();
@@ -211,7 +212,7 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
             let target = needed(kind, tensors, "target")?;
             let target = target.to_indices().ok_or_else(|| {
                 let found = target.dtype();
-                Error::argument("oracle", format!("`target` expects class numbers from 0 on (int64), got {found}"))
+                Error::argument("oracle", format!("`target` expects class indices, 0 or more (int64), got {found}"))
             })?;
             goal = Goal::CrossEntropy { target, loss };
             Program::new()
@@ -295,7 +296,7 @@ fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<La
     })
 }
 
-/// A block with its parameters from `tensors`. Their shapes say how wide it is.
+/// A block with its parameters from `tensors`. Their shapes determine its width.
 fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Block<f64>> {
     let kind = settings.kind;
     let bottleneck = kind.ends_with("bottleneck");
@@ -303,10 +304,10 @@ fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Blo
     let stride = settings.count("stride")?.unwrap_or(1);
     let groups = settings.count("groups")?.unwrap_or(1);
     if stride == 0 || groups == 0 {
-        return Err(Error::argument("settings", format!("{kind}: `stride` and `groups` are at least 1")));
+        return Err(Error::argument("settings", format!("{kind}: `stride` and `groups` must be at least 1")));
     }
     let strided = match bottleneck {
-        // v1.5 as torchvision, or v1 as the paper
+        // v1.5 as in torchvision, or v1 as in the paper
         true => settings.choice("stride_on", &[("conv1", 0), ("conv2", 1)])?.unwrap_or(1),
         false => 0,
     };
@@ -354,7 +355,7 @@ fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Blo
     let zero_pad = ZeroPadShortcut { stride, c_out };
     let mut block = if pre_activation {
         if shortcut == "none" {
-            return Err(Error::argument("settings", format!("{kind}: a pre-activation block has a shortcut")));
+            return Err(Error::argument("settings", format!("{kind}: a pre-activation block must have a shortcut")));
         }
         Block::PreActivation(PreActivationBlock {
             norms: branch.iter().map(|unit| BatchNorm2d::new(unit.conv.weight.shape()[1] * unit.conv.groups)).collect(),
@@ -383,11 +384,11 @@ fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Blo
     Ok(block)
 }
 
-/// Fills the parameters of `model` from the tensors of their names; every problem at once.
+/// Fills the parameters of `model` from the tensors of the same names; reports every problem at once.
 fn assign(kind: &str, model: &mut impl Parameters<f64>, tensors: &Tensors) -> Result<()> {
     let mut problems = Vec::new();
     model.visit_mut("", &mut |name, role, mut own| match tensors.get(name) {
-        // In training they only say where the running ones start.
+        // In training they are only the initial running statistics.
         None if role == Role::Statistic => {}
         None => problems.push(format!("`{name}` {:?} is missing", own.shape())),
         Some(tensor) if tensor.shape() != own.shape() => {

@@ -1,13 +1,14 @@
-//! The oracle: somebody else's numbers in, a verdict they can act on out.
+//! The oracle checks another implementation's results and reports where they are wrong.
 //!
-//! - [`mod@dump`]: a pass through a [`program`](crate::program) as named tensors, with how far an implementation may be off ([`rounding`]);
-//! - [`layer`]: the same for one layer, one block, one step of SGD;
-//! - [`mod@compare`]: two dumps, and the first module in the order of execution where they part;
-//! - [`mod@diagnose`]: which classic misunderstanding explains the difference;
-//! - [`pack`]: inputs and expected results of every layer, for whoever cannot run this; [`mod@score`] shows with [`mutants`] that
-//!   the pack notices mistakes.
+//! - [`mod@dump`]: a pass through a [`program`](crate::program) as named tensors, each with its tolerance ([`rounding`]);
+//! - [`layer`]: the same for one layer, one block or one step of SGD;
+//! - [`mod@compare`]: compares two dumps and finds the first module, in the order of execution, where they differ;
+//! - [`mod@diagnose`]: which classic mistake explains the difference;
+//! - [`pack`]: inputs and expected results of every layer, for use without this program; [`mod@score`] shows with [`mutants`]
+//!   that the pack detects mistakes.
 //!
-//! Everything works in `f64` unless asked otherwise: `f32` is what is being judged. `docs/oracle.md` shows the use of it.
+//! Everything is computed in `f64` unless another type is chosen: `f32` is what is being checked. `docs/oracle.md` shows
+//! how to use it.
 
 pub mod compare;
 pub mod diagnose;

@@ -1,17 +1,17 @@
-//! Every operation computed wrongly, in many ways: what a conformance pack has to notice.
+//! Faults in every operation, which the conformance pack must detect.
 //!
 //! A [`Mutant`] is one operation with one fault, in a layer, a block or a network, wherever the operation occurs. There are four
-//! sorts:
+//! kinds:
 //!
-//! - **a classic misunderstanding**, as `resnet oracle diagnose` knows them ([`Mistake`]);
+//! - **a classic mistake**, one of those that `resnet oracle diagnose` knows ([`Mistake`]);
 //! - **another layer** in its place: height and width of its stride exchanged, its dilation forgotten;
 //! - **a wrong formula**: a term of the gradient missing, a window's gradient overwritten where windows overlap, a gradient for each
 //!   of several equal maxima;
-//! - **wrong values**, for each of the operation's results and gradients: nothing there; the last image, a channel or the last
-//!   column forgotten; two channels exchanged; everything one pixel to the right; everything too large by a thousandth.
+//! - **wrong values**, for each of the operation's results and gradients: all zeros; the last image, a channel or the last
+//!   column zero; two channels exchanged; everything shifted one pixel to the right; everything too large by a thousandth.
 //!
-//! `list.rs` is the list, a line for each fault of an operation, `formulas.rs` has the wrong formulas it names, `sgd.rs` the step
-//! of SGD, and `values.rs` the wrong values. What follows here puts a fault in its place and computes.
+//! `list.rs` lists the faults of each operation, `formulas.rs` contains the wrong formulas it names, `sgd.rs` the step of SGD,
+//! and `values.rs` the wrong values. This file injects a fault and computes the results.
 
 mod formulas;
 mod list;
@@ -37,9 +37,9 @@ use values::{Change, wrong_values};
 /// One operation with one fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Mutant {
-    /// The operation, as the oracle's layers are called; `sgd` for the optimiser.
+    /// The operation, named as the oracle's layers; `sgd` for the optimiser.
     pub operation: &'static str,
-    /// Which of what it computes is wrong: `result`, `grad_input`, `grad_weight`, or `all` for a fault of the whole.
+    /// Which of its outputs is wrong: `result`, `grad_input`, `grad_weight`, `grad_bias`, or `all` for a fault of the whole.
     pub part: &'static str,
     /// What is wrong with it.
     pub what: &'static str,
@@ -48,29 +48,29 @@ pub struct Mutant {
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// A classic misunderstanding.
+    /// A classic mistake.
     Classic(Mistake),
     /// Another layer.
     Layer(OtherLayer),
-    /// Another loss; `false` if it would be the same.
+    /// Another loss; the function returns `false` if it is the same.
     Loss(fn(&mut SoftmaxCrossEntropy<f64>, &mut Vec<usize>, usize) -> bool),
-    /// Another result than this, of the values that were read.
+    /// Another result, given the values that were read.
     Result(fn(&Layer<f64>, &Activation<f64>, &mut Activation<f64>)),
     /// Another gradient of the input.
     Gradient(fn(&Layer<f64>, &Passing<'_>) -> Option<Activation<f64>>),
-    /// Parameter gradients as they are for another gradient of the result.
+    /// Parameter gradients computed from another gradient of the result.
     Parameters(fn(&Activation<f64>) -> Activation<f64>),
     /// A batch norm that forgets a part of its gradient.
     Norm(WrongNorm),
     /// Another loss and gradient of the logits.
     Logits(fn(&Array2<f64>, &[usize], &mut f64, &mut Array2<f64>)),
-    /// Wrong values in what the part is.
+    /// Wrong values in the given part.
     Values(Change),
     /// Another step of SGD.
     Sgd(fn(&mut SgdTerms)),
 }
 
-/// Another layer in place of one; `false` if it would be the same.
+/// Another layer in place of one; the function returns `false` if it is the same.
 #[derive(Clone, Copy, Debug)]
 enum OtherLayer {
     Conv2d(fn(&mut Conv2d<f64>) -> bool),
@@ -97,7 +97,7 @@ impl OtherLayer {
     }
 }
 
-/// What goes through a step with images.
+/// The arrays of a step on images.
 struct Passing<'a> {
     x: &'a Activation<f64>,
     dy: &'a Activation<f64>,
@@ -138,8 +138,7 @@ pub const OPERATIONS: [&str; 12] = [
 ];
 
 impl Mutant {
-    /// What comes out of a case with this fault in it. `None` if the case has nothing to do with it; an empty result if nothing can
-    /// be computed any more.
+    /// The results of a case with this fault. `None` if the fault does not apply to the case; empty if nothing can be computed.
     pub fn compute(&self, case: &Case) -> Option<Tensors> {
         if let Subject::Layer("sgd", settings) = case.subject {
             return self.step(case, settings);
@@ -172,7 +171,7 @@ impl Mutant {
         Some(result)
     }
 
-    /// Whether the operation is in a task.
+    /// Whether the operation occurs in a task.
     fn occurs(&self, task: &Task) -> bool {
         match self.operation {
             "softmax_cross_entropy" => matches!(task.request.goal, Goal::CrossEntropy { .. }),
@@ -276,7 +275,7 @@ impl Disturb<f64> for Mutant {
             }
             (Fault::Gradient(wrong), Value::Images(x), Value::Rows(_)) => {
                 if let Value::Images(dx) = &mut gradients[0] {
-                    // A global average pool, whose gradient needs nothing but dx.
+                    // A global average pool, whose gradient needs only dx.
                     if let Some(other) = wrong(&step.layer, &Passing { x, dy: x, dx }) {
                         *dx = other;
                     }

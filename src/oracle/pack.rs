@@ -1,19 +1,19 @@
-//! The backward conformance pack: inputs for every layer, and what comes out, gradients included.
+//! The backward conformance pack: inputs for every layer and the expected results, gradients included.
 //!
-//! Somebody without this program should be able to hold a kernel against it. So the pack is plain data: for each [`Case`] a
-//! file of inputs and one of everything that is expected, in names and shapes of PyTorch, with a tolerance for each tensor
-//! (`folder` writes it). That it is worth something is shown by [`mod@super::score`], which computes every operation wrongly in
-//! many ways and counts how many of them the pack notices.
+//! It checks a kernel where this program is not available. So the pack is plain data: for each [`Case`] a file of inputs and
+//! a file of expected results, with PyTorch's names and shapes and a tolerance for each tensor (`folder` writes it).
+//! [`mod@super::score`] shows what the pack is worth: it injects faults into every operation and counts how many of them the
+//! pack detects.
 //!
-//! What makes a case worth having:
+//! Properties of the cases:
 //!
-//! - **Inputs are exact.** They are multiples of 2⁻⁹ (weights: of a smaller power of two) below 2, the same numbers in `float32` and
-//!   `float64`, drawn as whole numbers. In `float64` every product and every sum of a convolution of them is exact too, so the
-//!   expected value is not "ours", it is *the* value.
-//! - **Sizes are all different** (batch, channels, height, width, kernel), so that nothing can be exchanged unnoticed, and do not
-//!   divide: windows leave rows over.
+//! - **Inputs are exact.** They are multiples of 2⁻⁹ (weights: of a smaller power of two), most of them below 2, the same
+//!   values in `float32` and `float64`, drawn as integers. In `float64` every product and every sum of a convolution of them
+//!   is exact, too, so the expected value is *the* exact value.
+//! - **Sizes are all different** (batch, channels, height, width, kernel), so that no two can be exchanged
+//!   unnoticed. Many are no multiple of the stride: windows leave rows over.
 //! - **`grad_output` is random.** With ones a batch norm has no gradient at all.
-//! - **The kinks are there**: zeros under a ReLU, equal values in a max pool, images of one pixel, logits of a thousand.
+//! - **Kinks and extremes are included**: zeros at a ReLU, equal values in a max pool, images of one pixel, logits of 1000.
 
 #[cfg(feature = "formats")]
 pub mod folder;
@@ -38,7 +38,7 @@ pub enum Subject {
     Network(Box<Architecture>, Mode),
 }
 
-/// How large the part is that a case looks at.
+/// How large a part a case checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// One layer, or a step of SGD.
@@ -63,7 +63,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// How large a part it looks at.
+    /// How large a part it checks.
     pub fn level(&self) -> Level {
         match &self.subject {
             Subject::Layer(kind, _) if kind.ends_with("block") || kind.ends_with("bottleneck") => Level::Block,
@@ -82,7 +82,7 @@ impl Case {
         Some(task.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
     }
 
-    /// Everything that is expected, with tolerances in the metadata unless they are not wanted.
+    /// All expected results; with `tolerances` their tolerances are in the metadata.
     pub fn expected(&self, tolerances: bool) -> Tensors {
         let result = match &self.subject {
             Subject::Layer(kind, settings) => run::<f64>(kind, &parsed(settings), &self.input, tolerances),
@@ -117,7 +117,7 @@ fn network_task(architecture: &Architecture, mode: Mode, input: &Tensors) -> Res
     Ok(Task { program: Program::of_network(&model), input: image, request })
 }
 
-/// What an input looks like. All are multiples of a power of two, and exact in `float32`.
+/// The values of an input. All are multiples of a power of two and exact in `float32`.
 #[derive(Clone, Copy)]
 enum Draw {
     /// −2 to 2 in steps of 2⁻⁹.
@@ -126,7 +126,7 @@ enum Draw {
     Coarse,
     /// Below zero, in steps of 2⁻⁹.
     Negative,
-    /// 14 to 18, in steps of 2⁻⁹: the mean is sixteen times the deviation.
+    /// 14 to 18, in steps of 2⁻⁹: the mean is fourteen times the standard deviation.
     Offset,
     /// −1024 to 1024, in steps of 256.
     Thousands,
@@ -137,7 +137,7 @@ enum Draw {
 }
 
 impl Draw {
-    /// A tensor of this kind that depends on the names alone.
+    /// A tensor of this kind, determined by its shape and the names.
     fn tensor(self, case: &str, name: &str, shape: &[usize]) -> ArrayD<f64> {
         let mut rng = stream(0, Purpose::Verify, &[name_hash("pack"), name_hash(case), name_hash(name)]);
         let fan_in: usize = shape.iter().skip(1).product();
@@ -158,7 +158,7 @@ impl Draw {
     }
 }
 
-/// Every case, always the same.
+/// All cases, the same at every call.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     convolutions(&mut cases);
@@ -207,9 +207,9 @@ fn convolutions(cases: &mut Vec<Case>) {
     conv("3x3-stride3", "rows and columns are left over", "stride=3", [1, 2, 8, 10], [3, 2, 3, 3], false);
     conv("3x3-one", "one image, one channel", "padding=1", [1, 1, 5, 4], [1, 1, 3, 3], true);
     conv("3x3-one-pixel", "all but the middle of the kernel is padding", "padding=1", [3, 2, 1, 1], [4, 2, 3, 3], true);
-    conv("3x3-17-channels", "no multiple of a vector", "padding=1", [2, 17, 6, 5], [19, 17, 3, 3], false);
+    conv("3x3-17-channels", "not a multiple of a vector", "padding=1", [2, 17, 6, 5], [19, 17, 3, 3], false);
     conv("3x3-64-channels", "a long sum", "padding=1", [1, 64, 9, 7], [16, 64, 3, 3], false);
-    conv("3x3-groups", "each half sees its half", "padding=1,groups=2", [2, 6, 5, 7], [4, 3, 3, 3], true);
+    conv("3x3-groups", "each half reads its half", "padding=1,groups=2", [2, 6, 5, 7], [4, 3, 3, 3], true);
     conv("3x3-depthwise", "two kernels per channel", "padding=1,groups=5", [2, 5, 6, 7], [10, 1, 3, 3], true);
     conv("2x2", "an even kernel", "padding=1", [2, 3, 5, 4], [4, 3, 2, 2], true);
     conv("5x5-dilated", "holes in the kernel", "dilation=2,padding=4", [2, 2, 9, 7], [3, 2, 5, 5], false);
@@ -230,19 +230,19 @@ fn norms_and_gates(cases: &mut Vec<Case>) {
         ];
         cases.push(layer(&format!("batch_norm-{name}"), about, ("batch_norm", settings), &inputs));
     };
-    norm("train", "statistics of the batch, running ones move", "mode=train", [4, 3, 5, 6], Draw::Fine);
+    norm("train", "batch statistics, running ones are updated", "mode=train", [4, 3, 5, 6], Draw::Fine);
     let other = "mode=train,eps=0.25,momentum=0.75";
-    norm("eps-momentum", "an eps that is seen, a momentum that is not its complement", other, [3, 4, 5, 2], Draw::Fine);
+    norm("eps-momentum", "an eps that matters, a momentum that is not its complement", other, [3, 4, 5, 2], Draw::Fine);
     norm("one-image", "as many values as pixels", "mode=train", [1, 5, 6, 4], Draw::Fine);
-    norm("two-values", "all of the gradient is cancelled but what eps leaves", "mode=train", [2, 3, 1, 1], Draw::Fine);
-    norm("17-channels", "no multiple of a vector", "mode=train", [2, 17, 3, 4], Draw::Fine);
+    norm("two-values", "the gradient cancels except for the effect of eps", "mode=train", [2, 3, 1, 1], Draw::Fine);
+    norm("17-channels", "not a multiple of a vector", "mode=train", [2, 17, 3, 4], Draw::Fine);
     norm("offset", "E[x²] − E[x]² loses 8 bits", "mode=train", [3, 2, 7, 6], Draw::Offset);
     norm("eval", "running statistics, constants in backward", "mode=eval", [3, 4, 5, 6], Draw::Fine);
 
     let mut gate = |name: &str, about, subject, x: &[usize]| {
         cases.push(layer(name, about, subject, &[("input", x, Draw::Coarse)]));
     };
-    gate("relu", "a quarter of the input is at most 0, some of it exactly", ("relu", ""), &[2, 3, 5, 4]);
+    gate("relu", "about half of the input is at most 0, some of it exactly", ("relu", ""), &[2, 3, 5, 4]);
     gate("leaky_relu", "slope 0.01", ("leaky_relu", ""), &[3, 2, 4, 5]);
     gate("leaky_relu-slope", "another slope", ("leaky_relu", "negative_slope=0.25"), &[2, 5, 3, 4]);
 }
@@ -266,7 +266,7 @@ fn pools(cases: &mut Vec<Case>) {
     let all = "kernel_size=3x2,stride=1x2,padding=1x0,dilation=1x2";
     pool("max_pool-all-different", "height and width differ in everything", max(all), [2, 3, 6, 9], Draw::Fine);
     let ceil = "kernel_size=3,stride=2,ceil_mode=true";
-    pool("max_pool-ceil", "the last window hangs over", max(ceil), [2, 3, 6, 8], Draw::Fine);
+    pool("max_pool-ceil", "the last window extends beyond the border", max(ceil), [2, 3, 6, 8], Draw::Fine);
 
     let avg = |settings| ("avg_pool", settings);
     pool("avg_pool-2x2", "windows do not overlap", avg("kernel_size=2"), [2, 3, 6, 8], Draw::Fine);
@@ -274,9 +274,9 @@ fn pools(cases: &mut Vec<Case>) {
     let inside = "kernel_size=3,stride=2,padding=1,count_include_pad=false";
     pool("avg_pool-inside", "padding is not counted", avg(inside), [2, 3, 5, 8], Draw::Fine);
     let ceil = "kernel_size=3,stride=2,padding=1,ceil_mode=true";
-    pool("avg_pool-ceil", "what hangs over the padding is never counted", avg(ceil), [2, 3, 6, 8], Draw::Fine);
+    pool("avg_pool-ceil", "positions beyond the padding are never counted", avg(ceil), [2, 3, 6, 8], Draw::Fine);
     let divisor = "kernel_size=2x3,stride=1x2,padding=1x0,divisor_override=5";
-    pool("avg_pool-divisor", "a divisor of one's own", avg(divisor), [2, 3, 4, 7], Draw::Fine);
+    pool("avg_pool-divisor", "a given divisor", avg(divisor), [2, 3, 4, 7], Draw::Fine);
     pool("global_avg_pool", "the mean of an image", ("global_avg_pool", ""), [3, 4, 5, 6], Draw::Fine);
     pool("global_avg_pool-one-pixel", "nothing to average", ("global_avg_pool", ""), [2, 5, 1, 1], Draw::Fine);
 }
@@ -290,7 +290,7 @@ fn heads(cases: &mut Vec<Case>) {
         cases.push(layer(name, about, ("linear", ""), &inputs));
     };
     linear("linear", "five rows of seven features, three classes", 5, [3, 7], true);
-    linear("linear-square", "a weight that could be transposed unnoticed", 4, [6, 6], true);
+    linear("linear-square", "a square weight, whose transpose has the same shape", 4, [6, 6], true);
     linear("linear-one-row", "a batch of one", 1, [5, 9], true);
 
     let mut loss = |name: &str, about, settings, logits: [usize; 2], draw: Draw| {
@@ -302,9 +302,9 @@ fn heads(cases: &mut Vec<Case>) {
     };
     loss("mean", "divided by the number of rows", "", [5, 7], Draw::Fine);
     loss("sum", "not divided", "reduction=sum", [4, 6], Draw::Fine);
-    loss("smoothing", "a tenth is spread over all classes", "label_smoothing=0.125", [6, 5], Draw::Fine);
+    loss("smoothing", "an eighth is spread over all classes", "label_smoothing=0.125", [6, 5], Draw::Fine);
     loss("one-row", "a batch of one, two classes", "", [1, 2], Draw::Fine);
-    loss("thousands", "exp(1000) is no number", "", [5, 4], Draw::Thousands);
+    loss("thousands", "exp(1000) overflows", "", [5, 4], Draw::Thousands);
 }
 
 /// A class for every row.
@@ -324,7 +324,7 @@ fn blocks(cases: &mut Vec<Case>) {
                 ("downsample.0", true) => continue,
                 ("downsample.0", false) => ("downsample.1".to_string(), weight[0]),
                 (_, false) => (conv.replace("conv", "bn"), weight[0]),
-                // A pre-activation block normalises what goes into a convolution: all groups of it.
+                // A pre-activation block normalises the input of a convolution, all groups of it.
                 (_, true) => (conv.replace("conv", "bn"), weight[1]),
             };
             for (tensor, draw) in [
@@ -371,7 +371,7 @@ fn blocks(cases: &mut Vec<Case>) {
     block("preact_bottleneck", "the shortcut is the identity", (bottleneck, ""), [3, 8, 6, 5], &inner(8, 4, 1));
     block(
         "preact_bottleneck-stride2",
-        "the projection sees what was normalised",
+        "the projection reads the normalised input",
         (bottleneck, "stride=2"),
         x,
         &projected,
@@ -389,14 +389,14 @@ fn steps(cases: &mut Vec<Case>) {
     step("sgd", "without momentum", "lr=0.125", false);
     step(
         "sgd-first",
-        "the first step's buffer is the gradient, dampening or not",
+        "the first step's buffer is the gradient, not dampened",
         "lr=0.125,momentum=0.75,dampening=0.5",
         false,
     );
     step("sgd-momentum", "a buffer from earlier steps", "lr=0.125,momentum=0.75", true);
-    step("sgd-dampening", "the gradient counts half", "lr=0.125,momentum=0.75,dampening=0.5", true);
+    step("sgd-dampening", "the gradient has the weight one half", "lr=0.125,momentum=0.75,dampening=0.5", true);
     step("sgd-decay", "weight decay is part of the gradient", "lr=0.125,momentum=0.75,weight_decay=0.25", true);
-    step("sgd-nesterov", "a look ahead", "lr=0.125,momentum=0.75,weight_decay=0.25,nesterov=true", true);
+    step("sgd-nesterov", "Nesterov momentum", "lr=0.125,momentum=0.75,weight_decay=0.25,nesterov=true", true);
 }
 
 fn networks(cases: &mut Vec<Case>) {

@@ -1,8 +1,8 @@
-//! How far an implementation may be off that does everything right, in arithmetic with unit roundoff u.
+//! How far a correct implementation may be off in arithmetic with unit roundoff u.
 //!
-//! The bounds of [`crate::verify::bounds`] are rigorous for one layer, and useless for twenty in a row: each would be taken
-//! at its worst, and the product of the worsts is no tolerance. What rounding really does to a network is a random walk,
-//! so that is what is simulated, once for every tensor of a dump, **before** anybody's numbers are looked at:
+//! The bounds of [`crate::verify::bounds`] are rigorous for one layer, but useless for twenty in a row: the product of the
+//! worst cases is far too large for a tolerance. In practice the rounding errors of a network behave like a random walk, so
+//! that is simulated, once for every tensor of a dump, **before** the results to be checked are read:
 //!
 //! ```text
 //! a sum of K terms rounds K times; after i terms the error is about u times the partial sum, √i of K;
@@ -13,31 +13,32 @@
 //! average pools                         K = the window                       everything else is exact or rounds once
 //! ```
 //!
-//! A batch norm subtracts what may be much larger than what is left: the mean from x, and in backward nearly all of dy where there
-//! are few values. Its rounding is in units of these terms, |slope| x and |slope| dy with slope = gamma·rstd, channel by channel.
+//! A batch norm subtracts terms that may be much larger than their difference: the mean from x, and in backward nearly all
+//! of dy where there are few values. Its rounding error is in units of these terms, |slope| x and |slope| dy with
+//! slope = gamma·rstd, channel by channel.
 //!
-//! (Higham & Mary 2019, *A new approach to probabilistic rounding error analysis*, has √K as a theorem.) The pass is
+//! (Higham & Mary 2019, *A new approach to probabilistic rounding error analysis*, prove √K.) The pass is
 //! repeated in `f64` with such noise of [`MULTIPLE`] times that size; the largest deviation of a tensor in
 //! [`RUNS`] passes is the first part of its tolerance.
 //!
 //! # Kinks
 //!
-//! Noise says how far smooth functions go. The gradient of a ReLU is not one: where x is so near 0 that rounding decides its
-//! sign, an implementation that does everything right has dx = 0 where another has dx = dy, all of it. A few elements in a
-//! million are, one of them may carry the largest gradient of its tensor, and whether noise happens to turn that one is
-//! chance. So they are not left to chance ([`Kinks`]): with s the standard deviation that the noise had at the input of this
-//! ReLU, the backward pass is repeated twice without noise, once with the gate open wherever |x| < [`REACH`] s, once with it
-//! shut. Each gate that can turn is turned in one of the two. A max pool whose two largest pixels, a > b, are nearer than
-//! 2 [`REACH`] s sends its gradient to b in the first. The larger deviation of the two is the second part:
+//! Noise measures the error of smooth functions. The gradient of a ReLU is not smooth: where x is so close to 0 that rounding
+//! decides its sign, one correct implementation has dx = 0 and another dx = dy. This affects a few elements in a million, but
+//! one of them may carry the largest gradient of its tensor, and it is a matter of chance whether noise flips that one. So
+//! these elements are not left to chance ([`Kinks`]). Let s be the standard deviation of the noise at the input of this
+//! ReLU. The backward pass is repeated twice without noise, once with the gate open wherever |x| < [`REACH`] s, once with it
+//! closed. Each gate that can flip is flipped in one of the two. A max pool whose two largest pixels, a > b, differ by less
+//! than 2 [`REACH`] s sends its gradient to b in the first. The larger deviation of the two is the second part:
 //!
 //! ```text
 //! tolerance = largest deviation by noise + largest deviation by kinks + MULTIPLE · u · largest value
 //! ```
 //!
-//! In `f64` hardly ever an element is so near, and then the second part is 0.
+//! In `f64` an element is hardly ever so close; then the second part is 0.
 //!
-//! It is a model, not a proof: it knows the order of an implementation's errors, not the constant, hence the multiple. A mistake
-//! is off by far more than both: in `f64` by a factor of 10⁶ and more.
+//! This is a model, not a proof: it gives the order of magnitude of an implementation's errors, not the constant, hence the
+//! multiple. A mistake exceeds both by far: in `f64` by a factor of 10⁶ and more.
 
 use crate::layers::MaxPool2d;
 use crate::parameters::Gradients;
@@ -47,19 +48,19 @@ use crate::{Activation, Scalar};
 use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension, Zip};
 use std::collections::HashMap;
 
-/// How many times the model's rounding is allowed.
+/// How many times the model's rounding error is allowed.
 pub const MULTIPLE: f64 = 8.0;
 
-/// Standard deviations of the noise that an element may be away from a kink to count as on either side of it.
+/// Within this many standard deviations of the noise from a kink, an element counts as on either side of it.
 pub const REACH: f64 = 3.0;
 
 /// Passes with noise, of which the largest deviation counts.
 pub const RUNS: u64 = 3;
 
-/// Terms that stand for a batch norm: two sums of many terms, each in leaves, and a few products.
+/// The number of terms assumed for a batch norm: two sums of many terms, each in blocks, and a few products.
 pub(super) const BATCH_NORM_TERMS: f64 = 256.0;
 
-/// Adds the rounding of arithmetic with unit roundoff `u`, [`MULTIPLE`] times over.
+/// Adds noise of [`MULTIPLE`] times the rounding error of arithmetic with unit roundoff `u`.
 #[derive(Debug)]
 pub struct Rounding {
     u: f64,
@@ -67,19 +68,20 @@ pub struct Rounding {
 }
 
 impl Rounding {
-    /// Noise for unit roundoff `u`; every `run` is another draw.
+    /// Noise for unit roundoff `u`; every `run` draws other noise.
     pub fn new(u: f64, run: u64) -> Self {
         Rounding { u, rng: stream(run, Purpose::Verify, &[name_hash("rounding")]) }
     }
 
-    /// `x + MULTIPLE · u √terms · rms(x) · N(0, 1)`, rms of the finite elements: an infinite one, which stays as it is, would
-    /// make all others NaN.
+    /// `x + MULTIPLE · u √terms · rms(x) · N(0, 1)`, rms of the finite elements: an infinite one, which does not change,
+    /// would spoil all others.
     pub fn disturb<T: Scalar, D: Dimension>(&mut self, x: &mut ArrayBase<impl DataMut<Elem = T>, D>, terms: f64) {
         let size = MULTIPLE * self.u * terms.sqrt() * rms(x.iter().map(|x| x.as_f64()));
         x.iter_mut().for_each(|x| *x = T::of(x.as_f64() + size * normal(&mut self.rng)));
     }
 
-    /// The same for a batch norm's y or dx, made of x or dy: in each channel in units of `|slope| · rms(terms)` where that is more.
+    /// The same for a batch norm's y or dx, computed from x or dy: in each channel in units of `|slope| · rms(terms)` if that is
+    /// larger.
     fn disturb_norm<T: Scalar>(&mut self, result: &mut Value<T>, terms: &Value<T>, slopes: &[f64]) {
         let (Value::Images(result), Value::Images(terms)) = (result, terms) else { return };
         for (channel, slope) in slopes.iter().enumerate() {
@@ -99,7 +101,7 @@ impl Rounding {
     }
 }
 
-/// |gamma·rstd| of every channel, whichever statistics were used: the deviation of y over that of x.
+/// |gamma·rstd| of every channel, whichever statistics were used: the deviation of y divided by that of x.
 fn slopes<T: Scalar>(x: &Value<T>, y: &Value<T>) -> Vec<f64> {
     let (Value::Images(x), Value::Images(y)) = (x, y) else { return Vec::new() };
     let deviation = |x: ArrayView3<'_, T>| {
@@ -108,13 +110,13 @@ fn slopes<T: Scalar>(x: &Value<T>, y: &Value<T>) -> Vec<f64> {
     };
     let slope = |channel| {
         let of_x = deviation(x.index_axis(Axis(3), channel));
-        // Where x is constant, nothing is known about the slope, and y is known exactly.
+        // If x is constant, the slope is unknown and y is exact.
         if of_x == 0.0 { 0.0 } else { deviation(y.index_axis(Axis(3), channel)) / of_x }
     };
     (0..x.len_of(Axis(3))).map(slope).collect()
 }
 
-/// √(Σ x²/n) of the finite x, 0 without any.
+/// √(Σ x²/n) of the finite x, 0 if there are none.
 fn rms(numbers: impl Iterator<Item = f64> + Clone) -> f64 {
     let finite = numbers.filter(|x| x.is_finite());
     let of = |scale: f64| {
@@ -122,7 +124,7 @@ fn rms(numbers: impl Iterator<Item = f64> + Clone) -> f64 {
         scale * (sum / n.max(1) as f64).sqrt()
     };
     match of(1.0) {
-        // A square beyond the largest number: in units of the largest x.
+        // A square overflows: compute in units of the largest x.
         rms if rms.is_infinite() => of(finite.clone().fold(0.0, |largest, x| x.abs().max(largest))),
         rms => rms,
     }
@@ -146,7 +148,7 @@ impl<T: Scalar> Disturb<T> for Rounding {
     }
 
     fn logits(&mut self, logits: &mut Array2<T>) {
-        // Differences of logits are rounded, and only then is the exponential taken.
+        // Differences of logits are rounded before the exponential is taken.
         self.disturb(logits, 1.0);
     }
 
@@ -173,7 +175,7 @@ impl<T: Scalar> Disturb<T> for Rounding {
             Layer::MaxPool2d(pool) => (pool.kernel[0] * pool.kernel[1], 0.0),
             Layer::AvgPool2d(pool) => (pool.kernel[0] * pool.kernel[1], 0.0),
             Layer::Relu(_) | Layer::GlobalAvgPool => (1, 0.0),
-            // A copy; where two copies meet again their sum rounds once, far less than what either brings.
+            // A copy. Where two copies are added again, their sum rounds once, far less than the error of either.
             Layer::Add | Layer::ZeroPadShortcut(_) => return,
         };
         gradients.iter_mut().for_each(|gradient| self.disturb_value(gradient, terms as f64));
@@ -181,25 +183,25 @@ impl<T: Scalar> Disturb<T> for Rounding {
     }
 }
 
-/// Turns every gate that rounding can turn; see the [module documentation](self).
+/// Flips every gate that rounding can flip; see the [module documentation](self).
 #[derive(Debug)]
 pub struct Kinks<'a> {
     exact: &'a Forward<f64>,
-    /// By the name of the step, how far from its kink an element can be on the other side of it.
+    /// By the name of the step, the distance from its kink within which rounding can move an element to the other side.
     reach: HashMap<String, f64>,
-    /// Whether the gates are opened, or shut.
+    /// Whether the gates are opened or closed.
     pub open: bool,
 }
 
 impl<'a> Kinks<'a> {
-    /// Those of `program` on its way through `exact`; none until [`Kinks::observe`] has seen noise.
+    /// The kinks of `program` in the pass `exact`; each has reach 0 until [`Kinks::observe`] is called.
     pub fn new(program: &Program<f64>, exact: &'a Forward<f64>) -> Self {
         let has_kink = |step: &&Step<f64>| matches!(step.layer, Layer::Relu(_) | Layer::MaxPool2d(_));
         let reach = program.steps.iter().filter(has_kink).map(|step| (step.name.clone(), 0.0)).collect();
         Kinks { exact, reach, open: true }
     }
 
-    /// Learns from a pass with noise how far it goes at the input of each kink.
+    /// Measures in a pass with noise how far the input of each kink deviates.
     pub fn observe(&mut self, program: &Program<f64>, noisy: &Forward<f64>) {
         for step in &program.steps {
             let Some(reach) = self.reach.get_mut(&step.name) else { continue };
@@ -210,7 +212,7 @@ impl<'a> Kinks<'a> {
         }
     }
 
-    /// Whether there is an element that can turn.
+    /// Whether rounding can flip any element.
     pub fn any(&self, program: &Program<f64>) -> bool {
         program.steps.iter().any(|step| {
             let Some(&reach) = self.reach.get(&step.name) else { return false };
@@ -263,8 +265,8 @@ impl Disturb<f64> for Kinks<'_> {
     }
 }
 
-/// Calls `found(y, a, b)` with the places of each window of x whose largest pixel, at a, is larger than the second, at b, by
-/// less than `reach`. Equal ones are no matter of rounding: the first wins.
+/// Calls `found(y, a, b)` with the indices of each window of x whose largest pixel, at a, exceeds the second, at b, by less
+/// than `reach`. Equal pixels do not depend on rounding: the first wins.
 fn near_ties(
     pool: &MaxPool2d,
     x: &Activation<f64>,
@@ -320,7 +322,7 @@ mod tests {
 
     #[test]
     fn near_ties_are_those_of_the_definition() {
-        // Windows of 3x3 at steps of 2 with padding: which second largest is how near.
+        // Windows of 3x3 with stride 2 and padding.
         let x = Activation::from_shape_fn((2, 5, 6, 2), |(n, i, j, c)| ((31 * n + 7 * i + 11 * j + 5 * c) % 17) as f64);
         let pool = MaxPool2d::new([3, 3], [2, 2], [1, 1]);
         let (y, _) = pool.forward(&x).unwrap();
@@ -344,10 +346,10 @@ mod tests {
             expected += usize::from(window.into_iter().any(|x| x == y - 1.0));
         }
         assert!(windows == expected && windows > 0, "{windows} and {expected}");
-        near_ties(&pool, &x, 0.5, |at, _, _| panic!("{at:?}: no two numbers are so near"));
+        near_ties(&pool, &x, 0.5, |at, _, _| panic!("{at:?}: no two values are so close"));
     }
 
-    /// A ReLU's x within reach of 0 is opened once and shut once; one beyond stays.
+    /// A ReLU's x within reach of 0 is opened once and closed once; one beyond does not change.
     #[test]
     fn gates_within_reach_are_turned() {
         let x = Activation::from_shape_vec((1, 1, 1, 4), vec![1e-7, -1e-7, 0.5, -0.5]).unwrap();

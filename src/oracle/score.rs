@@ -1,8 +1,8 @@
-//! Is the conformance pack worth anything? Every operation is computed wrongly in many ways ([`mutants`]), and the wrong results are
-//! judged by the pack, as somebody's would be.
+//! Is the conformance pack worth anything? Many faults are injected into every operation ([`mutants`]), and the wrong results
+//! are compared with the pack, as another implementation's would be.
 //!
-//! A suite of tests that nothing fails may test nothing: the one case of a whole ResNet among ONNX's backend tests is said to
-//! pass with every residual branch cut. So a mutant that no case notices is an error of the pack's, and [`score`] names it.
+//! A test suite that nothing fails may test nothing: the one case of a whole ResNet among ONNX's backend tests is said to
+//! pass with every residual branch cut. So a mutant that no case detects is a defect of the pack, and [`score`] names it.
 
 use super::compare::compare;
 use super::mutants::{Mutant, mutants};
@@ -10,32 +10,32 @@ use super::pack::{Case, Level};
 use crate::Result;
 use crate::tensors::Tensors;
 
-/// What became of a mutant.
+/// The outcome of a mutant.
 #[derive(Clone, Copy, Debug)]
 pub struct Scored {
     /// The mutant.
     pub mutant: Mutant,
-    /// Cases in which its fault can be made.
+    /// Cases whose results its fault changes.
     pub cases: usize,
-    /// Whether a layer, a block, a network noticed it, all in `float64`.
+    /// Whether a case of a layer, of a block, of a network detected it, all in `float64`.
     pub caught: [bool; 3],
-    /// Whether a case noticed it in `float32`, with the wider tolerances of that.
+    /// Whether a case detected it in `float32`, with the wider tolerances of that type.
     pub caught_in_float32: bool,
-    /// Whether a case noticed it by results alone, without looking at a gradient or at an updated parameter.
+    /// Whether a case detected it by results alone, without gradients and updated parameters.
     pub caught_forward: bool,
 }
 
 impl Scored {
-    /// Whether the pack notices it, in either type.
+    /// Whether the pack detects it in both types.
     pub fn is_caught(&self) -> bool {
         self.caught.contains(&true) && self.caught_in_float32
     }
 }
 
-/// Judges every mutant by every one of `cases`. `each` is told how many of them are done.
+/// Compares every mutant with every one of `cases`. `each` receives the number of cases done.
 ///
 /// # Errors
-/// None that a pack as it is has; those of [`compare`].
+/// Those of [`compare`], which the cases of this crate never cause.
 pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>> {
     let fresh =
         |mutant| Scored { mutant, cases: 0, caught: [false; 3], caught_in_float32: false, caught_forward: false };
@@ -55,7 +55,7 @@ pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>>
                 Level::Network => 2,
             };
             if wrong.is_empty() {
-                // Nothing can be computed: nobody overlooks that.
+                // Nothing can be computed: no check overlooks that.
                 scored.caught[level] = true;
                 (scored.caught_in_float32, scored.caught_forward) = (true, true);
                 continue;
@@ -78,7 +78,7 @@ fn same(a: &Tensors, b: &Tensors) -> bool {
     a.len() == b.len() && b.iter().all(|(name, tensor)| a.get(name) == Some(tensor))
 }
 
-/// What a forward pass gives. A network's running statistics are those after steps of SGD.
+/// The results of a forward pass. A network's running statistics are left out: they are those after steps of SGD.
 fn forward(tensors: &Tensors, level: usize) -> Tensors {
     let mut result = Tensors::new();
     for (name, tensor) in tensors.iter() {

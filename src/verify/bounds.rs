@@ -9,16 +9,16 @@
 //! |computed − exact| ≤ γ_K Σ |wᵢ| |xᵢ|
 //! ```
 //!
-//! Any order: the bound covers the direct loops, the GEMM in chunks and the fixed tree alike, and cannot be passed by an
-//! algorithm that is merely close. Convolutions, linear layers and averages are inner products; their bounds are the same
+//! Any order: the bound covers the direct loops, the GEMM in chunks and the fixed tree alike, and rejects an algorithm
+//! that is merely close. Convolutions, linear layers and averages are inner products; their bounds are the same
 //! layer applied to absolute values in `f64`.
 //!
 //! The other layers are sequences of such steps. Their bounds are derived below *to first order* in the small quantities
 //! (γ's and relative errors); products of two of them are covered by [`SECOND_ORDER`]. exp and ln are taken to be accurate
-//! to 1 ulp, that is 2u relative. Underflow is left out: no test comes near it.
+//! to 1 ulp, that is 2u relative. Underflow is ignored: no test comes near it.
 //!
-//! What is compared is `f32` inputs, widened exactly, against the same layer in `f64`, whose own error is 2⁻²⁹ times
-//! smaller: also covered by [`SECOND_ORDER`].
+//! The comparison is between a layer in `f32` and the same layer in `f64` on the same inputs, widened exactly. The error of
+//! `f64` itself is smaller by a factor of 2²⁹, which [`SECOND_ORDER`] covers, too.
 //!
 //! ```
 //! use resnet_by_hand::verify::bounds::gamma;
@@ -43,7 +43,7 @@ pub const SECOND_ORDER: f64 = 1.0 + 1.0 / 32.0;
 /// γ_k = k u / (1 − k u).
 ///
 /// # Panics
-/// If k u ≥ 1: then nothing can be said.
+/// If k u ≥ 1: then there is no bound.
 pub fn gamma(k: usize, u: f64) -> f64 {
     let ku = k as f64 * u;
     assert!(ku < 1.0, "gamma: k u = {ku} is not below 1");
@@ -219,7 +219,8 @@ pub struct BatchNormBounds {
 /// ```
 ///
 /// # Panics
-/// If the shapes do not fit, or the first-order terms are not small: more than about 10⁵ values per channel in `f32`, or σ very much below D.
+/// If the shapes do not fit, or the first-order terms are not small: more than about 10⁵ values per channel in `f32`, or σ
+/// very much below D.
 pub fn batch_norm<T: Scalar>(
     layer: &BatchNorm2d<T>,
     x: &Activation<T>,

@@ -1,7 +1,7 @@
 //! One comparison for every test: shape first, then the absolute error of every element.
 //!
 //! The condition is `!(error <= tolerance)`, not `error > tolerance`: a NaN satisfies neither, and must fail. For the same
-//! reason ∞ against ∞ fails (∞ − ∞ is NaN): a comparison of numbers that are no numbers proves nothing.
+//! reason ∞ against ∞ fails (∞ − ∞ is NaN): a comparison of values that are not finite proves nothing.
 //!
 //! ```
 //! use ndarray::array;
@@ -22,7 +22,7 @@ use std::fmt;
 /// How far an element may be from its reference.
 #[derive(Clone, Debug)]
 pub enum Tolerance<'a> {
-    /// Not at all: `==`, for whole numbers.
+    /// Not at all: `==`, for integers.
     Exact,
     /// |got − reference| ≤ this, the same for every element.
     Absolute(f64),
@@ -33,7 +33,7 @@ pub enum Tolerance<'a> {
 /// What [`compare`] found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// Shape of what was tested.
+    /// Shape of the tested array.
     pub shape: Vec<usize>,
     /// Shape of the reference (and, if it differs, of the elementwise tolerance).
     pub reference_shape: Vec<usize>,
@@ -45,7 +45,7 @@ pub struct Comparison {
     pub worst_absolute: f64,
     /// `worst_absolute` / max |reference|; the absolute error itself where the reference is 0 everywhere.
     pub worst_scaled: f64,
-    /// Largest |got − reference| / tolerance: how much of what is allowed was used. 0 where the error is 0.
+    /// Largest |got − reference| / tolerance: the share of the tolerance that was used. 0 where the error is 0.
     pub worst_share: f64,
     /// Index of the largest error (of the first NaN, if there is one).
     pub worst_at: Vec<usize>,
@@ -85,7 +85,7 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Compares `got`, of either number type, with a reference in `f64`.
+/// Compares `got`, of either element type, with a reference in `f64`.
 pub fn compare<T: Scalar, D: Dimension, E: Dimension>(
     got: &ArrayBase<impl Data<Elem = T>, D>,
     reference: &ArrayBase<impl Data<Elem = f64>, E>,
@@ -143,7 +143,7 @@ pub fn compare<T: Scalar, D: Dimension, E: Dimension>(
     found
 }
 
-/// Whether `error` is beyond `allowed`; a NaN on either side is.
+/// Whether `error` exceeds `allowed`; also true if either is NaN.
 #[allow(clippy::neg_cmp_op_on_partial_ord)] // `error > allowed` is false for NaN: exactly what must not happen.
 pub(super) fn exceeds(error: f64, allowed: f64) -> bool {
     !(error <= allowed)

@@ -1,7 +1,7 @@
 //! Derivatives by differences, in `f64`, with an error model.
 //!
 //! The quantity probed is L(t) = Σ dy ⊙ y(t): the outputs of a map at the point x + t·v, weighted with *random* dy. Its
-//! derivative at t = 0 is ⟨dx, v⟩ with dx = backward(dy). (dy = 1 would not do: the sum of a batch norm's outputs does not
+//! derivative at t = 0 is ⟨dx, v⟩ with dx = backward(dy). (dy = 1 is not enough: the sum of a batch norm's outputs does not
 //! depend on its input at all, and a backward pass that returned zeros would pass.)
 //!
 //! # The central difference and its error
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! With ρ = ε|L| the best h is about ε^⅓ = 2⁻¹⁷ and the best error about ε^⅔ = 4e-11, if L‴ is of size 1. A batch norm over
-//! few values, or a deep network, is not that kind; so the h² and h⁴ terms are removed and a larger h is used:
+//! few values, or a deep network, is not of this kind; so the h² and h⁴ terms are removed and a larger h is used:
 //!
 //! # Richardson's extrapolation
 //!
@@ -35,10 +35,10 @@
 //! # Rounding
 //!
 //! L(h) − L(−h) is computed as Σ dy ⊙ (y(h) − y(−h)): the subtraction is exact for neighbours (Sterbenz), the sum is of
-//! small numbers, and what remains is the rounding of the y themselves. Its worst case, all errors in the same direction,
-//! is never seen; treated as independent, errors of a sum of K terms grow like √K rather than K (Higham & Mary 2019, *A new
-//! approach to probabilistic rounding error analysis*): ρ = √K u Σ |dy ⊙ y|, where the sum of absolute values once more
-//! assumes that all *outputs* conspire. K is the number of terms behind an output, named by the caller.
+//! small values, and what remains is the rounding of the y themselves. Its worst case, all errors in the same direction,
+//! does not occur; treated as independent, errors of a sum of K terms grow like √K rather than K (Higham & Mary 2019, *A new
+//! approach to probabilistic rounding error analysis*): ρ = √K u Σ |dy ⊙ y|, where the sum of absolute values
+//! assumes the worst case again, over all *outputs*. K is the number of terms in an output, given by the caller.
 //!
 //! # Exact differences
 //!
@@ -59,21 +59,21 @@ use crate::{Error, Result, Scalar};
 /// How a derivative is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
-    /// One central difference, expected to be exact: y is linear on [−h, h] and all numbers are whole.
+    /// One central difference, expected to be exact: y is linear on [−h, h] and all values are integers.
     Exact {
         /// The step.
         h: f64,
     },
     /// Three central differences, extrapolated.
     Smooth {
-        /// The largest step; h, h/2 and h/4 are used. The caller sees to it that x ± h·v etc. are exact.
+        /// The largest step; h, h/2 and h/4 are used. The caller ensures that x ± h·v etc. are exact.
         h: f64,
-        /// K: the number of rounded terms behind one output.
+        /// K: the number of rounded terms in one output.
         terms: usize,
     },
 }
 
-/// A derivative and how far it can be from the truth.
+/// A derivative and how far it may be from the exact one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The derivative.
@@ -84,8 +84,8 @@ pub struct Estimate {
     pub rounding: f64,
 }
 
-/// The largest allowance for truncation relative to the size of the gradient: a difference that cannot tell the gradient
-/// better than this proves too little to count.
+/// The largest allowance for truncation relative to the size of the gradient: a difference that is less
+/// accurate than this proves too little to count.
 pub const CONCLUSIVE: f64 = 1e-8;
 
 impl Estimate {
@@ -167,8 +167,8 @@ mod tests {
         }
     }
 
-    /// |t − 0.001| has its kink inside the step: the difference is wrong by about 0.5 and says so, but the cap refuses to
-    /// accept it.
+    /// |t − 0.001| has its kink inside the step: the difference is off by about 0.5 and reports that, but the cap rejects
+    /// it.
     #[test]
     fn a_kink_is_not_excused() {
         let y = |t: f64| Ok(vec![(t - 0.001).abs()]);

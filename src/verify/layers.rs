@@ -6,8 +6,8 @@
 //!
 //! How the points stay away from kinks: wherever a layer has them, values are multiples of 4 (ReLU: none of them 0; max
 //! pooling: all different), and the step is 1. So every value is at least 4 from the kink or tie at which something flips,
-//! more than the 2h that two values moving towards each other would need; the layer is linear on the whole step and the
-//! difference is exact. What the layers do *at* a kink is a convention, tested apart.
+//! more than the 2h by which two values can approach each other; the layer is linear on the whole step and the
+//! difference is exact. What the layers do *at* a kink is a convention, tested separately.
 //!
 //! ```
 //! for report in resnet_by_hand::verify::check_layer("linear", 1)? {
@@ -74,7 +74,7 @@ pub struct TensorReport {
     pub tensor: String,
     /// Number of derivatives measured.
     pub probes: usize,
-    /// Largest |analytic − measured|; NaN if any is, or the gradient has not the tensor's shape.
+    /// Largest |analytic − measured|; NaN if any is, or if the gradient does not have the tensor's shape.
     pub worst_absolute: f64,
     /// The same relative to the largest entry of the gradient.
     pub worst_relative: f64,
@@ -110,7 +110,7 @@ impl fmt::Display for TensorReport {
 pub(super) struct Draw(pub(super) Rng);
 
 impl Draw {
-    /// Whole numbers from −6 to 6 times `unit`.
+    /// Integers from −6 to 6 times `unit`.
     fn whole<D: Dimension>(&mut self, shape: impl ShapeBuilder<Dim = D>, unit: i32) -> Array<f64, D> {
         Array::from_shape_simple_fn(shape, || f64::from(unit * self.0.random_range(-6..=6)))
     }
@@ -190,7 +190,7 @@ impl Case {
     }
 }
 
-/// The numbers of an activation in memory order.
+/// The elements of an activation in memory order.
 fn flat<D: Dimension>(y: &ndarray::ArcArray<f64, D>) -> Vec<f64> {
     y.iter().copied().collect()
 }
@@ -259,7 +259,7 @@ fn check_batch_norm(
     ])
 }
 
-/// Training: curved in x, through mean and variance. K of the error model: m values behind each mean and variance.
+/// Training: curved in x, through mean and variance. K of the error model: m values in each mean and variance.
 fn batch_norm(draw: &mut Draw) -> Result<Vec<TensorReport>> {
     let mut reports = Vec::new();
     for (label, (n, h, w, c), eps) in [
@@ -334,7 +334,7 @@ fn max_pool(draw: &mut Draw) -> Result<Vec<TensorReport>> {
 }
 
 fn avg_pool(draw: &mut Draw) -> Result<Vec<TensorReport>> {
-    // The least common multiple of 1..=12: every sum can be divided by every divisor and stays whole.
+    // The least common multiple of 1..=12: every divisor divides every sum exactly.
     const UNIT: i32 = 27720;
     let plain = AvgPool2d::new;
     let mut reports = Vec::new();
@@ -369,7 +369,7 @@ fn avg_pool(draw: &mut Draw) -> Result<Vec<TensorReport>> {
 }
 
 fn global_avg_pool(draw: &mut Draw) -> Result<Vec<TensorReport>> {
-    // Multiples of the number of pixels, so that every mean is whole.
+    // Multiples of the number of pixels, so that every mean is an integer.
     let (n, h, w, c) = (2, 3, 5, 4);
     let pixels = 15;
     let x = draw.whole((n, h, w, c), pixels);
@@ -413,7 +413,7 @@ fn zero_pad_shortcut(draw: &mut Draw) -> Result<Vec<TensorReport>> {
     Ok(reports)
 }
 
-/// Curved. K of the error model: the classes behind each logarithm and the rows behind the loss. The last layer of every
+/// Curved. K of the error model: the classes in each logarithm and the rows in the loss. The last layer of every
 /// network: its dy is 1.
 fn softmax_cross_entropy(draw: &mut Draw) -> Result<Vec<TensorReport>> {
     let mut reports = Vec::new();
@@ -476,8 +476,8 @@ mod tests {
         assert!(values.windows(2).all(|pair| pair[1] - pair[0] == 4.0));
     }
 
-    /// A seed means these points. They are the only numbers of the crate that `rand` makes of the generator's, and it does not
-    /// promise to make the same ones for ever: should a new version not, the printed errors of every check change with it.
+    /// A seed determines these points. They are the only values of the crate that `rand` derives from the generator, and it
+    /// does not guarantee the same ones in every version: if a version changes them, the printed errors of every check change.
     #[test]
     fn seed_1_means_these_points() {
         let mut draw = Draw(stream(1, Purpose::Verify, &[]));

@@ -3,15 +3,15 @@
 //! Four kinds of evidence, from the strongest to the widest:
 //!
 //! 1. **Equality.** Where a map is linear in what is probed (convolution, pooling, linear layer, shortcut, and ReLU or max
-//!    away from their kinks), whole numbers and a step of 1 make the finite difference *equal* to the gradient;
-//!    [`layers`] asks for `==`.
-//! 2. **Bounds.** A result in `f32` may differ from `f64` by what rounding can do and no more; [`bounds`] computes that for
-//!    every element before the fact.
-//! 3. **Finite differences** in `f64` for what is curved (batch norm, the loss), with an error model that says how close
-//!    they must come, [`finite_difference`].
-//! 4. **Whole networks** with the choices of every ReLU and max pool held at the base point, [`network`].
+//!    away from their kinks), integers and a step of 1 make the finite difference *equal* to the gradient;
+//!    [`layers`] requires `==`.
+//! 2. **Bounds.** A result in `f32` may differ from `f64` only by what rounding can do; [`bounds`] computes that for
+//!    every element in advance.
+//! 3. **Finite differences** in `f64` for nonlinear maps (batch norm, the loss), with an error model that determines how
+//!    close they must be, [`finite_difference`].
+//! 4. **Whole networks** with the choices of every ReLU and max pool fixed at the base point, [`network`].
 //!
-//! [`compare()`] is the one comparison everything goes through.
+//! [`compare()`] is the one comparison used everywhere.
 
 pub mod bounds;
 pub mod compare;

@@ -1,11 +1,11 @@
-//! Whole networks: the gradient of every tensor against differences, with the kinks held still.
+//! Whole networks: the gradient of every tensor against differences, with the kinks fixed.
 //!
-//! A network of ReLUs is full of kinks. A step of 10⁻⁵ in one weight of an early layer moves every value behind it, and
-//! some of them pass 0: the difference then measures a mean of two slopes, off by 10⁻⁵ where ten digits were hoped for.
+//! A network of ReLUs is full of kinks. A step of 10⁻⁵ in one weight of an early layer changes every value after it, and
+//! some of them pass 0: the difference then measures a mean of two slopes, off by 10⁻⁵ where ten digits are expected.
 //! Loosening the tolerance would let real mistakes through. Instead the choices of every ReLU and max pool are recorded at
 //! the base point and replayed at every other ([`crate::program::kinks`]): the function so obtained is smooth, agrees with the
 //! network in a neighbourhood of the base point, therefore has the same gradient there, and its differences are accurate
-//! ("kink-locked"). Each probe is also measured the plain way, to show what the lock is for.
+//! ("kink-locked"). Each probe is also measured without the lock, to show what it is for.
 //!
 //! What is checked is [`ResNet::backward`]. What is differentiated is the network as a [`Program`], whose passes can be
 //! observed; its logits at the base point are bit-identical to those of [`ResNet::forward`], and that is asserted.
@@ -14,12 +14,12 @@
 //!
 //! A full sweep costs forward passes in proportion to the number of parameters. Instead, for every trained tensor and the
 //! input: a seeded sample of single entries, and one direction v with random signs over *all* entries. ⟨g, v⟩ is wrong
-//! unless every entry of g is right, up to the chance that mistakes cancel; the sampled entries say where to look. Both
-//! are reported at the scale of one entry: a direction is divided by its length √n, so that ⟨g, v⟩/√n is of the size of a
+//! unless every entry of g is right, up to the chance that mistakes cancel; the sampled entries show where to look. Both
+//! are reported at the scale of one entry: a direction is divided by its length √n, so that ⟨g, v⟩/√n is about as large as a
 //! typical entry.
 //!
 //! The point: the initial weights of the given seed, but γ in (1/2, 3/2) and β in (−1/2, 1/2) rather than 1 and 0 (at the
-//! usual start γ = 1, β = 0 some mistakes cancel), running statistics random too; images uniform in (−2, 2). All of it
+//! usual start γ = 1, β = 0 some mistakes cancel), running statistics random too; images uniform in (−2, 2). All values are
 //! rounded to multiples of 2⁻²², so that every step, a power of two, is exact.
 //!
 //! # The error model
@@ -52,7 +52,7 @@ const PLAIN_STEP: f64 = 1.0 / 131072.0;
 pub struct NetworkCheck {
     /// Images in the batch.
     pub batch: usize,
-    /// `[height, width]` of the images. Small ones serve: what matters is that every layer has something to do.
+    /// `[height, width]` of the images. Small ones are enough, if every layer has something to do.
     pub image: [usize; 2],
     /// Batch statistics or running ones.
     pub mode: Mode,
@@ -69,7 +69,7 @@ impl Default for NetworkCheck {
     }
 }
 
-/// How the gradient of one tensor of a network compares with differences.
+/// How the gradient of one tensor of a network compares with finite differences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetworkTensorReport {
     /// Name of the tensor in the state dict, or `input`.
@@ -80,9 +80,9 @@ pub struct NetworkTensorReport {
     pub probes: usize,
     /// Largest |entry| of the gradient.
     pub gradient: f64,
-    /// Largest |analytic − measured| with the choices held; NaN if any is.
+    /// Largest |analytic − measured| with the choices fixed; NaN if any is.
     pub locked_absolute: f64,
-    /// The largest error the model admits for those.
+    /// The largest error the model admits for these.
     pub tolerance: f64,
     /// Largest |analytic − measured| of plain differences.
     pub plain_absolute: f64,
@@ -336,7 +336,7 @@ impl Point {
         let (logits, cache) = model.forward(&images, check.mode)?;
         let (program, mut record) = (Program::of_network(&model), Record::default());
         let own = forward(&program, &images, check.mode, &mut record)?;
-        assert!(own.iter().eq(&logits), "the program gives the logits of its network, bit for bit");
+        assert!(own.iter().eq(&logits), "the program's logits are bit-identical to its network's");
         let dy = draw.real(logits.dim());
         let (dx, gradients) = model.backward(&dy, cache)?;
         let flat = |values: ndarray::ArrayViewD<f64>| values.iter().copied().collect::<Vec<f64>>();

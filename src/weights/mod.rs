@@ -2,10 +2,10 @@
 //!
 //! [`save`] writes [safetensors](https://github.com/huggingface/safetensors), [`load`] reads every format that
 //! [`formats::read`] does. A safetensors file has room for metadata, and we use one entry of it, `resnet-by-hand`: a JSON
-//! object with sorted keys (`model`, `classes`, `mean`, `std`, …), so that the weights carry what is needed to use
-//! them, and the same weights are the same bytes.
+//! object with sorted keys (`model`, `classes`, `mean`, `std`, …), so that the file contains what is needed to use the
+//! weights, and the same weights give the same bytes.
 //!
-//! - [`state_dict`]: the names of other programs, and which tensors belong into a model;
+//! - [`state_dict`]: the names of other programs, and which tensors belong to a model;
 //! - [`pretrained`]: a trained network inside the program.
 
 pub mod pretrained;
@@ -18,7 +18,7 @@ use crate::{Error, Result, Scalar};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What a weights file says about itself: keys and values as text.
+/// The description of the weights in their file: keys and values as text.
 pub type Metadata = BTreeMap<String, String>;
 
 /// Our entry of the file's own metadata.
@@ -35,11 +35,10 @@ pub fn save<T: Scalar>(path: &Path, model: &ResNet<T>, metadata: &Metadata) -> R
     atomic::write(path, &safetensors::to_bytes(path, &tensors)?)
 }
 
-/// What a weights file says about itself; empty for a file of another program, and for formats that have no room for
-/// it.
+/// The description of the weights in a file; empty for a file of another program, and for formats without metadata.
 ///
 /// # Errors
-/// If the file cannot be read or is of no known format.
+/// If the file cannot be read or has no known format.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
     metadata_of(path, &formats::read(path)?)
 }
@@ -48,7 +47,7 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
 ///
 /// # Errors
 /// If the file cannot be read, or its tensors are not exactly those of the model ([`state_dict::fit`]); the message
-/// lists every missing, extra and wrongly shaped one, and the model is left as it was.
+/// lists every missing, extra and wrongly shaped one, and the model is not changed.
 pub fn load<T: Scalar>(path: &Path, model: &mut ResNet<T>) -> Result<Metadata> {
     let tensors = formats::read(path)?;
     let metadata = metadata_of(path, &tensors)?;
@@ -56,10 +55,10 @@ pub fn load<T: Scalar>(path: &Path, model: &mut ResNet<T>) -> Result<Metadata> {
     Ok(metadata)
 }
 
-/// What tensors that were read from `path` say about themselves.
+/// The description of the weights in the metadata of tensors that were read from `path`.
 ///
 /// # Errors
-/// If our entry is there and is not what we write.
+/// If our entry exists but does not have our format.
 pub fn metadata_of(path: &Path, tensors: &Tensors) -> Result<Metadata> {
     let Some(about) = tensors.metadata.get(KEY) else {
         return Ok(Metadata::new());
@@ -69,7 +68,7 @@ pub fn metadata_of(path: &Path, tensors: &Tensors) -> Result<Metadata> {
     })
 }
 
-/// Makes `tensors` say `metadata` about themselves.
+/// Adds `metadata` to `tensors` as our entry.
 pub fn set_metadata(tensors: &mut Tensors, metadata: &Metadata) {
     let about = serde_json::to_string(metadata).expect("text is always JSON");
     tensors.metadata.insert(KEY.to_string(), about);

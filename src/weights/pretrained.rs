@@ -1,8 +1,8 @@
-//! A trained network inside the program: ResNet-20 on CIFAR-10, for predicting without training first, and as a beginning for
+//! A trained network inside the program: ResNet-20 on CIFAR-10, for predictions without training, and as a start for
 //! fine-tuning.
 //!
-//! `pretrained-resnet20.md` beside the file tells how it was trained and what it reaches. Wherever the command takes a file of
-//! weights, [`NAME`] stands for it.
+//! `pretrained-resnet20.md` beside the file describes how it was trained and its accuracy. Wherever the command takes a file of
+//! weights, [`NAME`] denotes it.
 //!
 //! ```
 //! use resnet_by_hand::data::{embedded, Normalization};
@@ -26,19 +26,19 @@ use crate::formats::safetensors;
 use crate::tensors::Tensors;
 use std::path::Path;
 
-/// What the command calls these weights.
+/// The name of these weights in the command.
 pub const NAME: &str = "pretrained";
 
 const FILE: &[u8] = include_bytes!("pretrained-resnet20.safetensors");
 
-/// Whether a path stands for the weights inside the program.
+/// Whether a path denotes the weights inside the program.
 pub fn is_meant(path: &Path) -> bool {
     path.as_os_str() == NAME
 }
 
-/// The weights, with what they say about themselves.
+/// The weights, with their metadata.
 pub fn tensors() -> Tensors {
-    safetensors::read_bytes(Path::new(NAME), FILE).expect("the file compiled into the program is whole")
+    safetensors::read_bytes(Path::new(NAME), FILE).expect("the file compiled into the program is complete")
 }
 
 #[cfg(test)]
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use sha2::{Digest as _, Sha256};
 
-    /// The file is the one that the page beside it speaks of.
+    /// The file is the one that the page beside it describes.
     #[test]
     fn the_hash_is_the_one_in_its_description() {
         let description = include_str!("pretrained-resnet20.md");

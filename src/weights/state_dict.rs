@@ -1,19 +1,19 @@
-//! From the names of a file to those of a model, and the numbers into it.
+//! Translates the names in a file to those of a model and copies the values into it.
 //!
-//! Our names are torchvision's. A tensor whose name is not one of the model's is tried under the names that others use
-//! for the same thing:
+//! Our names are torchvision's. If the model has no tensor of a name, the name is translated from those that other programs
+//! use:
 //!
 //! | in the file | here | whose |
 //! |---|---|---|
 //! | `module.conv1.weight` | `conv1.weight` | `DataParallel`, which wraps a model |
-//! | `_orig_mod.conv1.weight` | `conv1.weight` | `torch.compile`, which does too |
+//! | `_orig_mod.conv1.weight` | `conv1.weight` | `torch.compile`, which does the same |
 //! | `linear.weight`, `linear.bias` | `fc.weight`, `fc.bias` | the public CIFAR checkpoints |
 //! | `layer2.0.shortcut.0.weight` | `layer2.0.downsample.0.weight` | CIFAR code: the projection |
 //! | `layer2.0.shortcut.1.weight`, … | `layer2.0.downsample.1.weight`, … | CIFAR code: its batch norm |
-//! | `bn1.num_batches_tracked` | left out | a counter nothing here depends on |
+//! | `bn1.num_batches_tracked` | left out | a counter that is not needed here |
 //!
-//! Then every tensor of the model must be there, with its shape and as floats, and no other. What is wrong is listed at
-//! once, and nothing is changed. Only [`assign_matching`], with which fine-tuning begins, takes what fits.
+//! Then the file must contain every tensor of the model, with its shape and as floats, and no other. Otherwise the error lists
+//! every problem, and nothing is changed. Only [`assign_matching`], with which fine-tuning begins, takes the tensors that fit.
 
 use crate::error::nearest;
 use crate::model::ResNet;
@@ -31,10 +31,10 @@ pub fn collect<T: Scalar>(model: &ResNet<T>) -> Tensors {
     tensors
 }
 
-/// Puts the tensors that were read from `path` into `model`, rounded to its type.
+/// Copies the tensors that were read from `path` into `model`, rounded to its type.
 ///
 /// # Errors
-/// As [`fit`]; then the model is left as it was.
+/// As [`fit`]; then the model is not changed.
 pub fn assign<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut ResNet<T>) -> Result<()> {
     let mut fitting = fit(path, tensors, model)?.into_iter();
     model.visit_mut("", &mut |_, _, mut own| {
@@ -47,7 +47,7 @@ pub fn assign<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut ResNet<T>) 
 /// The tensors of `model` among those that were read from `path`, with the model's names and in its order.
 ///
 /// # Errors
-/// If one is missing, there are others, or one has another shape or is not of floats; the message lists all of them.
+/// If one is missing, there is an extra one, or one has another shape or is not of floats; the message lists all of them.
 pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) -> Result<Vec<(String, &'a Tensor)>> {
     let mut own: Vec<(String, Vec<usize>)> = Vec::new();
     model.visit("", &mut |name, _, tensor| own.push((name.to_string(), tensor.shape().to_vec())));
@@ -62,7 +62,7 @@ pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) 
         if !is_own.contains(here.as_str()) {
             extra.push((name, tensor));
         } else if let Some((first, _)) = given.get(&here) {
-            problems.push(format!("{here} is there twice, as `{first}` and as `{name}`"));
+            problems.push(format!("{here} occurs twice, as `{first}` and as `{name}`"));
         } else {
             given.insert(here, (name, tensor));
         }
@@ -72,7 +72,7 @@ pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) 
     for (name, shape) in own {
         match given.get(&name) {
             None => {
-                let hint = nearest(&name, &extra_names).map_or(String::new(), |near| format!(" (there is `{near}`)"));
+                let hint = nearest(&name, &extra_names).map_or(String::new(), |near| format!(" (found `{near}`)"));
                 problems.push(format!("missing {name} {shape:?}{hint}"));
             }
             Some((_, tensor)) if tensor.shape() != shape => {
@@ -101,22 +101,22 @@ pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) 
     Err(Error::format(path, None, message))
 }
 
-/// Which tensors of a model were taken from a file, and which were not.
+/// The tensors of a model that were taken from a file, and those that were not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partial {
     /// Names of those that were taken.
     pub taken: Vec<String>,
-    /// Those that were left as they were: `fc.weight: (1000, 512) there, (10, 512) here`.
+    /// Those that were not changed: `fc.weight: (1000, 512) in the file, (10, 512) in the model`.
     pub left: Vec<String>,
-    /// What else is in the file, under its names there.
+    /// The other tensors of the file, under their names in it.
     pub unused: Vec<String>,
 }
 
-/// Puts every tensor that was read from `path` into `model` whose name and shape fit, and leaves the others of the model
-/// as they are: the beginning of fine-tuning, whose last layer has other classes.
+/// Copies every tensor that was read from `path` and whose name and shape fit into `model`, and does not change the others:
+/// the start of fine-tuning, whose last layer has other classes.
 ///
 /// # Errors
-/// If nothing fits, or two tensors are one under our names; then the model is left as it was.
+/// If nothing fits, or two tensors have the same translated name; then the model is not changed.
 pub fn assign_matching<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut ResNet<T>) -> Result<Partial> {
     let mut own: HashMap<String, Vec<usize>> = HashMap::new();
     model.visit("", &mut |name, _, tensor| {
@@ -129,7 +129,7 @@ pub fn assign_matching<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut Re
         if !own.contains_key(&here) {
             unused.push(name.to_string());
         } else if let Some((first, _)) = given.insert(here.clone(), (name, tensor)) {
-            let message = format!("{here} is there twice, as `{first}` and as `{name}`");
+            let message = format!("{here} occurs twice, as `{first}` and as `{name}`");
             return Err(Error::format(path, None, message));
         }
     }
@@ -149,16 +149,20 @@ pub fn assign_matching<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut Re
             return;
         }
         let there = match given.get(name) {
-            None => "not there".to_string(),
-            Some((_, other)) if other.shape() == tensor.shape() => format!("{} there, floats here", other.dtype()),
-            Some((_, other)) => format!("{} there, {} here", shown(other.shape()), shown(tensor.shape())),
+            None => "missing in the file".to_string(),
+            Some((_, other)) if other.shape() == tensor.shape() => {
+                format!("{} in the file, floats in the model", other.dtype())
+            }
+            Some((_, other)) => {
+                format!("{} in the file, {} in the model", shown(other.shape()), shown(tensor.shape()))
+            }
         };
         left.push(format!("{name}: {there}"));
     });
     if taken.is_empty() {
         let architecture = model.architecture();
         let message = format!(
-            "expected weights of which some fit `{}` with {} classes, found none whose name and shape do:\n  {}",
+            "expected weights of which some fit `{}` with {} classes, found none with a matching name and shape:\n  {}",
             architecture.name,
             architecture.classes,
             left.iter().take(20).cloned().collect::<Vec<_>>().join("\n  ")
@@ -168,11 +172,11 @@ pub fn assign_matching<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut Re
     Ok(Partial { taken, left, unused })
 }
 
-/// How many classes the weights are for: the rows of the last layer, whatever it is called.
+/// The number of classes of the weights: the rows of the last layer, whatever its name.
 pub fn classes(tensors: &Tensors) -> Option<usize> {
     let (_, weight) = tensors.iter().find(|(name, _)| our_name(name) == "fc.weight")?;
     match weight.shape() {
-        // A network of that many classes is going to be made: only of rows that are there.
+        // The caller creates a network of that many classes: accept only rows that contain values.
         &[classes, features] if features > 0 => Some(classes),
         _ => None,
     }
@@ -232,10 +236,10 @@ mod tests {
         let message = problems(&tensors, &mut resnet8);
         for part in [
             "f: these are not the weights of `resnet8` with 10 classes:\n",
-            "\n  missing conv1.weight [16, 3, 3, 3] (there is `conv1.wieght`)",
+            "\n  missing conv1.weight [16, 3, 3, 3] (found `conv1.wieght`)",
             "\n  bn1.weight expects shape [16], got [1]",
             "\n  fc.bias expects floats, got int64",
-            "\n  bn1.bias is there twice, as `bn1.bias` and as `module.bn1.bias`",
+            "\n  bn1.bias occurs twice, as `bn1.bias` and as `module.bn1.bias`",
             "\n  extra conv1.wieght [1] (near `conv1.weight`)",
             "\n  extra something.else [1, 1]",
         ] {
@@ -251,7 +255,7 @@ mod tests {
         tensors.insert("module.conv1.weight", tensors.get("conv1.weight").unwrap().clone());
         let before = fingerprint(&resnet8);
         let message = assign_matching(Path::new("f"), &tensors, &mut resnet8).unwrap_err().to_string();
-        let expected = "conv1.weight is there twice, as `conv1.weight` and as `module.conv1.weight`";
+        let expected = "conv1.weight occurs twice, as `conv1.weight` and as `module.conv1.weight`";
         assert!(message.contains(expected), "{message}");
         assert_eq!(fingerprint(&resnet8), before, "nothing is changed");
     }

@@ -793,7 +793,7 @@ fn the_oracle_packs_and_judges_a_folder_of_results() {
     let folder = Folder::new("oracle-pack");
     let stdout = folder.run("oracle pack --out pack").ok();
     assert!(stdout.contains(" of blocks, ") && stdout.contains("wrote  pack: "), "{stdout}");
-    folder.run("oracle pack --out pack").fails(1, &["pack is there already; the pack goes into a new or empty folder"]);
+    folder.run("oracle pack --out pack").fails(1, &["pack already exists; the pack needs a new or empty folder"]);
     assert_eq!(files(&folder.0), ["pack"]);
 
     // With the commands in the index.

@@ -113,7 +113,7 @@ fn every_fifth_picture_of_a_class_is_held_out() {
     // 14 pictures of 20x20 pixels and three bytes.
     let within = |memory: u64| open(&folder.path("set"), 20, Some(memory));
     let refused = within(16_799).unwrap_err().to_string();
-    assert!(refused.contains("the images take 16800 bytes as 20x20 pixels, and 16799 are available"), "{refused}");
+    assert!(refused.contains("the images take 16800 bytes as 20x20 pixels, but only 16799 are available"), "{refused}");
     assert!(within(16_800).is_ok());
     let note = "no test/ or val/: every fifth image of each class, 3 in all, is held out for testing";
     assert_eq!(info["notes"], serde_json::json!([note]));
@@ -302,8 +302,8 @@ fn fine_tuning_takes_what_fits() {
     let stdout = folder.ok(&format!("{second} --out second"));
     for part in [
         " tensors from first/weights.safetensors, 2 keep their initial values:",
-        "fc.weight: (3, 64) there, (2, 64) here",
-        "fc.bias: (3) there, (2) here",
+        "fc.weight: (3, 64) in the file, (2, 64) in the model",
+        "fc.bias: (3) in the file, (2) in the model",
     ] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
@@ -330,8 +330,11 @@ fn fine_tuning_takes_what_fits() {
     let mut other = resnet_by_hand::tensors::Tensors::new();
     other.insert("conv1.weight", ndarray::Array4::<f32>::zeros((1, 2, 3, 3)));
     formats::write(&folder.path("other.npz"), &other).unwrap();
-    let parts =
-        ["other.npz", "found none whose name and shape do", "conv1.weight: (1, 2, 3, 3) there, (16, 3, 3, 3) here"];
+    let parts = [
+        "other.npz",
+        "found none with a matching name and shape",
+        "conv1.weight: (1, 2, 3, 3) in the file, (16, 3, 3, 3) in the model",
+    ];
     folder.fails(&format!("{TRAIN} --data photos --init-from other.npz --out none"), 1, &parts);
     assert!(!folder.path("none").exists());
 
@@ -366,13 +369,18 @@ fn matching_tensors_are_taken_to_the_bit() {
         let source = if name.starts_with("fc.") { &before } else { &tensors };
         assert_eq!(tensor.to_f64(), source.get(name).unwrap().to_f64(), "{name}");
     }
-    assert_eq!(partial.left, ["fc.weight: (3, 64) there, (2, 64) here", "fc.bias: (3) there, (2) here"]);
+    assert_eq!(
+        partial.left,
+        ["fc.weight: (3, 64) in the file, (2, 64) in the model", "fc.bias: (3) in the file, (2) in the model"]
+    );
     assert_eq!((partial.taken.len() + 2, partial.unused.len()), (after.iter().count(), 0));
 
     // A deeper network has additional tensors; a shallower one lacks some.
     let mut deeper = model("resnet14", 3, 2).unwrap();
     let partial = state_dict::assign_matching(&path, &tensors, &mut deeper).unwrap();
-    assert!(partial.left.contains(&"layer1.1.conv1.weight: not there".to_string()) && partial.unused.is_empty());
+    assert!(
+        partial.left.contains(&"layer1.1.conv1.weight: missing in the file".to_string()) && partial.unused.is_empty()
+    );
     formats::write(&path, &state_dict::collect(&deeper)).unwrap();
     let mut again = model("resnet8", 3, 5).unwrap();
     let partial = state_dict::assign_matching(&path, &formats::read(&path).unwrap(), &mut again).unwrap();

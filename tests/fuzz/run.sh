@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs targets one after the other, each for SECONDS_EACH (605), from the corpus and into it: bash run.sh [TARGET ..]
+# Runs targets one after another, each for SECONDS_EACH (605) seconds, reading and extending the corpus: bash run.sh [TARGET ..]
 set -euo pipefail
 cd "$(dirname "$0")"
 targets=("$@")

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// A tensor of two by two numbers, in text opcodes.
+/// A tensor of two by two elements, in text opcodes.
 const TENSOR: &str = "ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nL4L\ntQL0L\n\
                       (L2L\nL2L\nt(L2L\nL1L\ntI00\n}tR";
 
@@ -31,11 +31,11 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
         "cifar_python" => targets::cifar_python,
         _ => targets::cifar_archive,
     };
-    // A fuzzer that starts from files which are refused may never see the inside of a reader.
-    assert!(target(bytes) || name.starts_with("refused"), "{name} is refused");
+    // A fuzzer that starts from rejected files may never reach the inside of a reader.
+    assert!(target(bytes) || name.starts_with("refused"), "{name} is rejected");
 }
 
-/// The list of members that a zip archive is.
+/// A zip archive as a list of members.
 fn members(archive: &[u8]) -> Vec<u8> {
     let mut zip = zip::ZipArchive::new(std::io::Cursor::new(archive)).expect("an archive");
     let mut list: Vec<Vec<u8>> = Vec::new();
@@ -62,7 +62,7 @@ fn main() {
     {
         let bytes = [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), b"12345678"];
         let bytes = bytes.concat();
-        // Two of the numbers in four, eight and no bytes.
+        // Two of the elements in four, eight and no bytes.
         write("npy", &i.to_string(), &bytes[..bytes.len() - [0, 0, 8][i]]);
         let member = &bytes[..bytes.len() - [0, 0, 8][i]];
         write("npz", &format!("members-{i}"), &[b"0a.npy|", member, MARK, b"1b.npy|", member].concat());
@@ -88,7 +88,7 @@ fn main() {
             &file[file.windows(3).position(|window| window == b"M\xe9\x03").expect("the protocol") + 4..],
         );
     }
-    // A tensor of text opcodes, and what it can be in: shared, nested, in calls.
+    // A tensor of text opcodes, and its possible contexts: shared, nested, in calls.
     let tensor = TENSOR;
     for (name, pickle) in [
         ("text", format!("}}Vw\n{tensor}s.")),
@@ -143,7 +143,7 @@ fn main() {
     }
     write("cifar_archive", "refused", &targets::tar_gz(b"0c/data_batch_1|"));
 
-    // What takes the most memory for a byte of each opcode, just after its lists have grown; nearly all of it is refused.
+    // Inputs that take the most memory per byte of each opcode, just after its lists have grown; nearly all are rejected.
     let count = (1 << 14) + 1;
     let shared = [b"}q\x000".as_slice(), TENSOR.as_bytes(), b"q\x010h\x00("].concat();
     let names: Vec<u8> = (0..3000u16).flat_map(|i| [&b"M"[..], &i.to_le_bytes(), b"h\x01"].concat()).collect();

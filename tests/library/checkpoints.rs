@@ -1,13 +1,13 @@
-//! The public CIFAR-10 checkpoints and the real test images: numbers that were computed independently, outside this crate.
+//! The public CIFAR-10 checkpoints on the real test images, against values computed independently, outside this crate.
 //!
-//! Neither is part of the repository. Two environment variables say where they are:
+//! Neither is part of the repository. Two environment variables give their locations:
 //!
 //! | variable | what |
 //! |---|---|
-//! | `RESNET_CIFAR10` | CIFAR-10 in any of its four forms, or a folder that holds one |
+//! | `RESNET_CIFAR10` | CIFAR-10 in any of its four forms, or a folder that contains one |
 //! | `RESNET_CHECKPOINTS` | a folder with `resnet20-12fca82f.th` and `resnet32-d509ac18.th` (Y. Idelbayev's) |
 //!
-//! Without them nothing is tested here, and that is said.
+//! Without them nothing is tested here, and a message says so.
 
 use ndarray::s;
 use resnet_by_hand::data::{Dataset, Normalization, cifar10};
@@ -23,11 +23,11 @@ use resnet_by_hand::weights::state_dict;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The numbers were given to all their digits. Two orders of summation in `f64` differ by some √K u of the value; with
-/// K = 10⁴ terms, 20 layers and cancellation that is 10⁻¹³ or less, and every mistake we know is more than 10⁻⁶.
+/// The expected values are given with all digits. Two orders of summation in `f64` differ by about √K u of the value; with
+/// K = 10⁴ terms, 20 layers and cancellation that is 10⁻¹³ or less. Every known mistake differs by more than 10⁻⁶.
 const RELATIVE: f64 = 1e-10;
 
-/// The test images and the folder of checkpoints, or a loud word.
+/// The test images and the folder of checkpoints; without them, `None` and a loud message.
 fn files() -> Option<(Dataset, PathBuf)> {
     let find = |variable: &str, what: &str| {
         let path = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -39,7 +39,7 @@ fn files() -> Option<(Dataset, PathBuf)> {
     let images = find("RESNET_CIFAR10", "CIFAR-10: cifar-10-batches-bin, cifar-10-binary.tar.gz, ...");
     let checkpoints = find("RESNET_CHECKPOINTS", "a folder with resnet20-12fca82f.th and resnet32-d509ac18.th");
     let (images, checkpoints) = (images?, checkpoints?);
-    // A variable that is set and wrong is an error and no reason to skip.
+    // A variable that is set but wrong is an error, not a reason to skip.
     Some((cifar10::load(&images).unwrap().test, checkpoints))
 }
 

@@ -1,4 +1,4 @@
-//! Files as PyTorch, NumPy and safetensors write them, value by value; files that lie; files that want to be run.
+//! Files as PyTorch, NumPy and safetensors write them, value by value; files with wrong claims; files with code to execute.
 
 use ndarray::{Array2, ArrayD, IxDyn, array};
 use resnet_by_hand::formats::{self, Contents, Format, npy, torch};
@@ -19,7 +19,7 @@ fn read(bytes: &[u8]) -> Result<Contents, String> {
 
 #[track_caller]
 fn refused(bytes: &[u8], expected: &str) {
-    let message = read(bytes).expect_err("it should have been refused");
+    let message = read(bytes).expect_err("it should have been rejected");
     assert!(message.starts_with("f"), "{message}");
     assert!(message.contains(expected), "expected `{expected}` in\n{message}");
 }
@@ -34,7 +34,7 @@ fn numbers(shape: &[usize]) -> ArrayD<f64> {
     ArrayD::from_shape_vec(IxDyn(shape), (0..count).map(number).collect()).unwrap()
 }
 
-/// What `state_dict()` of `make_fixtures.py` is: name, type, values.
+/// The contents of `state_dict()` of `make_fixtures.py`: name, type, values.
 fn expected() -> Vec<(&'static str, Dtype, ArrayD<f64>)> {
     let base: Array2<f64> = numbers(&[4, 6]).into_dimensionality().unwrap();
     vec![
@@ -125,7 +125,7 @@ fn every_array_of_numpy() {
         ] {
             check(tensors.get(name), name, dtype, &values);
         }
-        // 10,000 bytes of zeros in some thirty.
+        // 10,000 bytes of zeros in about thirty.
         let zeros = tensors.get("zeros").map(Tensor::len);
         assert_eq!((tensors.len(), zeros), if file == "stored.npz" { (12, None) } else { (13, Some(2500)) });
     }
@@ -146,7 +146,7 @@ fn every_type_of_safetensors() {
 
 #[test]
 fn what_is_written_is_read_back_and_always_the_same_bytes() {
-    // As in memory: what was widened stays wide.
+    // As in memory: widened types stay wide.
     let mut tensors = Tensors::new();
     for (name, tensor) in read(&fixture("zip.pth")).unwrap().tensors.iter() {
         match tensor.values().clone() {
@@ -186,12 +186,12 @@ fn what_is_written_is_read_back_and_always_the_same_bytes() {
 fn other_files_are_refused_with_their_first_bytes() {
     refused(b"", "found an empty file");
     refused(b"hello, world", "expected safetensors, a checkpoint of PyTorch, npz or npy, found the bytes [68, 65, 6c");
-    // A pickle, but not of PyTorch; an archive, but of nothing known.
+    // A pickle, but not PyTorch's; an archive, but of no known format.
     refused(b"\x80\x02}q\x00.", "found the bytes [80, 02");
     refused(&archive(&[("readme.txt", b"")]), "f: readme.txt: expected a member NAME.npy");
 }
 
-// ---- Archives that lie ----------------------------------------------------------------------------------------------
+// ---- Archives with wrong claims --------------------------------------------------------------------------------------
 
 fn archive_as(method: CompressionMethod, members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
@@ -206,7 +206,7 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     archive_as(CompressionMethod::Stored, members)
 }
 
-/// Where `pattern` stands for the `nth` time, from 0.
+/// The offset of the `nth` occurrence of `pattern`, from 0.
 fn find(bytes: &[u8], pattern: &[u8], nth: usize) -> usize {
     bytes.windows(pattern.len()).enumerate().filter(|(_, window)| *window == pattern).nth(nth).expect("it is there").0
 }
@@ -218,27 +218,27 @@ fn npy_of(shape: &str, data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn archives_that_claim_more_than_they_hold_are_refused() {
-    // A member of 100 MB of zeros in 100 kB that says it is an array of ten bytes: refused by its header.
+    // A member of 100 MB of zeros in 100 kB whose header describes an array of ten bytes: rejected by its header.
     let bomb = archive_as(CompressionMethod::Deflated, &[("a.npy", &npy_of("10,", &vec![0; 100_000_000]))]);
     assert!(bomb.len() < 110_000);
-    refused(&bomb, "expected the numbers of [10] uint8, 10 bytes, found 100000000 bytes");
-    // And before it is unpacked: otherwise damage further behind would be what is complained about.
+    refused(&bomb, "expected the elements of [10] uint8, 10 bytes, found 100000000 bytes");
+    // And before it is unpacked: otherwise the error would be about damage further on.
     let mut damaged = bomb.clone();
     damaged[bomb.len() / 2..][..100].fill(0xff);
-    refused(&damaged, "expected the numbers of [10] uint8, 10 bytes, found 100000000 bytes");
+    refused(&damaged, "expected the elements of [10] uint8, 10 bytes, found 100000000 bytes");
 
     // A directory that claims four gigabytes, for a stored and for a deflated member.
     let directory = |bytes: &[u8]| find(bytes, b"PK\x01\x02", 0);
     for (method, expected) in [
-        (CompressionMethod::Stored, "found a claim of 4294967294"),
-        (CompressionMethod::Deflated, "found a claim of 4294967294"),
+        (CompressionMethod::Stored, "found a claimed size of 4294967294"),
+        (CompressionMethod::Deflated, "found a claimed size of 4294967294"),
     ] {
         let mut bytes = archive_as(method, &[("a.npy", &npy_of("4294967200,", &[7; 50]))]);
         let at = directory(&bytes) + 24;
         bytes[at..at + 4].copy_from_slice(&[0xfe, 0xff, 0xff, 0xff]);
         refused(&bytes, expected);
     }
-    // One byte less than there is, and a wrong checksum.
+    // A claim of one byte less, and a wrong checksum.
     let good = archive(&[("a.npy", &npy_of("3,", b"abc"))]);
     assert_eq!(read(&good).unwrap().tensors.get("a"), Some(&Tensor::from(array![97u8, 98, 99])));
     let mut bytes = good.clone();
@@ -249,7 +249,7 @@ fn archives_that_claim_more_than_they_hold_are_refused() {
     bytes[at] = b'x';
     refused(&bytes, "hecksum");
 
-    // An end record of the 64-bit extension that claims a thousand million members.
+    // An end record of the 64-bit extension that claims a billion members.
     let mut bytes = good[..good.len() - 22].to_vec();
     let start = bytes.len() as u64;
     bytes.extend(b"PK\x06\x06");
@@ -262,7 +262,7 @@ fn archives_that_claim_more_than_they_hold_are_refused() {
     bytes.extend(start.to_le_bytes());
     bytes.extend([1, 0, 0, 0]);
     bytes.extend(b"PK\x05\x06\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00");
-    refused(&bytes, "expected a zip archive of at most 1 members, found a claim of 1000000000");
+    refused(&bytes, "expected a zip archive of at most 1 members, found a claimed number of 1000000000");
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn archives_with_doubled_or_shared_members_are_refused() {
     assert!(read(&bytes).unwrap_err().contains("share bytes"));
 }
 
-// ---- Pickles that lie -----------------------------------------------------------------------------------------------
+// ---- Pickles with wrong claims ---------------------------------------------------------------------------------------
 
 /// A tensor as a pickle describes it, in text opcodes.
 struct Described<'a> {
@@ -350,7 +350,7 @@ fn tensors_that_leave_their_storage_are_refused() {
         Described { offset: "18446744073709551615", ..GOOD },
         Described { offset: "12", shape: &[], strides: &[], ..GOOD },
     ] {
-        refused(&described.checkpoint(&storage), "expected a tensor inside its storage of 12 numbers");
+        refused(&described.checkpoint(&storage), "expected a tensor inside its storage of 12 elements");
     }
     for (described, expected) in [
         (Described { offset: "-1", ..GOOD }, "expected a size, found the number -1"),
@@ -375,7 +375,7 @@ fn expanded_and_shared_storages_are_bounded() {
         |count: &str| Described { len: "1", shape: &[count], strides: &["0"], ..GOOD }.checkpoint(&1f32.to_le_bytes());
     let tensor = read(&expanded("100000")).unwrap().tensors;
     assert_eq!(tensor.get("w").unwrap().to_f64(), ArrayD::from_elem(IxDyn(&[100_000]), 1.0));
-    // 2²⁰ bytes and 16 for each of the storage's 4: 262,160 numbers are the most.
+    // 2²⁰ bytes and 16 for each of the storage's 4: 262,160 elements are the most.
     assert!(read(&expanded("262160")).is_ok());
     for count in ["262161", "1000000000", "1000000000000000000"] {
         refused(&expanded(count), "expected tensors of at most 1048640 bytes");
@@ -392,7 +392,7 @@ fn expanded_and_shared_storages_are_bounded() {
     refused(&half(9), "storages shared or expanded too often");
 }
 
-/// A pickle of a few bytes can mention a long name or a long list of lengths any number of times.
+/// A pickle of a few bytes can refer to a long name or a long list of lengths any number of times.
 #[test]
 fn names_and_axes_are_bounded() {
     let storage = [0; 48];
@@ -400,7 +400,7 @@ fn names_and_axes_are_bounded() {
     let (longest, longer) = ("k".repeat(1024), "k".repeat(1025));
     assert!(read(&checkpoint(&dict(&[(&longest, GOOD.pickle())]), &members)).is_ok());
     refused(&checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members), "expected a name of at most 1024 bytes");
-    // 50 kB that would be 134 MB of names of what is left out.
+    // 50 kB that would become 134 MB of names of entries that are left out.
     let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));
     let shared = [shared.as_bytes(), &GOOD.pickle(), b"u."].concat();
     refused(&checkpoint(&shared, &members), "expected a name of at most 1024 bytes, found a text of 32768 bytes");
@@ -408,7 +408,7 @@ fn names_and_axes_are_bounded() {
     let key = Described { key: &longer, ..GOOD };
     refused(&key.checkpoint(&storage), "expected a name of at most 1024 bytes");
     refused(&old(&dict(&[("w", key.pickle())]), b"]", &[]), "expected a name of at most 1024 bytes");
-    // Every key once, with the last value, also of what is left out.
+    // Every key once, with the last value, also among the entries that are left out.
     let twice = [b"}(Vw\nI1\nVe\nI1\nVe\nI2\nVw\n", &GOOD.pickle()[..], b"u."].concat();
     let Contents { tensors, dropped, .. } = read(&checkpoint(&twice, &members)).unwrap();
     assert_eq!((tensors.len(), dropped), (1, vec![("e".to_string(), "the number 2".to_string())]));
@@ -452,7 +452,7 @@ fn nothing_is_run() {
         (b"c__builtin__\neval\n(S'1'\ntR.", "__builtin__.eval"),
         (b"\x80\x04\x8c\x08builtins\x94\x8c\x04exec\x94\x93\x8c\x011\x85R.", "builtins.exec"),
         (b"csubprocess\nPopen\n(S'id'\ntR.", "subprocess.Popen"),
-        // What __reduce__ returns for a class of one's own, and the ways round a list of modules.
+        // What __reduce__ returns for a user's class, and ways to get around a list of modules.
         (b"c__main__\nEvil\n)R.", "__main__.Evil"),
         (b"ctorch\nload\n(S'x'\ntR.", "torch.load"),
         (b"ctorch._utils\n__builtins__\n.", "torch._utils.__builtins__"),
@@ -463,7 +463,7 @@ fn nothing_is_run() {
         refused(&checkpoint(pickle, &[]), &expected);
         refused(&old(pickle, b"]", &[]), &expected);
     }
-    // The older format has five pickles: none of them may.
+    // The older format has five pickles: none of them may execute anything.
     let good = old(b"N.", b"]", &[]);
     let evil = b"cos\nsystem\n(S'id'\ntR.";
     for from in [&b"\x80\x02\x8a\x0al"[..], b"\x80\x02M\xe9", b"\x80\x02}Vl", b"N.]."] {
@@ -472,7 +472,7 @@ fn nothing_is_run() {
         assert!(message.starts_with(&format!("f, at byte {at}: global `os.system` is not allowed")), "{message}");
     }
     refused(&[&good[..good.len() - 2], evil].concat(), "global `os.system` is not allowed (allowed: none)");
-    // By way of the memo, by way of NEWOBJ and NEWOBJ_EX, as the state or an item of something allowed.
+    // Through the memo, through NEWOBJ and NEWOBJ_EX, as the state or an item of an allowed object.
     for (pickle, expected) in [
         (&b"\x80\x04\x8c\x02os\x94\x8c\x06system\x9400h\x00h\x01\x93\x8c\x02id\x85R."[..], "`os.system`"),
         (b"\x80\x02cnt\nsystem\n)\x81.", "`nt.system`"),
@@ -487,20 +487,20 @@ fn nothing_is_run() {
         assert!(read(&checkpoint(pickle, &[])).unwrap_err().contains(expected), "{expected}: {pickle:x?}");
     }
     refused(&checkpoint(b"(S'id'\nios\nsystem\n.", &[]), "INST is not supported");
-    // A call by a name that may be mentioned is still none.
+    // A call of an allowed name is still not executed.
     refused(&checkpoint(b"ctorch\ndevice\n(S'cpu'\ntR.", &[]), "expected a state dict, or one tensor");
     refused(&checkpoint(b"}.", &[]), "found no tensor: an empty dict");
     refused(&checkpoint(b"}S'epoch'\nI7\ns.", &[]), "found no tensor: epoch (the number 7)");
-    // Bombs of sharing, self-reference, depth: as the pickle reader refuses them.
+    // Bombs of sharing, self-reference and depth: the pickle reader rejects them.
     let pairs = b"h\x00\x86q\x00".repeat(60);
-    refused(&checkpoint(&[&b")q\x00"[..], &pairs, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(&[&b")q\x00"[..], &pairs, b"."].concat(), &[]), "values with shared ones expanded");
     refused(&checkpoint(b"]q\x00h\x00\x85ah\x00\x86.", &[]), "contains itself");
     refused(&checkpoint(&[&b")"[..], &[0x85; 100_000], b"."].concat(), &[]), "nest more than 64 deep");
-    // The same of lists and dicts, through the numbers of the memo, and a tuple that holds itself through a dict.
+    // The same of lists and dicts, through memo indices, and a tuple that contains itself through a dict.
     let lists = b"0](h\x00h\x00eq\x00".repeat(60);
-    refused(&checkpoint(&[&b"]q\x00"[..], &lists, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(&[&b"]q\x00"[..], &lists, b"."].concat(), &[]), "values with shared ones expanded");
     let dicts = b"0}(K\x00j\xff\xff\xff\xffK\x01j\xff\xff\xff\xffur\xff\xff\xff\xff".repeat(60);
-    refused(&checkpoint(&[&b"}r\xff\xff\xff\xff"[..], &dicts, b"."].concat(), &[]), "written out, are more than");
+    refused(&checkpoint(&[&b"}r\xff\xff\xff\xff"[..], &dicts, b"."].concat(), &[]), "values with shared ones expanded");
     refused(&checkpoint(b"}q\x00Va\nh\x00\x85s.", &[]), "contains itself");
     refused(&checkpoint(&[b"N0".repeat(1 << 20), b"}.".to_vec()].concat(), &[]), "more than 2097152 opcodes");
     refused(&checkpoint(b"j\xff\xff\xff\xff.", &[]), "is fetched before it is stored");
@@ -529,14 +529,14 @@ fn checkpoints_of_another_shape_are_refused() {
         &checkpoint(&[&pickle[..], b"x"].concat(), &[members[1]]),
         "expected the end of the pickle, found 1 more bytes",
     );
-    // The other byte order: the same bytes are other numbers.
+    // The other byte order: the same bytes are other values.
     let bytes: Vec<u8> = (0..12).flat_map(|i| (number(i) as f32).to_be_bytes()).collect();
     let big = archive(&[members[0], ("a/data/0", &bytes), ("a/byteorder", b"big")]);
     check(read(&big).unwrap().tensors.get("w"), "big", Dtype::F32, &numbers(&[3, 4]));
     // Deflated by another program.
     let deflated = archive_as(CompressionMethod::Deflated, &members);
     check(read(&deflated).unwrap().tensors.get("w"), "deflated", Dtype::F32, &ArrayD::zeros(IxDyn(&[3, 4])));
-    // Every wrapper, nested ones too; the last of two equal keys counts.
+    // Every wrapper, nested ones, too; the last of two equal keys counts.
     for wrapper in torch::WRAPPERS {
         let inner = dict(&[("w", GOOD.pickle())]);
         let inner = inner[2..inner.len() - 1].to_vec();
@@ -581,7 +581,7 @@ fn the_older_format_is_checked_as_strictly() {
         (old(&object, b"}", &[]), "expected a list"),
         (
             old(&dict(&[("w", GOOD.pickle()), ("v", Described { class: "IntStorage", ..GOOD }.pickle())]), keys, &[]),
-            "expected one number type of the storage \"0\", found two",
+            "expected one element type of the storage \"0\", found two",
         ),
     ] {
         refused(&bytes, expected);
@@ -615,8 +615,8 @@ fn peak() -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Every fixture cut at every length and with every byte changed in three ways: nothing panics, what is cut is refused,
-/// and no damage makes a reader ask for memory that the file, 5 kB, does not account for.
+/// Every fixture cut at every length and with every byte changed in three ways: nothing panics, cut files are rejected, and
+/// no damage makes a reader allocate memory out of proportion to the file of 5 kB.
 #[test]
 fn damaged_files_are_refused_or_read_and_nothing_else() {
     let before = peak();
@@ -637,9 +637,9 @@ fn damaged_files_are_refused_or_read_and_nothing_else() {
         }
     }
     match (before, peak()) {
-        // Threads of other tests have their share; a claim of four gigabytes would show.
+        // Threads of other tests allocate, too; four gigabytes would still show.
         (Some(before), Some(after)) => assert!(after - before < 1 << 21, "{before} kB before, {after} kB after"),
-        _ => println!("!! SKIPPED: this system does not say how much memory was asked for"),
+        _ => println!("!! SKIPPED: this system does not report how much memory was requested"),
     }
 }
 

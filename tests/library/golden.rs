@@ -1,6 +1,6 @@
 //! The crate against PyTorch: every layer, every kind of residual block, two whole networks and ten steps of training.
 //!
-//! The fixtures and the script that made them stand in `tests/library/golden/`; no Python is needed here. Run with
+//! The fixtures and the script that made them are in `tests/library/golden/`; the tests need no Python. Run with
 //! `cargo test --lib library::golden -- --nocapture` to see the worst error of every kind and how much of its tolerance it uses.
 
 mod blocks;
@@ -9,7 +9,7 @@ mod fixture;
 mod layers;
 mod networks;
 
-/// How many times the deviation found by the model of rounding an implementation may be off. The model says how rounding
+/// By how many times the deviation in the model of rounding an implementation may be off. The model shows how rounding
 /// spreads through blocks and networks, from a few samples of Gaussian noise; it does not know the constant of an
 /// implementation's sums (order, blocking, fused or not), which is between 1/10 and a few. Mistakes are off by 10⁶ and
 /// more in `f64`.

@@ -1,4 +1,4 @@
-//! Every gradient of the crate, shown right in four ways: equal to differences on whole numbers, adjoint to the forward
+//! Every gradient of the crate, verified in four ways: equal to differences on integers, adjoint to the forward
 //! map, within the a-priori bound in `f32`, and, for whole networks, equal to kink-locked differences.
 //!
 //! `cargo test --lib library::gradients -- --nocapture` prints the worst error of every tensor.
@@ -21,7 +21,7 @@ use resnet_by_hand::{Activation, Scalar};
 const U32: f64 = f32::UNIT_ROUNDOFF;
 const U64: f64 = f64::UNIT_ROUNDOFF;
 
-/// Whole numbers from −3 to 3.
+/// Integers from −3 to 3.
 fn whole<D: Dimension>(name: &str, shape: impl ShapeBuilder<Dim = D>) -> Array<f64, D> {
     let mut rng = stream(1, Purpose::Verify, &[name_hash(name)]);
     Array::from_shape_simple_fn(shape, || f64::from(rng.random_range(-3..=3)))
@@ -33,7 +33,7 @@ fn real<D: Dimension>(name: &str, shape: impl ShapeBuilder<Dim = D>) -> Array<f3
     Array::from_shape_simple_fn(shape, || rng.random_range(-2.0..2.0))
 }
 
-/// The same numbers in `f64`.
+/// The same values in `f64`.
 fn wide<D: Dimension>(x: &Array<f32, D>) -> Array<f64, D> {
     x.mapv(f64::from)
 }
@@ -68,7 +68,7 @@ fn every_layer_equals_its_differences() {
                 println!("{report}");
                 assert!(report.passed(), "seed {seed}\n{report}");
                 let curved = ["batch_norm", "softmax_cross_entropy"].contains(&layer);
-                // The model never allows more than this, see `finite_difference::CONCLUSIVE` and the rounding term.
+                // The model never allows more than this; see `finite_difference::CONCLUSIVE` and the rounding term.
                 let most = if curved { 1e-8 } else { 0.0 };
                 assert!(report.tolerance <= most, "seed {seed}: the tolerance itself is too wide\n{report}");
             }
@@ -80,7 +80,7 @@ fn check(architecture: &Architecture, check: NetworkCheck) {
     let report = check_network(architecture, &check).unwrap();
     println!("{report}\n");
     assert!(report.passed(), "{report}");
-    // What the design asks of kink-locked differences; the tolerances above are derived, this is their purpose.
+    // The accuracy required of kink-locked differences; the tolerances above are derived, this is their purpose.
     assert!(report.worst_relative() < 1e-9, "{report}");
 }
 
@@ -89,7 +89,7 @@ fn resnet20_in_training() {
     check(&Architecture::by_name("resnet20").unwrap(), NetworkCheck::default());
 }
 
-/// Two stages of few channels, everything else as asked.
+/// Two stages of few channels, everything else as given.
 fn small(name: &str, block: BlockKind, shortcut: ShortcutOption) -> Architecture {
     Architecture {
         name: name.to_string(),
@@ -167,7 +167,7 @@ fn the_report_does_not_depend_on_the_number_of_threads() {
 
 // ---------------------------------------------------------------------------------------------- adjoints
 
-/// ⟨A x, p⟩ = ⟨x, Aᵀ p⟩, exactly: everything is a whole number far below 2⁵³.
+/// ⟨A x, p⟩ = ⟨x, Aᵀ p⟩, exactly: everything is an integer far below 2⁵³.
 #[test]
 fn backward_is_the_adjoint_of_every_linear_map() {
     let x = whole("x", (3, 9, 7, 6));
@@ -189,7 +189,7 @@ fn backward_is_the_adjoint_of_every_linear_map() {
         assert_eq!(left, dot(&x, &dx.into_owned()), "conv2d, input, {label}");
         assert_eq!(left, dot(&conv.weight, &grads.weight), "conv2d, weight, {label}");
     }
-    // Averages: multiples of the divisor stay whole.
+    // Averages: multiples of the divisor stay integers.
     let x12 = whole("x", (3, 9, 7, 6)) * 27720.0;
     for pool in [
         AvgPool2d::new([3, 2], [2, 1], [1, 0]),
@@ -250,7 +250,7 @@ fn conv2d_in_f32_is_within_its_bound() {
     }
 }
 
-/// 3x3 convolutions over sizes and channels that do not divide by tiles, vectors or panels, every padding, one image.
+/// 3x3 convolutions over sizes and channels that are not multiples of tiles, vectors or panels, every padding, one image.
 #[test]
 fn winograd_in_f32_is_within_its_bound() {
     let sizes = [
@@ -286,8 +286,8 @@ fn winograd_in_f32_is_within_its_bound() {
     }
 }
 
-/// What is not finite goes where the definition sends it and nowhere else, although a tile mixes its inputs; and what
-/// overflows in a tile only is finite.
+/// NaN and infinity occur exactly where the definition produces them, although a tile mixes its inputs; what overflows only
+/// in a tile is finite.
 #[test]
 fn winograd_sends_what_is_not_finite_where_the_definition_does() {
     let kind = |v: f32| match v {
@@ -305,7 +305,7 @@ fn winograd_sends_what_is_not_finite_where_the_definition_does() {
         x[[1, 9, 9, 1]] = f32::NEG_INFINITY;
         x.slice_mut(ndarray::s![2, .., .., ..]).mapv_inplace(|v| v.signum() * 1e36);
         let mut dy = real("dy", (3, 11, 10, 16));
-        // Inside the image: at its border a gradient also meets the padding, and 0 · NaN is NaN where a loop may skip it.
+        // Inside the image: at its border a gradient is also multiplied by padding, and 0 · NaN is NaN, or skipped by a loop.
         dy[[2, 5, 4, 7]] = f32::NAN;
         dy[[1, 6, 6, 2]] = f32::INFINITY;
         let (x, dy) = (x.into_shared(), dy.into_shared());
@@ -332,8 +332,8 @@ fn winograd_sends_what_is_not_finite_where_the_definition_does() {
     }
 }
 
-/// Large batches are cut into chunks of some images; whole numbers make every cut exact. The sizes give: one image a chunk,
-/// in the engine's GEMM the last leaf of four chunks short; two images a chunk, the last chunk short.
+/// Large batches are cut into chunks of some images; integers make every cut exact. The sizes give: one image per
+/// chunk, in the engine's GEMM the last leaf of four chunks short; two images per chunk, the last chunk short.
 #[test]
 fn conv2d_over_many_chunks_equals_the_definition() {
     for (n, h, w, groups) in [(6, 36, 35, 1), (11, 20, 24, 3)] {
@@ -425,7 +425,7 @@ fn batch_norm_is_within_its_bound_in_both_types_and_moves_its_statistics() {
             };
             moved.update_running_statistics(&cache64);
             for k in 0..c {
-                // γ of the m-term sums, relative to numbers of at most |offset| + 5.
+                // γ of the m-term sums, relative to values of at most |offset| + 5.
                 let tolerance = 4.0 * bounds::gamma(n * h * w + 100, U64) * (f64::from(offset) + 5.0);
                 let (mean, var) = (0.75 * 3.0 + 0.25 * means[k], 0.75 * 5.0 + 0.25 * vars[k] * bessel);
                 assert!((moved.running_mean[k] - mean).abs() <= tolerance, "{label}: {}", moved.running_mean[k]);
@@ -492,7 +492,7 @@ fn relu_in_f32_is_exact_and_leaky_relu_rounds_once() {
     }
 }
 
-/// A pooling window from its definition: every pixel (ho·stride + p·dilation − padding, ..) that lies in the image.
+/// A pooling window from its definition: every pixel (ho·stride + p·dilation − padding, ..) that is in the image.
 fn window(
     at: [usize; 2],
     kernel: [usize; 2],
@@ -647,7 +647,7 @@ fn relu_is_closed_at_zero() {
     assert_eq!(leaky.backward(&row(&[1.0; 5]), &cache).unwrap(), row(&[0.25, 0.25, 1.0, 0.25, 1.0]));
 }
 
-/// A tie goes to the first in row order, entirely; in overlapping windows each window decides for itself.
+/// In a tie the first in row order gets the whole gradient; each overlapping window decides independently.
 #[test]
 fn a_tie_of_the_max_pool_goes_to_the_first() {
     let x =
@@ -660,7 +660,7 @@ fn a_tie_of_the_max_pool_goes_to_the_first() {
     assert_eq!(dx.as_slice().unwrap(), [0.0, 3.0, 0.0, 4.0, 8.0, 0.0, 0.0, 0.0, 0.0]);
 }
 
-/// What kink-locking rests on: replayed at the base point, the choices give the same numbers and the same gradients.
+/// The basis of kink-locking: replayed at the base point, the choices give the same values and the same gradients.
 #[test]
 fn replaying_the_choices_of_the_base_point_changes_nothing_there() {
     use resnet_by_hand::model::ResNet;

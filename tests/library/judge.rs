@@ -1,29 +1,29 @@
 //! The judge of the engine: whole networks in `f32`, computed fast, against the same network in `f64`, computed plainly.
 //!
 //! The weights and images of the fast pass are widened to `f64`, exactly, and the network runs once more as a list of steps.
-//! Which ReLUs are open and which pixels are maxima is taken from the fast pass ([`Replay`]), so no tolerance has to cover a
-//! kink; that each of these choices is right, or as near to its kink as rounding reaches, is a check of its own. Compared are
-//! the logits, dx, the gradient of every parameter, every new running statistic, and the logits of a prediction.
+//! It replays the choices of the fast pass, which ReLUs are open and which pixels are maxima ([`Replay`]), so no tolerance
+//! has to cover a kink. A separate check is that each of these choices is right or within rounding of its kink. The test
+//! compares the logits, dx, the gradient of every parameter, every new running statistic, and the logits of a prediction.
 //!
 //! # Tolerances
 //!
-//! They are worked out before the fast pass is looked at. The pass in `f64` is repeated with noise in every step, of the size
-//! that rounding to `f32` has there ([`resnet_by_hand::oracle::rounding`]; where the fast pass computes a convolution in
-//! Winograd's tiles, of the size that it has in those, [`winograd_growth`]). Let δ be what noise of four times that size
-//! changes in a tensor ĝ, the mean of squares taken over [`RUNS`] passes. Then the fast pass's g must have
+//! They are computed without the results of the fast pass. The pass in `f64` is repeated with noise in every step, of the
+//! size of the rounding to `f32` there ([`resnet_by_hand::oracle::rounding`]; where the fast pass computes a convolution in
+//! Winograd's tiles, of the rounding in those, [`winograd_growth`]). Let δ be the change that noise of four times that size
+//! causes in a tensor ĝ, with the mean of squares over [`RUNS`] passes. Then the fast pass's g must satisfy
 //!
 //! ```text
 //! whole tensor     ‖g − ĝ‖ ≤ rms ‖δ‖                              4 standard deviations of the model
-//! one element      |g − ĝ| ≤ 4 · rms of δ, over its channel       16: there are many, and in a channel they are not alike
-//! fitted factor    |⟨g − ĝ, ĝ⟩| ≤ 4 · rms ⟨δ, ĝ⟩                  16: the rms of four numbers can be small by chance
+//! one element      |g − ĝ| ≤ 4 · rms of δ, over its channel       16: there are many, and they differ within a channel
+//! fitted factor    |⟨g − ĝ, ĝ⟩| ≤ 4 · rms ⟨δ, ĝ⟩                  16: the rms of four values can be small by chance
 //! ```
 //!
-//! The last says that ⟨g, ĝ⟩/⟨ĝ, ĝ⟩, the factor that fits g to ĝ best, is 1. That all this is tight enough is asserted too:
+//! The last means that ⟨g, ĝ⟩/⟨ĝ, ĝ⟩, the factor that fits g to ĝ best, is 1. That all this is tight enough is asserted, too:
 //! every tensor of every network here, multiplied by 0.999, is rejected.
 //!
-//! The exceptions are listed by name: where a gradient is a difference of much larger terms, rounding leaves it no digits
-//! that one could ask for. A batch norm that has only two values per channel turns both into ±1 whatever they were; next to
-//! nothing comes back through it, and what does is that difference. These tensors must be as near to 0 as the noise.
+//! The exceptions are listed by name: where a gradient is a difference of much larger terms, rounding leaves no digits to
+//! check. A batch norm with only two values per channel turns both into ±1 whatever they were. Almost no gradient flows back
+//! through it, and the rest is that difference. These tensors must be as close to 0 as the noise.
 //!
 //! `cargo test --lib library::judge -- --nocapture` prints how much of each tolerance was used.
 
@@ -43,7 +43,7 @@ use std::collections::HashMap;
 
 // ---------------------------------------------------------------------------------------------- the subject
 
-/// What a training pass of the subject gives.
+/// The results of a training pass of the subject.
 struct Pass {
     logits: Array2<f32>,
     dx: Activation<f32>,
@@ -67,7 +67,7 @@ fn fast_pass(engine: &Engine, model: &ResNet<f32>, x: &Activation<f32>, dlogits:
     Pass { logits, dx, gradients, statistics: statistics(&after), choices }
 }
 
-/// m of the tiles F(m x m, 3x3) that the subject computes a convolution of x `(N, H, W, C)` with; `None` without tiles.
+/// m of the tiles F(m x m, 3x3) with which the subject computes a convolution of x `(N, H, W, C)`; `None` without tiles.
 fn fast_tile(engine: &Engine, conv: &Conv2d<f32>, x: &[usize]) -> Option<usize> {
     match engine.algorithm_for(conv, [x[0], x[1], x[2], x[3]]).unwrap() {
         Algorithm::Winograd2 => Some(2),
@@ -82,13 +82,13 @@ fn fast_tile(engine: &Engine, conv: &Conv2d<f32>, x: &[usize]) -> Option<usize> 
 const RUNS: u64 = 4;
 /// The size of the noise, in standard deviations of the model of rounding.
 const DEVIATIONS: f64 = 4.0;
-/// What one element may be off by, in units of the rms of the noise in its channel.
+/// How far one element may be off, in units of the rms of the noise in its channel.
 const ELEMENT: f64 = 4.0;
-/// What the fitted factor may be off by, in units of the rms of the noise's.
+/// How far the fitted factor may be off, in units of the rms of the noise's factor.
 const FACTOR: f64 = 4.0;
-/// Terms that stand for the rounding of a running statistic, as for the batch norm it belongs to.
+/// The number of terms assumed for the rounding of a running statistic, as for its batch norm.
 const STATISTIC_TERMS: f64 = 256.0;
-/// The factor that every tensor's tolerance must tell from 1.
+/// The factor that every tensor's tolerance must distinguish from 1.
 const WRONG_FACTOR: f64 = 0.999;
 
 /// Named tensors in the order of execution.
@@ -122,7 +122,7 @@ fn wide<T: Scalar, D: Dimension>(x: &Array<T, D>) -> ArrayD<f64> {
     x.mapv(T::as_f64).into_dyn()
 }
 
-/// Everything that is compared: logits, dx, gradients, running statistics.
+/// The tensors that are compared: logits, dx, gradients, running statistics.
 fn listed<T: Scalar>(
     logits: &Array2<T>,
     dx: &Activation<T>,
@@ -159,7 +159,7 @@ fn tiles(engine: &Engine, model: &ResNet<f32>, forward: &Forward<f64>) -> HashMa
     tiled.collect()
 }
 
-/// The rounding of the subject's arithmetic: that of [`Rounding`], but for convolutions in tiles.
+/// The rounding of the subject's arithmetic: that of [`Rounding`], except for convolutions in tiles.
 struct Arithmetic<'a> {
     rounding: Rounding,
     /// m by the name of the step.
@@ -208,13 +208,13 @@ impl Disturb<f64> for Arithmetic<'_> {
     }
 }
 
-/// A tensor of the exact pass and what the noise makes of it.
+/// A tensor of the exact pass and its deviation by noise.
 struct Expected {
     name: String,
     exact: ArrayD<f64>,
     /// rms ‖δ‖
     norm: f64,
-    /// rms of δ in each channel; of a tensor without channels, in all of it.
+    /// rms of δ in each channel; for a tensor without channels, in all of it.
     element: Vec<f64>,
     /// rms ⟨δ, ĝ⟩/⟨ĝ, ĝ⟩
     factor: f64,
@@ -270,7 +270,7 @@ impl Expected {
         let error = got - &self.exact;
         let mut element = 0.0f64;
         each_channel(channels(&self.name, &error), &error, |channel, error| {
-            // Not `max`, which forgets a NaN.
+            // Not `max`, which ignores a NaN.
             for &error in error {
                 let used = share(error.abs(), ELEMENT * self.element[channel]);
                 element = if used > element || used.is_nan() { used } else { element };
@@ -280,14 +280,14 @@ impl Expected {
         [share(square(&error).sqrt(), self.norm), element, fitted]
     }
 
-    /// Whether rounding may move the tensor by as much as the factor does that must be noticed: then its terms cancel, and what
-    /// is left has too few digits to be asked for that.
+    /// Whether rounding may change the tensor as much as the factor that must be detected: then its terms cancel, and the rest
+    /// has too few digits for that check.
     fn cancels(&self) -> bool {
         self.norm >= (1.0 - WRONG_FACTOR) * square(&self.exact).sqrt()
     }
 }
 
-/// Whether a tolerance is exceeded; a NaN exceeds all of them.
+/// Whether a tolerance is exceeded; a NaN exceeds every one.
 fn exceeded(used: [f64; 3]) -> bool {
     used.into_iter().any(|used| used > 1.0 || used.is_nan())
 }
@@ -296,7 +296,7 @@ fn exceeded(used: [f64; 3]) -> bool {
 struct Judge {
     program: Program<f64>,
     forward: Forward<f64>,
-    /// rms of the noise in each channel of what a step reads, by the step's name: for the steps that choose.
+    /// rms of the noise in each channel of a step's input, by the step's name: for the steps that choose.
     reach: HashMap<String, Vec<f64>>,
     expected: Vec<Expected>,
     tiles: HashMap<String, usize>,
@@ -346,8 +346,7 @@ impl Judge {
         Judge { program, forward, reach, expected, tiles }
     }
 
-    /// What is wrong with the choices: one that the exact pass would not make is right only as near to the kink as the noise
-    /// reaches.
+    /// The wrong choices: one that the exact pass does not make is right only within the noise of the kink.
     fn wrong_choices(&self, choices: &[Choice]) -> Vec<String> {
         let mut wrong = Vec::new();
         let choosing = self.program.steps.iter().filter(|step| chooses(step));
@@ -403,7 +402,7 @@ impl Judge {
         verdict
     }
 
-    /// Names of the tensors that rounding leaves too few digits; of all others, multiplied by 0.999, each must be rejected.
+    /// Names of the tensors to which rounding leaves too few digits; each of the others, multiplied by 0.999, must be rejected.
     fn cancelled(&self) -> Vec<&str> {
         for expected in self.expected.iter().filter(|expected| !expected.cancels()) {
             for factor in [WRONG_FACTOR, 2.0 - WRONG_FACTOR] {
@@ -425,7 +424,8 @@ fn chooses<T>(step: &Step<T>) -> bool {
     matches!(step.layer, Layer::Relu(_) | Layer::MaxPool2d(_))
 }
 
-/// A training pass of a program: everything it computed, and what is compared. `statistic` may change each running statistic.
+/// A training pass of a program: everything it computed, and the tensors that are compared. `statistic` may change each
+/// running statistic.
 fn pass(
     program: &Program<f64>,
     x: &Activation<f64>,
@@ -444,7 +444,7 @@ fn pass(
     (forward, tensors)
 }
 
-/// The share of its tolerances that a prediction uses. Logits have no kinks to hold: ReLU and maximum are continuous.
+/// The share of its tolerances that a prediction uses. Logits need no fixed choices: ReLU and maximum are continuous.
 fn judge_prediction(engine: &Engine, model: &ResNet<f32>, x: &Activation<f32>, got: &Array2<f32>) -> [f64; 3] {
     let program = Program::of_network(&widened(model));
     let x = x.mapv(f64::from).into_shared();
@@ -469,7 +469,7 @@ struct Case {
     batch: usize,
     image: [usize; 2],
     algorithm: Algorithm,
-    /// The tensors that rounding leaves too few digits.
+    /// The tensors to which rounding leaves too few digits.
     cancelled: &'static [&'static str],
 }
 
@@ -488,7 +488,7 @@ impl Case {
         format!("{}, {} images of {h}x{w}, {}", self.architecture.name, self.batch, self.algorithm.name())
     }
 
-    /// gamma of either sign and beta not 0, so that nothing cancels that does not cancel in training.
+    /// gamma of either sign and beta not 0, so that nothing cancels here that does not cancel in training.
     fn model(&self) -> ResNet<f32> {
         let mut model = ResNet::<f32>::new(&self.architecture, 1).unwrap();
         model.visit_mut("", &mut |name, role, mut tensor| {
@@ -543,7 +543,7 @@ fn named(name: &str) -> Architecture {
     Architecture::by_name(name).unwrap().with_classes(10)
 }
 
-/// Two stages of 16 and 24 channels, everything else as asked.
+/// Two stages of 16 and 24 channels, everything else as given.
 fn small(name: &str, block: BlockKind, shortcut: ShortcutOption) -> Architecture {
     Architecture {
         name: name.to_string(),
@@ -624,8 +624,8 @@ fn bottlenecks() {
     ]);
 }
 
-/// Two images that are one pixel in the last stage: two values per channel, of which a batch norm makes ±1. Almost nothing
-/// passes back through it; see the top of this file.
+/// Two images that have one pixel in the last stage: two values per channel, which a batch norm turns into ±1. Almost no
+/// gradient flows back through it; see the top of this file.
 #[test]
 fn what_cancels() {
     let stage = |channels, stride| Stage { channels, blocks: 1, stride };
@@ -673,7 +673,7 @@ enum Mistake {
     NoShortcut,
     /// A batch norm's dx without the mean of dy.
     NoMean,
-    /// A batch norm's dx without the part that goes through the variance.
+    /// A batch norm's dx without the part through the variance.
     NoVariance,
     /// A ReLU sends all of dy back.
     NoGate,
@@ -683,9 +683,9 @@ enum Mistake {
     LastImage,
     /// A convolution's dx without the first pixel of the last image.
     OnePixel,
-    /// A running variance that follows the biased variance.
+    /// A running variance updated with the biased variance.
     Biased,
-    /// One ReLU open that should be shut, or shut that should be open: the one with the largest |x|.
+    /// One ReLU open that should be closed, or the reverse: the one with the largest |x|.
     OneGate,
     /// A batch norm with another eps, forward.
     Eps,
@@ -825,13 +825,13 @@ fn wrong_pass(program: &Program<f32>, x: &Activation<f32>, dlogits: &Array2<f32>
         let values = (x.len() / x.len_of(Axis(3))) as f32;
         let batch = normalization(&program.steps[at], x).expect("a batch norm").into_iter();
         let (_, variance) = statistics.iter_mut().find(|(own, _)| *own == name).expect("a running variance");
-        // 0.1 of Σ (x − mean)²/m instead of Σ (x − mean)²/(m − 1); rstd⁻² is the former, but for eps.
+        // 0.1 of Σ (x − mean)²/m instead of Σ (x − mean)²/(m − 1); rstd⁻² is the former, except for eps.
         variance.iter_mut().zip(batch).for_each(|(v, (_, rstd, _))| *v -= 0.1 / (rstd * rstd) / (values - 1.0));
     }
     Pass { logits: rows(&forward).clone(), dx, gradients: backward.parameters, statistics, choices: record.choices }
 }
 
-/// The judge can fail: every mistake in every step it can be made in.
+/// The judge can fail: it rejects every mistake in every step where it can be made.
 #[test]
 fn every_mistake_in_every_step_is_rejected() {
     use Mistake::*;
@@ -844,7 +844,8 @@ fn every_mistake_in_every_step_is_rejected() {
     ] {
         let (model, x, dlogits) = (case.model(), case.images(), case.dlogits());
         let program = Program::of_network(&model);
-        // Mistakes are made in the steps of a program, so the right pass is one too: a ReLU's mistake in a convolution is none.
+        // Mistakes are made in the steps of a program, so the right pass is also a program: a ReLU's mistake in a convolution
+        // changes nothing.
         let mut none = Wrong { step: &program.steps[0].name, mistake: NoGate };
         let (engine, right) = (Engine::new(Algorithm::Gemm), wrong_pass(&program, &x, &dlogits, &mut none));
         let judge = Judge::new(&engine, &model, &x, &dlogits, &right.choices);

@@ -1,7 +1,7 @@
-//! Tests of the library as a whole, written against its public names as any other crate would use them.
+//! Tests of the library as a whole, written against its public interface, as any other crate would use it.
 //!
-//! Cargo would make a crate of each file. Every such crate would compile the generic layers again, for every type it uses; so
-//! these files are a module of the library's own tests (see `lib.rs`), where the layers are compiled already.
+//! In `tests/` Cargo would build one crate per file, and each would compile the generic layers again for every type it uses.
+//! So these files are a module of the library's own tests (see `lib.rs`), where the layers are already compiled.
 //! `cargo test --lib library::golden` runs one file.
 
 #[cfg(feature = "formats")]

@@ -1,9 +1,9 @@
-//! ONNX's own test cases of our operations: what its operators expect against what our layers compute, in both types.
+//! ONNX's own test cases of our operations: the expected outputs of its operators against those of our layers, in both types.
 //!
-//! The cases stand in `tests/library/onnx/` (licence and origin in `cases.md`); no Python is needed, and no ONNX: its files are
-//! read by hand. Every case of these operations is either run or listed in `left_out.rs` with a reason that the model must
-//! bear out; `docs/onnx.md` holds the same lists. Run with `cargo test --lib library::onnx -- --nocapture` to see what ran and how
-//! much of its tolerance it used.
+//! The cases are in `tests/library/onnx/` (licence and origin in `cases.md`); neither Python nor ONNX is needed: a small parser
+//! reads the files. Every case of these operations is either run or listed in `left_out.rs` with a reason that is checked
+//! against the model; `docs/onnx.md` contains the same lists. Run with `cargo test --lib library::onnx -- --nocapture` to see
+//! what ran and how much of its tolerance it used.
 
 mod cases;
 mod computed;
@@ -21,7 +21,7 @@ use resnet_by_hand::verify::{Tolerance, compare};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-/// What our layers make of a case.
+/// The outputs of our layers for a case.
 fn compute<T: windows::Convolved>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let compute = match case.node.op.as_str() {
         "AveragePool" => windows::average_pool::<T>,
@@ -43,7 +43,7 @@ fn compute<T: windows::Convolved>(case: &Case, data: &CaseData) -> Vec<Computed>
     compute(case, data)
 }
 
-/// How much of the tolerance the worst number uses; an error for a number beyond it or an output that was not computed.
+/// How much of the tolerance the worst element uses; an error for an element beyond it or an output that was not computed.
 fn judge(case: &Case, computed: &[Computed], expected: &[ArrayD<f64>]) -> Result<f64, String> {
     let mut worst = 0.0f64;
     for Computed { output, how, got, tolerance } in computed {
@@ -110,8 +110,8 @@ fn every_case_is_as_expected_or_left_out_for_a_reason_that_holds() {
     assert_eq!(ran + LEFT_OUT.len(), all.len());
 }
 
-/// Every expected number that is moved out of its tolerance is noticed, and no tolerance is large: a thousandth of the
-/// largest number at most.
+/// The comparison detects every expected element that is moved out of its tolerance, and no tolerance is large: at most a
+/// thousandth of the largest element.
 #[test]
 fn one_wrong_number_is_noticed_in_every_output_of_every_case() {
     let all = cases::all();
@@ -127,13 +127,13 @@ fn one_wrong_number_is_noticed_in_every_output_of_every_case() {
                 let mut wrong = data.outputs.clone();
                 *wrong[output].iter_mut().nth(at).unwrap() += largest.max(1.0) / 400.0;
                 let verdict = judge(case, &computed, &wrong);
-                assert!(verdict.is_err(), "{}, output {output}: number {at} may be anything", case.name);
+                assert!(verdict.is_err(), "{}, output {output}: element {at} may be anything", case.name);
             }
         }
     }
 }
 
-/// `docs/onnx.md` has the tables that these cases make.
+/// `docs/onnx.md` contains the tables generated from these cases.
 #[test]
 fn the_page_says_what_is_run_and_what_is_left_out() {
     let all = cases::all();

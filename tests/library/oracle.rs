@@ -1,4 +1,4 @@
-//! The oracle as a library: a program gives the bits of the network it was made of, dumps hold what they promise, and
+//! The oracle as a library: a program is bit-identical to the network it was made from, dumps contain what they should, and
 //! comparisons find what was changed.
 
 use ndarray::{Array4, ArrayD};
@@ -13,7 +13,7 @@ use resnet_by_hand::parameters::Parameters;
 use resnet_by_hand::program::{Layer, Program};
 use resnet_by_hand::tensors::{Dtype, Tensor, Tensors};
 
-/// Architectures with every kind of stem, block, shortcut and order, one block a stage so that they stay small.
+/// Architectures with every kind of stem, block, shortcut and order, one block per stage so that they stay small.
 fn architectures() -> Vec<Architecture> {
     let names = [
         "resnet8",
@@ -74,7 +74,7 @@ fn tensor<T: Scalar>(tensors: &Tensors, name: &str) -> ArrayD<T> {
     tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).to_real().unwrap()
 }
 
-/// The network's own forward and backward against the program's list of steps, all bits.
+/// The network's own forward and backward against the program's list of steps: bit-identical.
 fn same_bits<T: Scalar>() {
     for architecture in architectures() {
         let what = &architecture.name;
@@ -126,7 +126,7 @@ fn a_program_gives_the_bits_of_its_network_in_f32() {
     same_bits::<f32>();
 }
 
-/// What `f32` does to a network is within the tolerance that was worked out in `f64`, and a wrong step is not.
+/// The rounding of `f32` is within the tolerance computed in `f64`, and a wrong step is not.
 #[test]
 fn f32_fits_and_a_small_mistake_does_not() {
     for name in ["resnet8", "preact110"] {
@@ -140,7 +140,7 @@ fn f32_fits_and_a_small_mistake_does_not() {
         assert!(report.passed(), "{name}: {first:?}");
         assert_eq!(report.tried(), ours.len());
 
-        // One batch norm with another eps: the first that leaves is its result, in either type.
+        // One batch norm with another eps: the first tensor beyond its tolerance is its result, in either type.
         let mut wrong = network(&architecture);
         wrong.norms_mut()[1].eps = 1.1e-5;
         let wrong = Program::of_network(&wrong);
@@ -195,8 +195,8 @@ fn the_names_of_others_are_understood_in_dumps() {
     assert!(report.tensors.iter().any(|verdict| verdict.name == "grad_module.layer2.0.shortcut.0.weight"));
 }
 
-/// An element that is not finite takes no part in the tolerance of the others; and a tensor that rounding alone can make
-/// infinite has none.
+/// An element that is not finite does not affect the tolerance of the others; a tensor that rounding alone can make
+/// infinite has no bound.
 #[test]
 fn tolerances_survive_numbers_that_are_not_finite() {
     let mut tensors = input(&[("input", &[2, 3, 4, 4]), ("weight", &[5, 3, 1, 1])]);
@@ -232,7 +232,7 @@ fn tolerances_survive_numbers_that_are_not_finite() {
     assert!(!report.passed() && report.tensors[0].tolerance == f64::INFINITY);
 }
 
-/// y and all gradients of a strided convolution on whole numbers, from the definition.
+/// y and all gradients of a strided convolution on integers, from the definition.
 #[test]
 fn a_layer_is_computed_from_tensors_in_pytorchs_order() {
     let whole = |shape: [usize; 4], step: usize| {
@@ -290,7 +290,7 @@ fn wrong_input_to_a_layer_says_what_was_expected() {
 }
 
 fn wave(shape: &[usize], seed: usize) -> ArrayD<f64> {
-    // Incommensurable frequencies: no symmetry that a mistake could hide behind.
+    // Incommensurable frequencies: no symmetry can hide a mistake.
     let mut i = 0.0;
     ArrayD::from_shape_simple_fn(shape, || {
         i += 1.0;
@@ -311,7 +311,7 @@ fn input(entries: &[(&str, &[usize])]) -> Tensors {
     tensors
 }
 
-/// One task for every kind of mistake to be made in.
+/// Tasks in which every kind of mistake can be made.
 fn tasks() -> Vec<(&'static str, Task)> {
     let layer = |kind: &str, settings: &str, tensors: &Tensors| {
         layer::prepare(kind, &settings.parse().unwrap(), tensors).unwrap()
@@ -357,8 +357,8 @@ fn tasks() -> Vec<(&'static str, Task)> {
     ]
 }
 
-/// Every mistake that can be made in a task is found again, every one is the only explanation somewhere, and what is right,
-/// in `f64` or rounded in `f32`, is never accused.
+/// Every mistake that can be made in a task is recognised, every one is the only explanation in some task, and a right result,
+/// in `f64` or rounded in `f32`, is never diagnosed as a mistake.
 #[test]
 fn every_mistake_is_named_and_what_is_right_is_never_accused() {
     let mut alone = std::collections::BTreeSet::new();
@@ -380,14 +380,14 @@ fn every_mistake_is_named_and_what_is_right_is_never_accused() {
             let Some(theirs) = mistaken(&task, mistake) else { continue };
             let diagnosis = diagnose(&task, &theirs).unwrap();
             if diagnosis.right.passed() {
-                continue; // It makes no difference here, as padding that is 0 anyway.
+                continue; // It makes no difference here, such as padding that is already 0.
             }
             let explains: Vec<Mistake> = diagnosis.explains().collect();
             assert!(explains.contains(&mistake), "{label}: {mistake:?} was taken for {explains:?}");
             if explains.len() == 1 {
                 alone.insert(mistake.name());
             } else {
-                println!("{label}: {mistake:?} cannot be told from {explains:?}");
+                println!("{label}: {mistake:?} cannot be distinguished from {explains:?}");
             }
         }
     }
@@ -395,7 +395,7 @@ fn every_mistake_is_named_and_what_is_right_is_never_accused() {
     assert!(never.is_empty(), "nowhere the only explanation: {never:?}");
 }
 
-/// A ResNet without its shortcuts amplifies rounding far more than with them. `f32` of that mistake is still recognised: the
+/// A ResNet without its shortcuts amplifies rounding far more than with them. The mistake is still recognised in `f32`: the
 /// tolerances are those of the mistaken computation.
 #[test]
 fn a_mistake_is_recognised_in_f32_where_it_amplifies_rounding() {

@@ -8,15 +8,15 @@ needs torch, torchvision, numpy and safetensors in that Python, and the command 
 this project needs Python. For each network and size of the images it makes
 
 - weights: torchvision's random ones; gamma, beta and the bias of fc random; running statistics those of another batch,
-  then moved at random, so that no tensor is 0 or 1 and evaluation neither explodes nor dies out;
-- the file of weights three times: `.pth` as PyTorch writes it, `.pth` as it did before 1.6, `.safetensors`. The dumps of
-  `resnet oracle model` from the three must be the same bytes (tried in the first mode of each);
+  then changed at random, so that no tensor is 0 or 1 and the values of evaluation neither explode nor vanish;
+- the file of weights three times: `.pth` as PyTorch writes it, `.pth` as before 1.6, `.safetensors`. The dumps of
+  `resnet oracle model` from the three must be byte-identical (checked in the first mode of each);
 - a batch of random images and classes;
 - PyTorch's dump in float64 and in float32, through hooks: logits, loss, the results of all modules and their gradients,
   the gradients of all parameters and of the input, the new running statistics;
 - the oracle's dump, in float64, and the comparison of both of PyTorch's with it, by the oracle's own tolerances.
 
-One line each: how many tensors were compared, whether all of them fit, the largest share of its tolerance that any
+It prints one line for each: how many tensors were compared, whether all of them fit, the largest share of its tolerance that any
 tensor uses, and which, and the difference of the losses. Exit code 1 if something does not fit. Every number is a
 function of --seed. PyTorch and `resnet` run as processes of their own, one after the other; the time and the peak memory
 of `resnet oracle model` are printed, too.
@@ -39,7 +39,7 @@ FORMATS = ["new.pth", "old.pth", "weights.safetensors"]
 # ---- The child processes: PyTorch ------------------------------------------------------------------------------------
 
 def images(n, pixels, generator):
-    """Clouds with grain, so that neighbouring pixels have to do with each other, as in photographs."""
+    """Clouds with grain, so that neighbouring pixels are correlated, as in photographs."""
     import torch
     clouds = torch.randn(n, 3, 2 + pixels // 16, 2 + pixels // 16, generator=generator)
     clouds = torch.nn.functional.interpolate(clouds, size=(pixels, pixels), mode="bilinear")
@@ -123,11 +123,11 @@ def child(args, what, **settings):
 
 
 def resnet(args, *command):
-    """Runs it; what it printed, its exit code, seconds and peak memory."""
+    """Runs it; returns what it printed, its exit code, seconds and peak memory."""
     begin = time.monotonic()
     process = subprocess.Popen([args.resnet, "oracle", *command], stdout=subprocess.PIPE, text=True)
     printed = process.stdout.read()
-    # Of this child alone. This process is small and stays so: what it has before exec does not count.
+    # Of this child alone. This process stays small, so its memory before exec does not matter.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return printed, process.returncode, time.monotonic() - begin, usage.ru_maxrss * 1024
@@ -153,7 +153,7 @@ def model(args, name, pixels, mode, weights, out, *more):
 
 
 def judge(args, label):
-    """Compares, prints the line; whether it fits."""
+    """Compares and prints the line; returns whether it fits."""
     path = lambda file: os.path.join(args.work, file)
     printed, code, _, _ = resnet(args, "compare", path("ours.safetensors"), path("theirs.safetensors"), "--json")
     if code not in (0, 1):
@@ -209,7 +209,7 @@ def main():
         args.pixels = args.pixels[0]
         return {"make": make, "dump": dump}[args.child](args)
     if not os.path.exists(args.resnet):
-        parser.error(f"{args.resnet} is not there: cargo build --release, or give --resnet")
+        parser.error(f"{args.resnet} does not exist: run cargo build --release, or give --resnet")
 
     temporary = None if args.work else tempfile.mkdtemp(prefix="against-torchvision-")
     args.work = args.work or temporary
@@ -218,7 +218,7 @@ def main():
     try:
         for name in args.models:
             for pixels in args.pixels:
-                # Of two images a map of 1x1 leaves a batch norm nothing but the signs of the differences.
+                # With two images, 1x1 maps leave only the signs of the differences after a batch norm.
                 batch_size = args.batch_size or (8 if pixels <= 64 else 2)
                 child(args, "make", model=name, pixels=pixels, batch_size=batch_size)
                 for mode in args.modes:

@@ -1,4 +1,4 @@
-//! The conformance pack: that a right implementation passes it, in either type, and a wrong one does not.
+//! The conformance pack: a right implementation passes it, in either type, and a wrong one does not.
 
 use resnet_by_hand::formats;
 use resnet_by_hand::oracle::pack::{Case, Level, Subject, cases, folder};
@@ -25,7 +25,7 @@ impl Drop for Folder {
     }
 }
 
-/// What a case gives when it is computed in `f32`: an implementation that is right, and rounds.
+/// The results of a case computed in `f32`: a right implementation that rounds.
 fn single(case: &Case) -> Tensors {
     match &case.subject {
         Subject::Layer(kind, settings) => {
@@ -39,14 +39,14 @@ fn single(case: &Case) -> Tensors {
     }
 }
 
-/// Inputs are multiples of small powers of two, so that both types hold the same numbers; the tolerances are numbers; and what
-/// `f32` makes of a case fits.
+/// Inputs are multiples of small powers of two, so that both types have the same values; the tolerances are finite; and the
+/// results of a case in `f32` fit.
 #[test]
 fn f32_fits_every_case_and_every_input_is_exact() {
     let mut names = BTreeSet::new();
     for case in cases() {
         let name = &case.name;
-        assert!(names.insert(name.clone()), "{name} is there twice");
+        assert!(names.insert(name.clone()), "{name} occurs twice");
         for (tensor, values) in case.input.iter() {
             assert!(values.to_f64().iter().all(|&x| x == f64::from(x as f32)), "{name}: {tensor} is not exact in f32");
         }
@@ -59,7 +59,7 @@ fn f32_fits_every_case_and_every_input_is_exact() {
     assert!(names.len() > 60);
 }
 
-/// In `f64` a convolution of these inputs rounds nowhere: the direct sums, in another order, give the same bits.
+/// In `f64` a convolution of these inputs never rounds: the direct sums, in another order, are bit-identical.
 #[test]
 fn convolutions_are_exact() {
     use resnet_by_hand::layers::conv2d::direct;
@@ -92,8 +92,8 @@ fn four(tensor: &Tensor) -> ndarray::Array4<f64> {
     tensor.to_f64().into_dimensionality().unwrap()
 }
 
-/// No mutant of any operation gets past the layers and blocks (the networks, which take longer, are for `resnet oracle score`),
-/// and results alone would miss nearly half of them.
+/// The cases of layers and blocks catch every mutant of every operation (the networks, which take longer, are for
+/// `resnet oracle score`), and results alone would miss nearly half of them.
 #[test]
 fn every_mutant_is_caught() {
     let small: Vec<Case> = cases().into_iter().filter(|case| case.level() != Level::Network).collect();
@@ -104,11 +104,11 @@ fn every_mutant_is_caught() {
     }
     let forward = all.iter().filter(|scored| scored.caught_forward).count();
     assert!(2 * forward < all.len() + 20, "{forward} of {} by results alone", all.len());
-    // Nothing is caught by nothing.
+    // Without cases nothing is caught.
     assert!(score(&[], |_| {}).unwrap().iter().all(|scored| !scored.is_caught() && scored.cases == 0));
 }
 
-/// Written, read back, and somebody's results judged with it.
+/// The pack is written and read back, and results are compared with it.
 #[test]
 fn a_pack_is_written_and_judges() {
     let root = Folder::new("judge");
@@ -130,7 +130,7 @@ fn a_pack_is_written_and_judges() {
     }
     assert_eq!(written.files, count + 3); // the index, the README, pytorch.py
 
-    // Both formats hold the same tensors, and in float32 the inputs are the same numbers.
+    // Both formats contain the same tensors, and in float32 the inputs have the same values.
     let read = |name: &str| formats::read(&pack.join(name)).unwrap();
     let (npz, safetensors) = (read("float64/conv2d-3x3.out.npz"), read("float64/conv2d-3x3.out.safetensors"));
     assert!(npz.iter().eq(safetensors.iter()));
@@ -162,7 +162,7 @@ fn a_pack_is_written_and_judges() {
     let wrong: Vec<&str> = found.iter().filter(|(_, report)| !report.passed()).map(|(name, _)| name.as_str()).collect();
     assert_eq!(wrong, [all[3].name.as_str()]);
 
-    // A file that is called as no case is, a pack that was changed, no pack.
+    // A file with the name of no case, a pack that was changed, no pack.
     let message = |pack: &PathBuf| verdicts(pack).unwrap_err().to_string();
     std::fs::copy(theirs.join("conv2d-1x1.npz"), theirs.join("conv2d-1x.npz")).unwrap();
     assert!(message(&pack).contains("did you mean `conv2d-"), "{}", message(&pack));

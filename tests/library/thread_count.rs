@@ -1,4 +1,4 @@
-//! The weights after training are the same bits for every number of threads, and those of the table at the end.
+//! The weights after training are bit-identical for every number of threads, and those of the table at the end.
 
 use resnet_by_hand::Scalar;
 use resnet_by_hand::data::embedded;
@@ -10,7 +10,7 @@ use resnet_by_hand::train::{Executor, Recipe, Reference, Trainer};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Trains two epochs on `images` embedded images with `threads` threads; the last batch is a smaller one.
+/// Trains two epochs on `images` embedded images with `threads` threads; the last batch is smaller.
 fn trained<T: Scalar>(model: &str, images: usize, threads: usize, executor: Arc<dyn Executor<T>>) -> u64 {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
@@ -54,7 +54,7 @@ fn the_reference_in_both_types() {
     same_with::<f64>("resnet8", 40, Arc::new(Reference));
 }
 
-/// Channels enough for the convolutions whose points are shared among the threads.
+/// Enough channels for the convolutions whose points are shared among the threads.
 #[test]
 fn wide_basic_blocks_in_f32() {
     same_for_every_thread_count("resnet18-cifar", 10);
@@ -77,12 +77,12 @@ fn pre_activation_in_f32() {
 }
 
 /// Six steps of the demo, from seed 1 to weights: initialisation, the order of the images, crops, flips, the network, its
-/// gradients and the optimiser are what they were. Who changes the order of a sum on purpose puts the new numbers here; a new
-/// version of a crate must not.
+/// gradients and the optimiser have not changed. Whoever changes the order of a sum on purpose updates the values here; a new
+/// version of a crate must not change them.
 ///
-/// The portable kernels round a product and a sum apart, the others once for both, hence two numbers. They hold where
-/// `matrixmultiply`, which multiplies in the linear layer, has FMA, too, and for the `exp` and `ln` of glibc. (Rounded correctly
-/// they give the same weights: tried in the softmax.)
+/// The portable kernels round a product and a sum separately, the others once for both, hence two values. They hold where
+/// `matrixmultiply`, which multiplies in the linear layer, also has FMA, and for the `exp` and `ln` of glibc. (Correctly
+/// rounded ones give the same weights: tried in the softmax.)
 #[test]
 fn six_steps_of_the_demo_are_known() {
     let recipe = Recipe { seed: 1, ..Recipe::by_name("demo").unwrap() };

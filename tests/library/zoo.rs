@@ -4,7 +4,7 @@ use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::parameters::Parameters;
 
 /// (name, parameters, forward multiply-adds of one image of the size the network was designed for), counted with
-/// PyTorch. The pre-activation and wide networks: from their papers' tables, to the digits given there.
+/// PyTorch. The pre-activation and wide networks: from their papers' tables, with the digits given there.
 const ZOO: &[(&str, usize, u64)] = &[
     ("resnet18", 11_689_512, 1_814_073_344),
     ("resnet34", 21_797_672, 3_663_761_408),

@@ -1,8 +1,8 @@
-//! The published archives: gzip around tar around the files, read as one stream.
+//! The published archives: gzip-compressed tar files, read as one stream.
 //!
 //! Nothing is unpacked to disk, so names in the archive cannot point anywhere. A member's claimed size is checked before
-//! it is allocated, and everything together may not be longer than all files and [`SLACK`] bytes can be: a small
-//! archive that unpacks to terabytes is refused after a few megabytes. Tar's own extensions (long names, sparse files)
+//! it is allocated, and the total may not exceed the largest sizes of all files plus [`SLACK`] bytes: a small
+//! archive that unpacks to terabytes is rejected after a few megabytes. Tar's own extensions (long names, sparse files)
 //! are not interpreted; the published archives have none.
 
 use super::{Layout, Part, Published};
@@ -14,10 +14,10 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// How many bytes tar headers, padding, readme.html and other small files may take together.
+/// The most bytes of tar headers, padding, readme.html and other small files together.
 const SLACK: u64 = 1 << 20;
 
-/// The most that the files of one of `sets` may take in either layout.
+/// The most bytes of the files of one of `sets` in either layout.
 pub(in crate::data) fn most(sets: &[&Published], images: usize) -> u64 {
     let all = |set: &Published, layout| (0..set.parts()).map(|part| set.most(layout, part, images)).sum::<u64>();
     let largest = sets.iter().flat_map(|set| Layout::ALL.map(|layout| all(set, layout))).max();
@@ -32,7 +32,7 @@ pub(in crate::data) fn read<'a>(
 ) -> Result<(Splits, &'a Published)> {
     let consumed = Rc::new(Cell::new(0));
     let compressed = Counting { inner: compressed, consumed: Rc::clone(&consumed) };
-    // A failure below is one of the compressed stream; the offset tells how far into the file it was understood.
+    // A failure below is one of the compressed stream; the offset is how far the file could be decoded.
     let corrupt = |member: &Path, e: std::io::Error| {
         let message =
             format!("expected the rest of a gzip-compressed tar archive, found a corrupt or truncated one ({e})");

@@ -4,19 +4,19 @@
 //! {'data': uint8 array (N, 3072), 'labels': [N whole numbers], 'filenames': .., 'batch_label': ..}
 //! ```
 //!
-//! In CIFAR-100 the labels are called `fine_labels`, and a file of its own has the names: `{'fine_label_names': [..], ..}`.
+//! In CIFAR-100 the key of the labels is `fine_labels`, and a separate file has the names: `{'fine_label_names': [..], ..}`.
 //! A row of `data` is a record's three planes. The published files were written by Python 2 (protocol 2, keys are its
 //! `str`); files written again by Python 3 have `bytes` or `str` as keys and may have any protocol. NumPy pickles an
 //! array in two ways:
 //!
 //! ```text
 //! protocol 0 to 4   numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b'b')
-//!                   with state (version, shape, dtype, is Fortran order, bytes)
+//!                   with state (version, shape, dtype, is_fortran, bytes)
 //! protocol 5        numpy.core.numeric._frombuffer(bytes, dtype, shape, 'C' or 'F')
-//! dtype             numpy.dtype('u1', ..), its state is byte order and alignment, which one byte does not have
+//! dtype             numpy.dtype('u1', ..), its state, byte order and alignment, is irrelevant for one byte
 //! ```
 //!
-//! and since version 2 calls its module `numpy._core`.
+//! and since version 2 the module is called `numpy._core`.
 
 use super::{IMAGE_BYTES, Images, Published};
 use crate::formats::pickle::{Kind, Pickle, Value};
@@ -26,7 +26,7 @@ use std::path::Path;
 
 const RECONSTRUCT: [&str; 2] = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"];
 const FROM_BUFFER: [&str; 2] = ["numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"];
-/// Every name that a batch may mention.
+/// Every name that may occur in a batch.
 const ALLOWED: [&str; 7] =
     [RECONSTRUCT[0], RECONSTRUCT[1], FROM_BUFFER[0], FROM_BUFFER[1], "numpy.ndarray", "numpy.dtype", "_codecs.encode"];
 
@@ -43,7 +43,7 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Pickle<'a>> {
 pub(super) fn read_names(path: &Path, bytes: &[u8], key: &str) -> Result<Vec<String>> {
     let pickle = parse(path, bytes)?;
     let names = pickle.root().get(key)?;
-    // From Python 3 in protocol 2 a name that was `bytes` is a call.
+    // Python 3 writes a `bytes` name in protocol 2 as a call.
     let name = |name: Value<'_>| match name.text() {
         Ok(text) => Ok(text.to_string()),
         Err(error) => name.bytes().ok().and_then(|bytes| String::from_utf8(bytes.into_owned()).ok()).ok_or(error),
@@ -79,7 +79,7 @@ struct Matrix<'p> {
     bytes: Cow<'p, [u8]>,
     rows: usize,
     columns: usize,
-    /// Column after column instead of row after row.
+    /// Whether it is stored column by column instead of row by row.
     fortran: bool,
 }
 

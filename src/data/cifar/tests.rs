@@ -1,4 +1,4 @@
-//! Small data sets in every layout, written by hand, and every way to damage them.
+//! Small data sets in every layout, written by hand, and damaged in many ways.
 
 use super::super::cifar10::{self, CLASSES, PUBLISHED, RECORD_BYTES, from_records, write_records};
 use super::*;
@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// A folder that is removed again.
+/// A folder that is removed at the end.
 struct TempDir(PathBuf);
 
 impl TempDir {
@@ -32,7 +32,7 @@ fn label(batch: usize, image: usize) -> u8 {
     ((batch * IMAGES + image) % 10) as u8
 }
 
-/// The byte of a record; row, column and channel enter differently, so none can be taken for another.
+/// The byte of a record; row, column and channel enter differently, so none can be confused with another.
 fn byte(batch: usize, image: usize, channel: usize, row: usize, column: usize) -> u8 {
     ((batch * 89 + image * 37 + channel * 67 + row * 5 + column * 3) % 253) as u8
 }
@@ -77,7 +77,7 @@ fn load(path: &Path) -> Result<Splits> {
 }
 
 fn message(path: &Path) -> String {
-    load(path).expect_err("this must be refused").to_string()
+    load(path).expect_err("this must be rejected").to_string()
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn binary_folder_or_its_parent() {
     write_folder(&folder, Layout::Binary, binary_file);
     assert_is_the_data_set(&load(&folder).unwrap());
     assert_is_the_data_set(&load(&dir.0).unwrap());
-    // The published files have 10,000 records, and the public function insists.
+    // The published files have 10,000 records, which the public function requires.
     let error = cifar10::load(&folder).unwrap_err().to_string();
     assert!(
         error.ends_with("data_batch_1.bin, at byte 9219: expected 30730000 bytes (10000 records of 3073), found 9219")
@@ -194,7 +194,7 @@ mod with_formats {
         file
     }
 
-    /// A batch as Python 3 with NumPy 2 writes it in protocol 2: bytes by way of latin1 text.
+    /// A batch as Python 3 with NumPy 2 writes it in protocol 2: bytes as latin1 text.
     fn python3_protocol2_file(batch: usize) -> Vec<u8> {
         let data: String = (0..IMAGES).flat_map(|image| planes(batch, image)).map(char::from).collect();
         let encode = |text: &str| {
@@ -262,7 +262,7 @@ mod with_formats {
         let message = |file: &[u8]| PUBLISHED.read(Layout::Python, 0, path, file, IMAGES).unwrap_err().to_string();
         assert!(PUBLISHED.read(Layout::Python, 0, path, &good, IMAGES).is_ok());
 
-        // Labels stand after 65 bytes: two for each. The second becomes 10.
+        // Labels begin after 65 bytes, two bytes each. The second becomes 10.
         let labels = replace(&good, &[b'K', 0, b'K', 1, b'K', 2], &[b'K', 0, b'K', 10, b'K', 2]);
         let at = labels.windows(2).position(|pair| pair == [b'K', 10]).unwrap();
         assert_eq!(message(&labels), format!("data_batch_1, at byte {at}: expected a label from 0 to 9, found 10"));
@@ -286,7 +286,7 @@ mod with_formats {
         );
         assert!(message(&[&good[..], b"N."].concat()).contains("expected the end of the file, found 2 more bytes"));
         assert!(message(b"N.").ends_with("at byte 0: expected a dict, found None"));
-        // Cut anywhere, sparing time inside the pixels.
+        // Cut anywhere; inside the pixels only at some places, to save time.
         for length in (0..400).chain(good.len() - 300..good.len()) {
             message(&good[..length]);
         }
@@ -363,7 +363,7 @@ mod with_formats {
                 other => panic!("{other}"),
             }
         }
-        // A byte changed in the compressed data: the checksum sees it, if nothing earlier did.
+        // A byte changed in the compressed data: the checksum detects it, if nothing earlier did.
         let mut changed = good.clone();
         changed[good.len() / 2] ^= 0x10;
         message(&changed);
@@ -371,7 +371,7 @@ mod with_formats {
         checksum[good.len() - 6] ^= 1;
         assert!(message(&checksum).contains("corrupt gzip stream does not have a matching checksum"));
 
-        // A member that is one record short, and one that claims to be.
+        // A member that is one record short, and one with a wrong claimed size.
         let mut short = members.clone();
         short[1].2.truncate(2 * RECORD_BYTES);
         short[1].1 = short[1].2.len() as u64;
@@ -432,7 +432,7 @@ mod with_formats {
     /// CIFAR-100: `train` has five batches of images, `test` one.
     const PARTS: [usize; 2] = [5 * IMAGES, IMAGES];
 
-    /// The fine label of an image; the coarse one is another number.
+    /// The fine label of an image; the coarse one is different.
     fn fine(part: usize, image: usize) -> u8 {
         ((part * 50 + image * 7 + 3) % 100) as u8
     }
@@ -480,7 +480,7 @@ mod with_formats {
         }
     }
 
-    /// What is at `path`, as [`crate::data::open()`] looks for it.
+    /// Loads the data set at `path`, found as by [`crate::data::open()`].
     fn load_any(path: &Path) -> Result<(Splits, &'static str)> {
         let sets = [&PUBLISHED, &cifar100::PUBLISHED];
         Ok(super::super::load(path, &sets, IMAGES)?.map(|(splits, set)| (splits, set.name)).expect("a data set"))

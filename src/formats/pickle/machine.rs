@@ -1,6 +1,6 @@
-//! The stack machine that carries out a pickle's opcodes.
+//! The stack machine that executes a pickle's opcodes.
 //!
-//! Which function handles which opcode, with the names of CPython's `Lib/pickletools.py`. An opcode is one byte: a
+//! The functions and the opcodes they handle, with the names of CPython's `Lib/pickletools.py`. An opcode is one byte: a
 //! printable character, or a value written in hexadecimal.
 //!
 //! ```text
@@ -26,14 +26,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// What a pickle leaves: all nodes, which of them is the result, and the offset of the first byte after `STOP`.
+/// The outcome of a pickle: all nodes, which of them is the result, and the offset of the first byte after `STOP`.
 pub(super) struct Outcome<'a> {
     pub nodes: Vec<Node<'a>>,
     pub root: Id,
     pub end: usize,
 }
 
-/// Carries out the pickle that starts at `start` in `bytes`; the arguments are those of [`super::Pickle::parse`].
+/// Executes the pickle that starts at `start` in `bytes`; the arguments are those of [`super::Pickle::parse`].
 pub(super) fn run<'a>(bytes: &'a [u8], start: usize, allowed: &'a [&'a str], path: &Path) -> Result<Outcome<'a>> {
     let mut machine = Machine {
         input: bytes,
@@ -56,7 +56,7 @@ struct Machine<'a, 'm> {
     input: &'a [u8],
     /// The next byte to read.
     at: usize,
-    /// The opcode being carried out.
+    /// The opcode being executed.
     operation: usize,
     path: &'m Path,
     allowed: &'a [&'a str],
@@ -68,7 +68,7 @@ struct Machine<'a, 'm> {
 }
 
 impl<'a> Machine<'a, '_> {
-    /// Carries out opcodes up to `STOP` and returns the result. The function of a group returns whether `opcode` is in it.
+    /// Executes opcodes up to `STOP` and returns the result. The function of a group returns whether `opcode` is in it.
     fn run(&mut self) -> Result<Id> {
         for _ in 0..MAX_OPERATIONS {
             self.operation = self.at;
@@ -92,7 +92,7 @@ impl<'a> Machine<'a, '_> {
         Err(self.error(format!("the pickle has more than {MAX_OPERATIONS} opcodes")))
     }
 
-    /// `STOP`: the one value that is left.
+    /// `STOP`: the one value that remains.
     fn stop(&mut self) -> Result<Id> {
         let root = self.pop()?;
         if !self.stack.is_empty() || !self.marks.is_empty() {
@@ -101,7 +101,7 @@ impl<'a> Machine<'a, '_> {
         Ok(root)
     }
 
-    /// The protocol and the lengths of frames: checked, and of no further use.
+    /// The protocol and the lengths of frames: checked, then ignored.
     fn framing(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             0x80 => {
@@ -140,7 +140,7 @@ impl<'a> Machine<'a, '_> {
         Ok(true)
     }
 
-    /// Whole numbers, and the bools of protocol 0, which are the numbers 00 and 01.
+    /// Integers, and the bools of protocol 0, which are written 00 and 01.
     fn integers(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             b'K' => {
@@ -182,7 +182,7 @@ impl<'a> Machine<'a, '_> {
         if length > 16 {
             return Err(self.error(format!("expected a whole number of at most 16 bytes, found {length}")));
         }
-        // Little-endian two's complement: fill up with the sign.
+        // Little-endian two's complement: extend the sign.
         let negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
         let mut all = [if negative { 0xff } else { 0 }; 16];
         all[..length].copy_from_slice(bytes);
@@ -260,7 +260,7 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    /// Lists, tuples and dicts, and what puts values into them.
+    /// Lists, tuples and dicts, and the opcodes that add values to them.
     fn containers(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             b'(' => self.marks.push(self.stack.len()),
@@ -339,11 +339,11 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    /// What drops or repeats the top of the stack.
+    /// The opcodes that drop or duplicate the top of the stack.
     fn top_of_stack(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             b'0' => {
-                // As in Python, POP right after a MARK takes the mark away.
+                // As in Python, POP directly after a MARK removes the mark.
                 if self.marks.last() == Some(&self.stack.len()) {
                     self.marks.pop();
                 } else {
@@ -362,7 +362,7 @@ impl<'a> Machine<'a, '_> {
         Ok(true)
     }
 
-    /// The memo: storing the top of the stack, and fetching it again.
+    /// The memo: storing the top of the stack and fetching it again.
     fn memo_entries(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             b'p' => {
@@ -505,12 +505,12 @@ impl<'a> Machine<'a, '_> {
         self.nodes.push(Node { offset: self.operation, data });
     }
 
-    /// The top of the stack, which must lie above the last mark.
+    /// The top of the stack, which must be above the last mark.
     fn top(&self) -> Result<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.last() {
             Some(&id) if self.stack.len() > floor => Ok(id),
-            _ => Err(self.error("the pickle takes more values from its stack than it put there")),
+            _ => Err(self.error("the pickle pops more values from its stack than it pushed")),
         }
     }
 
@@ -554,15 +554,16 @@ impl<'a> Machine<'a, '_> {
         Ok(bytes)
     }
 
-    /// A length of four bytes. Python reads some of them as signed and refuses negative ones; here they are merely
-    /// longer than what is left.
+    /// A length of four bytes. Python reads some of them as signed and rejects negative ones; here they are simply longer
+    /// than the rest of the input.
     fn length4(&mut self) -> Result<usize> {
         Ok(u32::from_le_bytes(self.take()?) as usize)
     }
 
     fn length8(&mut self) -> Result<usize> {
         let length = u64::from_le_bytes(self.take()?);
-        usize::try_from(length).map_err(|_| self.error(format!("a length of {length} bytes")))
+        usize::try_from(length)
+            .map_err(|_| self.error(format!("expected a length that memory can hold, found {length} bytes")))
     }
 
     /// The bytes up to the next newline, which is skipped.

@@ -1,21 +1,21 @@
-//! Python's pickle, read without running it.
+//! Python's pickle, read without executing it.
 //!
-//! A pickle is a program for a small stack machine: its opcodes push constants, gather them into lists, tuples and
-//! dicts, and call Python functions by name. Loading one in Python runs those calls, so a pickle from a stranger is a
-//! program from a stranger. This reader is the same stack machine with the calls taken out:
+//! A pickle is a program for a small stack machine: its opcodes push constants, collect them into lists, tuples and
+//! dicts, and call Python functions by name. Loading one in Python executes those calls, so an untrusted pickle is an
+//! untrusted program. This reader is the same stack machine without the calls:
 //!
-//! * a name (`GLOBAL`, `STACK_GLOBAL`) is looked up in a list the caller supplies, by exact `module.name`; any other
+//! * a name (`GLOBAL`, `STACK_GLOBAL`) must be in a list that the caller supplies, as the exact `module.name`; any other
 //!   name is rejected with its offset. The result is only the name, [`Kind::Global`];
-//! * calling it (`REDUCE`, `NEWOBJ`) and handing it state (`BUILD`) only note what was requested, [`Kind::Call`]. The
+//! * calling it (`REDUCE`, `NEWOBJ`) and passing it state (`BUILD`) only record what was requested, [`Kind::Call`]. The
 //!   caller decides what `numpy.dtype('u1')` means;
-//! * what remains is a tree of plain data, [`Value`].
+//! * the result is a tree of plain data, [`Value`].
 //!
 //! # What the caller may rely on
 //!
-//! A pickle can name one value many times (`BINPUT` stores it in the *memo*, `BINGET` fetches it), so the data is in
-//! truth a graph: k nested pairs of memo references stand for 2ᵏ values in about 4k bytes, and a list can contain
+//! A pickle can name one value many times (`BINPUT` stores it in the *memo*, `BINGET` fetches it), so the data is
+//! really a graph: k nested pairs of memo references represent 2ᵏ values in about 4k bytes, and a list can contain
 //! itself. Values are therefore nodes of an arena, a memo reference is an index, and nothing here recurses, neither
-//! reading nor dropping. After the last opcode one walk over the arena checks that the graph, *written out as a tree*,
+//! reading nor dropping. After the last opcode one walk over the arena checks that the graph, *expanded to a tree*,
 //!
 //! * is finite (no value contains itself),
 //! * is at most [`MAX_DEPTH`] deep,
@@ -23,15 +23,15 @@
 //!
 //! so a caller that recurses over a [`Value`] can neither overflow its stack nor hang. Every opcode adds at most one
 //! node, stack entry, mark or memo entry, and there may be at most [`MAX_OPERATIONS`] of them: memory is linear in the
-//! input and bounded. Strings stay where they are, in the input; their claimed length is checked against what is left
-//! of it before anything is done.
+//! input and bounded. Strings stay in the input; their claimed length is first checked against the rest
+//! of it.
 //!
-//! Opcodes are carried out in `machine.rs`, and the escapes of protocol 0 undone in `text.rs`.
+//! `machine.rs` executes the opcodes, and `text.rs` decodes the escapes of protocol 0.
 //!
 //! # Coverage
 //!
-//! Protocols 0 to 5, without what builds objects behind the caller's back or needs data from elsewhere: `INST`, `OBJ`,
-//! `NEWOBJ_EX`, `EXT1/2/4`, sets and out-of-band buffers are rejected by name. The opcodes are those of CPython's
+//! Protocols 0 to 5, except for opcodes that build objects unnoticed by the caller or need data from elsewhere: `INST`,
+//! `OBJ`, `NEWOBJ_EX`, `EXT1/2/4`, sets and out-of-band buffers are rejected by name. The opcodes are those of CPython's
 //! `Lib/pickletools.py`, which documents each.
 //!
 //! ```
@@ -57,7 +57,7 @@ use machine::Outcome;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// The most opcodes a pickle may have. CIFAR-10 batches and the state dicts of large networks have some ten thousand.
+/// The most opcodes a pickle may have. CIFAR-10 batches and the state dicts of large networks have about ten thousand.
 pub const MAX_OPERATIONS: usize = 1 << 21;
 /// The most nodes a pickle may have when shared values are counted once for every place they occur in.
 pub const MAX_VALUES: u64 = 1 << 22;
@@ -110,9 +110,9 @@ struct CallData<'a> {
 
 impl<'a> Pickle<'a> {
     /// Reads the pickle that starts at `start` in `bytes`; `path` and offsets from the start of `bytes` are in every
-    /// error. `allowed` holds every `module.name` that may be mentioned.
+    /// error. `allowed` lists every `module.name` that may occur.
     ///
-    /// The pickle ends at its `STOP`, [`end`](Self::end) says where; what follows is the caller's (PyTorch's old
+    /// The pickle ends at its `STOP`, at the offset [`end`](Self::end); what follows is left to the caller (PyTorch's old
     /// format puts five pickles and the tensors' bytes into one file).
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl<'a> Pickle<'a> {
         Ok(pickle)
     }
 
-    /// The value the pickle stands for.
+    /// The value of the pickle.
     pub fn root(&self) -> Value<'_> {
         Value { pickle: self, id: self.root }
     }
@@ -135,7 +135,7 @@ impl<'a> Pickle<'a> {
         self.end
     }
 
-    /// Every persistent id that is mentioned, in the order of the file, also where the result does not hold it.
+    /// Every persistent id, in the order of the file, even if the result does not contain it.
     pub fn persistent_ids(&self) -> impl Iterator<Item = Value<'_>> {
         self.nodes.iter().filter_map(|node| match node.data {
             Data::Persistent(id) => Some(Value { pickle: self, id }),
@@ -153,7 +153,7 @@ impl<'a> Pickle<'a> {
             Data::Dict(entries) => of_entry(entries, i),
             Data::Call(call) => match i {
                 0 => Some(call.args),
-                // A missing state counts as a second mention of the arguments: harmless, and keeps the numbering.
+                // A missing state counts as a second reference to the arguments: harmless, and keeps the numbering.
                 1 => Some(call.state.unwrap_or(call.args)),
                 _ => of_entry(&call.entries, i - 2),
             },
@@ -162,7 +162,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// Checks that what the root stands for is a finite tree within the limits: a depth-first walk with its own stack.
+    /// Checks that the root, expanded, is a finite tree within the limits: a depth-first walk with its own stack.
     fn check_tree(&self) -> Result<()> {
         #[derive(Clone, Copy)]
         enum Visit {
@@ -194,12 +194,13 @@ impl<'a> Pickle<'a> {
                             return Err(refuse(id, format!("values nest more than {MAX_DEPTH} deep")));
                         }
                         if step.values > MAX_VALUES {
-                            let message = format!("shared values, written out, are more than {MAX_VALUES}");
+                            let message =
+                                format!("expected at most {MAX_VALUES} values with shared ones expanded, found more");
                             return Err(refuse(id, message));
                         }
                     }
                     Visit::Unseen => {
-                        // Not only where a value is done: the path would grow with the file.
+                        // Not only when a value is complete: the path would grow with the file.
                         if path.len() >= MAX_DEPTH as usize {
                             return Err(refuse(child, format!("values nest more than {MAX_DEPTH} deep")));
                         }
@@ -216,10 +217,10 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// A value of a pickle: a light handle, copied freely.
+/// A value of a pickle: a small handle, cheap to copy.
 ///
-/// [`kind`](Self::kind) is for matching; the methods named after a type are for a caller who knows what has to be
-/// there, and whose error names file, offset, expected and found.
+/// [`kind`](Self::kind) is for matching; the methods named after a type are for a caller who expects that type;
+/// their error reports file, offset, expected and found.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'p> {
     pickle: &'p Pickle<'p>,
@@ -233,7 +234,7 @@ pub enum Kind<'p> {
     None,
     /// `True` or `False`.
     Bool(bool),
-    /// A whole number; one of more than 16 bytes is rejected while reading.
+    /// An integer; one of more than 16 bytes is rejected while reading.
     Int(i128),
     /// A float.
     Float(f64),
@@ -249,9 +250,9 @@ pub enum Kind<'p> {
     Dict(Entries<'p>),
     /// An allowed `module.name`.
     Global(&'p str),
-    /// A call that was requested and not made.
+    /// A call that was requested but not executed.
     Call(Call<'p>),
-    /// A persistent id: an object that the file's owner keeps elsewhere (PyTorch: a tensor's storage).
+    /// A persistent id: an object that is stored elsewhere (PyTorch: a tensor's storage).
     Persistent(Value<'p>),
 }
 
@@ -262,7 +263,7 @@ pub struct Call<'p> {
     pub global: &'p str,
     /// The arguments.
     pub args: Items<'p>,
-    /// What `BUILD` hands to the object.
+    /// What `BUILD` passes to the object.
     pub state: Option<Value<'p>>,
     /// What `SETITEM(S)` puts into the object (a `collections.OrderedDict`).
     pub entries: Entries<'p>,
@@ -296,7 +297,7 @@ impl<'p> Iterator for Items<'p> {
 
 impl ExactSizeIterator for Items<'_> {}
 
-/// The `(key, value)` pairs of a dict in the order they were set. A key set twice is here twice; as in Python, the
+/// The `(key, value)` pairs of a dict in the order they were set. A key set twice occurs twice; as in Python, the
 /// later one counts ([`Value::get`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Entries<'p> {
@@ -359,12 +360,12 @@ impl<'p> Value<'p> {
         self.pickle.nodes[self.id].offset as u64
     }
 
-    /// The error "expected so and so, found this value", at its place in the file.
+    /// The error "expected {expected}, found this value", with its offset in the file.
     pub fn unexpected(&self, expected: impl std::fmt::Display) -> Error {
         self.error(format!("expected {expected}, found {}", self.describe()))
     }
 
-    /// An error with a message of the caller's, at this value's place in the file.
+    /// An error with the caller's message, at this value's offset in the file.
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::format(&self.pickle.path, Some(self.offset()), message)
     }
@@ -377,7 +378,7 @@ impl<'p> Value<'p> {
             Kind::Int(value) => format!("the number {value}"),
             Kind::Float(value) => format!("the float {value}"),
             Kind::Bytes(bytes) => format!("{} bytes", bytes.len()),
-            // Not a count of all: many values may share one long text.
+            // Do not count all characters: many values may share one long text.
             Kind::Text(text) if text.chars().nth(40).is_none() => format!("the text {text:?}"),
             Kind::Text(text) => format!("a text of {} bytes", text.len()),
             Kind::List(items) => format!("a list of {}", items.len()),
@@ -399,7 +400,7 @@ impl<'p> Value<'p> {
         }
     }
 
-    /// The whole number expected here.
+    /// The integer expected here.
     pub fn int(&self) -> Result<i128> {
         match self.kind() {
             Kind::Int(value) => Ok(value),
@@ -424,7 +425,7 @@ impl<'p> Value<'p> {
     /// The bytes expected here.
     ///
     /// Protocols 0 to 2 have no opcode for Python 3's `bytes`; there they are `_codecs.encode(text, 'latin1')`,
-    /// each byte as the character of that number. That call is understood here, if the caller allowed its name.
+    /// each byte as the character of that number. That call is evaluated here if the caller allowed its name.
     pub fn bytes(&self) -> Result<Cow<'p, [u8]>> {
         match self.kind() {
             Kind::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
@@ -452,7 +453,7 @@ impl<'p> Value<'p> {
             Kind::Text(text) => text == key,
             Kind::Bytes(bytes) => bytes == key.as_bytes(),
             Kind::Call(call) => match call.args.get(0).map(|text| text.kind()) {
-                // A byte is at most two of text.
+                // One byte becomes at most two bytes of text.
                 Some(Kind::Text(text)) if text.len() <= 2 * key.len() => {
                     self.bytes().is_ok_and(|bytes| *bytes == *key.as_bytes())
                 }

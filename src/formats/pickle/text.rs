@@ -1,4 +1,4 @@
-//! The texts of protocol 0, which are escaped and not counted.
+//! The texts of protocol 0, which are escaped and have no length prefix.
 
 use std::borrow::Cow;
 

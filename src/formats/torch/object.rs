@@ -12,7 +12,7 @@ use std::collections::HashMap;
 /// The longest name of a tensor, key of a dict or key of a storage, in bytes.
 const LONGEST_NAME: usize = 1024;
 
-/// The number type of a storage class.
+/// The element type of a storage class.
 fn storage_dtype(class: &str) -> Option<Dtype> {
     Some(match class {
         "torch.FloatStorage" => Dtype::F32,
@@ -35,9 +35,9 @@ pub(super) struct Storage<'p> {
 }
 
 impl<'p> Storage<'p> {
-    /// `('storage', class, key, device, numbers)`; the older format adds None, or a part of another storage.
+    /// `('storage', class, key, device, numel)`; the older format adds None, or a part of another storage.
     pub fn parse(id: Value<'p>) -> Result<Self> {
-        let expected = "('storage', class, key, device, numbers)";
+        let expected = "('storage', class, key, device, numel)";
         let Kind::Tuple(mut items) = id.kind() else { return Err(id.unexpected(expected)) };
         let (Some(tag), Some(class), Some(key), Some(_device), Some(len)) =
             (items.next(), items.next(), items.next(), items.next(), items.next())
@@ -66,7 +66,7 @@ pub(super) struct View<'p> {
     pub at: Value<'p>,
     dtype: Dtype,
     pub key: &'p str,
-    /// Elements of the storage.
+    /// Number of elements in the storage.
     storage_len: usize,
     offset: usize,
     shape: Vec<usize>,
@@ -104,8 +104,8 @@ impl<'p> View<'p> {
         let inside = numbers::extent(offset, &sizes, &steps).filter(|&(_, extent)| extent <= storage.len);
         if inside.is_none() {
             let message = format!(
-                "expected a tensor inside its storage of {} numbers, found shape {sizes:?}, \
-                 strides {steps:?} from {offset} on",
+                "expected a tensor inside its storage of {} elements, found shape {sizes:?}, \
+                 strides {steps:?}, offset {offset}",
                 storage.len
             );
             return Err(at.error(message));
@@ -120,7 +120,7 @@ impl<'p> View<'p> {
         numbers::len(&self.shape).unwrap_or(0) * self.dtype.widened().size()
     }
 
-    /// Rejects a storage that is not as long in the file as it is said to be.
+    /// Rejects a storage whose length in the file is not the stated one.
     pub fn check_storage(&self, size: usize) -> Result<()> {
         if self.storage_len.checked_mul(self.dtype.size()) != Some(size) {
             let View { key, dtype, storage_len, .. } = self;
@@ -131,7 +131,7 @@ impl<'p> View<'p> {
     }
 }
 
-/// Sizes or strides: a tuple of whole numbers from 0 on.
+/// Sizes or strides: a tuple of integers that are not negative.
 fn lengths(value: Value) -> Result<Vec<usize>> {
     let Kind::Tuple(items) = value.kind() else { return Err(value.unexpected("a tuple of sizes")) };
     if items.len() > MOST_AXES {
@@ -140,7 +140,7 @@ fn lengths(value: Value) -> Result<Vec<usize>> {
     items.map(|item| item.usize()).collect()
 }
 
-/// The tensors of a pickle, found and checked, and not yet read.
+/// The tensors of a pickle, found and checked but not yet read.
 pub(super) struct Object<'p> {
     views: Vec<(String, View<'p>)>,
     unwrapped: Vec<String>,
@@ -155,7 +155,7 @@ impl<'p> Object<'p> {
             object.views.push((UNNAMED.to_string(), view));
             return Ok(object);
         }
-        // The innermost dict: every round goes one level down in a tree of bounded depth.
+        // The innermost dict: every iteration goes one level down in a tree of bounded depth.
         let mut entries = entries_of(at)?;
         while let Some((key, inner)) = wrapped(&entries) {
             object.unwrapped.push(key.to_string());
@@ -181,14 +181,14 @@ impl<'p> Object<'p> {
         Ok(object)
     }
 
-    /// Reads the elements; `storage` finds and checks the bytes of the storage a tensor looks at.
+    /// Reads the elements; `storage` finds and checks the bytes of a tensor's storage.
     pub fn load(
         self,
         big_endian: bool,
         mut storage: impl FnMut(&View<'p>) -> Result<Cow<'p, [u8]>>,
     ) -> Result<Checkpoint> {
-        // Before anything is unpacked or copied: the sizes, from what the pickle says. Each is compared with the file's
-        // when its storage is read, and that happens before the tensor is made.
+        // Check the sizes in the pickle before anything is unpacked or copied. Each is compared with the size in the file
+        // when its storage is read, before the tensor is created.
         let mut used: HashMap<&str, (usize, Dtype)> = HashMap::new();
         let (mut bytes, mut most) = (0usize, SPARE);
         for (_, view) in &self.views {
@@ -210,7 +210,7 @@ impl<'p> Object<'p> {
             )));
         }
         let mut storages: HashMap<&str, Cow<'p, [u8]>> = HashMap::new();
-        // All of them first: a claim that is wrong must not let another tensor be made.
+        // All storages first: after a wrong claim no other tensor may be created.
         for (_, view) in &self.views {
             if !storages.contains_key(view.key) {
                 storages.insert(view.key, storage(view)?);
@@ -230,8 +230,8 @@ impl<'p> Object<'p> {
 /// A key of a dict, as text, and its value.
 type Entry<'p> = (Cow<'p, str>, Value<'p>);
 
-/// Keys and values of a dict or `OrderedDict`, every key once: as in Python, in the place of the first of equal ones and
-/// with the value of the last.
+/// Keys and values of a dict or `OrderedDict`, every key once: as in Python, equal keys have the position of the first and
+/// the value of the last.
 fn entries_of(value: Value<'_>) -> Result<Vec<Entry<'_>>> {
     match value.kind() {
         Kind::Dict(entries) => unique(entries.map(Ok)),
@@ -271,7 +271,7 @@ fn unique<'p>(entries: impl Iterator<Item = Result<(Value<'p>, Value<'p>)>>) -> 
     Ok(all)
 }
 
-/// The name that a key is; one that is no text is described.
+/// A key as a name; one that is not text is described.
 fn name_of(key: Value<'_>) -> Result<Cow<'_, str>> {
     check_length(key)?;
     Ok(key.text().map_or_else(|_| key.describe().into(), Cow::Borrowed))
@@ -283,7 +283,7 @@ pub(super) fn text_of(value: Value<'_>) -> Result<&str> {
     value.text()
 }
 
-/// Rejects a long name or key: all entries of a dict may share one, and each of them looks at it.
+/// Rejects a long name or key: all entries of a dict may share one, and each of them reads it.
 fn check_length(value: Value<'_>) -> Result<()> {
     match value.kind() {
         Kind::Text(text) if text.len() > LONGEST_NAME => {}

@@ -1,4 +1,4 @@
-//! Writing the zip format: the pickle of an `OrderedDict`, and a file for each storage.
+//! Writes the zip format: the pickle of an `OrderedDict`, and a file for each storage.
 
 use super::PICKLE;
 use crate::Result;
@@ -6,7 +6,7 @@ use crate::formats::{archive, numbers};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use std::path::Path;
 
-/// The folder of the archives written here; PyTorch takes any.
+/// The folder in the archives written here; PyTorch accepts any.
 const FOLDER: &str = "archive/";
 
 /// A file in the zip format.

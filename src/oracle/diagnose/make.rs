@@ -1,4 +1,4 @@
-//! Making each mistake on purpose: in the program, the tensors or the request, or within a step ([`Disturb`]).
+//! Makes each mistake on purpose: in the program, the tensors or the request, or within a step ([`Disturb`]).
 
 use super::{Mistake, WrongNorm};
 use crate::layers::{BatchNorm2d, Mode, Reduction, Relu, RunningVariance};
@@ -10,7 +10,7 @@ use crate::tensors::{Tensor, Tensors};
 use ndarray::{Array2, Array4, ArrayD, Axis, Ix4};
 
 impl Mistake {
-    /// Changes the task so that its result is wrong in this way; `false` if there is nothing it could change.
+    /// Changes the task so that its result is wrong in this way; `false` if the mistake can change nothing.
     pub(super) fn make(self, task: &mut Task) -> bool {
         let batch = task.input.shape().first().copied().unwrap_or(0);
         let training = task.request.mode == Mode::Train;
@@ -92,7 +92,7 @@ impl Mistake {
         }
     }
 
-    /// Changes how the optimiser steps; `false` if there is nothing it could change.
+    /// Changes how the optimiser steps; `false` if the mistake can change nothing.
     pub(in crate::oracle) fn make_in_step(self, request: &mut Request) -> bool {
         let decays = request.sgd.weight_decay != 0.0;
         request.steps > 0
@@ -107,14 +107,14 @@ impl Mistake {
             }
     }
 
-    /// Images as this mistake reads them; and back, since it is made again when the result is written.
+    /// Images as this mistake reads them. Reversed channels are written in the same way.
     fn of_images(self, images: &Tensor) -> Option<Tensor> {
         let images = images.to_f64().into_dimensionality::<Ix4>().ok()?;
         let (n, c, h, w) = images.dim();
         let other: ArrayD<f64> = match self {
             Mistake::InputNhwc => {
                 let flat: Vec<f64> = images.iter().copied().collect();
-                let misread = Array4::from_shape_vec((n, h, w, c), flat).expect("as many numbers");
+                let misread = Array4::from_shape_vec((n, h, w, c), flat).expect("as many values");
                 misread.permuted_axes([0, 3, 1, 2]).as_standard_layout().into_owned().into_dyn()
             }
             Mistake::ChannelsReversed => {
@@ -134,7 +134,7 @@ impl Mistake {
                 let gradient = gradient.to_f64().into_dimensionality::<Ix4>().ok()?;
                 let (n, c, h, w) = gradient.dim();
                 let flat: Vec<f64> = gradient.permuted_axes([0, 2, 3, 1]).iter().copied().collect();
-                Some(Array4::from_shape_vec((n, c, h, w), flat).expect("as many numbers").into())
+                Some(Array4::from_shape_vec((n, c, h, w), flat).expect("as many values").into())
             }
             _ => self.of_images(gradient),
         }
@@ -146,7 +146,7 @@ impl Mistake {
         match self {
             Mistake::WeightHwio => {
                 let flat: Vec<f64> = weight.iter().copied().collect();
-                let misread = Array4::from_shape_vec((kh, kw, i, o), flat).expect("as many numbers");
+                let misread = Array4::from_shape_vec((kh, kw, i, o), flat).expect("as many values");
                 Some(misread.permuted_axes([3, 2, 0, 1]).as_standard_layout().into_owned())
             }
             Mistake::KernelFlipped => {
@@ -167,13 +167,13 @@ impl Mistake {
         match self {
             Mistake::WeightHwio => {
                 let flat: Vec<f64> = gradient.view().permuted_axes([2, 3, 1, 0]).iter().copied().collect();
-                Some(Array4::from_shape_vec(gradient.raw_dim(), flat).expect("as many numbers"))
+                Some(Array4::from_shape_vec(gradient.raw_dim(), flat).expect("as many values"))
             }
             _ => self.of_weight(gradient),
         }
     }
 
-    /// What is wrong with the tensors only once they are written.
+    /// Applies what the mistake changes when the tensors are written.
     pub(super) fn write(self, task: &Task, result: &mut Tensors) {
         let replace = |result: &mut Tensors, name: &str, other: Option<Tensor>| {
             if let Some(other) = other {
@@ -206,7 +206,7 @@ impl Mistake {
                 }
             }
             Mistake::StatisticsOfEvaluation => {
-                // The running statistics stay what they were.
+                // The running statistics do not change.
                 use crate::parameters::{Parameters as _, Role};
                 task.program.visit("", &mut |name, role, tensor| {
                     if role == Role::Statistic {
@@ -229,7 +229,7 @@ fn each_norm(layer: &mut Layer<f64>, change: impl Fn(&mut BatchNorm2d<f64>)) -> 
     }
 }
 
-/// v1 ↔ v1.5 in every bottleneck: a 1x1 and the 3x3 after it of which one has a stride.
+/// v1 ↔ v1.5 in every bottleneck: a 1x1 and the 3x3 after it, one of which has a stride.
 fn exchange_strides(program: &mut Program<f64>) -> bool {
     let convs: Vec<usize> = (0..program.steps.len())
         .filter(|&i| {
@@ -250,7 +250,7 @@ fn exchange_strides(program: &mut Program<f64>) -> bool {
     changed
 }
 
-/// Whoever reads a sum reads its first summand, the branch; nothing reads the shortcut's steps.
+/// Every step that reads a sum reads its first summand, the branch, instead; no step reads the shortcut.
 fn remove_additions(program: &mut Program<f64>) -> bool {
     let mut changed = false;
     for sum in 0..program.steps.len() {

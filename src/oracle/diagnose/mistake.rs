@@ -1,6 +1,6 @@
-//! The list of the classic mistakes: what each is called, and what is wrong and what right.
+//! The list of the classic mistakes: their names, and what is wrong and what is right.
 
-/// A classic misunderstanding.
+/// A classic mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "`Mistake::explanation` says what each is")]
 pub enum Mistake {
@@ -33,7 +33,7 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// Every one, the more specific before the more general.
+    /// Every mistake, the more specific before the more general.
     pub const ALL: [Mistake; 26] = [
         Mistake::RunningVariance,
         Mistake::MomentumComplement,
@@ -99,59 +99,61 @@ impl Mistake {
     pub fn explanation(self) -> &'static str {
         match self {
             Mistake::RunningVariance => {
-                "the running variance moves towards the biased variance Σ(x − mean)²/m; PyTorch's towards the unbiased, /(m − 1) \
+                "the running variance is updated with the biased variance Σ(x − mean)²/m; PyTorch uses the unbiased one, /(m − 1) \
                  (normalisation itself uses the biased one)"
             }
             Mistake::MomentumComplement => {
                 "running ← momentum · running + (1 − momentum) · batch; PyTorch's momentum is the weight of the new value"
             }
             Mistake::NormalizesUnbiased => {
-                "x̂ is made with the unbiased variance, /(m − 1); it takes the biased one, /m"
+                "x̂ is computed with the unbiased variance, /(m − 1); batch norm uses the biased one, /m"
             }
             Mistake::EpsOutsideRoot => "x̂ = (x − mean)/(√var + eps); eps belongs under the root",
             Mistake::StatisticsPerSample => {
-                "mean and variance are those of each image (instance norm); a batch norm takes them over the whole batch"
+                "mean and variance are computed per image (instance norm); batch norm computes them over the whole batch"
             }
             Mistake::StatisticsConstant => {
                 "the backward pass of the batch norm treats mean and variance as constants; in training they depend on x"
             }
             Mistake::StatisticsOfEvaluation => {
-                "the batch norm normalises with the running statistics in training; it takes those of the batch"
+                "in training the batch norm normalises with the running statistics; it must use those of the batch"
             }
             Mistake::StrideOnOtherConvolution => {
-                "the bottleneck's stride sits on the other convolution: torchvision (v1.5) has it on the 3x3, the paper (v1) on \
+                "the bottleneck's stride is on the other convolution: torchvision (v1.5) has it on the 3x3, the paper (v1) on \
                  the first 1x1"
             }
-            Mistake::InputNhwc => "the input's memory is (N, C, H, W) and was read as (N, H, W, C)",
-            Mistake::ChannelsReversed => "the channels of the input come in reverse, BGR for RGB",
-            Mistake::WeightHwio => "the weight's memory is (O, I, kh, kw) and was read as (kh, kw, I, O)",
+            Mistake::InputNhwc => "the input is stored as (N, C, H, W) but read as (N, H, W, C)",
+            Mistake::ChannelsReversed => "the channels of the input are reversed, BGR instead of RGB",
+            Mistake::WeightHwio => "the weight is stored as (O, I, kh, kw) but read as (kh, kw, I, O)",
             Mistake::KernelFlipped => {
-                "the kernel is turned by 180 degrees, a convolution in the mathematician's sense; this one is a cross-correlation"
+                "the kernel is rotated by 180 degrees, a convolution in the mathematical sense; conv2d is a cross-correlation"
             }
             Mistake::KernelTransposed => "height and width of the kernel are exchanged",
-            Mistake::PaddingIgnored => "there is no padding",
+            Mistake::PaddingIgnored => "the padding is missing",
             Mistake::ReluGradientAtZero => {
                 "the gradient passes where the ReLU's input is exactly 0; PyTorch's is 0 there"
             }
-            Mistake::LeakySlope => "the slope of the leaky ReLU is 0.1 or 0.01, the other one than was asked for",
+            Mistake::LeakySlope => "the slope of the leaky ReLU is 0.1 or 0.01, not the given one",
             Mistake::PaddingInAverage => {
-                "the average pool divides by another count: with the padding, or without (count_include_pad)"
+                "the average pool divides by the wrong count: with or without the padding (count_include_pad)"
             }
             Mistake::NoResidual => "the shortcut is not added",
             Mistake::NoShortcutGradient => {
-                "the gradient does not return through the shortcut; an addition hands it to both"
+                "the gradient does not flow back through the shortcut; an addition passes it to both inputs"
             }
-            Mistake::LossSummed => "the loss is the sum over the batch; the mean was asked for",
-            Mistake::LossAveraged => "the loss is the mean over the batch; the sum was asked for",
+            Mistake::LossSummed => "the loss is the sum over the batch instead of the mean",
+            Mistake::LossAveraged => "the loss is the mean over the batch instead of the sum",
             Mistake::GradientTimesBatch => {
-                "gradients are larger by the number of images: the mean's 1/N was forgotten in backward"
+                "gradients are too large by a factor of N, the batch size: backward omits the mean's 1/N"
             }
-            Mistake::GradientOverBatch => "gradients are smaller by the number of images: divided by N once too often",
+            Mistake::GradientOverBatch => {
+                "gradients are too small by a factor of N, the batch size: divided by N once too often"
+            }
             Mistake::DecayDecoupled => {
-                "weight decay is taken off the parameter by itself (as in AdamW); PyTorch's SGD adds it to the gradient"
+                "weight decay is subtracted from the parameter directly (as in AdamW); PyTorch's SGD adds it to the gradient"
             }
-            Mistake::NoDecay => "there is no weight decay",
-            Mistake::Nesterov => "the step is Nesterov's; plain momentum was asked for",
+            Mistake::NoDecay => "weight decay is missing",
+            Mistake::Nesterov => "the step uses Nesterov momentum instead of plain momentum",
         }
     }
 

@@ -1,11 +1,11 @@
-//! Batch norm with other statistics, or with a part of its gradient missing.
+//! Batch norm with wrong statistics, or with a part of its gradient missing.
 
 use super::Mistake;
 use crate::Activation;
 use crate::layers::BatchNorm2d;
 use ndarray::Array1;
 
-/// A batch norm that takes its statistics in another way: x̂ = (x − mean) r(var), where
+/// A batch norm that computes its statistics in another way: x̂ = (x − mean) r(var), where
 ///
 /// ```text
 /// dx = gamma (r (dy − mean(dy)) − (x − mean) r k mean(dy (x − mean)))        k = −2 r'(var)/r
@@ -19,9 +19,9 @@ pub(in crate::oracle) struct WrongNorm {
     pub r: fn(f64, f64, f64) -> [f64; 2],
     /// Whether every image has statistics of its own.
     pub per_sample: bool,
-    /// Whether dx has mean(dy) in it: how the mean depends on x.
+    /// Whether dx contains mean(dy): how the mean depends on x.
     pub mean_term: bool,
-    /// Whether dx has the term with k in it: how the variance depends on x.
+    /// Whether dx contains the term with k: how the variance depends on x.
     pub variance_term: bool,
     /// Whether dx is multiplied by gamma.
     pub gamma: bool,
@@ -30,7 +30,7 @@ pub(in crate::oracle) struct WrongNorm {
 }
 
 impl WrongNorm {
-    /// Nothing wrong with it yet.
+    /// A correct batch norm.
     pub const RIGHT: WrongNorm = WrongNorm {
         r: |var, _, eps| [1.0 / (var + eps).sqrt(), 1.0 / (var + eps)],
         per_sample: false,

@@ -1,4 +1,4 @@
-//! What the longer faults of the list compute in place of the right formula.
+//! The wrong formulas of the longer faults in the list.
 
 use super::Passing;
 use crate::Activation;
@@ -6,7 +6,7 @@ use crate::layers::{Conv2d, MaxPool2d, SoftmaxCrossEntropy};
 use crate::program::Layer;
 use ndarray::{Array2, Array4, Axis, s};
 
-/// Every group has the kernels of the next one.
+/// Every group gets the kernels of the next one.
 pub(super) fn groups_exchanged(conv: &mut Conv2d<f64>) -> bool {
     let group = conv.weight.len_of(Axis(0)) / conv.groups.max(1);
     let (first, rest) = (conv.weight.slice(s![..group, .., .., ..]), conv.weight.slice(s![group.., .., .., ..]));
@@ -14,7 +14,7 @@ pub(super) fn groups_exchanged(conv: &mut Conv2d<f64>) -> bool {
     conv.groups > 1
 }
 
-/// dx of a convolution with the kernel turned by 180 degrees.
+/// dx of a convolution with the kernel rotated by 180 degrees.
 pub(super) fn kernel_not_turned(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
     let Layer::Conv2d(conv) = layer else { return None };
     let mut turned = conv.clone();
@@ -25,7 +25,7 @@ pub(super) fn kernel_not_turned(layer: &Layer<f64>, passing: &Passing<'_>) -> Op
     Some(turned.backward(passing.dy, &cache).ok()?.0)
 }
 
-/// dy of the last image alone.
+/// dy with 0 for all images but the last.
 pub(super) fn of_last_image(dy: &Activation<f64>) -> Activation<f64> {
     let mut last = Array4::zeros(dy.raw_dim());
     let image = dy.len_of(Axis(0)) - 1;
@@ -46,7 +46,7 @@ pub(super) fn without_border(dy: &Activation<f64>) -> Activation<f64> {
     inner.into_shared()
 }
 
-/// The result of a max pool whose padding is 0 and not −∞.
+/// The result of a max pool whose padding is 0 instead of −∞.
 pub(super) fn padded_with_0(layer: &Layer<f64>, x: &Activation<f64>, y: &mut Activation<f64>) {
     let Layer::MaxPool2d(pool) = layer else { return };
     for_windows(pool, x, y, |y, window| {
@@ -56,19 +56,19 @@ pub(super) fn padded_with_0(layer: &Layer<f64>, x: &Activation<f64>, y: &mut Act
     });
 }
 
-/// dx of a max pool that gives dy to the last of several equal maxima.
+/// dx of a max pool that sends dy to the last of several equal maxima.
 pub(super) fn to_last_of_equal(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
     let Layer::MaxPool2d(pool) = layer else { return None };
     Some(of_equal(pool, passing, |equal| equal.drain(..equal.len() - 1).for_each(drop)))
 }
 
-/// dx of a max pool that gives dy to each of several equal maxima.
+/// dx of a max pool that sends dy to each of several equal maxima.
 pub(super) fn to_all_of_equal(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
     let Layer::MaxPool2d(pool) = layer else { return None };
     Some(of_equal(pool, passing, |_| {}))
 }
 
-/// dx of an average pool that is not divided by the values in the window.
+/// dx of an average pool that is not divided by the number of values in the window.
 pub(super) fn times_window(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
     let Layer::AvgPool2d(pool) = layer else { return None };
     let count = (pool.kernel[0] * pool.kernel[1]) as f64;
@@ -84,7 +84,7 @@ pub(super) fn largest(layer: &Layer<f64>, x: &Activation<f64>, y: &mut Activatio
     }
 }
 
-/// dx of a global average pool that is not divided by the pixels.
+/// dx of a global average pool that is not divided by the number of pixels.
 pub(super) fn times_pixels(_: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
     let (_, h, w, _) = passing.x.dim();
     Some(passing.dx.mapv(|dx| dx * (h * w) as f64).into_shared())
@@ -98,7 +98,7 @@ pub(super) fn without_target(logits: &Array2<f64>, target: &[usize], _: &mut f64
     }
 }
 
-/// The loss by exp of the logits as they are: infinite or NaN where it overflows, and right where it does not.
+/// The loss with exp of the unshifted logits: infinite or NaN if it overflows, right if it does not.
 pub(super) fn without_largest(logits: &Array2<f64>, target: &[usize], loss: &mut f64, dlogits: &mut Array2<f64>) {
     let sums = logits.mapv(f64::exp).sum_axis(Axis(1));
     if sums.iter().any(|sum| sum.is_infinite()) {
@@ -108,7 +108,7 @@ pub(super) fn without_largest(logits: &Array2<f64>, target: &[usize], loss: &mut
     }
 }
 
-/// A window of a pool: the pixels of the image in it, and whether it reaches over the border.
+/// A window of a pool: the pixels of the image in it, and whether it extends beyond the border.
 struct Window {
     pixels: Vec<[usize; 2]>,
     padded: bool,
@@ -144,7 +144,7 @@ fn window(pool: &MaxPool2d, at: [usize; 2], size: [usize; 2]) -> Window {
     window
 }
 
-/// The gradient of a max pool that sends each dy to those of its equal values that `choose` leaves.
+/// The gradient of a max pool that sends each dy to those of its equal maxima that `choose` keeps.
 fn of_equal(pool: &MaxPool2d, passing: &Passing<'_>, choose: impl Fn(&mut Vec<[usize; 2]>)) -> Activation<f64> {
     let (x, mut dx) = (passing.x, Array4::zeros(passing.x.raw_dim()));
     let (_, h, w, _) = x.dim();
@@ -162,7 +162,8 @@ fn of_equal(pool: &MaxPool2d, passing: &Passing<'_>, choose: impl Fn(&mut Vec<[u
     dx.into_shared()
 }
 
-/// dx where every pixel keeps the contribution of the last window that reads it. One backward pass a window: for small images.
+/// dx in which every pixel keeps only the contribution of the last window that reads it. One backward pass per window: for
+/// small images.
 pub(super) fn last_window(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
     const MOST: usize = 120;
     let (_, h, w, _) = passing.dy.dim();

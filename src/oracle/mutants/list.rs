@@ -14,7 +14,7 @@ const RIGHT: WrongNorm = WrongNorm::RIGHT;
 
 /// A fault of an operation.
 pub(super) struct Entry {
-    /// Which of what it computes is wrong.
+    /// Which of its outputs is wrong.
     pub part: &'static str,
     /// What is wrong with it.
     pub what: &'static str,
@@ -44,10 +44,10 @@ const CONV2D: &[Entry] = &[
     conv("the stride is forgotten", |conv| std::mem::replace(&mut conv.stride, [1, 1]) != [1, 1]),
     conv("the bias is forgotten", |conv| conv.bias.take().is_some()),
     conv("the groups read each other's channels", formulas::groups_exchanged),
-    grad_input("is made with the kernel not turned", formulas::kernel_not_turned),
+    grad_input("is computed without rotating the kernel", formulas::kernel_not_turned),
     grad_input("overwrites where windows overlap, instead of adding", formulas::last_window),
-    parameter("grad_weight", "is that of the last image", formulas::of_last_image),
-    parameter("grad_bias", "is that of the last image", formulas::of_last_image),
+    parameter("grad_weight", "is that of the last image alone", formulas::of_last_image),
+    parameter("grad_bias", "is that of the last image alone", formulas::of_last_image),
     parameter("grad_weight", "leaves out the border of the result", formulas::without_border),
 ];
 
@@ -58,31 +58,31 @@ const BATCH_NORM: &[Entry] = &[
         std::mem::swap(&mut bn.gamma, &mut bn.beta);
         true
     }),
-    norm("the running statistics stay what they are", |bn| std::mem::replace(&mut bn.momentum, 0.0) != 0.0),
-    norm("the running mean is taken for 0", |bn| {
+    norm("the running statistics are not updated", |bn| std::mem::replace(&mut bn.momentum, 0.0) != 0.0),
+    norm("the running mean is taken as 0", |bn| {
         bn.running_mean.fill(0.0);
         true
     }),
-    norm("the running variance is taken for the deviation", |bn| {
+    norm("the running variance is taken as the deviation", |bn| {
         bn.running_var.mapv_inplace(|var| var * var);
         true
     }),
-    wrong_norm("grad_input", "takes the mean for a constant", WrongNorm { mean_term: false, ..RIGHT }),
-    wrong_norm("grad_input", "takes the variance for a constant", WrongNorm { variance_term: false, ..RIGHT }),
+    wrong_norm("grad_input", "treats the mean as a constant", WrongNorm { mean_term: false, ..RIGHT }),
+    wrong_norm("grad_input", "treats the variance as a constant", WrongNorm { variance_term: false, ..RIGHT }),
     wrong_norm("grad_input", "is not multiplied by the weight", WrongNorm { gamma: false, ..RIGHT }),
     wrong_norm("grad_weight", "is not divided by the deviation", WrongNorm { rstd: false, ..RIGHT }),
 ];
 
 const RELU: &[Entry] = &[
-    relu("leaks a hundredth", |relu| {
+    relu("has the slope 0.01", |relu| {
         *relu = Relu::leaky(0.01).expect("a slope from 0 to 1");
         true
     }),
-    grad_input("passes everywhere", |_, passing| Some(passing.dy.clone())),
-    grad_input("is gated by its own sign", |_, passing| Some(passing.dy.mapv(|dy| dy.max(0.0)).into_shared())),
+    grad_input("is dy everywhere", |_, passing| Some(passing.dy.clone())),
+    grad_input("is gated by the sign of dy", |_, passing| Some(passing.dy.mapv(|dy| dy.max(0.0)).into_shared())),
 ];
 
-const LEAKY_RELU: &[Entry] = &[relu("does not leak", |relu| {
+const LEAKY_RELU: &[Entry] = &[relu("has the slope 0", |relu| {
     *relu = Relu::new();
     true
 })];
@@ -131,15 +131,14 @@ const LINEAR: &[Entry] = &[
         linear.bias.fill(0.0);
         true
     }),
-    parameter("grad_weight", "is that of the last image", formulas::of_last_image),
-    parameter("grad_bias", "is that of the last image", formulas::of_last_image),
+    parameter("grad_weight", "is that of the last image alone", formulas::of_last_image),
+    parameter("grad_bias", "is that of the last image alone", formulas::of_last_image),
 ];
 
-const ADD: &[Entry] =
-    &[grad_input("is given out twice", |_, passing| Some(passing.dy.mapv(|dy| 2.0 * dy).into_shared()))];
+const ADD: &[Entry] = &[grad_input("is doubled", |_, passing| Some(passing.dy.mapv(|dy| 2.0 * dy).into_shared()))];
 
 const ZERO_PAD_SHORTCUT: &[Entry] =
-    &[zero_pad("takes every pixel", |shortcut| std::mem::replace(&mut shortcut.stride, 1) != 1)];
+    &[zero_pad("ignores the stride", |shortcut| std::mem::replace(&mut shortcut.stride, 1) != 1)];
 
 const SOFTMAX_CROSS_ENTROPY: &[Entry] = &[
     loss("the smoothing is ignored", |loss, _, _| std::mem::take(&mut loss.label_smoothing) != 0.0),
@@ -164,11 +163,11 @@ const SGD: &[Entry] = &[
     sgd("no dampening", |terms| terms.gradient[0] = 1.0),
     sgd("the first step is dampened too", |terms| terms.gradient[1] = terms.gradient[0]),
     sgd("the gradient's weight is 1 − momentum", |terms| terms.gradient[0] = 1.0 - terms.momentum),
-    sgd("the decay pushes outwards", |terms| terms.decay = -terms.decay),
+    sgd("the decay has the wrong sign", |terms| terms.decay = -terms.decay),
     sgd("the decay is halved, λ/2 for the derivative of λ/2 θ²", |terms| terms.decay /= 2.0),
     sgd("the decay does not enter the buffer", |terms| terms.late_decay = true),
     sgd("the learning rate is in the buffer", |terms| terms.lr_in_buffer = true),
-    sgd("plain momentum for Nesterov's", |terms| terms.nesterov = false),
+    sgd("plain momentum instead of Nesterov's", |terms| terms.nesterov = false),
     sgd("the learning rate is off by a thousandth", |terms| terms.lr *= 1.0 + 1.0 / 1024.0),
 ];
 

@@ -4,16 +4,16 @@ use crate::oracle::dump::Request;
 use crate::tensors::{Tensor, Tensors};
 use ndarray::ArrayD;
 
-/// The terms of a step of SGD, each to be left out or changed.
+/// The terms of a step of SGD, each of which can be left out or changed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SgdTerms {
     pub lr: f64,
     pub momentum: f64,
-    /// Weight of the gradient in the buffer, and in the first one.
+    /// Weight of the gradient in the buffer, and in the buffer of the first step.
     pub gradient: [f64; 2],
     pub decay: f64,
     pub nesterov: bool,
-    /// Whether the decay joins the gradient after the buffer.
+    /// Whether the decay is added after the buffer.
     pub late_decay: bool,
     /// Whether the learning rate is in the buffer.
     pub lr_in_buffer: bool,

@@ -39,7 +39,7 @@ impl Change {
         }
     }
 
-    /// On images `(N, H, W, C)`, rows `(N, F)`, or the gradient of a parameter, whose channels are its first axis.
+    /// Changes images `(N, H, W, C)`, rows `(N, F)`, or the gradient of a parameter, whose channels are its first axis.
     pub fn make(self, mut numbers: ArrayViewMutD<'_, f64>, parameter: bool) {
         let channels = Axis(if parameter { 0 } else { numbers.ndim() - 1 });
         let count = numbers.len_of(channels);
@@ -87,7 +87,7 @@ impl Change {
     }
 }
 
-/// Each change of each result and gradient for which it has a meaning.
+/// Every change of every result and gradient for which it is meaningful.
 pub(super) fn wrong_values(all: &mut Vec<Mutant>) {
     for operation in OPERATIONS {
         let parts: &[&str] = match operation {

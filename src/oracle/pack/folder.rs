@@ -1,12 +1,12 @@
-//! The pack as a folder of files that need nothing but a reader of npz or safetensors, and judging a folder of results.
+//! The pack as a folder of npz and safetensors files, and the comparison of a folder of results with it.
 //!
 //! ```text
 //! index.json                            every case: what it computes, its files, their SHA-256, its tolerances
 //! README.md                             how to read that
-//! pytorch.py                            holds PyTorch against it; a pattern for holding something else against it
+//! pytorch.py                            checks PyTorch against it; a template for checking another implementation
 //! float64/conv2d-3x3.in.npz             inputs            (.safetensors: the same tensors)
-//! float64/conv2d-3x3.out.npz            what is expected  (.safetensors: the same tensors; tolerances in its metadata)
-//! float32/…                             the same rounded to float32; the inputs are the same numbers
+//! float64/conv2d-3x3.out.npz            expected results  (.safetensors: the same tensors; tolerances in its metadata)
+//! float32/…                             the same rounded to float32; the inputs have the same values
 //! ```
 
 use super::{Case, Level, STEPS, Subject, cases};
@@ -43,21 +43,21 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Writes the pack to `folder`, which is new or empty. It is there whole or not at all: the files are written to a folder beside
-/// it that is renamed at the end.
+/// Writes the pack to `folder`, which must be new or empty. It appears whole or not at all: the files are written to a folder
+/// beside it that is renamed at the end.
 ///
 /// # Errors
-/// If `folder` is there and not empty, or cannot be written.
+/// If `folder` exists and is not empty, or cannot be written.
 pub fn write(folder: &Path, mut each: impl FnMut(&Case)) -> Result<Written> {
     if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
-        let message = "is there already; the pack goes into a new or empty folder";
+        let message = "already exists; the pack needs a new or empty folder";
         return Err(Error::argument("oracle", format!("{} {message}", folder.display())));
     }
     let temporary = beside(folder);
-    // What an interrupted run has left.
+    // Left over from an interrupted run.
     let _ = std::fs::remove_dir_all(&temporary);
     let result = write_files(&temporary, &mut each).and_then(|written| {
-        // An empty folder may be there, which not every system replaces.
+        // Not every system replaces an empty folder.
         let _ = std::fs::remove_dir(folder);
         std::fs::rename(&temporary, folder).map_err(|error| Error::io(folder, "create", error))?;
         Ok(written)
@@ -188,7 +188,7 @@ fn sgd(lr: f64, sgd: &crate::optim::SgdConfig) -> Value {
     })
 }
 
-/// A program in words: every step with its operation, what it reads and all of its settings.
+/// The description of a program: every step with its operation, what it reads and all of its settings.
 fn steps(program: &Program<f64>) -> Value {
     let value = |value: &usize| match value {
         0 => "input".to_string(),
@@ -236,20 +236,20 @@ fn settings(layer: &Layer<f64>) -> Value {
     }
 }
 
-/// What became of a case of a pack.
+/// The outcome of a case of a pack.
 #[derive(Clone, Debug)]
 pub struct Judged {
     /// Its name.
     pub case: String,
-    /// The file it was compared with, and how; `None` if there is no result of this name.
+    /// The file with its results and the report on it; `None` if there is no file of this name.
     pub found: Option<(PathBuf, Report)>,
 }
 
-/// Compares the results in the folder `theirs`, one file a case, `conv2d-3x3.npz` or `.safetensors` or PyTorch's, with the pack in
-/// the folder `pack`.
+/// Compares the results in the folder `theirs`, one file per case (`conv2d-3x3.npz`, or `.safetensors`, or PyTorch's formats),
+/// with the pack in the folder `pack`.
 ///
 /// # Errors
-/// If `pack` is no pack or damaged, a file of theirs cannot be read, or is called as no case is.
+/// If `pack` is not a pack or is damaged, or a file of theirs cannot be read or has the name of no case.
 pub fn judge(pack: &Path, theirs: &Path) -> Result<Vec<Judged>> {
     let path = pack.join(INDEX);
     let text = std::fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
@@ -293,7 +293,7 @@ pub fn judge(pack: &Path, theirs: &Path) -> Result<Vec<Judged>> {
     Ok(judged)
 }
 
-/// Every file of tensors in a folder, and its name without the extension and a `.out` before it.
+/// Every file of tensors in a folder, with its name without the extension and without `.out`.
 fn results_in(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let failed = |error| Error::io(folder, "read", error);
     let mut results: Vec<(String, PathBuf)> = Vec::new();
@@ -305,7 +305,7 @@ fn results_in(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let stem = stem.strip_suffix(".out").map(str::to_string).unwrap_or(stem);
         if let Some((_, other)) = results.iter().find(|(other, _)| *other == stem) {
-            let message = format!("{} is a result of the same case; which one is meant?", other.display());
+            let message = format!("{} is a result of the same case; keep only one of them", other.display());
             return Err(Error::format(&path, None, message));
         }
         results.push((stem, path));

@@ -1,7 +1,7 @@
-"""Holds PyTorch against the pack: python pytorch.py [float64|float32 ...]
+"""Checks PyTorch against the pack: python pytorch.py [float64|float32 ...]
 
-The index says of every case which operations it is made of. This runs them with PyTorch's functions and its autograd, and
-compares whatever comes out with what is expected. Replace `operate` by calls of your kernels to judge those.
+The index lists the operations of every case. This script runs them with PyTorch's functions and its autograd, and compares
+all results with the expected ones. Replace `operate` by calls of your kernels to check those.
 """
 
 import json
@@ -16,7 +16,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 def operate(operation, x, own, settings, mode):
-    """The result of a step for the values `x` it reads and its `own` parameters; running statistics are moved in place."""
+    """The result of a step for the values `x` it reads and its `own` parameters; running statistics are updated in place."""
     if operation == "conv2d":
         keys = "stride", "padding", "dilation"
         return F.conv2d(x[0], own["weight"], own.get("bias"), *(tuple(settings[k]) for k in keys), settings["groups"])
@@ -42,7 +42,7 @@ def operate(operation, x, own, settings, mode):
 
 
 def run_pass(case, given):
-    """Every tensor of one forward and backward pass; the running statistics in `given` are moved."""
+    """Every tensor of one forward and backward pass; the running statistics in `given` are updated."""
     leaves = {k: t.requires_grad_() for k, t in given.items() if t.is_floating_point() and not k.startswith(("running", "grad_")) and ".running" not in k}
     values = {"input": given["input"]}
     for step in case["steps"]:
@@ -113,7 +113,7 @@ def main():
                 print("WRONG", dtype, case["name"], name, "missing" if name in expected else "not expected")
                 wrong += 1
             for name in expected.keys() & result.keys():
-                if result[name].shape != expected[name].shape:  # the difference of unequal shapes may exist, too
+                if result[name].shape != expected[name].shape:  # unequal shapes may broadcast
                     print("WRONG", dtype, case["name"], name, "shape", tuple(result[name].shape))
                     wrong += 1
                     continue

@@ -1,17 +1,17 @@
 //! The bound of a convolution computed by Winograd's algorithm.
 //!
-//! It adds and subtracts what the definition does not, so its error is not relative to Σ |w| |x| but to the same sum
-//! through the absolute values of the transforms:
+//! It adds and subtracts terms that the definition does not contain, so its error is not relative to Σ |w| |x| but to the
+//! same sum with the absolute values of the transforms:
 //!
 //! ```text
 //! |ŷ − y| ≤ γ_n |Aᵀ| [ Σ_c (|G| |w| |Gᵀ|) ⊙ (|Bᵀ| |d| |B|) ] |A|         n = c_in + 14
 //! |dŵ − dw| ≤ γ_n |Gᵀ| [ Σ_tiles (|Bᵀ| |d| |B|) ⊙ (|A| |dy| |Aᵀ|) ] |G|     n = tiles + 14
 //! ```
 //!
-//! n counts the roundings on the way of a number from input to output: at most 3 in a one-dimensional transform of x, of M
+//! n counts the roundings on the path of a value from input to output: at most 3 in a one-dimensional transform of x, of M
 //! or of dy, twice each, one when the weight's transform is rounded (its own arithmetic, in f64, is covered by another), and
-//! one for each term of the sum. The matrices are here as Lavin & Gray print them, not as the engine factors them: the
-//! bound shares no code with what it judges. dx is the y of dy with the weight turned by 180 degrees.
+//! one for each term of the sum. The matrices are those of Lavin & Gray, not the engine's factored form: the
+//! bound shares no code with what it checks. dx is the y of dy with the weight rotated by 180 degrees.
 
 use super::{LinearMapBounds, SECOND_ORDER, absolute, gamma};
 use crate::layers::Conv2d;
@@ -51,8 +51,8 @@ pub fn conv2d_winograd<T: Scalar>(
     })
 }
 
-/// How much larger the rounding errors of Winograd's algorithm are *on average* than its sums: for networks, where each layer
-/// at its worst would be no tolerance.
+/// How much larger the rounding errors of Winograd's algorithm are *on average* than its sums: for networks, where the
+/// worst case of every layer would be useless as a tolerance.
 ///
 /// Let x, weight and dy be independent noise of variance 1, and rᵢ, gᵢ, aᵢ the sums of squares of row i of Bᵀ, row i of G
 /// and column i of Aᵀ. Then an element (i, j) of the transformed x has the variance rᵢrⱼ, of the transformed weight gᵢgⱼ, and

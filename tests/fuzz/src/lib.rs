@@ -1,16 +1,16 @@
-//! What the fuzz targets share: an allocator that counts, the bounds it is held against, archives around the bytes that
-//! are fuzzed, and the way back through the writers.
+//! The code that the fuzz targets share: an allocator that counts, its bounds, archives around the fuzzed bytes, and the
+//! round trip through the writers.
 //!
-//! Checksums and compression keep a fuzzer out: nearly every changed byte of a zip archive or a `.tar.gz` is refused
-//! before it means anything. So the input of `npz`, `pth` and `cifar_archive` is a list of members, from which the
+//! Checksums and compression stop a fuzzer: nearly every changed byte of a zip archive or a `.tar.gz` is rejected
+//! before it has an effect. So the input of `npz`, `pth` and `cifar_archive` is a list of members, from which the
 //! archive is built here:
 //!
 //! ```text
 //! flags name | content  <|>  flags name | content  <|> …      flags: one byte
 //! ```
 //!
-//! A member called `@` is none: its content is a list of changes, `offset (u16) byte`, made in the finished archive (in
-//! that of tar before checksums and compression). An input that begins like a zip or gzip file is taken as it is.
+//! The name `@` is special: its content is a list of changes, `offset (u16) byte`, made in the finished archive (for tar
+//! before checksums and compression). An input that begins like a zip or gzip file is used unchanged.
 
 use flate2::write::{DeflateEncoder, GzEncoder};
 use flate2::{Compression, Crc};
@@ -25,19 +25,19 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 // ---- Memory ---------------------------------------------------------------------------------------------------------
 
-/// The system's allocator, counting the bytes that are alive and the most there have been.
+/// The system's allocator, counting the bytes that are allocated and their peak.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// The largest share of its bound that a read has taken, in percent.
+/// The largest share of its bound that a read has used, in percent.
 static SHARE: AtomicUsize = AtomicUsize::new(0);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator. `realloc` and `alloc_zeroed` are the trait's own, by way of `alloc`:
-// what is moved is counted twice while it moves, which is the worst that a system does.
+// SAFETY: every call goes to the system's allocator. `realloc` and `alloc_zeroed` are the trait's own, through `alloc`:
+// memory is counted twice while it is moved, the worst case of any system.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// The result of `read`, and the most bytes that were alive at once while it ran, beyond those before.
+/// The result of `read`, and the peak of the bytes allocated while it ran, beyond those before.
 pub fn measured<T>(read: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
@@ -57,10 +57,10 @@ pub fn measured<T>(read: impl FnOnce() -> T) -> (T, usize) {
     (result, PEAK.load(Relaxed) - before)
 }
 
-/// `read()`, which may not have more than `most` bytes alive at once.
+/// `read()`, which may not have more than `most` bytes allocated at once.
 fn within<T>(most: usize, read: impl FnOnce() -> T) -> T {
     let (result, peak) = measured(read);
-    assert!(peak <= most, "{peak} bytes were asked for at once, at most {most} are allowed");
+    assert!(peak <= most, "{peak} bytes were allocated at once, expected at most {most}");
     let share = peak * 100 / most;
     if share >= SHARE.load(Relaxed) + 5 {
         SHARE.store(share, Relaxed);
@@ -69,16 +69,16 @@ fn within<T>(most: usize, read: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The bounds of docs/formats.md: so many bytes for every byte of content, that is of the file with its deflated members
-/// unpacked, and [`SPARE`].
+/// The bounds of docs/formats.md: this many bytes for every byte of content, that is of the file with its deflated members
+/// unpacked, plus [`SPARE`].
 pub mod factor {
-    /// The numbers, widened to twice their bytes.
+    /// The elements, widened to twice their bytes.
     pub const NPY: usize = 3;
-    /// The numbers as above; the header in JSON becomes text, lists and maps, twice.
+    /// The elements as above; the header in JSON becomes text, lists and maps, twice.
     pub const SAFETENSORS: usize = 64;
-    /// A member's own bytes beside the numbers, and the directory.
+    /// A member's own bytes beside the elements, and the directory.
     pub const NPZ: usize = 24;
-    /// An opcode of one byte becomes a value in the pickle's arena. Of the storages it is 17, and 1 MB.
+    /// An opcode of one byte becomes a value in the pickle's arena. For storages the factor is 17, plus 1 MB.
     pub const PICKLE: usize = 512;
 }
 /// Buffers of a fixed size, and messages.
@@ -86,7 +86,7 @@ pub const SPARE: usize = 1 << 17;
 /// The megabyte that tensors of PyTorch may share.
 pub const SHARED: usize = 1 << 20;
 
-/// As much as every member of a zip archive together claims to unpack to, which is at most 1032 times the archive.
+/// The claimed unpacked size of all members of a zip archive together, which is at most 1032 times the archive.
 fn unpacked(archive: &[u8]) -> usize {
     let entries = archive.windows(28).filter(|window| window.starts_with(b"PK\x01\x02"));
     let claims = entries.map(|entry| u32::from_le_bytes(entry[24..28].try_into().expect("four bytes")) as usize);
@@ -95,7 +95,7 @@ fn unpacked(archive: &[u8]) -> usize {
 
 // ---- Archives -------------------------------------------------------------------------------------------------------
 
-/// What stands between two members.
+/// The separator of two members.
 pub const MARK: &[u8] = b"<|>";
 
 struct Members<'a> {
@@ -149,7 +149,7 @@ pub fn zip(input: &[u8]) -> Vec<u8> {
             6 | 7 => (!crc.sum(), content.len() as u32),
             _ => (crc.sum(), content.len() as u32),
         };
-        // Version, flags, method, time, date; checksum, sizes; length of the name, of nothing more.
+        // Version, flags, method, time, date; checksum, sizes; length of the name, no other lengths.
         let mut header = vec![20, 0, 0, 0, if flags & 1 == 0 { 0 } else { 8 }, 0, 0, 0, 33, 0];
         header.extend([sum, packed.len() as u32, size].into_iter().flat_map(u32::to_le_bytes));
         header.extend([(name.len() as u16).to_le_bytes(), [0, 0]].concat());
@@ -166,10 +166,10 @@ pub fn zip(input: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// What stands for the 3,072 bytes of an image, so that an input need not hold them.
+/// Represents the 3,072 bytes of an image, so that an input need not contain them.
 pub const PLANES: &[u8] = b"@P@";
 
-/// `bytes` with the bytes of an image for every [`PLANES`].
+/// `bytes` with every [`PLANES`] replaced by the bytes of an image.
 fn with_planes(mut bytes: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     while let Some(at) = bytes.windows(PLANES.len()).position(|window| window == PLANES) {
@@ -181,8 +181,8 @@ fn with_planes(mut bytes: &[u8]) -> Vec<u8> {
     all
 }
 
-/// The `.tar.gz` of a list of members. The flags are tar's type, `0` for a file; from 0x80 on a file that claims to be
-/// so much longer than it is, from 0xf0 on gigabytes.
+/// The `.tar.gz` of a list of members. The flags are tar's type, `0` for a file; from 0x80 on a file whose claimed
+/// size is too large by that much, from 0xf0 on by gigabytes.
 pub fn tar_gz(input: &[u8]) -> Vec<u8> {
     let all = Members::of(input);
     let (mut tar, mut headers) = (Vec::new(), Vec::new());
@@ -217,9 +217,9 @@ pub fn tar_gz(input: &[u8]) -> Vec<u8> {
     gz.finish().expect("into memory")
 }
 
-// ---- And back -------------------------------------------------------------------------------------------------------
+// ---- Round trip -----------------------------------------------------------------------------------------------------
 
-/// Names, shapes and the bits of all numbers: NaN equals itself, and what was widened is as wide as in memory.
+/// Names, shapes and the bits of all elements: NaN equals itself, and widened types are compared as in memory.
 fn contents(tensors: &Tensors) -> Vec<(&str, &[usize], Vec<u64>)> {
     let bits = |values: &Values| match values {
         Values::F32(array) => array.iter().map(|value| value.to_bits().into()).collect(),
@@ -230,23 +230,23 @@ fn contents(tensors: &Tensors) -> Vec<(&str, &[usize], Vec<u64>)> {
     tensors.iter().map(|(name, tensor)| (name, tensor.shape(), bits(tensor.values()))).collect()
 }
 
-/// The most tensors that go the way back: the time that an input takes should be the reader's.
+/// The most tensors of a round trip: the time of an input should be the reader's.
 const MOST_TENSORS: usize = 128;
 
-/// What was read, written in every format, is read back as it was; and the same tensors are the same bytes.
+/// What was read, written in every format, is read back unchanged; and the same tensors give the same bytes.
 fn check_round_trip(tensors: &Tensors) {
     if tensors.len() > MOST_TENSORS {
         return;
     }
     for name in ["t.safetensors", "t.pth", "t.npz", "t.npy"] {
         let path = Path::new(name);
-        // Not every name fits into every format, and not every number of tensors: that is an error, not a wrong file.
+        // Not every format accepts every name and every number of tensors: that is an error, not a wrong file.
         let Ok(bytes) = formats::to_bytes(path, tensors) else { continue };
         let read = match formats::read_bytes(path, &bytes) {
             Ok(read) => read.tensors,
-            // PyTorch's has to hold a tensor.
+            // PyTorch's format must contain a tensor.
             Err(_) if tensors.is_empty() => continue,
-            Err(error) => panic!("what was written is refused: {error}"),
+            Err(error) => panic!("what was written is rejected: {error}"),
         };
         if name != "t.npy" {
             assert_eq!(contents(&read), contents(tensors), "{name}");
@@ -268,7 +268,7 @@ fn check_tensors(read: resnet_by_hand::Result<Tensors>) -> bool {
     })
 }
 
-// ---- Targets: whether the input was read ----------------------------------------------------------------------------
+// ---- Targets: return whether the input was read ---------------------------------------------------------------------
 
 /// The bytes of a `.npy` file.
 pub fn npy(input: &[u8]) -> bool {
@@ -283,7 +283,7 @@ pub fn npz(input: &[u8]) -> bool {
     check_tensors(within(most, || formats::npy::read_npz_bytes(Path::new("f"), &file)))
 }
 
-/// A `.safetensors` file; where it begins with `{`, its length is put in front.
+/// A `.safetensors` file; if it begins with `{`, the header's length is added before it.
 pub fn safetensors(input: &[u8]) -> bool {
     let mut file = Vec::new();
     if input.starts_with(b"{") {
@@ -302,7 +302,7 @@ pub fn pth(input: &[u8]) -> bool {
     check_tensors(within(most, || formats::read_bytes(Path::new("f"), &file)).map(|read| read.tensors))
 }
 
-/// A `.pth` file of the older format behind its first two pickles, magic number and protocol; or the file.
+/// A `.pth` file of the older format without its first two pickles, magic number and protocol; or the file.
 pub fn pth_old(input: &[u8]) -> bool {
     const START: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
     let file = if input.starts_with(START) { input.to_vec() } else { [START, input].concat() };
@@ -310,7 +310,7 @@ pub fn pth_old(input: &[u8]) -> bool {
     check_tensors(within(most, || formats::read_bytes(Path::new("f"), &file)).map(|read| read.tensors))
 }
 
-/// A batch of CIFAR-10 as Python pickles it, of so many images as the first byte says, modulo 3; with [`PLANES`].
+/// A batch of CIFAR-10 as Python pickles it; the first byte, modulo 3, is the number of images; with [`PLANES`].
 pub fn cifar_python(input: &[u8]) -> bool {
     let Some((&images, input)) = input.split_first() else { return false };
     let (file, images) = (with_planes(input), usize::from(images % 3));
@@ -326,7 +326,7 @@ pub fn cifar_python(input: &[u8]) -> bool {
 pub fn cifar_archive(input: &[u8]) -> bool {
     let is_archive = input.starts_with(b"\x1f\x8b");
     let file = if is_archive { input.to_vec() } else { tar_gz(input) };
-    // What the archive may unpack to is bounded whatever its length.
+    // The unpacked size of the archive is bounded whatever its length.
     let most = factor::PICKLE * cifar10::most_unpacked(1).min(1032 * file.len()) + SPARE;
     within(most, || cifar10::read_archive(Path::new("f"), &file[..], 1)).is_ok_and(|Splits { train, test }| {
         assert_eq!((train.len(), test.len()), (5, 1));

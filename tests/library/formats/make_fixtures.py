@@ -3,7 +3,7 @@
 
     python tests/library/formats/make_fixtures.py           # a second; needs torch, numpy, safetensors
 
-Nothing here is random: number i of a tensor is `number(i)`, rounded to the tensor's type, which tests/library/formats.rs repeats.
+Nothing here is random: element i of a tensor is `number(i)`, rounded to the tensor's type, which tests/library/formats.rs repeats.
 All of them are exact in every type but the integers, where they are rounded towards zero.
 """
 
@@ -82,7 +82,7 @@ def main():
     write("zip.pth", saved(state_dict()))
     write("old.pth", saved(state_dict(), zip_format=False))
 
-    # Checkpoints as the public ones are: under a key, with a prefix, with other things beside.
+    # Checkpoints like the public ones: under a key, with a prefix, with other entries beside.
     network = OrderedDict((f"module.{name}", tensor) for name, tensor in list(state_dict().items())[:2])
     network._metadata = OrderedDict(version=1)
     checkpoint = {"epoch": 7, "arch": "resnet20", "state_dict": network, "best_prec1": 91.73, "best": torch.ones(1),

@@ -11,7 +11,7 @@ use resnet_by_hand::model::{
 };
 use resnet_by_hand::parameters::{Gradients, Parameters};
 
-/// The only block of a network of one stage, so that the code that decides on strides and shortcuts is tested with it.
+/// The only block of a network of one stage, so that the code that chooses strides and shortcuts is tested, too.
 fn build<T: Scalar>(case: &Case) -> Block<T> {
     let x = case.list("x");
     let options = [ShortcutOption::A, ShortcutOption::B, ShortcutOption::EveryStage, ShortcutOption::Absent];
@@ -36,8 +36,8 @@ fn build<T: Scalar>(case: &Case) -> Block<T> {
     ResNet::zeroed(&architecture).unwrap().stages.remove(0).remove(0)
 }
 
-/// Tolerance: `MULTIPLE` times what the model of rounding (`Noise` in `make_fixtures.py`) moves the block's most
-/// sensitive tensor by, relative to its largest entry; no ReLU input of these blocks is within 2e-4 of its kink.
+/// Tolerance: `MULTIPLE` times the change that the model of rounding (`Noise` in `make_fixtures.py`) causes in the block's
+/// most sensitive tensor, relative to its largest entry; no ReLU input of these blocks is within 2e-4 of its kink.
 fn blocks<T: Scalar>() {
     let mut report = Report::new(format!("residual block {}", T::NAME));
     let fixture = Fixture::open("blocks.safetensors");

@@ -1,12 +1,12 @@
-//! Comparison with a fixture: shape first, then every element against what its own bound allows.
+//! Comparison with a fixture: shape first, then every element against its own bound.
 
 use ndarray::{Array, ArrayD, Dimension, Zip};
 use resnet_by_hand::Scalar;
 use resnet_by_hand::layers::{Activation, nhwc_to_nchw};
 
-/// How far a number may be from the fixture's.
+/// How far a value may be from the fixture's.
 pub enum Allowed<'a> {
-    /// Not at all: the same number, NaN for NaN.
+    /// Not at all: the same value, NaN for NaN.
     Exact,
     /// The same for every element.
     Each(f64),
@@ -14,7 +14,7 @@ pub enum Allowed<'a> {
     Bound(&'a ArrayD<f64>),
 }
 
-/// Collects comparisons, remembers the worst, prints it when the test is over.
+/// Collects comparisons, keeps the worst, and prints it at the end of the test.
 pub struct Report {
     title: String,
     comparisons: usize,
@@ -87,7 +87,7 @@ impl Drop for Report {
     }
 }
 
-/// |got − expected|; 0 for equal infinities and where both are NaN.
+/// |got − expected|; 0 for equal infinities and for two NaN.
 fn error(got: f64, expected: f64) -> f64 {
     if got == expected || got.is_nan() && expected.is_nan() { 0.0 } else { (got - expected).abs() }
 }
@@ -106,7 +106,7 @@ pub fn nchw<T: Scalar>(values: &Activation<T>) -> ArrayD<f64> {
 /// of k products is off by at most γ_k Σ |a| |b|, whatever the order, fused or not.
 pub fn gamma(k: usize, u: f64) -> f64 {
     let ku = k as f64 * u;
-    assert!(ku < 0.1, "γ_{k} with u = {u:e} says nothing");
+    assert!(ku < 0.1, "γ_{k} with u = {u:e} is no useful bound");
     ku / (1.0 - ku)
 }
 
@@ -123,8 +123,8 @@ fn wrong_numbers_are_found() {
     assert!(fails(&[1.0, 2.0], &[1.0, 2.5], 0.25), "one wrong element");
     assert!(fails(&[1.0], &[-1.0], 0.25), "sign");
     assert!(fails(&[1.0], &[1.0, 1.0], 0.25), "shape");
-    assert!(fails(&[nan], &[1.0], inf) && fails(&[1.0], &[nan], inf), "NaN for a number");
+    assert!(fails(&[nan], &[1.0], inf) && fails(&[1.0], &[nan], inf), "NaN for a finite value");
     assert!(!fails(&[nan, -inf], &[nan, -inf], 0.0), "NaN and infinity where expected");
     assert!(fails(&[inf], &[-inf], 1.0) && fails(&[inf], &[1.0], 1.0), "infinity");
-    assert!(fails(&[1.0], &[2.0], nan), "a tolerance that is no number");
+    assert!(fails(&[1.0], &[2.0], nan), "a tolerance of NaN");
 }

@@ -1,4 +1,4 @@
-//! Reads the fixtures and repeats the formula of `make_fixtures.py` bit for bit.
+//! Reads the fixtures and repeats the formula of `make_fixtures.py` with bit-identical results.
 
 use ndarray::{Array1, Array2, Array4, ArrayD, IxDyn};
 use resnet_by_hand::Scalar;
@@ -34,7 +34,7 @@ impl Fixture {
     }
 
     /// Every case whose name starts with `prefix`, in the order of their names; at least `least`, so that a fixture
-    /// that lost its cases does not pass.
+    /// with missing cases does not pass.
     pub fn cases(&self, prefix: &str, least: usize) -> Vec<Case<'_>> {
         let names = self.metadata.keys().filter_map(|key| key.strip_prefix("case:"));
         let mut names: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
@@ -130,7 +130,7 @@ pub fn exact<T: Scalar>(values: &ArrayD<f64>) -> ArrayD<T> {
     })
 }
 
-/// NCHW numbers as activations.
+/// NCHW values as activations.
 pub fn nhwc<T: Scalar>(values: &ArrayD<f64>) -> Activation<T> {
     nchw_to_nhwc(exact(values).into_dimensionality().expect("four axes").view())
 }
@@ -153,7 +153,7 @@ pub fn words(name: &str) -> impl Iterator<Item = u64> + use<> {
 pub fn numbers(name: &str, shape: &[usize], scale: f64, offset: f64) -> ArrayD<f64> {
     let count = shape.iter().product();
     let v = words(name).map(|word| offset + scale * ((word >> 48) as f64 / 32768.0 - 1.0));
-    ArrayD::from_shape_vec(IxDyn(shape), v.take(count).collect()).expect("one number per index")
+    ArrayD::from_shape_vec(IxDyn(shape), v.take(count).collect()).expect("one value per index")
 }
 
 /// The value of one tensor of a state dict, as `parameter` in `make_fixtures.py`.
@@ -172,8 +172,8 @@ pub fn parameter(prefix: &str, name: &str, shape: &[usize]) -> ArrayD<f64> {
     }
 }
 
-/// The formula itself, against numbers written down from the script: a slip on one side would otherwise show as every
-/// test failing at once.
+/// The formula itself, against values printed by the script: without this test a slip on one side would make every other
+/// test fail at once.
 #[test]
 fn the_formula_gives_the_numbers_of_the_script() {
     assert_eq!(numbers("formula", &[3], 1.0, 0.0).as_slice().unwrap(), FORMULA);

@@ -1,6 +1,6 @@
 //! Every layer against PyTorch, in several geometries, output and all gradients, in `f64` and `f32`.
 //!
-//! The reference is computed in `f64` from inputs that are exact in `f32`. Where PyTorch's own result is rounded it is
+//! The reference is computed in `f64` from inputs that are exact in `f32`. If PyTorch's own result is rounded, it is
 //! within the `f64` bound of the exact value, so a tolerance is bound(u of the type under test) + bound(2⁻⁵³).
 
 use super::check::{Allowed, Report, gamma, nchw, wide};
@@ -57,10 +57,10 @@ fn engine(algorithm: Algorithm) -> impl Fn(&Conv2d<f32>, &Activation<f32>, &Acti
     }
 }
 
-/// `f64`: the sums are exact (16-bit numbers, see `make_fixtures.py`), so there is one right answer: equality.
+/// `f64`: the sums are exact (16-bit values, see `make_fixtures.py`), so there is one right answer: equality.
 /// `f32`: a sum of K products is off by at most γ_K Σ |weight| |x|; K = taps (+ 1 for the bias) for y,
 /// C_out/groups · kh · kw for dx, N · H_out · W_out for dweight and dbias. The Σ |·| |·| are convolutions of absolute
-/// values, by definition in `f64`. Winograd has another bound: not tested here.
+/// values, by definition in `f64`. Winograd has another bound and is not tested here.
 fn conv2d<T: Scalar>(way: &str, compute: impl Fn(&Conv2d<T>, &Activation<T>, &Activation<T>) -> Computed<T>) {
     let mut report = Report::new(format!("conv2d by {way}, {}", T::NAME));
     for case in fixture().cases("conv2d/", 15) {
@@ -158,7 +158,7 @@ fn linear_agrees() {
 /// δy    ≤ |gamma| rstd (d + |c| (r + 4u)) + 2 u (|gamma| rstd |c| + |beta|)
 /// δdbeta  ≤ γ_m Σ|dy|                  δdgamma ≤ rstd (d Σ|dy| + (γ_{m+4} + r) Σ|dy c|)
 /// δdx   ≤ |gamma| rstd ((r + 8u) B + δdbeta/m + d |s| + |c| (rstd δdgamma/m + r |s|)),   s = dgamma rstd/m
-///         B = |dy| + |dbeta|/m + |c s|  (in evaluation: only |dy| in B, nothing behind it)
+///         B = |dy| + |dbeta|/m + |c s|  (in evaluation: only |dy| in B, nothing after it)
 /// ```
 struct BatchNormBounds {
     y: ArrayD<f64>,
@@ -270,7 +270,7 @@ fn batch_norm_agrees() {
     batch_norm::<f32>();
 }
 
-/// A choice and at most one product: exact, but for a slope that `f32` rounds (2 u: the slope and the product).
+/// A choice and at most one product: exact, except for a slope that `f32` rounds (2 u: the slope and the product).
 fn relu<T: Scalar>() {
     let mut report = Report::new(format!("relu {}", T::NAME));
     for case in fixture().cases("relu/", 6) {
@@ -294,7 +294,7 @@ fn relu_agrees() {
     relu::<f32>();
 }
 
-/// y is a choice: equal. dx is a sum over the at most ⌈extent/stride⌉² windows that see a pixel, each extent =
+/// y is a choice: equal. dx is a sum over the at most ⌈extent/stride⌉² windows that contain a pixel, each extent =
 /// dilation (kernel − 1) + 1; at most that many roundings in `f32`, none in `f64`.
 fn max_pool<T: Scalar>() {
     let mut report = Report::new(format!("max_pool {}", T::NAME));
@@ -309,7 +309,7 @@ fn max_pool<T: Scalar>() {
         report.check(&format!("{}/y", case.name), &nchw(&y), &case.tensor("y"), Allowed::Exact);
         let windows: usize =
             (0..2).map(|a| (layer.dilation[a] * (layer.kernel[a] - 1) + 1).div_ceil(layer.stride[a])).product();
-        // The numbers are below 1, so a sum of `windows` of them is below `windows`.
+        // The values are below 1, so a sum of `windows` of them is below `windows`.
         let bound = if T::UNIT_ROUNDOFF == U64 { 0.0 } else { gamma(windows, T::UNIT_ROUNDOFF) * windows as f64 };
         report.check(&format!("{}/dx", case.name), &nchw(&dx), &case.tensor("dx"), Allowed::Each(bound));
     }
@@ -321,7 +321,7 @@ fn max_pool_agrees() {
     max_pool::<f32>();
 }
 
-/// y: kh·kw − 1 additions and a division, γ_{kh kw} of the average of |x|. dx: every window that sees a pixel adds a
+/// y: kh·kw − 1 additions and a division, γ_{kh kw} of the average of |x|. dx: every window that contains a pixel adds a
 /// quotient: one rounding each for the quotient and the sum.
 fn avg_pool<T: Scalar>() {
     let mut report = Report::new(format!("avg_pool {}", T::NAME));

@@ -3,19 +3,19 @@
 
     python tests/library/golden/make_fixtures.py            # about five minutes; needs torch, torchvision, numpy
 
-Nothing here is random: every input is a formula of its tensor's name (`numbers`), which tests/library/golden/ repeats in Rust
-bit for bit. Every number is a multiple of 2^-15 with at most 16 significant bits times a power of two, so it is exact in
-float32 too, products of two are exact in float64, and so is any sum of a million such products: a convolution in float64
-has one right answer, whatever the order of the sum, and the test demands equality.
+Nothing here is random: every input is a formula of its tensor's name (`numbers`), which tests/library/golden/ repeats in Rust,
+bit-identical. Every value is a multiple of 2^-15 with at most 16 significant bits times a power of two, so it is exact in
+float32, too, products of two are exact in float64, and so is any sum of a million such products: a convolution in float64
+has one right result, whatever the order of the sum, and the test requires equality.
 
-What the files hold:
+The contents of the files:
 
 layers.safetensors    one layer in many geometries: inputs (float32, exact), outputs and all gradients (float64).
 blocks.safetensors    one residual block of each kind: outputs and gradients; inputs by formula.
 networks.safetensors  CIFAR ResNet-20 and torchvision's ResNet-18: losses, logits, and of every gradient and every new
                       running statistic its norm, largest entry, four projections, sixteen entries (`summary`).
 
-Tolerances of blocks and networks come from a model of rounding, not from looking at the answer: see `Noise`.
+Tolerances of blocks and networks come from a model of rounding, not from the results under test: see `Noise`.
 """
 
 import json
@@ -56,7 +56,7 @@ def mix(z):
 
 
 def words(name, count):
-    """`count` words of 64 pseudo-random bits that depend on the name, the seed and the index alone."""
+    """`count` words of 64 pseudo-random bits that depend only on the name, the seed and the index."""
     start = mix(np.array([fnv(name) ^ SEED], dtype=np.uint64))
     with np.errstate(over="ignore"):
         return mix(start + np.arange(count, dtype=np.uint64))
@@ -127,7 +127,7 @@ class File:
     def write(self):
         header, data = {"__metadata__": dict(sorted(self.metadata.items()))}, []
         offset = 0
-        # Widest type first: the format wants every tensor aligned.
+        # Widest type first: the format requires every tensor to be aligned.
         for name, (dtype, b) in sorted(self.tensors.items(), key=lambda item: (item[1][1].itemsize != 8, item[0])):
             raw = b.tobytes()
             header[name] = {"dtype": dtype, "shape": list(b.shape), "data_offsets": [offset, offset + len(raw)]}
@@ -372,7 +372,7 @@ class CifarResNet(nn.Module):
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(y, 1), 1))
 
 
-# ---- How far rounding may move an answer -----------------------------------------------------------------------------
+# ---- How far rounding may change a result ----------------------------------------------------------------------------
 
 class Perturb(torch.autograd.Function):
     """The identity, plus noise of relative size `forward` on the value and `backward` on its gradient."""
@@ -393,23 +393,23 @@ def noisy(x, size, generator):
 
 
 class Noise:
-    """A model of rounding: what every layer computes is off by a random walk.
+    """A model of rounding: the error of every layer is a random walk.
 
     A sum of K terms rounds K times; the error after i terms is about u times the partial sum, which grows like sqrt(i),
     so together u * sqrt(sum i) = u * K / sqrt(2) in units of one term, or u * sqrt(K / 2) in units of the sum itself,
     sqrt(K). So every conv and linear output gets Gaussian noise of u * sqrt(K) times its root mean square, K = taps;
     its input gradient the same with K = C_out * kh * kw, its weight gradient with K = number of output pixels of the
     batch; batch norm (two sums, in pieces of at most 256 values) 16 u; everything else is exact or one rounding and
-    disappears in that. Repeated with several seeds, the largest deviation from the run without noise says how far an
-    implementation in arithmetic with unit roundoff u may end from the exact answer. An implementation may be off by a
-    stated small multiple of that (the model has the right order, not the right constant), a mistake is off by orders of
-    magnitude.
+    negligible. Over several seeds, the largest deviation from the run without noise shows how far an implementation
+    in arithmetic with unit roundoff u may be from the exact result. An implementation may be off by a
+    stated small multiple of that (the model gives the order of magnitude, not the constant); a mistake is off by orders
+    of magnitude.
 
     While no ReLU flips the deviation is proportional to u. It is measured at one u that is far above the rounding of
     this script's own float64 and far below where kinks are crossed, and scaled to the u of the arithmetic. In float32 a
-    whole network may cross kinks: of half a million ReLUs now and then one flips, and one flip moves a gradient of a batch of
-    four by about 1e-2, where rounding alone moves it by 1e-5. So the test compares float32 gradients with the ReLUs held
-    at the choices of the float64 pass.
+    whole network may cross kinks: of half a million ReLUs one flips now and then, and one flip changes a gradient of a batch of
+    four by about 1e-2, where rounding alone changes it by 1e-5. So the test compares float32 gradients with the ReLUs
+    fixed at the choices of the float64 pass.
     """
 
     def __init__(self, module, u, seed):
@@ -426,7 +426,7 @@ class Noise:
 
     def after_sum(self, name, m, x, y):
         self.pixels[name] = y.numel() // m.weight.shape[0]
-        # The noise of this layer's dx stands on its y: same relative size, and it saves a second hook.
+        # The noise of this layer's dx is added at its y: same relative size, and it saves a second hook.
         taps_back = m.weight[0, 0].numel() * m.weight.shape[0]
         return self.perturb(y, m.weight[0].numel() ** 0.5, taps_back ** 0.5)
 
@@ -466,7 +466,7 @@ class Block(nn.Module):
                 self.add_module(name, layer)
             c = out
         if kind != "absent":
-            # Before the first weight of a pre-activation block stands a batch norm: its projection has none.
+            # A pre-activation block has a batch norm before its first weight, so its projection has none.
             self.downsample = shortcut(kind, c_in, c_out, stride, norm=not pre_activation)
 
     def layer(self, kind, i):
@@ -519,7 +519,7 @@ def blocks():
         in_eval_too = name in ("basic_a", "basic_projection", "bottleneck_v15", "pre_basic_projection")
         for mode in ("train", "eval") if in_eval_too else ("train",):
             case = f"block/{name}_{mode}"
-            # A number tried until no ReLU input is so near its kink that rounding in float32 could cross it.
+            # Increased until no ReLU input is so close to its kink that rounding in float32 could cross it.
             for salt in range(100):
                 prefix = f"{case}/{salt}"
                 x_shape = (2, c_in, 5, 4)
@@ -590,7 +590,7 @@ def deviation(runs, reference):
 
 
 def pass_once(model, x, t, noise=None):
-    """Everything of one training step but the step, and the answer in evaluation mode before it."""
+    """One training step without the update, and before it the logits in evaluation mode."""
     result = {}
     model.eval()
     with torch.no_grad():

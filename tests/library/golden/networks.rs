@@ -1,9 +1,9 @@
 //! Whole networks: CIFAR ResNet-20 with option A, and torchvision's ResNet-18. Logits in both modes, loss, every gradient,
 //! every new running statistic, and the losses of ten SGD steps.
 //!
-//! Weights and images are not stored but given by a formula; of each large tensor the fixture holds a summary (norm,
-//! largest entry, four projections on vectors of ±1, sixteen entries): an error of size |d| anywhere in a tensor shows in
-//! a projection with about |d|.
+//! Weights and images are not stored but given by a formula. For each large tensor the fixture contains a summary (norm,
+//! largest entry, four projections on vectors of ±1, sixteen entries): an error of size |d| anywhere in a tensor changes
+//! a projection by about |d|.
 
 use super::MULTIPLE;
 use super::check::{Allowed, Report, wide};
@@ -16,7 +16,7 @@ use resnet_by_hand::optim::{Sgd, SgdConfig};
 use resnet_by_hand::parameters::{Gradients, Parameters};
 use resnet_by_hand::program::{Choice, Disturb, Forward, Program, Record, Replay, Value};
 
-/// What every relative error in `f64` must stay under, whatever the model of rounding allows.
+/// The upper limit of every relative error in `f64`, whatever the model of rounding allows.
 const CONTRACT: f64 = 1e-10;
 
 struct Network<'a> {
@@ -50,13 +50,13 @@ impl<'a> Network<'a> {
         nhwc(&numbers(&format!("{}/x", self.case.name), &self.case.list("x"), 2.0, 0.0))
     }
 
-    /// Compares one tensor of the pass with its summary (or with itself, if it is small). Tolerance: `MULTIPLE` times
-    /// what the model of rounding moves this tensor by, of its norm for norm and projections, of its largest entry for
-    /// entries.
+    /// Compares one tensor of the pass with its summary (or with the whole tensor, if it is small). Tolerance: `MULTIPLE` times
+    /// the change that the model of rounding causes in this tensor, relative to its norm for norm and projections, and to its
+    /// largest entry for entries.
     fn check(&self, report: &mut Report, name: &str, got: &ArrayD<f64>, u: f64) {
         let (what, expected) = (format!("{}/{name}", self.case.name), self.case.tensor(name));
         let contract = if u < 1e-12 { CONTRACT } else { f64::INFINITY };
-        // The script puts a batch norm's noise (16 u, see `Noise`) on its output; its statistics are such sums themselves.
+        // The script puts a batch norm's noise (16 u, see `Noise`) on its output; its statistics are such sums, too.
         let own = if name.starts_with("stat/") { 16.0 } else { 0.0 };
         let tolerance = |rounding: f64| {
             let tolerance = MULTIPLE * (rounding + own) * u;
@@ -79,7 +79,7 @@ impl<'a> Network<'a> {
         report.check(&what, &vector(&own), &vector(expected), Allowed::Bound(&vector(&bounds)));
     }
 
-    /// Compares the logits of both modes and the loss; returns the gradient of that.
+    /// Compares the logits of both modes and the loss; returns the gradient of the loss.
     fn check_logits<T: Scalar>(&self, report: &mut Report, eval: &Array2<T>, train: &Array2<T>) -> Array2<T> {
         self.check(report, "eval_logits", &wide(eval), T::UNIT_ROUNDOFF);
         self.check(report, "logits", &wide(train), T::UNIT_ROUNDOFF);
@@ -136,7 +136,7 @@ struct Choices {
     train: Vec<Choice>,
 }
 
-/// A forward pass of a program: the logits, and all of it.
+/// A forward pass of a program: the logits, and the whole pass.
 fn run<T: Scalar>(
     program: &Program<T>,
     x: &Activation<T>,
@@ -162,7 +162,7 @@ fn free<T: Scalar>(network: &Network, fixture: &Fixture) {
     network.check_parameters(fixture, &mut report, &model, &gradients);
 }
 
-/// The same network as a program, with the choices of another pass held.
+/// The same network as a program, with the choices of another pass fixed.
 fn held<T: Scalar>(network: &Network, fixture: &Fixture, choices: &Choices) {
     let mut report = Report::new(format!("{} {} (ReLUs held)", network.case.name, T::NAME));
     let (x, mut program) = (network.images::<T>(), Program::of_network(&network.build::<T>(fixture)));
@@ -175,7 +175,7 @@ fn held<T: Scalar>(network: &Network, fixture: &Fixture, choices: &Choices) {
     network.check_parameters(fixture, &mut report, &program, &gradients);
 }
 
-/// The choices of a free pass, which the program makes as its network does: it gives the same logits.
+/// The choices of a free pass. The program makes the same ones as its network: it gives the same logits.
 fn choices<T: Scalar>(network: &Network, fixture: &Fixture) -> Choices {
     let (model, x) = (network.build::<T>(fixture), network.images::<T>());
     let program = Program::of_network(&model);
@@ -189,8 +189,8 @@ fn choices<T: Scalar>(network: &Network, fixture: &Fixture) -> Choices {
     Choices { eval, train }
 }
 
-/// How many of the choices of a free `f32` pass differ from those of the `f64` pass: why the gradients are compared with
-/// the choices held.
+/// How many of the choices of a free `f32` pass differ from those of the `f64` pass: the reason why the gradients are
+/// compared with the choices fixed.
 fn flips(network: &Network, fixture: &Fixture, reference: &[Choice]) -> (usize, usize) {
     let own = choices::<f32>(network, fixture).train;
     let flips = own.iter().zip(reference).map(|(a, b)| a.differences(b)).sum();
@@ -233,7 +233,7 @@ fn whole_network(name: &str) {
     let rounding = network.case.tensor("losses/rounding");
     let mut report = Report::new(format!("{name} float64, SGD"));
     for (step, (&got, &expected)) in losses::<f64>(&network, &fixture).iter().zip(&expected).enumerate() {
-        // The loss of a nearly certain answer is a difference of logits: rounded to u of them, whatever its own size.
+        // The loss of a nearly certain prediction is a difference of logits: its rounding error is relative to them.
         let allowed = MULTIPLE * rounding[[0, step]] + 8.0 * f64::UNIT_ROUNDOFF * expected.max(1.0);
         assert!(allowed <= CONTRACT * expected.abs() + 1e-12, "step {step}: {allowed:.1e} of {expected:.1e}");
         report.check_number(&format!("loss before step {step}"), got, expected, allowed);

@@ -1,4 +1,4 @@
-"""Learning rates of torch.optim.lr_scheduler, driven as a training loop drives them.
+"""Learning rates of torch.optim.lr_scheduler, called as in a training loop.
 
     python schedules.py > schedules.txt        made with torch 2.15.0
 

@@ -1,4 +1,4 @@
-"""Three SGD steps on 40,001 numbers; prints bits, so that the comparison needs no tolerance.
+"""Three SGD steps on 40,001 values; prints bits, so that the comparison needs no tolerance.
 
     python sgd.py > sgd.txt        made with torch 2.15.0 (CPU capability AVX2; AVX512 prints the same)
 

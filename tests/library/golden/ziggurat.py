@@ -2,12 +2,12 @@
 
     python ziggurat.py > ziggurat.rs
 
-Strips of equal area V lie on each other, strip i from f(x[i]) up to f(x[i+1]) and x[i] wide, so
+Strips of equal area V are stacked, strip i from f(x[i]) up to f(x[i+1]) and x[i] wide, so
 x[i] (f(x[i+1]) - f(x[i])) = V, which gives x[i+1]. The lowest one is a rectangle of width R and the tail beyond it.
 
-R and V have as many digits as the paper's authors published, and every operation is rounded to a double: with more digits
-the last bits would be others, and so would the weights of every seed. exp and ln are rounded correctly here (a C
-library's need not be), the densities then to 18 decimals.
+R and V have as many digits as the paper's authors published, and every operation is rounded to a double: more digits would
+change the last bits, and so the weights of every seed. exp and ln are correctly rounded here (those of a C library need not
+be), the densities then to 18 decimals.
 """
 from decimal import Decimal, getcontext
 from math import sqrt

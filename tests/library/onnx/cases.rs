@@ -1,4 +1,4 @@
-//! The cases in `cases.safetensors`: files of the package `onnx`, byte for byte (see `cases.md`).
+//! The cases in `cases.safetensors`: files of the package `onnx`, unchanged (see `cases.md`).
 
 use super::protobuf::{Attribute, Model, Node, Tensor};
 use ndarray::ArrayD;
@@ -12,11 +12,11 @@ pub struct Case {
     /// Version of the node's operator set.
     pub opset: i64,
     pub node: Node,
-    /// Shapes of the node's inputs as the model declares them, in the node's order; none for an input left out.
+    /// Shapes of the node's inputs as the model declares them, in the node's order; `None` for an input left out.
     pub shapes: Vec<Option<Vec<usize>>>,
-    /// Numbers that the model declares, inputs and outputs together.
+    /// Number of elements that the model declares, inputs and outputs together.
     pub numbers: usize,
-    /// Nothing for a case that was packed without its data.
+    /// `None` for a case that was packed without its data.
     pub data: Option<CaseData>,
 }
 
@@ -46,7 +46,7 @@ impl Case {
         let [(_, opset)] = model.opsets[..] else { return Err(format!("operator sets {:?}", model.opsets)) };
         let [node] = &model.nodes[..] else { return Err(format!("{} nodes", model.nodes.len())) };
 
-        // The data are those of the graph's inputs in their order, without the parameters that the model has itself.
+        // The data are those of the graph's inputs in order, without the parameters that the model contains.
         let is_parameter = |name: &str| model.parameters.iter().any(|tensor| tensor.name == name);
         let fed: Vec<_> = model.inputs.iter().filter(|(name, _)| !is_parameter(name)).collect();
         let read = |kind: &str, list: &[&(String, Vec<usize>)]| -> Result<Option<Vec<Tensor>>, String> {
@@ -90,7 +90,7 @@ impl Case {
         })
     }
 
-    /// `node/test_relu` without `test_`, as the pages name it.
+    /// `node/test_relu` without `test_`, as in the documentation.
     pub fn title(&self) -> String {
         self.name.replacen("/test_", "/", 1)
     }
@@ -107,7 +107,7 @@ impl Case {
         }
     }
 
-    /// A float and what it is where it is not given, rounded to `f32` as every ONNX attribute.
+    /// A float, with its default, rounded to `f32` like every ONNX attribute.
     pub fn float(&self, name: &str, default: f32) -> f64 {
         f64::from(match self.attribute(name) {
             None => default,
@@ -131,7 +131,7 @@ impl Case {
         })
     }
 
-    /// Panics if the node has an attribute that is not among these: what is not understood must not be ignored.
+    /// Panics if the node has an attribute that is not among these: an unknown attribute must not be ignored.
     pub fn knows(&self, names: &[&str]) {
         for (name, value) in &self.node.attributes {
             assert!(names.contains(&name.as_str()), "{}: attribute {name} = {value:?} is not understood", self.name);

@@ -1,31 +1,31 @@
-//! What a layer made of a case, and how far from the expected output it may be.
+//! The output of a layer for a case, and how far from the expected output it may be.
 //!
 //! The inputs are exact in `f32`, the outputs expected were computed in `f32`: by NumPy for `node/`, by PyTorch for the
-//! others. For exact arithmetic there is one right output, and
+//! others. In exact arithmetic there is one right output, and
 //!
 //! ```text
 //! |ours − expected| ≤ |ours − exact| + |exact − expected| ≤ own + theirs
 //! ```
 //!
 //! *theirs* is the bound of the operation with u = 2⁻²⁴ over the length of its sums, from [`resnet_by_hand::verify::bounds`]:
-//! those of inner products hold for any order, so for NumPy's and PyTorch's too. Where theirs goes another way than our
+//! those of inner products hold for any order, so also for NumPy's and PyTorch's. Where theirs computes differently from our
 //! layer (softmax, batch statistics, attributes rounded to `f32` that the generator had as doubles), the bound is derived
-//! beside the operation. *own* is the bound of our layer: where it does the same sums as large as theirs with u = 2⁻²⁴,
-//! hence in `f32` twice the bound, and in `f64` at most 2⁻²⁹ times that (γ grows faster than u). No number here was chosen by
-//! looking at an error.
+//! beside the operation. *own* is the bound of our layer: where it computes the same sums, in `f32` as large as theirs (so the
+//! total is twice the bound), and in `f64` at most 2⁻²⁹ times that (γ grows faster than u). No constant here was chosen from
+//! an observed error.
 
 use ndarray::{Array, ArrayD, Dimension};
 use resnet_by_hand::Scalar;
 use resnet_by_hand::layers::{Activation, nhwc_to_nchw};
 
-/// u of `f32`, the type of everything expected.
+/// u of `f32`, the type of all expected outputs.
 pub const U: f64 = f32::UNIT_ROUNDOFF;
 
 /// One output computed in one way.
 pub struct Computed {
     /// Which output of the node.
     pub output: usize,
-    /// In which way, where there are several.
+    /// The way of computation, if there are several.
     pub how: String,
     pub got: ArrayD<f64>,
     /// theirs + own.
@@ -33,19 +33,19 @@ pub struct Computed {
 }
 
 impl Computed {
-    /// Computed by the same sums as theirs: own is theirs with the u of `T`.
+    /// Computed with the same sums as theirs: own is theirs with the u of `T`.
     pub fn new<T: Scalar>(output: usize, got: ArrayD<f64>, theirs: ArrayD<f64>) -> Self {
         let own = theirs.clone();
         Computed::with_own::<T>(output, "", got, theirs, own)
     }
 
-    /// Moved, not computed: the same number.
+    /// Copied, not computed: the same value.
     pub fn exact(output: usize, got: ArrayD<f64>) -> Self {
         let tolerance = ArrayD::zeros(got.raw_dim());
         Computed { output, how: String::new(), got, tolerance }
     }
 
-    /// With another bound of our own, given for u = 2⁻²⁴.
+    /// With a different bound of our own, given for u = 2⁻²⁴.
     pub fn with_own<T: Scalar>(
         output: usize,
         how: impl Into<String>,
@@ -57,9 +57,9 @@ impl Computed {
         Computed { output, how: how.into(), got, tolerance }
     }
 
-    /// In the shape of the output expected, of which it has the numbers in the same order.
+    /// In the shape of the expected output; the elements are in the same order.
     pub fn shaped(self, shape: &[usize]) -> Self {
-        let reshape = |array: ArrayD<f64>| array.into_shape_with_order(shape).expect("as many numbers");
+        let reshape = |array: ArrayD<f64>| array.into_shape_with_order(shape).expect("as many elements");
         Computed { got: reshape(self.got), tolerance: reshape(self.tolerance), ..self }
     }
 }

@@ -5,11 +5,11 @@
     python tests/library/onnx/fetch_cases.py
 
 A case is a folder of `onnx/backend/test/data/` in the package: model.onnx, a graph of one node, and test_data_set_0 with
-its inputs and the outputs that are expected. Packed are all cases of data/node, data/pytorch-converted and
-data/pytorch-operator whose one node is among OPERATIONS: the model, and the data unless `without_data` says why not. Every
-file goes in byte for byte, as a tensor of bytes called `node/test_relu/model.onnx`.
+its inputs and expected outputs. The script packs all cases of data/node, data/pytorch-converted and data/pytorch-operator
+whose one node is among OPERATIONS: the model, and the data unless `without_data` excludes it. Every file is packed
+unchanged, as a tensor of bytes with a name such as `node/test_relu/model.onnx`.
 
-The same package gives the same bytes; the output's SHA-256 stands in tests/library/onnx/cases.md.
+The same package gives the same bytes; the output's SHA-256 is in tests/library/onnx/cases.md.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ OPERATIONS = {
     "LeakyRelu", "LogSoftmax", "MaxPool", "MaxUnpool", "Momentum", "Relu", "Softmax", "SoftmaxCrossEntropyLoss",
 }  # fmt: skip
 FOLDERS = ["node", "pytorch-converted", "pytorch-operator"]
-# Numbers that a case may declare, inputs, outputs and parameters together.
+# The most elements that a case may declare, inputs, outputs and parameters together.
 LARGEST = 200_000
 
 

@@ -1,4 +1,4 @@
-//! The cases that are not run, each with its reason. A reason is checked against the model: a case cannot hide here.
+//! The cases that are not run, each with its reason. A reason is checked against the model, so it cannot hide a failing case.
 
 use super::cases::Case;
 
@@ -15,23 +15,23 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What the page says.
+    /// The text in `docs/onnx.md`.
     pub fn text(self) -> &'static str {
         match self {
             Reason::ThreeDimensional => "three-dimensional windows; the layers have two dimensions",
-            Reason::ClassWeights => "the loss has no weights of classes",
+            Reason::ClassWeights => "the loss has no class weights",
             Reason::DilatedAverage => "the average pool has no dilation (nor has PyTorch's)",
             Reason::PaddingNotCounted => {
-                "padding of more than half the window, which is refused (as in PyTorch), and cannot be laid around the \
-                 image by hand, for it is not counted"
+                "padding of more than half the window, which is rejected (as in PyTorch) and cannot be added to the \
+                 image in advance, because it is not counted"
             }
-            Reason::TransposedBias => "a bias behind the transposed convolution; dx of a convolution has none",
-            Reason::UnpoolOutputShape => "an output that is larger than what its own indices count in",
-            Reason::TooLarge => "more than 200,000 numbers: left out of the fixture for its size alone",
+            Reason::TransposedBias => "a bias after the transposed convolution; dx of a convolution has none",
+            Reason::UnpoolOutputShape => "an output larger than the shape that its indices refer to",
+            Reason::TooLarge => "more than 200,000 elements: left out of the fixture only because of its size",
         }
     }
 
-    /// Whether it is true of the case.
+    /// Whether it is true for the case.
     pub fn holds(self, case: &Case) -> bool {
         let op = case.node.op.as_str();
         let windows = matches!(op, "AveragePool" | "Conv" | "ConvTranspose" | "MaxPool");

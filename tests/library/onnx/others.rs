@@ -12,10 +12,10 @@ use resnet_by_hand::parameters::{Gradients, Parameters, Role};
 use resnet_by_hand::verify::bounds::{self, SECOND_ORDER, gamma};
 
 fn input(data: &CaseData, index: usize) -> &ArrayD<f64> {
-    data.inputs[index].as_ref().expect("an input that is there")
+    data.inputs[index].as_ref().expect("an input that is given")
 }
 
-/// Relu and LeakyRelu. A ReLU moves numbers; a leaky one multiplies: theirs may round the slope first, to `f32`.
+/// Relu and LeakyRelu. A ReLU copies values; a leaky one multiplies: theirs may first round the slope to `f32`.
 pub fn relu<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&["alpha"]);
     let x = input(data, 0);
@@ -29,11 +29,11 @@ pub fn relu<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     vec![Computed::new::<T>(0, got, theirs).shaped(x.shape())]
 }
 
-/// Gemm, Y = α A' B' + β C, is Linear with x = A', weight = α B'ᵀ and bias = β C, where C is a row or a number. A matrix C
+/// Gemm, Y = α A' B' + β C, is Linear with x = A', weight = α B'ᵀ and bias = β C, where C is a row or a scalar. A matrix C
 /// is one more block of features: Y = [A' I] [α B'; β C].
 ///
-/// An inner product of F_in + 1 terms, γ_{F_in+1} times Σ |·| |·|; α and β rounded to `f32`, and multiplied on one side
-/// before, on the other after the sum: 3 roundings more.
+/// An inner product of F_in + 1 terms, γ_{F_in+1} times Σ |·| |·|; α and β rounded to `f32`, and multiplied before the
+/// sum on one side and after it on the other: 3 more roundings.
 pub fn gemm<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&["alpha", "beta", "broadcast", "transA", "transB"]);
     let matrix = |index: usize, flag: &str| {
@@ -63,7 +63,7 @@ pub fn gemm<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     vec![Computed::new::<T>(0, wide(&y), theirs.into_dyn())]
 }
 
-/// The classes of `axis` last: (rows, classes), and the shape with the axis moved.
+/// The classes of `axis` moved last: (rows, classes), and the shape with the axis moved.
 fn rows_of(values: &ArrayD<f64>, axis: usize) -> (Array2<f64>, Vec<usize>) {
     let mut order: Vec<_> = (0..values.ndim()).filter(|&other| other != axis).collect();
     order.push(axis);
@@ -72,7 +72,7 @@ fn rows_of(values: &ArrayD<f64>, axis: usize) -> (Array2<f64>, Vec<usize>) {
     (moved.into_shape_with_order((values.len() / classes, classes)).unwrap(), shape)
 }
 
-/// (rows, classes) back to where the axis was.
+/// (rows, classes) with the axis moved back.
 fn rows_back(rows: Array2<f64>, shape: &[usize], axis: usize) -> ArrayD<f64> {
     let last = shape.len() - 1;
     let mut order: Vec<_> = (0..last).collect();
@@ -89,7 +89,7 @@ fn class_axis(case: &Case, rank: usize) -> usize {
     axis
 }
 
-/// What NumPy's and PyTorch's softmax in `f32` may be off by: of p and of log p.
+/// How far NumPy's and PyTorch's softmax in `f32` may be off: for p and for log p.
 ///
 /// exp is taken to be off by 3 and ln by 4 units in the last place, 6u and 8u, as NumPy's own tests allow. With R = max z −
 /// min z over a row of K: z − max z costs uR, exp 6u, the sum of K terms (R + 6 + K − 1)u, the division u:
@@ -121,8 +121,8 @@ fn summed<T: Scalar>() -> SoftmaxCrossEntropy<T> {
     SoftmaxCrossEntropy { reduction: Reduction::Sum, ..SoftmaxCrossEntropy::new() }
 }
 
-/// Softmax is in the gradient of the summed loss, dlogits = p − onehot: once with the first class as every row's target,
-/// once with the last, so that every p is also seen where nothing was subtracted from it.
+/// Softmax is part of the gradient of the summed loss, dlogits = p − onehot: once with the first class as every row's target,
+/// once with the last, so that every p is also checked where nothing was subtracted from it.
 pub fn softmax<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let z = input(data, 0);
     let axis = class_axis(case, z.ndim());
@@ -169,10 +169,10 @@ pub fn log_softmax<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     vec![Computed::with_own::<T>(0, "", got, theirs, own)]
 }
 
-/// SoftmaxCrossEntropyLoss. (N, C, d₁, …) is N·d₁·… rows; a row that is to be ignored is left out of the batch, and its loss,
-/// where every row has its own, is 0. Without a reduction every row is a batch of one. The second output is log p.
+/// SoftmaxCrossEntropyLoss. (N, C, d₁, …) is N·d₁·… rows; an ignored row is left out of the batch, and its loss,
+/// without a reduction, is 0. Without a reduction every row is a batch of one. The second output is log p.
 ///
-/// Theirs: |error of log p| of every row; the sum of N, the division and a weight of 1 in front of each: γ_{N+3}.
+/// Theirs: |error of log p| of every row; the sum of N, the division and a weight of 1 for each: γ_{N+3}.
 pub fn cross_entropy<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&["ignore_index", "reduction"]);
     assert_eq!(data.inputs.len(), 2, "{}: weights of classes", case.name);
@@ -226,11 +226,11 @@ pub fn cross_entropy<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     computed
 }
 
-/// BatchNormalization. It does not know how pixels lie: (N, C, d₁, …) is (N, C, 1, d₁·…). In training the new running
-/// statistics are momentum · old + (1 − momentum) · batch, our momentum being 1 − theirs, with the biased variance.
+/// BatchNormalization. It does not depend on the arrangement of pixels: (N, C, d₁, …) is (N, C, 1, d₁·…). In training the
+/// new running statistics are momentum · old + (1 − momentum) · batch, our momentum being 1 − theirs, with the biased variance.
 ///
 /// Theirs: y by [`bounds::batch_norm`], whose mean about a pivot may be off by more than NumPy's, γ_m max |x|, as long as
-/// 0 lies between the smallest and the largest x (checked). Σ (x − mean')² with a mean' that is off by e is
+/// 0 is between the smallest and the largest x (checked). Σ (x − mean')² with a mean' that is off by e is
 /// Σ (x − mean)² + m e², each term rounded: m + 3 roundings. With μ rounded to `f32` where the generator had a double
 /// (u μ, in 1 − μ too), two products and a sum:
 ///
@@ -272,7 +272,7 @@ pub fn batch_norm<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
         for k in 0..c {
             let x = x.index_axis(Axis(1), k);
             let (low, high) = x.fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
-            assert!(low <= 0.0 && high >= 0.0, "{}: the mean's bound wants a 0 between", case.name);
+            assert!(low <= 0.0 && high >= 0.0, "{}: the mean's bound requires 0 between them", case.name);
             let mean = x.sum() / m as f64;
             let var = x.mapv(|x| (x - mean).powi(2)).sum() / m as f64;
             let e_theirs = gamma(m, U) * high.max(-low);
@@ -312,10 +312,10 @@ impl<T: Scalar> Parameters<T> for Tensors<T> {
 }
 
 /// Momentum is SGD: inputs R (our η), T (steps so far), then all X (θ), all G, all V (b); α is μ, norm_coefficient λ, and
-/// β, 1 in the first step, is 1 − τ. V is what SGD takes over from a checkpoint.
+/// β, 1 in the first step, is 1 − τ. V is the buffer that SGD restores from a checkpoint.
 ///
-/// X_new = X − R d is a sum of products of the terms λX, G and V. On the way of the longest, R·μ·β·λ·X in Nesterov's, lie
-/// the roundings to `f32` of μ, β and λ, 4 products, 4 sums: γ_11 times the same sum of absolute values.
+/// X_new = X − R d is a sum of products of the terms λX, G and V. The longest term, R·μ·β·λ·X in Nesterov's, has
+/// the roundings to `f32` of μ, β and λ, 4 products and 4 sums: γ_11 times the same sum of absolute values.
 pub fn momentum<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&["alpha", "beta", "mode", "norm_coefficient"]);
     let nesterov = case.text("mode", "") == "nesterov";

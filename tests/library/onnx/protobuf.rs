@@ -1,15 +1,15 @@
-//! ONNX's files, read by hand: protobuf's wire format, and of ONNX's messages the fields that a case of one node has.
+//! A parser for ONNX's files: protobuf's wire format, and the fields of ONNX's messages that a case of one node has.
 //!
 //! ```text
 //! message = (key value)*      key = varint, field number · 8 + wire type
-//! wire type 0  varint               7 bits a byte, the lowest first, the highest bit says that another byte follows
+//! wire type 0  varint               7 bits a byte, the lowest first, the highest bit is set if another byte follows
 //!           1  64-bit               8 bytes, little-endian
-//!           2  length-delimited     varint n, n bytes: text, bytes, a message, or numbers one behind the other
+//!           2  length-delimited     varint n, n bytes: text, bytes, a message, or packed numbers
 //!           5  32-bit               4 bytes, little-endian
 //! ```
 //!
-//! Field numbers are those of onnx.proto (ONNX 1.22). A field that is not asked for is skipped, as protobuf demands;
-//! everything else that is unexpected is an error that names the field or the byte.
+//! Field numbers are those of onnx.proto (ONNX 1.22). An unknown field is skipped, as protobuf requires;
+//! anything else unexpected is an error that names the field or the byte.
 
 use ndarray::{ArrayD, IxDyn};
 
@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
                 Value::Bytes(self.take(length)?)
             }
             5 => Value::Bits32(u32::from_le_bytes(self.take(4)?.try_into().expect("4 bytes"))),
-            other => return Err(format!("byte {start}: wire type {other} of field {} is none in use", key >> 3)),
+            other => return Err(format!("byte {start}: wire type {other} of field {} is not in use", key >> 3)),
         };
         match key >> 3 {
             0 => Err(format!("byte {start}: field number 0")),
@@ -120,7 +120,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A repeated whole number: one, or packed one behind the other.
+    /// A repeated whole number: a single one, or packed ones.
     fn ints(self, field: &str) -> Result<Vec<i64>> {
         let Value::Bytes(bytes) = self else { return Ok(vec![self.int(field)?]) };
         let (mut packed, mut values) = (Fields::new(bytes), Vec::new());
@@ -130,11 +130,11 @@ impl<'a> Value<'a> {
         Ok(values)
     }
 
-    /// A repeated float: one, or packed one behind the other.
+    /// A repeated float: a single one, or packed ones.
     fn floats(self, field: &str) -> Result<Vec<f32>> {
         let Value::Bytes(bytes) = self else { return Ok(vec![self.float(field)?]) };
         if bytes.len() % 4 != 0 {
-            return Err(format!("{field}: {} bytes are no whole number of floats", bytes.len()));
+            return Err(format!("{field}: {} bytes are not a whole number of floats", bytes.len()));
         }
         Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect())
     }
@@ -249,13 +249,13 @@ fn read_attribute(bytes: &[u8]) -> Result<(String, Attribute)> {
         2 => Attribute::Int(int),
         3 => Attribute::Text(text),
         7 => Attribute::Ints(ints),
-        other => return Err(format!("attribute `{name}`: type {other} is not read here")),
+        other => return Err(format!("attribute `{name}`: type {other} is not supported")),
     };
     Ok((name, attribute))
 }
 
 fn size(value: i64) -> Result<usize> {
-    usize::try_from(value).map_err(|_| format!("{value} is no size"))
+    usize::try_from(value).map_err(|_| format!("{value} is not a size"))
 }
 
 /// ValueInfoProto of a tensor: its name and shape. A size that is a name, not a number, is an error.
@@ -323,7 +323,7 @@ impl Tensor {
             (6, Some(raw)) => numbers(raw, |b| f64::from(i32::from_le_bytes(b))),
             (7, Some(raw)) => numbers(raw, |b| i64::from_le_bytes(b) as f64),
             (2 | 6 | 7, None) => ints.into_iter().map(|i| i as f64).collect(),
-            (other, _) => return Err(format!("tensor `{name}`: data_type {other} is not read here")),
+            (other, _) => return Err(format!("tensor `{name}`: data_type {other} is not supported")),
         };
         if let Some(value) = values.iter().find(|value| kind == 7 && value.abs() >= 2f64.powi(53)) {
             return Err(format!("tensor `{name}`: {value} may not be exact in f64"));
@@ -331,7 +331,7 @@ impl Tensor {
         let width =
             [(1, 4), (2, 1), (6, 4), (7, 8)].into_iter().find(|(k, _)| *k == kind).map_or(1, |(_, width)| width);
         if values.len() != count || raw.is_some_and(|raw| raw.len() != count * width) {
-            return Err(format!("tensor `{name}`: {} numbers for the shape {dims:?}", values.len()));
+            return Err(format!("tensor `{name}`: {} elements for the shape {dims:?}", values.len()));
         }
         Ok(Tensor { name, values: ArrayD::from_shape_vec(IxDyn(&dims), values).expect("checked") })
     }
@@ -370,7 +370,7 @@ fn damaged_messages_are_refused_with_the_byte() {
     let huge = [0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
     assert_eq!(message(&huge), "byte 11: the message ends after 0 more bytes");
     assert_eq!(message(&[&[0x08][..], &[0xff; 10]].concat()), "byte 1: a varint of more than 64 bits");
-    assert_eq!(message(&[0x08, 0x00, 0x0b]), "byte 2: wire type 3 of field 1 is none in use");
+    assert_eq!(message(&[0x08, 0x00, 0x0b]), "byte 2: wire type 3 of field 1 is not in use");
     assert_eq!(message(&[0x00, 0x00]), "byte 0: field number 0");
 }
 
@@ -389,10 +389,10 @@ fn tensors_are_read_from_either_field_and_must_fill_their_shape() {
     assert_eq!(tensor(&ints).unwrap(), expected);
 
     let error = |bytes: &[u8]| tensor(bytes).unwrap_err();
-    assert!(error(&[&[0x08, 3, 0x10, 1, 0x4a, 8][..], &floats].concat()).contains("2 numbers for the shape [3]"));
-    assert!(error(&[0x08, 1, 0x10, 1, 0x4a, 5, 0, 0, 0, 0, 0]).contains("1 numbers for the shape [1]"));
+    assert!(error(&[&[0x08, 3, 0x10, 1, 0x4a, 8][..], &floats].concat()).contains("2 elements for the shape [3]"));
+    assert!(error(&[0x08, 1, 0x10, 1, 0x4a, 5, 0, 0, 0, 0, 0]).contains("1 elements for the shape [1]"));
     assert!(error(&[0x08, 1, 0x10, 10, 0x4a, 2, 0, 0]).contains("data_type 10"));
-    assert!(error(&[&[0x08][..], &[0xff; 9], &[1]].concat()).contains("-1 is no size"));
+    assert!(error(&[&[0x08][..], &[0xff; 9], &[1]].concat()).contains("-1 is not a size"));
     assert!(error(&[0x10, 1, 0x70, 1]).contains("field 14"));
     assert!(error(&[0x12, 0]).contains("TensorProto.data_type expects a whole number"));
 }

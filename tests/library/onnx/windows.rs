@@ -1,8 +1,8 @@
 //! Operations with windows: convolutions and pools, in one and two dimensions.
 //!
-//! One dimension is two with a height of 1. ONNX pads the two ends of an axis independently, our layers alike: the larger
-//! padding is laid on both ends (a stride may make it larger still, so that the windows meet), and the windows that ONNX
-//! does not have are cut off. Every window that stays is computed by the layer, padding included.
+//! One dimension is two with a height of 1. ONNX pads the two ends of an axis independently, our layers equally: the larger
+//! padding is used at both ends (a stride may require an even larger one, so that the windows match), and the windows that
+//! ONNX does not have are cut off. The layer computes every window that remains, padding included.
 
 use super::cases::{Case, CaseData};
 use super::computed::{Computed, U, exact, nchw, wide};
@@ -34,19 +34,19 @@ struct Window {
     kernel: [usize; 2],
     stride: [usize; 2],
     dilation: [usize; 2],
-    /// Padding in front and behind.
+    /// Padding before and after.
     begin: [usize; 2],
     end: [usize; 2],
     ceil_mode: bool,
 }
 
-/// Two numbers from one or two.
+/// Two values from one or two.
 fn pair(values: &[i64], missing: i64) -> [usize; 2] {
     let number = |value: i64| usize::try_from(value).expect("not negative");
     match *values {
         [w] => [number(missing), number(w)],
         [h, w] => [number(h), number(w)],
-        _ => panic!("one or two numbers, got {values:?}"),
+        _ => panic!("expected one or two values, got {values:?}"),
     }
 }
 
@@ -65,7 +65,7 @@ impl Window {
             },
             "VALID" => ([0, 0], [0, 0]),
             same => {
-                // As many windows as there are strides in the image; the odd one behind, or in front.
+                // As many windows as there are strides in the image; odd padding goes after, or before.
                 let total = [0, 1].map(|axis| {
                     let last = (size[axis].div_ceil(stride[axis]) - 1) * stride[axis];
                     (last + dilation[axis] * (kernel[axis] - 1) + 1).saturating_sub(size[axis])
@@ -93,7 +93,7 @@ impl Window {
     }
 }
 
-/// Of (N, C, H, W) the windows that count.
+/// The windows of (N, C, H, W) that count.
 fn cut(values: ArrayD<f64>, skipped: [usize; 2], shape: &[usize]) -> ArrayD<f64> {
     let size = pair(&shape[2..].iter().map(|&size| size as i64).collect::<Vec<_>>(), 1);
     let mut values = values;
@@ -108,10 +108,10 @@ fn kernel_of(case: &Case) -> [usize; 2] {
     pair(&case.ints("kernel_shape").expect("kernel_shape"), 1)
 }
 
-/// A convolution in one of the ways there are: its name, m if it is Winograd's F(m x m, 3x3), and what was computed.
+/// A convolution computed in one way: its name, m if it is Winograd's F(m x m, 3x3), and the result.
 type Way<T> = (&'static str, Option<usize>, Activation<T>);
 
-/// A number type with its ways to compute a convolution: the definition and im2col, and in `f32` the engine's algorithms.
+/// An element type with its ways to compute a convolution: the definition and im2col, and in `f32` the engine's algorithms.
 pub trait Convolved: Scalar {
     /// y in every way.
     fn forward(conv: &Conv2d<Self>, x: &Activation<Self>) -> Vec<Way<Self>>;
@@ -184,7 +184,7 @@ pub fn conv<T: Convolved>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let ways = T::forward(&base, &x).into_iter().map(|(name, m, y)| {
         let dy = y.mapv(|_| T::zero()).into_shared();
         let theirs = bounds::conv2d(&base, &x, &dy, U).unwrap().y.into_shared();
-        // Winograd's way has a bound of its own; the bias is one more addition.
+        // Winograd's algorithm has a bound of its own; the bias is one more addition.
         let own = match m {
             Some(m) => {
                 let plain = Conv2d { bias: None, ..base.clone() };
@@ -222,7 +222,7 @@ pub fn conv_transpose<T: Convolved>(case: &Case, data: &CaseData) -> Vec<Compute
     let ones = |name: &str| case.ints(name).map_or([1, 1], |values| pair(&values, 1));
     let (stride, dilation, kernel) = (ones("strides"), ones("dilations"), [kh, kw]);
     let surplus = case.ints("output_padding").map_or([0, 0], |values| pair(&values, 0));
-    // All that the windows reach, the surplus behind it included.
+    // Everything that the windows cover, including the surplus after it.
     let full =
         [0, 1].map(|axis| stride[axis] * (size[axis] - 1) + dilation[axis] * (kernel[axis] - 1) + 1 + surplus[axis]);
     let auto_pad = case.text("auto_pad", "NOTSET");
@@ -236,7 +236,7 @@ pub fn conv_transpose<T: Convolved>(case: &Case, data: &CaseData) -> Vec<Compute
                 Some(shape) => pair(&shape, 1),
                 None => [0, 1].map(|axis| size[axis] * stride[axis]),
             };
-            // A wanted size beyond the windows is a surplus: nothing to cut.
+            // A requested size beyond the windows is a surplus: nothing to cut.
             let total = [0, 1].map(|axis| full[axis].saturating_sub(wanted[axis]));
             let (less, more) = (total.map(|total| total / 2), total.map(|total| total - total / 2));
             if auto_pad == "SAME_UPPER" || auto_pad == "NOTSET" { (less, more) } else { (more, less) }
@@ -263,8 +263,8 @@ pub fn conv_transpose<T: Convolved>(case: &Case, data: &CaseData) -> Vec<Compute
     ways.collect()
 }
 
-/// x with a border of `fill` where a pool is padded by more than half its window, which the layers refuse; and the padding
-/// that is left to the layer.
+/// x with a border of `fill` where a pool is padded by more than half its window, which the layers reject; and the padding
+/// that remains for the layer.
 fn bordered<T: Scalar>(
     x: Activation<T>,
     padding: [usize; 2],
@@ -282,14 +282,14 @@ fn bordered<T: Scalar>(
     (wider.into_shared(), [0, 1].map(|axis| padding[axis] - border[axis]))
 }
 
-/// MaxPool: y and, where the node asks for them, the positions of the maxima in the whole of X.
+/// MaxPool: y and, if the node requires them, the positions of the maxima in the whole X.
 pub fn max_pool<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     case.knows(&["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"]);
     let x = activation::<T>(input(data));
     let (_, h, w, c) = x.dim();
     let Window { kernel, stride, dilation, ceil_mode, .. } = Window::new(case, kernel_of(case), [h, w]);
     let (padding, skipped) = Window::new(case, kernel, [h, w]).symmetric();
-    // −∞ around the image is what the padding of a maximum is.
+    // The padding of a maximum is −∞ around the image.
     let (wider, padding) = bordered(x.clone(), padding, kernel, T::neg_infinity());
     let pool = MaxPool2d { kernel, stride, padding, dilation, ceil_mode };
     let (y, cache) = pool.forward(&wider).expect(&case.name);
@@ -300,7 +300,7 @@ pub fn max_pool<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
         let column_major = case.int("storage_order", 0) == 1;
         let mut pixels = cache.argmax().iter().map(|&pixel| pixel as usize);
         let positions = Array4::from_shape_fn(y.dim(), |(n, _, _, channel)| {
-            let pixel = pixels.next().expect("one position a value");
+            let pixel = pixels.next().expect("one position per value");
             let pixel = if column_major { pixel % w * h + pixel / w } else { pixel };
             ((n * c + channel) * h * w + pixel) as f64
         });
@@ -339,9 +339,9 @@ pub fn max_unpool<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     vec![Computed::exact(0, nchw(&pool.backward(&dy, &cache).expect(&case.name)))]
 }
 
-/// The case whose numbers were copied from a screen: four digits behind the point, of inputs and of the average of inputs
-/// that had more. Each input is off by half a digit, their average by that times their share of the window (padding has
-/// the rest), and the printed average by half a digit more.
+/// The case whose values were copied from printed output: inputs and their average, rounded to four decimals. Each input is
+/// off by up to half a digit, their average by that times their share of the window (padding has the rest), and the
+/// printed average by half a digit more.
 const PRINTED: &str = "node/test_averagepool_2d_ceil_last_window_starts_on_pad";
 const HALF_DIGIT: f64 = 5e-5;
 
@@ -354,7 +354,7 @@ pub fn average_pool<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
     let (padding, skipped) = Window::new(case, kernel, [h, w]).symmetric();
     let count_include_pad = case.int("count_include_pad", 0) != 0;
     let (x, padding) = if count_include_pad {
-        // Zeros that count are zeros of the image.
+        // Counted zeros are zeros of the image.
         bordered(x, padding, kernel, T::zero())
     } else {
         (x, padding)
