@@ -19,6 +19,7 @@ fn main() -> Result<()> {
         let chosen = dataset.subset(&first_of_each_class(dataset, count))?;
         cifar10::write_records(&chosen, &mut records, output)?;
     }
+    embedded::encode(&mut records);
     std::fs::write(output, &records).map_err(|e| Error::io(output, "write", e))?;
     println!("{output}: {} bytes", records.len());
     Ok(())
