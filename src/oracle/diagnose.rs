@@ -18,10 +18,11 @@ pub use mistake::Mistake;
 pub(super) use wrong_norm::WrongNorm;
 
 use super::compare::{Outcome, Report, Verdict, compare};
-use super::dump::{dump, dump_disturbed, largest, tolerance_key, with_tolerances};
+use super::dump::{Request, dump, dump_disturbed, largest, tolerance_key, with_tolerances};
 use super::layer::{Settings, Task, name_loss, sgd, sgd_request};
 use crate::Result;
 use crate::tensors::{Dtype, Tensors};
+use std::cell::OnceCell;
 
 /// A mistake made on purpose, and how theirs compares with its result.
 #[derive(Clone, Debug)]
@@ -53,44 +54,95 @@ impl Diagnosis {
 /// # Errors
 /// Those of the layers, while the right result is computed.
 pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
-    let mut request = task.request.clone();
-    request.tolerances = true;
-    let mut ours = dump::<f64>(&task.program, &task.input, &request)?;
-    name_loss(&task.program, &mut ours);
-    let right = compare(&ours, theirs, None)?;
-    let mut dtypes = vec![Dtype::F32, Dtype::F64];
-    dtypes.retain(|dtype| theirs.iter().any(|(_, tensor)| tensor.dtype().widened() == *dtype));
-    // The tolerances of the right computation may be too small for a mistaken one, which may amplify rounding far more: a
-    // ResNet without its shortcuts does.
-    let closer = |wrong: &Wrong<'_>| -> Result<Report> {
-        let mut result = wrong.result()?;
-        result.metadata = ours.metadata.clone();
-        result.metadata.extend(wrong.tolerances(&dtypes)?);
+    FaultDictionary::new(task)?.diagnose(theirs)
+}
+
+/// The right result of a task and the result of every mistake that can be made in it, each computed once, when it is first
+/// needed: to diagnose several dumps of one task.
+pub struct FaultDictionary<'a> {
+    /// With the tolerances of the right computation.
+    right: Tensors,
+    faults: Vec<Fault<'a>>,
+}
+
+/// A mistake that can be made in the task.
+struct Fault<'a> {
+    wrong: Wrong<'a>,
+    /// Its result, with the tolerances of the right computation; `None` if it cannot be computed.
+    result: OnceCell<Option<Tensors>>,
+    /// The tolerances of the mistaken computation, for elements of [`DTYPES`].
+    tolerances: [OnceCell<(String, String)>; 2],
+}
+
+const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::F64];
+
+impl<'a> FaultDictionary<'a> {
+    /// Computes the right result.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn new(task: &'a Task) -> Result<Self> {
+        let request = Request { tolerances: true, ..task.request.clone() };
+        let mut right = dump::<f64>(&task.program, &task.input, &request)?;
+        name_loss(&task.program, &mut right);
+        let fault = |wrong| Fault { wrong, result: OnceCell::new(), tolerances: Default::default() };
+        let faults = Mistake::ALL.into_iter().filter_map(|mistake| Wrong::new(task, mistake)).map(fault).collect();
+        Ok(FaultDictionary { right, faults })
+    }
+
+    /// [`diagnose`].
+    ///
+    /// # Errors
+    /// Those of the comparison.
+    pub fn diagnose(&self, theirs: &Tensors) -> Result<Diagnosis> {
+        let right = compare(&self.right, theirs, None)?;
+        let mut tried: Vec<(Suspicion, &Fault<'_>)> = Vec::new();
+        for fault in self.faults.iter().filter(|_| !right.passed()) {
+            let Some(result) = fault.result(&self.right) else { continue };
+            let mut report = compare(result, theirs, None)?;
+            if !report.passed() && report.tensors.iter().all(near) && report.unknown.is_empty() {
+                report = self.closer(fault, theirs)?;
+            }
+            tried.push((Suspicion { mistake: fault.wrong.mistake, report }, fault));
+        }
+        if !tried.iter().any(|(suspicion, _)| suspicion.report.passed()) {
+            // In float32 the gradients of a deep network may lose nearly all digits: then the likeliest mistake is examined.
+            let fitting = |report: &Report| report.tensors.iter().filter(|v| v.tried() && v.passed()).count();
+            let likeliest = tried.iter_mut().rev().max_by_key(|(suspicion, _)| fitting(&suspicion.report));
+            if let Some((likeliest, fault)) =
+                likeliest.filter(|(likeliest, _)| fitting(&likeliest.report) > fitting(&right))
+            {
+                likeliest.report = self.closer(fault, theirs)?;
+            }
+        }
+        Ok(Diagnosis { right, tried: tried.into_iter().map(|(suspicion, _)| suspicion).collect() })
+    }
+
+    /// Theirs compared with the result of a mistake, by the tolerances of the mistaken computation. Those of the right one may
+    /// be too small: the mistake may amplify rounding far more, as a ResNet without its shortcuts does.
+    fn closer(&self, fault: &Fault<'_>, theirs: &Tensors) -> Result<Report> {
+        let mut result = fault.result(&self.right).expect("compared before").clone();
+        for (dtype, tolerances) in DTYPES.iter().zip(&fault.tolerances) {
+            if theirs.iter().any(|(_, tensor)| tensor.dtype().widened() == *dtype) {
+                if tolerances.get().is_none() {
+                    let _ = tolerances.set(fault.wrong.tolerances(*dtype)?);
+                }
+                result.metadata.extend(tolerances.get().cloned());
+            }
+        }
         compare(&result, theirs, None)
-    };
-    let mut tried: Vec<Suspicion> = Vec::new();
-    for mistake in Mistake::ALL.into_iter().filter(|_| !right.passed()) {
-        let Some(wrong) = Wrong::new(task, mistake) else { continue };
-        let Ok(mut result) = wrong.result() else { continue };
-        result.metadata = ours.metadata.clone();
-        let mut report = compare(&result, theirs, None)?;
-        if !report.passed() && report.tensors.iter().all(near) && report.unknown.is_empty() {
-            report = closer(&wrong)?;
-        }
-        tried.push(Suspicion { mistake, report });
     }
-    if !tried.iter().any(|suspicion| suspicion.report.passed()) {
-        // In float32 the gradients of a deep network may lose nearly all digits: then the likeliest mistake is examined.
-        let fitting = |report: &Report| report.tensors.iter().filter(|v| v.tried() && v.passed()).count();
-        let likeliest = tried.iter_mut().rev().max_by_key(|suspicion| fitting(&suspicion.report));
-        let likeliest = likeliest.filter(|likeliest| fitting(&likeliest.report) > fitting(&right));
-        if let Some(likeliest) = likeliest
-            && let Some(wrong) = Wrong::new(task, likeliest.mistake)
-        {
-            likeliest.report = closer(&wrong)?;
-        }
+}
+
+impl Fault<'_> {
+    fn result(&self, right: &Tensors) -> Option<&Tensors> {
+        let compute = || {
+            let mut result = self.wrong.result().ok()?;
+            result.metadata = right.metadata.clone();
+            Some(result)
+        };
+        self.result.get_or_init(compute).as_ref()
     }
-    Ok(Diagnosis { right, tried })
 }
 
 /// Whether the tensors agree to a quarter of their digits: |theirs − ours| ≤ ⁴√u · max |ours|. Rounding hardly ever exceeds this,
@@ -146,10 +198,10 @@ impl<'a> Wrong<'a> {
         Ok(result)
     }
 
-    /// The tolerances of the mistaken computation for elements of `dtypes`, as entries of the metadata.
-    fn tolerances(&self, dtypes: &[Dtype]) -> Result<Vec<(String, String)>> {
+    /// The tolerances of the mistaken computation for elements of `dtype`, as an entry of the metadata.
+    fn tolerances(&self, dtype: Dtype) -> Result<(String, String)> {
         let Task { program, input, request } = &self.wrong;
-        let (mut result, tolerances) = with_tolerances(program, input, request, Some(self.mistake), dtypes)?;
+        let (mut result, tolerances) = with_tolerances(program, input, request, Some(self.mistake), &[dtype])?;
         result.metadata.extend(tolerances);
         name_loss(&self.task.program, &mut result);
         let mut written = result.clone();
@@ -162,9 +214,9 @@ impl<'a> Wrong<'a> {
             }
             _ => format!("{line}\n"),
         };
-        let keys = dtypes.iter().map(|&dtype| tolerance_key(dtype));
-        let lines = |key: &String| result.metadata.get(key).map_or("", String::as_str).lines().map(scaled).collect();
-        Ok(keys.map(|key| (key.clone(), lines(&key))).collect())
+        let key = tolerance_key(dtype);
+        let lines = result.metadata.get(&key).map_or("", String::as_str).lines().map(scaled).collect();
+        Ok((key, lines))
     }
 }
 

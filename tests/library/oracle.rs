@@ -6,7 +6,7 @@ use resnet_by_hand::Scalar;
 use resnet_by_hand::layers::{Mode, SoftmaxCrossEntropy, nchw_to_nhwc};
 use resnet_by_hand::model::{Architecture, ResNet, Stage};
 use resnet_by_hand::optim::{Sgd, SgdConfig};
-use resnet_by_hand::oracle::diagnose::mistaken;
+use resnet_by_hand::oracle::diagnose::{FaultDictionary, mistaken};
 use resnet_by_hand::oracle::layer::Task;
 use resnet_by_hand::oracle::{Goal, Mistake, Request, Settings, compare, diagnose, dump, layer};
 use resnet_by_hand::parameters::Parameters;
@@ -363,6 +363,7 @@ fn tasks() -> Vec<(&'static str, Task)> {
 fn every_mistake_is_named_and_what_is_right_is_never_accused() {
     let mut alone = std::collections::BTreeSet::new();
     for (label, task) in tasks() {
+        let faults = FaultDictionary::new(&task).unwrap();
         let whole =
             dump::<f64>(&task.program, &task.input, &Request { tolerances: false, ..task.request.clone() }).unwrap();
         let single =
@@ -373,12 +374,12 @@ fn every_mistake_is_named_and_what_is_right_is_never_accused() {
                 theirs.remove("logits");
                 theirs.insert("output", loss);
             }
-            let diagnosis = diagnose(&task, &theirs).unwrap();
+            let diagnosis = faults.diagnose(&theirs).unwrap();
             assert!(diagnosis.right.passed() && diagnosis.tried.is_empty(), "{label}: {:?}", diagnosis.right.first());
         }
         for mistake in Mistake::ALL {
             let Some(theirs) = mistaken(&task, mistake) else { continue };
-            let diagnosis = diagnose(&task, &theirs).unwrap();
+            let diagnosis = faults.diagnose(&theirs).unwrap();
             if diagnosis.right.passed() {
                 continue; // It makes no difference here, such as padding that is already 0.
             }
