@@ -1,6 +1,7 @@
 //! `resnet data fetch`: the published archives, downloaded and checked.
 
 use super::download::Download;
+use super::http;
 use crate::Error;
 use crate::cli::{Failure, Result, args, interrupt, text};
 use crate::formats::{atomic, hex};
@@ -83,7 +84,8 @@ Examples:
 /// there. Only an archive whose checksums are right gets its name. One that is there already is
 /// checked, and not downloaded again.
 ///
-/// A proxy named by ALL_PROXY, HTTPS_PROXY or HTTP_PROXY is used.
+/// The program `curl` makes the connection. A proxy named by ALL_PROXY, HTTPS_PROXY or HTTP_PROXY is
+/// used.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct Args {
@@ -132,7 +134,7 @@ impl Args {
     }
 }
 
-/// An address with a scheme that can be spoken and a host.
+/// An address with a scheme that can be spoken and a host. The rest is left to curl.
 fn address(text: &str) -> std::result::Result<String, String> {
     let fits = text.split_once("://").is_some_and(|(scheme, rest)| {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -174,7 +176,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.out.is_some() {
         make(&folder)?;
     }
-    interrupt::end_with("stopped; the same command goes on where it was")?;
+    interrupt::end_with("stopped; the same command goes on where it was", http::kill)?;
     line("from", &url)?;
     let (tries, silence) = (args.tries, args.timeout);
     let download = Download { url: &url, part: &part, size: expected.size, tries, silence };
