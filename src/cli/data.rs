@@ -2,6 +2,7 @@
 
 mod download;
 pub mod fetch;
+mod http;
 
 use super::images::{About, DEFAULT_SIZE, DataArgs};
 use super::{Failure, Result, args, text};

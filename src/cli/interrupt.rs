@@ -31,9 +31,11 @@ pub fn listen() -> Result<()> {
     })
 }
 
-/// From now on Ctrl-C ends the program with this message: for what can be ended at any moment and be gone on with.
-pub fn end_with(message: &'static str) -> Result<()> {
+/// From now on Ctrl-C ends the program with this message: for what can be ended at any moment and be gone on with. `last` is
+/// done before that.
+pub fn end_with(message: &'static str, last: fn()) -> Result<()> {
     install(move || {
+        last();
         let _ = writeln!(std::io::stderr(), "\n{message}");
         std::process::exit(EXIT_CODE.into());
     })

@@ -2,7 +2,7 @@
 
 use ndarray::Array3;
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ impl Folder {
         let mut command = Command::new(env!("CARGO_BIN_EXE_resnet"));
         command.args(arguments.split_whitespace()).current_dir(&self.0).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
         // The servers of the tests are on this machine, so no proxy may be used for them.
-        command.env("NO_PROXY", "127.0.0.1");
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         command
     }
 
@@ -82,6 +82,17 @@ pub fn skip_under_nohup() -> bool {
         eprintln!("SKIPPED: run under nohup, where resnet does not handle signals");
     }
     ignored
+}
+
+/// Whether this machine lacks the program `curl`, with which `resnet` downloads; says so.
+pub fn skip_without_curl() -> bool {
+    let is_missing = Command::new("curl").arg("--version").output().is_err();
+    if is_missing {
+        // Not with `eprintln!`, whose lines are shown for tests that fail only.
+        let line = "!! SKIPPED: this machine has no program `curl`, so downloads were NOT tested";
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+    is_missing
 }
 
 /// What a command printed, and how it ended.

@@ -4,8 +4,9 @@ use super::common::{self, Folder, Run};
 use resnet_by_hand::formats::hex;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -96,13 +97,17 @@ impl Server {
     }
 }
 
-fn request(stream: &mut TcpStream) -> Request {
+fn head(stream: &mut TcpStream) -> String {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+fn request(stream: &mut TcpStream) -> Request {
+    let head = head(stream);
     let path = head.strip_prefix("GET ").unwrap().split(' ').next().unwrap().to_string();
     let range = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: ").map(str::to_string));
     (path, range)
@@ -151,6 +156,9 @@ fn has_archive(folder: &Folder, bytes: &[u8]) {
 
 #[test]
 fn a_whole_download_and_what_is_asked_for() {
+    if common::skip_without_curl() {
+        return;
+    }
     let bytes = archive();
     for (flags, path, file) in [
         ("--url URL/", "/cifar-10-binary.tar.gz", "cifar-10-binary.tar.gz"),
@@ -176,6 +184,9 @@ fn a_whole_download_and_what_is_asked_for() {
 
 #[test]
 fn after_a_lost_connection_only_the_rest_is_asked_for() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-lost"), archive());
     let server = Server::new(&[
         Answer::whole(&bytes).cut(40_000),
@@ -196,6 +207,9 @@ fn after_a_lost_connection_only_the_rest_is_asked_for() {
 
 #[test]
 fn a_silent_server_is_left_and_asked_again() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-silent"), archive());
     let server = Server::new(&[Answer::whole(&bytes).cut(40_000).silent(), Answer::rest(&bytes, 40_000)]);
     let run = folder.run(&format!("{} --timeout 0.5s", fetch(&server, &bytes)));
@@ -207,6 +221,9 @@ fn a_silent_server_is_left_and_asked_again() {
 
 #[test]
 fn a_server_in_trouble_is_asked_again_but_not_for_ever() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-trouble"), archive());
     let trouble = Answer::new("503 Service Unavailable", "Content-Length: 4\r\n", b"busy");
     let server = Server::new(&[trouble.clone(), Answer::whole(&bytes)]);
@@ -225,6 +242,9 @@ fn a_server_in_trouble_is_asked_again_but_not_for_ever() {
 /// The same failures, of which each comes after more than a megabyte, do not count together.
 #[test]
 fn a_download_that_gets_on_is_not_given_up() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-progress"), archive().repeat(50));
     let server = Server::new(&[
         Answer::whole(&bytes).cut(2_000_000),
@@ -245,6 +265,9 @@ fn a_download_that_gets_on_is_not_given_up() {
 
 #[test]
 fn a_part_from_before_is_gone_on_with() {
+    if common::skip_without_curl() {
+        return;
+    }
     let bytes = archive();
     let gone = Answer::new("416 Range Not Satisfiable", "Content-Range: bytes */100000\r\nContent-Length: 0\r\n", b"");
     let unknown = Answer::new("206 Partial Content", "Content-Range: bytes 30000-99999/*\r\n", &bytes[30_000..]);
@@ -268,6 +291,9 @@ fn a_part_from_before_is_gone_on_with() {
 
 #[test]
 fn a_part_that_cannot_be_gone_on_with_begins_anew() {
+    if common::skip_without_curl() {
+        return;
+    }
     let bytes = archive();
     let shifted = |range: &str| {
         let headers = format!("Content-Length: 70000\r\nContent-Range: bytes {range}\r\n");
@@ -301,6 +327,9 @@ fn a_part_that_cannot_be_gone_on_with_begins_anew() {
 
 #[test]
 fn a_wrong_checksum_leaves_nothing() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-wrong"), archive());
     let mut other = bytes.clone();
     other[50_000] ^= 1;
@@ -323,6 +352,9 @@ fn a_wrong_checksum_leaves_nothing() {
 /// Against the published archive, of which all but ten bytes are "there": a hole in a file, which needs no room on disk.
 #[test]
 fn the_published_checksums_and_size_hold_for_a_mirror() {
+    if common::skip_without_curl() {
+        return;
+    }
     let folder = Folder::new("fetch-published");
     let headers = |total: u64| format!("Content-Range: bytes {}-{}/{total}\r\n", SIZE - 10, SIZE - 1);
     let rest = Answer::new("206 Partial Content", &headers(SIZE), &[0; 10]);
@@ -368,6 +400,9 @@ fn the_published_checksums_and_size_hold_for_a_mirror() {
 
 #[test]
 fn an_endless_answer_is_not_waited_for() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-endless"), archive());
     let server = Server::new(&[Answer::new("200 OK", "Content-Length: 1000000001\r\n", b"")]);
     let parts = ["expected a file of at most 1,000,000,000 bytes, the server announces one of 1,000,000,001"];
@@ -382,6 +417,9 @@ fn an_endless_answer_is_not_waited_for() {
 
 #[test]
 fn redirects_are_followed_ten_times_at_most() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-redirect"), archive());
     let moved =
         |to: &str| Answer::new("301 Moved Permanently", &format!("Location: {to}\r\nContent-Length: 0\r\n"), b"");
@@ -402,6 +440,9 @@ fn redirects_are_followed_ten_times_at_most() {
 
 #[test]
 fn what_trying_again_does_not_help_is_not_tried_again() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-refused"), archive());
     let server = Server::new(&vec![Answer::new("404 Not Found", "Content-Length: 4\r\n", b"none"); 2]);
     let url = format!("{}/{NAME}", server.address);
@@ -414,12 +455,190 @@ fn what_trying_again_does_not_help_is_not_tried_again() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let run = folder.run(&format!("data fetch --url http://{free}/"));
     assert!(!run.stderr.contains("trying again"), "{run:?}");
-    run.fails(1, &["cannot download", "refused", "--data"]);
+    run.fails(1, &["cannot download", "no connection: ", "--data"]);
+    has_only(&folder, &[]);
+}
+
+/// A server that accepts a connection and says nothing, not even a status.
+#[test]
+fn a_server_that_does_not_answer_is_left_and_asked_again() {
+    if common::skip_without_curl() {
+        return;
+    }
+    let (folder, bytes) = (Folder::new("fetch-mute"), archive());
+    let mut mute = Answer::whole(&bytes).cut(0).silent();
+    mute.head.clear();
+    let mut half = mute.clone();
+    half.head = "HTTP/1.1 200 OK\r\nContent-".to_string();
+    let server = Server::new(&[mute, half, Answer::whole(&bytes)]);
+    let run = folder.run(&format!("{} --timeout 0.5s", fetch(&server, &bytes)));
+    assert_eq!(run.stderr.matches("note: no answer within 0.5 s; trying again in").count(), 2, "{run:?}");
+    run.ok();
+    assert_eq!(server.ranges(), [None, None, None]);
+    has_archive(&folder, &bytes);
+}
+
+/// Connections that end before an answer, or within its head.
+#[test]
+fn an_answer_without_a_head_is_asked_for_again() {
+    if common::skip_without_curl() {
+        return;
+    }
+    let (folder, bytes) = (Folder::new("fetch-no-head"), archive());
+    let mut nothing = Answer::whole(&bytes).cut(0);
+    nothing.head.clear();
+    let mut half = nothing.clone();
+    half.head = "HTTP/1.1 200 OK\r\nContent-".to_string();
+    let server = Server::new(&[nothing, half, Answer::whole(&bytes)]);
+    let run = folder.run(&fetch(&server, &bytes));
+    assert_eq!(run.stderr.matches("; trying again in").count(), 2, "{run:?}");
+    run.ok();
+    has_archive(&folder, &bytes);
+    // What is no HTTP would be none the second time.
+    let folder = Folder::new("fetch-no-http");
+    let mut garbage = Answer::whole(&bytes);
+    garbage.head = "220 a server for mail\r\n\r\n".to_string();
+    let server = Server::new(&[garbage, Answer::whole(&bytes)]);
+    folder.fails(&fetch(&server, &bytes), 1, &["cannot download", "HTTP"]);
+    assert_eq!(server.requests().len(), 1);
+    has_only(&folder, &[]);
+}
+
+#[test]
+fn heads_before_the_answer_are_skipped() {
+    if common::skip_without_curl() {
+        return;
+    }
+    let (folder, bytes) = (Folder::new("fetch-early"), archive());
+    let mut answer = Answer::whole(&bytes);
+    answer.head = format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n{}", answer.head);
+    let server = Server::new(&[answer]);
+    folder.ok(&fetch(&server, &bytes));
+    has_archive(&folder, &bytes);
+    // Chunks, one of which looks like a head.
+    let folder = Folder::new("fetch-chunks");
+    let text = b"HTTP/1.1 200 OK\r\n\r\nhello";
+    let chunks = b"15\r\nHTTP/1.1 200 OK\r\n\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    let server = Server::new(&[Answer::new("200 OK", "Transfer-Encoding: chunked\r\n", chunks)]);
+    folder.ok(&fetch(&server, text));
+    has_archive(&folder, text);
+    // A redirect to nowhere, and one to what is not the web.
+    let folder = Folder::new("fetch-nowhere");
+    let nowhere = Answer::new("302 Found", "Content-Length: 5\r\n", b"where");
+    let file = Answer::new("302 Found", "Location: file:///etc/passwd\r\nContent-Length: 0\r\n", b"");
+    for (answer, part) in [(nowhere, "the server answered 302 Found"), (file, "rotocol")] {
+        let server = Server::new(&[answer]);
+        folder.fails(&fetch(&server, &bytes), 1, &["cannot download", part]);
+        assert_eq!(server.requests().len(), 1);
+        has_only(&folder, &[]);
+    }
+}
+
+/// Neither a pattern of curl's in the address nor its file of settings has an effect.
+#[test]
+fn patterns_and_settings_of_curl_have_no_effect() {
+    if common::skip_without_curl() {
+        return;
+    }
+    let (folder, bytes) = (Folder::new("fetch-curlrc"), archive());
+    fs::write(folder.path(".curlrc"), "output = elsewhere\nuser-agent = mine\n").unwrap();
+    let server = Server::new(&[Answer::whole(&bytes)]);
+    let url = format!("{}/{{a,b}}[1-3].tgz", server.address);
+    let mut command = folder.command(&format!("data fetch --url {url} --sha256 {}", hash(&bytes)));
+    let output = command.env("HOME", &folder.0).env("CURL_HOME", &folder.0).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(server.requests(), [("/{a,b}[1-3].tgz".to_string(), None)]);
+    has_only(&folder, &[".curlrc", NAME]);
+    assert!(fs::read(folder.path(NAME)).unwrap() == bytes);
+}
+
+fn without_proxies(command: &mut Command) -> &mut Command {
+    for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
+    command
+}
+
+/// A proxy for `http` gets the whole address; what it refuses is not asked for again.
+#[test]
+fn proxies_of_the_environment() {
+    if common::skip_without_curl() {
+        return;
+    }
+    let bytes = archive();
+    for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        let (folder, proxy) = (Folder::new("fetch-proxy"), Server::new(&[Answer::whole(&bytes)]));
+        let mut command = folder.command(&format!("data fetch --url http://host.invalid/ --sha256 {}", hash(&bytes)));
+        let output = without_proxies(&mut command).env(variable, &proxy.address).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{variable}: {output:?}");
+        assert_eq!(proxy.requests(), [(format!("http://host.invalid/{NAME}"), None)]);
+        has_archive(&folder, &bytes);
+    }
+    for variable in ["https_proxy", "HTTPS_PROXY"] {
+        let (folder, proxy) = (Folder::new("fetch-proxy"), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = format!("http://{}", proxy.local_addr().unwrap());
+        let asked = thread::spawn(move || {
+            let (mut stream, _) = proxy.accept().unwrap();
+            let asked = head(&mut stream);
+            stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+            asked
+        });
+        let mut command = folder.command("data fetch --url https://host.invalid/");
+        let output = without_proxies(&mut command).env(variable, address).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(asked.join().unwrap().starts_with("CONNECT host.invalid:443 "));
+        assert_eq!(output.status.code(), Some(1), "{variable}: {stderr}");
+        assert!(
+            stderr.starts_with("error: ") && stderr.contains("403") && stderr.contains("no connection: "),
+            "{stderr}"
+        );
+        has_only(&folder, &[]);
+    }
+}
+
+/// TLS with a server that does not speak it.
+#[test]
+fn a_server_without_tls() {
+    if common::skip_without_curl() {
+        return;
+    }
+    let (folder, server) = (Folder::new("fetch-tls"), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = server.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    folder.fails(&format!("data fetch --url https://{address}/"), 1, &["cannot download", "TLS: ", "--data"]);
+    has_only(&folder, &[]);
+}
+
+/// In a folder of its own as the PATH. On Windows curl is found in the folder of the system as well.
+#[cfg(unix)]
+#[test]
+fn without_curl_there_is_advice() {
+    let folder = Folder::new("fetch-no-curl");
+    let mut command = folder.command("data fetch --url http://127.0.0.1:1/");
+    let output = command.env("PATH", &folder.0).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in [
+        "error: cannot download http://127.0.0.1:1/cifar-10-binary.tar.gz: the program `curl`",
+        "was not found",
+        "install",
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "--data",
+    ] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
     has_only(&folder, &[]);
 }
 
 #[test]
 fn an_archive_that_is_there_is_checked_and_not_downloaded() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-there"), archive());
     let nobody = Server::new(&[]);
     fs::write(folder.path(NAME), &bytes).unwrap();
@@ -465,6 +684,9 @@ fn places_that_cannot_be_written_to() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_said() {
+    if common::skip_without_curl() {
+        return;
+    }
     let (folder, bytes) = (Folder::new("fetch-full"), archive());
     std::os::unix::fs::symlink("/dev/full", folder.path(PART)).unwrap();
     let server = Server::new(&[Answer::whole(&bytes)]);
@@ -475,7 +697,10 @@ fn a_full_disk_is_said() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_the_part() {
-    use std::process::{Command, Stdio};
+    if common::skip_without_curl() {
+        return;
+    }
+    use std::process::Stdio;
     if common::skip_under_nohup() {
         return;
     }
@@ -494,6 +719,29 @@ fn ctrl_c_leaves_the_part() {
     folder.ok(&fetch(&server, &bytes));
     assert_eq!(server.ranges(), [None, from(40_000)]);
     has_archive(&folder, &bytes);
+}
+
+/// The client of a silent server would wait for half a minute more.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_curl_too() {
+    use std::process::Stdio;
+    if common::skip_without_curl() || common::skip_under_nohup() {
+        return;
+    }
+    let (folder, server) = (Folder::new("fetch-orphan"), TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut command = folder.command(&format!("data fetch --url http://{}/", server.local_addr().unwrap()));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stream, _) = server.accept().unwrap();
+    head(&mut stream);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "\nstopped; the same command goes on where it was\n");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let end = stream.read(&mut [0]);
+    let is_closed = end.as_ref().map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |count| *count == 0);
+    assert!(is_closed, "{end:?}");
 }
 
 #[test]

@@ -5,18 +5,14 @@
 //! 14.2); a server that does not know it sends everything, and the part begins anew. Whether what came at different times
 //! is of one file, HTTP cannot promise: whoever calls compares the whole with its checksum.
 
+use super::http::{self, Answer, Request};
 use crate::Error;
 use crate::cli::progress::Transfer;
 use crate::cli::text;
-use std::fmt::Display;
 use std::fs::{File, TryLockError};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
-use ureq::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, RANGE};
-use ureq::http::{Response, StatusCode};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Timeout};
 
 /// The most bytes of a whole whose size is not known: five times those of CIFAR's archives.
 const MOST: u64 = 1_000_000_000;
@@ -45,9 +41,8 @@ impl Download<'_> {
     /// # Errors
     /// The reason, for people. What has come is in the part; if that is nothing, there is no part.
     pub fn run(&self) -> Result<u64, String> {
-        let (part, agent) = (open(self.part)?, agent(self.silence));
-        let mut session =
-            Session { of: self, part, agent, shown: Transfer::new(), from_before: 0, was_answered: false };
+        let part = open(self.part)?;
+        let mut session = Session { of: self, part, shown: Transfer::new(), from_before: 0, was_answered: false };
         let result = session.run();
         session.shown.finish();
         if result.is_err() && session.length().is_ok_and(|length| length == 0) {
@@ -93,23 +88,10 @@ fn open(path: &Path) -> Result<File, String> {
     }
 }
 
-fn agent(silence: Duration) -> Agent {
-    let config = Agent::config_builder()
-        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
-        .user_agent(concat!("resnet-by-hand/", env!("CARGO_PKG_VERSION")))
-        .http_status_as_error(false)
-        .timeout_resolve(Some(silence))
-        .timeout_connect(Some(silence))
-        .timeout_per_read(Some(silence))
-        .timeout_per_write(Some(silence));
-    config.build().new_agent()
-}
-
 /// A download while it runs.
 struct Session<'a> {
     of: &'a Download<'a>,
     part: File,
-    agent: Agent,
     shown: Transfer,
     /// Bytes in the part that were there before.
     from_before: u64,
@@ -148,57 +130,59 @@ impl Session<'_> {
 
     /// One request, for what comes after the first `have` bytes, and its answer.
     fn ask(&mut self, have: u64) -> Result<(), Stop> {
-        // Bytes are counted and hashed as they are stored: no compression on the way.
-        let mut request = self.agent.get(self.of.url).header(ACCEPT_ENCODING, "identity");
-        if have > 0 {
-            request = request.header(RANGE, format!("bytes={have}-"));
-        }
-        let response = request.call().map_err(|error| self.judge(error))?;
+        let request = Request { url: self.of.url, start: have, silence: self.of.silence };
+        let answer = request.send().map_err(|error| self.judge(error))?;
         self.was_answered = true;
 
-        match response.status() {
-            StatusCode::OK => {
-                let total = value(response.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let value = |name| answer.head.value(name);
+        match answer.head.status {
+            200 => {
+                let total = value("content-length").and_then(|length| length.parse().ok());
                 total.map_or(Ok(()), |total| self.of.check(total))?;
                 if have > 0 {
                     self.note_anew("the server sends the whole only");
                 }
                 self.cut()?;
-                self.receive(response, 0, total)
+                self.receive(answer, 0, total)
             }
-            StatusCode::PARTIAL_CONTENT if have > 0 => match content_range(response.headers()) {
+            206 if have > 0 => match value("content-range").and_then(content_range) {
                 Some((Some(start), total))
                     if start == have && total.is_none_or(|total| self.of.check(total).is_ok()) =>
                 {
-                    self.receive(response, have, total)
+                    self.receive(answer, have, total)
                 }
-                _ => self.begin_anew("the server's answer does not continue it"),
+                _ => {
+                    drop(answer);
+                    self.begin_anew("the server's answer does not continue it")
+                }
             },
-            StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => match content_range(response.headers()) {
+            416 if have > 0 => match value("content-range").and_then(content_range) {
                 // Nothing is missing; a process was ended before it could look.
                 Some((None, Some(total))) if total == have && self.of.check(total).is_ok() => Ok(()),
-                _ => self.begin_anew("the server's file ends before it"),
+                _ => {
+                    drop(answer);
+                    self.begin_anew("the server's file ends before it")
+                }
             },
-            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => Err(Stop::Lost(answered(status))),
-            status if status.is_server_error() => Err(Stop::Lost(answered(status))),
-            status => Err(Stop::Failed(answered(status))),
+            status => {
+                let reason = format!("the server answered {}", answer.head.status_line());
+                // Request Timeout, Too Many Requests, and trouble of the server's own.
+                Err(if matches!(status, 408 | 429 | 500..600) { Stop::Lost(reason) } else { Stop::Failed(reason) })
+            }
         }
     }
 
     /// Appends the answer to the part, which has `have` bytes of `total`.
-    fn receive(&mut self, response: Response<Body>, mut have: u64, total: Option<u64>) -> Result<(), Stop> {
+    fn receive(&mut self, mut answer: Answer, mut have: u64, total: Option<u64>) -> Result<(), Stop> {
         let total = total.or(self.of.size);
         let most = total.unwrap_or(MOST);
         self.shown.begin(have, total);
-        let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let count = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.judge(error.into())),
-            };
+            let count = answer.read(&mut buffer).map_err(|error| self.judge(error))?;
+            if count == 0 {
+                break;
+            }
             if have + count as u64 > most {
                 self.cut()?;
                 let most = text::thousands(most);
@@ -246,46 +230,18 @@ impl Session<'_> {
 
     /// What to do after an error of the network. Until a server has answered, a wrong address is more likely than a bad
     /// connection.
-    fn judge(&self, error: ureq::Error) -> Stop {
-        let silence = text::duration(self.of.silence.as_secs_f64());
+    fn judge(&self, error: http::Error) -> Stop {
         match error {
-            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
-                Stop::Lost(format!("no connection within {silence}"))
-            }
-            ureq::Error::Timeout(_) => Stop::Lost(format!("the server was silent for {silence}")),
-            ureq::Error::Io(error) => match error.kind() {
-                ErrorKind::ConnectionReset
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::BrokenPipe
-                | ErrorKind::UnexpectedEof => Stop::Lost("the connection was lost".to_string()),
-                ErrorKind::InvalidData => not_trusted(error),
-                _ if self.was_answered => Stop::Lost(error.to_string()),
-                _ => Stop::Failed(error.to_string()),
-            },
-            ureq::Error::Rustls(error) => not_trusted(error),
-            error => Stop::Failed(error.to_string()),
+            http::Error::Lost(reason) => Stop::Lost(reason),
+            http::Error::Unreachable(reason) if self.was_answered => Stop::Lost(reason),
+            http::Error::Unreachable(reason) | http::Error::Failed(reason) => Stop::Failed(reason),
         }
     }
 }
 
-/// An error of TLS: the server will not be who it should be in a second either.
-fn not_trusted(error: impl Display) -> Stop {
-    Stop::Failed(format!(
-        "TLS: {error}; whom to trust, the system says (on Linux: package ca-certificates, or SSL_CERT_FILE)"
-    ))
-}
-
-fn answered(status: StatusCode) -> String {
-    format!("the server answered {status}")
-}
-
-fn value(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
 /// `bytes 5-9/10` is (5, 10), `bytes 5-9/*` (5, unknown), `bytes */10` (none, 10).
-fn content_range(headers: &HeaderMap) -> Option<(Option<u64>, Option<u64>)> {
-    let (range, total) = value(headers, CONTENT_RANGE)?.trim().strip_prefix("bytes ")?.split_once('/')?;
+fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let number = |text: &str| match text.trim() {
         "*" => Some(None),
         digits => digits.parse().ok().map(Some),
@@ -300,15 +256,13 @@ mod tests {
 
     #[test]
     fn content_ranges() {
-        let read = |text: &str| content_range(&HeaderMap::from_iter([(CONTENT_RANGE, text.parse().unwrap())]));
-        assert_eq!(read("bytes 5-9/10"), Some((Some(5), Some(10))));
-        assert_eq!(read("bytes 5-9/*"), Some((Some(5), None)));
-        assert_eq!(read("bytes */10"), Some((None, Some(10))));
+        assert_eq!(content_range("bytes 5-9/10"), Some((Some(5), Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((Some(5), None)));
+        assert_eq!(content_range("bytes */10"), Some((None, Some(10))));
         for wrong in
             ["", "bytes", "bytes 5-9", "bytes5-9/10", "pages 5-9/10", "bytes x-9/10", "bytes 5-9/x", "bytes -5-9/10"]
         {
-            assert_eq!(read(wrong), None, "{wrong}");
+            assert_eq!(content_range(wrong), None, "{wrong}");
         }
-        assert_eq!(content_range(&HeaderMap::new()), None);
     }
 }

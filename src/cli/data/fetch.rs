@@ -1,6 +1,7 @@
 //! `resnet data fetch`: the published archives, downloaded and checked.
 
 use super::download::Download;
+use super::http;
 use crate::Error;
 use crate::cli::{Failure, Result, args, interrupt, text};
 use crate::formats::{atomic, hex};
@@ -83,7 +84,8 @@ Examples:
 /// there. Only an archive whose checksums are right gets its name. One that is there already is
 /// checked, and not downloaded again.
 ///
-/// A proxy named by ALL_PROXY, HTTPS_PROXY or HTTP_PROXY is used.
+/// The program `curl` makes the connection. A proxy named by ALL_PROXY, HTTPS_PROXY or HTTP_PROXY is
+/// used.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct Args {
@@ -132,13 +134,20 @@ impl Args {
     }
 }
 
-/// An address with a scheme that can be spoken and a host.
+/// An address with a scheme that can be spoken and a host. The rest is left to curl.
 fn address(text: &str) -> std::result::Result<String, String> {
-    let uri = text.parse::<ureq::http::Uri>().ok();
-    let fits = |uri: &ureq::http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
-    match uri.filter(fits) {
-        Some(_) => Ok(text.to_string()),
-        None => Err(format!("expected an address such as {BASE}{} or {BASE}", ARCHIVES[0].name)),
+    let fits = text.split_once("://").is_some_and(|(scheme, rest)| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let is_known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+        is_known
+            && !host.is_empty()
+            && !host.starts_with(':')
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+    });
+    match fits {
+        true => Ok(text.to_string()),
+        false => Err(format!("expected an address such as {BASE}{} or {BASE}", ARCHIVES[0].name)),
     }
 }
 
@@ -167,7 +176,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.out.is_some() {
         make(&folder)?;
     }
-    interrupt::end_with("stopped; the same command goes on where it was")?;
+    interrupt::end_with("stopped; the same command goes on where it was", http::kill)?;
     line("from", &url)?;
     let (tries, silence) = (args.tries, args.timeout);
     let download = Download { url: &url, part: &part, size: expected.size, tries, silence };
@@ -285,4 +294,47 @@ fn report(path: &Path, expected: &Expected) -> Result<()> {
 
 fn line(key: &str, value: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{key:<14} {value}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for right in [
+            BASE,
+            "http://h",
+            "HTTPS://host",
+            "http://[::1]:8080/a.tgz?key={1}[2]#part",
+            "http://user:word@host:80/",
+            "https://m\u{fc}nchen.example/",
+        ] {
+            assert_eq!(address(right), Ok(right.to_string()));
+        }
+        for wrong in [
+            "",
+            "host",
+            "://host",
+            "ftp://host/",
+            "file:///etc/passwd",
+            "--output",
+            "--output=x://host",
+            "http:host",
+            "http:/host",
+            "http://",
+            "http:///path",
+            "http://?a",
+            "http://#a",
+            "http://:80/",
+            "http://user@/",
+            "http://user@:80/",
+            "http://host/a b",
+            "http://host/\n",
+            " http://host/",
+            "http://host/\0",
+        ] {
+            assert!(address(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }
