@@ -21,12 +21,16 @@ use crate::error::nearest;
 use crate::parameters::{is_counter, join, our_name};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
-use ndarray::{ArrayD, Dimension as _, IxDyn};
 use std::collections::HashMap;
 use std::fmt;
 
 /// Bins of a histogram: one for each decade from 10⁻¹⁸ to 1 of the largest reference value, and one for larger errors.
 pub const DECADES: usize = 20;
+/// Where a bin ends and the next begins.
+const POWERS: [f64; DECADES - 1] = [
+    1e-17, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0,
+    1e1,
+];
 
 /// How far two values may differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -274,9 +278,8 @@ fn verdict(
         verdict.outcome = Outcome::Shape(theirs.shape().to_vec());
         return verdict;
     }
-    let a = ours.to_f64();
-    let b = theirs.to_f64();
-    let b = ArrayD::from_shape_vec(IxDyn(ours.shape()), b.iter().copied().collect()).expect("as many elements");
+    // Both in row-major order, whatever axes of length 1 theirs has.
+    let [a, b] = [ours, theirs].map(|tensor| tensor.to_f64().iter().copied().collect::<Vec<f64>>());
     // Of the finite elements only: an infinity would allow any error in every other element.
     verdict.scale = a.iter().filter(|x| x.is_finite()).fold(0.0f64, |scale, x| scale.max(x.abs()));
 
@@ -297,7 +300,9 @@ fn verdict(
     verdict.source = source;
 
     let mut leaves = 0;
-    for ((index, &ours), &theirs) in a.indexed_iter().zip(&b) {
+    // The place in row-major order of the worst element, and its error.
+    let (mut absolute, mut relative) = ((0, 0.0f64), (0, 0.0f64));
+    for (i, (&ours, &theirs)) in a.iter().zip(&b).enumerate() {
         // The same infinity, or both NaN: theirs agrees.
         let error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
         let tolerance = whole + allowed(ours);
@@ -310,22 +315,39 @@ fn verdict(
         if beyond(error, tolerance) {
             leaves += 1;
         }
-        let here = |error| Worst { error, at: index.slice().to_vec(), values: [ours, theirs] };
-        if beyond(error, verdict.absolute.error) && !verdict.absolute.error.is_nan() {
-            verdict.absolute = here(error);
+        if error == 0.0 {
+            continue;
         }
-        let relative = error / ours.abs();
-        if ours != 0.0 && beyond(relative, verdict.relative.error) && !verdict.relative.error.is_nan() {
-            verdict.relative = here(relative);
+        let larger = |error: f64, worst: f64| beyond(error, worst) && !worst.is_nan();
+        if larger(error, absolute.1) {
+            absolute = (i, error);
+        }
+        if ours != 0.0 && larger(error / ours.abs(), relative.1) {
+            relative = (i, error / ours.abs());
         }
         verdict.ulps = verdict.ulps.max(ulps(dtype, ours, theirs));
         if error > 0.0 {
-            let decade = (error / verdict.scale).log10().floor() + 18.0;
-            verdict.histogram[decade.clamp(0.0, (DECADES - 1) as f64) as usize] += 1;
+            let share = error / verdict.scale;
+            verdict.histogram[POWERS.partition_point(|&power| power <= share)] += 1;
+        }
+    }
+    for ((i, error), worst) in [(absolute, &mut verdict.absolute), (relative, &mut verdict.relative)] {
+        if error != 0.0 {
+            *worst = Worst { error, at: index(i, ours.shape()), values: [a[i], b[i]] };
         }
     }
     verdict.outcome = if leaves == 0 { Outcome::Fits } else { Outcome::Leaves(leaves) };
     verdict
+}
+
+/// The index of element `i` in row-major order.
+fn index(i: usize, shape: &[usize]) -> Vec<usize> {
+    let mut rest = i;
+    let mut index = vec![0; shape.len()];
+    for (at, &axis) in index.iter_mut().zip(shape).rev() {
+        (*at, rest) = (rest % axis, rest / axis);
+    }
+    index
 }
 
 /// Whether `error` exceeds `allowed`. A NaN does, and every error but 0 does if `allowed` is no bound: infinite or NaN.
@@ -361,7 +383,7 @@ fn ulps(dtype: Dtype, a: f64, b: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::array;
+    use ndarray::{ArrayD, array};
 
     fn tensors(entries: &[(&str, ArrayD<f64>)]) -> Tensors {
         let mut tensors = Tensors::new();
