@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NAME: &str = "cifar-10-binary.tar.gz";
 const PART: &str = "cifar-10-binary.tar.gz.part";
@@ -108,6 +108,8 @@ fn head(stream: &mut TcpStream) -> String {
 
 fn request(stream: &mut TcpStream) -> Request {
     let head = head(stream);
+    assert!(head.contains("\r\nAccept-Encoding: identity\r\n"), "{head}");
+    assert!(head.contains(concat!("\r\nUser-Agent: resnet-by-hand/", env!("CARGO_PKG_VERSION"), "\r\n")), "{head}");
     let path = head.strip_prefix("GET ").unwrap().split(' ').next().unwrap().to_string();
     let range = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: ").map(str::to_string));
     (path, range)
@@ -596,7 +598,7 @@ fn proxies_of_the_environment() {
     }
 }
 
-/// TLS with a server that does not speak it.
+/// TLS with a server that does not speak it, and with one that accepts connections and is silent.
 #[test]
 fn a_server_without_tls() {
     if common::skip_without_curl() {
@@ -610,6 +612,14 @@ fn a_server_without_tls() {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     });
     folder.fails(&format!("data fetch --url https://{address}/"), 1, &["cannot download", "TLS: ", "--data"]);
+    has_only(&folder, &[]);
+
+    // The system accepts the connection.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, start) = (server.local_addr().unwrap(), Instant::now());
+    let call = format!("data fetch --url https://{address}/ --timeout 0.5s --tries 1");
+    folder.fails(&call, 1, &["cannot download", "no answer within 0.5 s"]);
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     has_only(&folder, &[]);
 }
 
@@ -707,8 +717,9 @@ fn ctrl_c_leaves_the_part() {
     let (folder, bytes) = (Folder::new("fetch-interrupt"), archive());
     let server = Server::new(&[Answer::whole(&bytes).cut(40_000).silent(), Answer::rest(&bytes, 40_000)]);
     let mut command = folder.command(&fetch(&server, &bytes));
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     while fs::metadata(folder.path(PART)).map_or(0, |metadata| metadata.len()) < 40_000 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         thread::yield_now();
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
