@@ -2,7 +2,7 @@
 //!
 //! - [`mod@run`]: reads the folder of a run, [`csv`] its metrics files;
 //! - [`network`]: evaluates the network on images;
-//! - [`summary`]: statistics;
+//! - [`summary`] computes the statistics;
 //! - [`figures`] and [`chart`]: curves, heat maps, bars;
 //! - [`page`], with [`headline`], [`sections`] and [`pictures`]: the page, made of [`markup`], which escapes every text;
 //! - [`output`]: writes the files.
