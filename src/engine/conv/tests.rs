@@ -51,8 +51,8 @@ fn every_algorithm_equals_the_definition_exactly() {
 
 /// (n, h, w, c_in, c_out, padding) for the 3x3 convolutions that Winograd computes: tiles cut by the border, images of one
 /// pixel, one channel, several chunks, channels that are not a multiple of a vector or a panel.
-type WinogradCase = (usize, usize, usize, usize, usize, [usize; 2]);
-const WINOGRAD_CASES: &[WinogradCase] = &[
+pub(super) type WinogradCase = (usize, usize, usize, usize, usize, [usize; 2]);
+pub(super) const WINOGRAD_CASES: &[WinogradCase] = &[
     (1, 1, 1, 1, 1, [1, 1]),
     (2, 5, 7, 3, 17, [1, 1]),
     (1, 7, 5, 17, 3, [0, 2]),

@@ -155,3 +155,38 @@ fn all_finite(values: &[f32]) -> bool {
 
 /// With more channels times pixels in an image, its V and dM would need hundreds of megabytes.
 const MOST_VALUES: usize = 1 << 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::conv::tests::WINOGRAD_CASES;
+    use crate::layers::Conv2d;
+    use crate::layers::conv2d::tests::whole;
+    use transforms::Transforms;
+
+    /// Small whole numbers, so that nothing overflows.
+    fn stays_in_tiles<F: Transforms<M, S>, const M: usize, const S: usize>(transforms: F) {
+        let shelf = Shelf::default();
+        for &(n, h, w, c_in, c_out, padding) in WINOGRAD_CASES {
+            let case = format!("F({M}), {n} images of {h}x{w}, {c_in} to {c_out} channels, padding {padding:?}");
+            let conv = Conv2d { padding, ..Conv2d::new(whole((c_out, c_in, 3, 3), 1)) };
+            let (g, x) = (conv.geometry([n, h, w, c_in]).unwrap(), whole((n, h, w, c_in), 2).into_shared());
+            let dy = whole((n, g.h_out, g.w_out, c_out), 3).into_shared();
+            let (from, to) = ([h, w, c_in], [g.h_out, g.w_out, c_out]);
+            let weight = |o, i, p, q| conv.weight[[o, i, p, q]];
+            let plainly = |_: [usize; 2], _: &mut [f32]| panic!("y is not finite: {case}");
+            let mut y = shelf.dirty(dy.len());
+            convolve(&shelf, transforms, n, &x, from, to, padding, weight, &mut y, &AsIs, plainly);
+            let dweight = correlate(&shelf, transforms, &g, &x, &dy);
+            assert!(all_finite(dweight.as_slice().unwrap()), "dweight is not finite: {case}");
+        }
+    }
+
+    /// In debug builds a buffer starts as NaN. If a value of it were read before it is written, the result would be NaN, the
+    /// definition would replace it, and every comparison with the definition would pass: so here nothing replaces it.
+    #[test]
+    fn finite_values_are_computed_in_tiles_alone() {
+        stays_in_tiles(F2);
+        stays_in_tiles(F4);
+    }
+}
