@@ -85,6 +85,7 @@ mod docs {
     }
     pages! {
         readme = "README.md",
+        notation = "notation.md",
         conv2d = "conv2d.md",
         batch_norm = "batch_norm.md",
         relu = "relu.md",
