@@ -96,6 +96,7 @@ mod docs {
         sgd = "sgd.md",
         training = "training.md",
         checking_gradients = "checking_gradients.md",
+        verification = "verification.md",
         oracle = "oracle.md",
         onnx = "onnx.md",
         known_errors = "known_errors.md",
