@@ -147,6 +147,17 @@ fn quoted_lines_are_lines_of_their_files() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// mdBook shows the pages that `SUMMARY.md` lists, and no others.
+#[test]
+fn every_page_is_in_the_summary() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let listed: BTreeSet<&str> = targets(&summary).into_iter().collect();
+    let here = pages().into_iter().filter(|(page, _)| page.parent().unwrap().ends_with("docs"));
+    let here: BTreeSet<String> = here.map(|(page, _)| page.file_name().unwrap().to_string_lossy().into()).collect();
+    let pages: BTreeSet<&str> = here.iter().map(String::as_str).filter(|page| *page != "SUMMARY.md").collect();
+    assert_eq!(listed, pages);
+}
+
 #[test]
 fn paths_in_backticks_exist() {
     let mut wrong = Vec::new();

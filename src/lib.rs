@@ -85,6 +85,7 @@ mod docs {
     }
     pages! {
         readme = "README.md",
+        notation = "notation.md",
         conv2d = "conv2d.md",
         batch_norm = "batch_norm.md",
         relu = "relu.md",
@@ -95,6 +96,7 @@ mod docs {
         sgd = "sgd.md",
         training = "training.md",
         checking_gradients = "checking_gradients.md",
+        verification = "verification.md",
         oracle = "oracle.md",
         onnx = "onnx.md",
         known_errors = "known_errors.md",

@@ -3,6 +3,7 @@
 //! One crate for all of it, because every crate is linked separately. `cargo test --test command report::` runs one file.
 #![cfg(feature = "cli")]
 
+mod book;
 mod cli;
 mod common;
 mod data;

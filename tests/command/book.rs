@@ -1,0 +1,114 @@
+//! The book against its example programs: printed blocks are what the programs print, figures are what they draw.
+//!
+//! A block after `<!-- output: chain_rule -->` is a run of lines that `examples/chain_rule.rs` prints. A figure after
+//! `<!-- figure: chain_rule -->` is the file that the program writes to the path which is its only argument.
+
+use super::common::Folder;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+/// Cargo puts the examples beside the program; `cargo test` builds both.
+fn example(name: &str) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_BIN_EXE_resnet")).parent().unwrap().join("examples");
+    let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    path.is_file().then_some(path)
+}
+
+/// The pages of the book with their text.
+fn pages() -> Vec<(String, String)> {
+    let files = fs::read_dir(docs()).unwrap().map(|entry| entry.unwrap().path());
+    let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut pages: Vec<_> = pages.map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect();
+    pages.sort();
+    pages
+}
+
+/// What follows each `<!-- KIND: EXAMPLE -->`: the name of the example, and the lines after the mark.
+fn marked<'a>(text: &'a str, kind: &str) -> Vec<(&'a str, Vec<&'a str>)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let start = format!("<!-- {kind}: ");
+    let example = |line: &'a str| line.trim().strip_prefix(&start)?.strip_suffix(" -->");
+    let marks = lines.iter().enumerate().filter_map(|(i, line)| Some((example(line)?, lines[i + 1..].to_vec())));
+    marks.collect()
+}
+
+/// The lines of the code block that begins at once.
+fn block<'a>(lines: &[&'a str]) -> Option<Vec<&'a str>> {
+    let (fence, rest) = lines.split_first()?;
+    let length = rest.iter().position(|line| *line == "```")?;
+    fence.starts_with("```").then(|| rest[..length].to_vec())
+}
+
+fn is_run(part: &[&str], whole: &str) -> bool {
+    let whole: Vec<&str> = whole.lines().map(str::trim_end).collect();
+    !part.is_empty() && whole.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn printed_blocks_are_what_the_examples_print() {
+    let (mut wrong, mut printed) = (Vec::new(), BTreeMap::new());
+    for (page, text) in pages() {
+        for (name, lines) in marked(&text, "output") {
+            let Some(program) = example(name) else {
+                println!("SKIPPED: {name} is not built, so {page} is NOT compared with it: `cargo build --examples`");
+                continue;
+            };
+            let Some(block) = block(&lines) else {
+                wrong.push(format!("{page}: a code block must follow directly after `<!-- output: {name} -->`"));
+                continue;
+            };
+            let output = printed.entry(name.to_string()).or_insert_with(|| {
+                let output = Command::new(program).output().unwrap();
+                assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8(output.stdout).unwrap()
+            });
+            if !is_run(&block, output) {
+                wrong.push(format!("{page}: {name} does not print\n{}\nbut\n{output}", block.join("\n")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn figures_are_what_the_examples_draw() {
+    let (mut wrong, folder) = (Vec::new(), Folder::new("figures"));
+    for (page, text) in pages() {
+        for (name, lines) in marked(&text, "figure") {
+            let Some(program) = example(name) else {
+                println!("SKIPPED: {name} is not built, so the figure of {page} is NOT compared with it");
+                continue;
+            };
+            let target = lines.first().and_then(|line| line.split_once("](")?.1.split(')').next());
+            let Some(target) = target.filter(|target| target.ends_with(".svg")) else {
+                wrong.push(format!("{page}: an image must follow directly after `<!-- figure: {name} -->`"));
+                continue;
+            };
+            let drawn = folder.path("figure.svg");
+            let output = Command::new(program).arg(&drawn).output().unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            if fs::read(docs().join(target)).ok() != fs::read(&drawn).ok() {
+                let command = format!("cargo run --example {name} -- docs/{target}");
+                wrong.push(format!("{page}: {target} is not what `{command}` draws"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn marks_and_blocks_are_read() {
+    let text = "a\n<!-- output: x -->\n```text\n1\n 2\n```\n<!-- figure: y -->\n![alt](images/y.svg)\n";
+    let (outputs, figures) = (marked(text, "output"), marked(text, "figure"));
+    assert_eq!((outputs.len(), outputs[0].0, block(&outputs[0].1)), (1, "x", Some(vec!["1", " 2"])));
+    assert_eq!((figures[0].0, figures[0].1[0]), ("y", "![alt](images/y.svg)"));
+    assert!(is_run(&["1", " 2"], "0\n1 \n 2\n3") && !is_run(&["1", "3"], "1\n2\n3") && !is_run(&[], "1"));
+    assert_eq!(block(&["text"]), None);
+}
