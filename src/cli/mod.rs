@@ -1,12 +1,12 @@
 //! The command `resnet`, one file per subcommand:
 //!
-//! - [`train`], [`eval`], [`predict`], [`report`], [`data`], [`convert`], [`models`], [`gradcheck`], [`mod@bench`],
-//!   [`oracle`]: the flags, the help and the implementation of each subcommand;
-//! - [`args`], [`images`], [`trained`]: flags that several subcommands share, and how their values are parsed;
-//! - [`init_from`]: the initial weights of fine-tuning;
-//! - [`config`]: the configuration of a run, as a TOML file;
-//! - [`run_folder`], [`events`], [`progress`], [`interrupt`], [`text`]: files, display and Ctrl-C of long commands;
-//! - [`memory`]: peak and available memory.
+//! - `train`, `eval`, `predict`, `report`, `data`, `convert`, `models`, `gradcheck`, `bench`,
+//!   `oracle`: the flags, the help and the implementation of each subcommand;
+//! - `args`, `images`, `trained`: flags that several subcommands share, and how their values are parsed;
+//! - `init_from`: the initial weights of fine-tuning;
+//! - `config`: the configuration of a run, as a TOML file;
+//! - `run_folder`, `events`, `progress`, `interrupt`, `text`: files, display and Ctrl-C of long commands;
+//! - `memory`: peak and available memory.
 //!
 //! # Exit codes
 //! 0: success. 1: failure (a file, the data, a loss that is not finite). 2: usage error. 130: stopped by Ctrl-C.

@@ -34,7 +34,7 @@ pub struct Opened {
 /// they take at most `memory` bytes in all; those of CIFAR keep their 32x32 pixels.
 ///
 /// # Errors
-/// As [`cifar10::load`] and [`ImageFolder::load`](super::folder::ImageFolder::load).
+/// As [`cifar10::load`] and `ImageFolder::load` (feature `formats`).
 pub fn open(path: &Path, size: usize, memory: Option<u64>) -> Result<Opened> {
     let sets = [&cifar10::PUBLISHED, &cifar100::PUBLISHED];
     if let Some((splits, set)) = cifar::load(path, &sets, cifar10::BATCH_IMAGES)? {
