@@ -75,13 +75,13 @@ fn train(images: &Activation<f64>, labels: &[usize], mode: Mode, lr: f64, scale:
     let mut sgd = Sgd::new(SgdConfig { momentum: 0.0, weight_decay: 0.0, ..SgdConfig::default() })?;
     let loss_layer = SoftmaxCrossEntropy::new();
     let mut losses = vec![f64::NAN; STEPS + 1];
-    for step in 0..=STEPS {
+    for known in &mut losses {
         let (logits, cache) = model.forward(images, mode)?;
         let (loss, loss_cache) = loss_layer.forward(&logits, labels)?;
         if !loss.is_finite() {
             break;
         }
-        losses[step] = loss;
+        *known = loss;
         let dlogits: Array2<f64> = loss_layer.backward(&loss_cache);
         let gradients = model.parameter_gradients(&dlogits, cache)?;
         sgd.step(&mut model, &gradients, lr)?;
