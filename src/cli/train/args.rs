@@ -16,14 +16,14 @@ Examples:
   resnet train --data cifar10/                            recipe `quick`: resnet20, ten epochs
   resnet train --data cifar10/ --model resnet56 --epochs 30 --seed 7
   resnet train --data cifar10/ --recipe paper --out runs/paper
-  resnet train --config runs/paper/config.toml --seed 2   the same with another seed
+  resnet train --config runs/paper/config.toml --seed 2   the same settings, another seed
   resnet train --resume runs/paper                        resume an interrupted run
   resnet train --data cifar10/ --repeat 3                 three seeds: mean and standard deviation
   resnet train --data photos/ --image-size 64             your own pictures, one folder per class
   resnet train --data photos/ --model resnet20 --init-from pretrained --lr 0.02
   resnet train --data photos/ --model resnet18 --image-size 224 --init-from resnet18.pth
   resnet train --schedule warmup:2@0.1+cosine --lr 0.1 --label-smoothing 0.1
-  resnet train --engine reference --steps 3 --trace       a line for every value of three steps";
+  resnet train --engine reference --steps 3 --trace       a line for every array of three steps";
 
 /// Train a network
 ///
@@ -33,11 +33,12 @@ Examples:
 /// A run writes a folder. After every epoch it saves the weights (weights.safetensors, the input of
 /// `resnet eval`), the metrics (metrics.csv, metrics.jsonl, times.csv), the norms of every layer
 /// (layers.csv) and a checkpoint. The folder also contains the configuration (config.toml) and the
-/// metrics for TensorBoard (`tensorboard --logdir runs`). The test images are used once, at the end.
+/// metrics for TensorBoard (`tensorboard --logdir runs`). The test images are evaluated once, at
+/// the end.
 ///
-/// Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second one stops at once.
+/// Ctrl-C (or SIGTERM) completes the step, saves a checkpoint and stops; a second one stops at once.
 /// A run that was interrupted in any way, even by a kill or a power cut, continues from its last
-/// checkpoint with --resume. It ends with bit-identical weights, on any number of threads.
+/// checkpoint with --resume. It ends with bit-identical weights, with any number of threads.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES, after_long_help = format!("{}\n\n{EXAMPLES}", words::recipes()))]
 pub struct Args {
@@ -53,7 +54,8 @@ pub struct Args {
 
     /// TOML file with settings; flags override it
     ///
-    /// The keys are the flags with `_` instead of `-`. The config.toml of a run starts it again.
+    /// The keys are the flags with `_` instead of `-`. The config.toml of a run starts a new run
+    /// with the same settings.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
 
@@ -68,7 +70,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     pub resume: Option<PathBuf>,
 
-    /// Save a checkpoint at this interval, such as 90s, 10m or 1.5h, in addition to every epoch
+    /// Save a checkpoint at this interval, such as 90s, 10m or 1.5h, in addition to the one after every epoch
     #[arg(long, value_name = "TIME", value_parser = args::duration, allow_negative_numbers = true)]
     pub checkpoint_every: Option<Duration>,
 
@@ -80,7 +82,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
 
-    /// Train K times with consecutive seeds; report mean and standard deviation
+    /// Train K times, with the seeds from --seed on; report mean and standard deviation
     ///
     /// The folder then contains one run per seed (seed-1, seed-2, ...) and repeat.json. With --resume,
     /// complete runs are kept, the interrupted run is resumed and the missing ones are started.
@@ -94,18 +96,18 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, usize::MAX), allow_negative_numbers = true, help_heading = "Data")]
     train_images: Option<usize>,
 
-    /// Hold out N of the training images for validation
+    /// Hold out N of the training images for validation; 0: none
     ///
     /// With N above 0, best.safetensors contains the weights of the epoch with the highest accuracy on
     /// these images, and these weights are evaluated on the test images.
     #[arg(long, value_name = "N", value_parser = args::count(0, usize::MAX), allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
     validation: Option<usize>,
 
-    /// Evaluate on the validation images every N epochs, and after the last [default: 1]
+    /// Evaluate on the validation images every N epochs, and after the last (needs --validation) [default: 1]
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     validate_every: Option<usize>,
 
-    /// Stop after N epochs without a higher validation accuracy; 0: never [default: 0]
+    /// Stop after N epochs without a higher validation accuracy (needs --validation); 0: never [default: 0]
     #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     early_stopping: Option<usize>,
 
@@ -122,7 +124,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     cutout: Option<usize>,
 
-    /// Mix every image with another of its batch, weights from Beta(A, A) (mixup); 0: off [default: 0]
+    /// Mix every image with another one of its batch in a proportion from Beta(A, A) (mixup); 0: off [default: 0]
     #[arg(long, value_name = "A", value_parser = args::alpha, allow_negative_numbers = true, help_heading = "Data")]
     mixup: Option<f64>,
 
@@ -146,11 +148,11 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     batch_size: Option<usize>,
 
-    /// Batches per step: K times the images with the memory of one batch [default: 1]
+    /// Batches per step: a step uses K times the images with the memory of one batch [default: 1]
     #[arg(long, value_name = "K", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     accumulate: Option<usize>,
 
-    /// Base learning rate; the schedule multiplies it (onecycle: the maximum)
+    /// Base learning rate, which the schedule multiplies by a factor; with onecycle, the maximum
     #[arg(long, value_name = "X", value_parser = args::positive, allow_negative_numbers = true,
           help_heading = "Optimisation")]
     lr: Option<f64>,
@@ -158,9 +160,9 @@ pub struct Args {
     /// Schedule of the learning rate, such as constant, cosine, onecycle, multistep:80,110@0.1
     ///
     /// constant                  the same rate throughout
-    /// multistep:80,110,130@0.1  times 0.1 at each of these epochs (32000s: at a step)
+    /// multistep:80,110,130@0.1  times 0.1 at each of these epochs (32000s: at step 32,000)
     /// step:10@0.1               times 0.1 after every ten epochs
-    /// cosine, cosine@0.001      half a cosine down to 0, or to 0.001
+    /// cosine, cosine@0.001      along half a cosine wave down to 0, or to 0.001
     /// onecycle                  up, then down; onecycle:pct_start=0.3,div_factor=25
     /// warmup:5@0.1+cosine       before any schedule: five epochs up from 0.1 times its rate
     /// hold:400s@0.1+constant    before any schedule: 400 steps at 0.1 times its rate
@@ -177,7 +179,7 @@ pub struct Args {
           help_heading = "Optimisation")]
     nesterov: Option<bool>,
 
-    /// Weight decay, coupled as in PyTorch's SGD
+    /// Weight decay, added to the gradient as in PyTorch's SGD
     #[arg(long, value_name = "X", value_parser = args::not_negative, allow_negative_numbers = true,
           help_heading = "Optimisation")]
     weight_decay: Option<f64>,
@@ -202,7 +204,7 @@ pub struct Args {
           help_heading = "Optimisation")]
     ema_decay: Option<f64>,
 
-    /// Initialise every block as its shortcut: gamma = 0 in its last batch norm
+    /// Start every block as the identity of its shortcut: gamma = 0 in its last batch norm
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
           help_heading = "Optimisation")]
     zero_init_residual: Option<bool>,
@@ -227,7 +229,8 @@ pub struct Args {
           help_heading = "Computation")]
     pub steps: Option<usize>,
 
-    /// Print the shape and size of every y, dy and gradient of every step (needs --engine reference)
+    /// Print shape and magnitude of every output, its gradient and every parameter's gradient, in every step
+    /// (needs --engine reference)
     ///
     /// Prints one line per array, in the order of the computation: its name, its shape (N, H, W, C),
     /// its root mean square and its largest absolute value. For example:
