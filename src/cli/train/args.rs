@@ -54,8 +54,7 @@ pub struct Args {
 
     /// TOML file with settings; flags override it
     ///
-    /// The keys are the flags with `_` instead of `-`. The config.toml of a run starts a new run
-    /// with the same settings.
+    /// The keys are the flags with `_` instead of `-`. The config.toml of a run repeats it.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
 
@@ -70,7 +69,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     pub resume: Option<PathBuf>,
 
-    /// Save a checkpoint at this interval, such as 90s, 10m or 1.5h, in addition to the one after every epoch
+    /// Save a checkpoint after every epoch and at this interval, such as 90s, 10m or 1.5h
     #[arg(long, value_name = "TIME", value_parser = args::duration, allow_negative_numbers = true)]
     pub checkpoint_every: Option<Duration>,
 
@@ -103,11 +102,11 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(0, usize::MAX), allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
     validation: Option<usize>,
 
-    /// Evaluate on the validation images every N epochs, and after the last (needs --validation) [default: 1]
+    /// Evaluate on the validation images every N epochs, and after the last [default: 1]
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     validate_every: Option<usize>,
 
-    /// Stop after N epochs without a higher validation accuracy (needs --validation); 0: never [default: 0]
+    /// Stop after N epochs without a higher validation accuracy; 0: never [default: 0]
     #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     early_stopping: Option<usize>,
 
@@ -124,7 +123,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     cutout: Option<usize>,
 
-    /// Mix every image with another one of its batch in a proportion from Beta(A, A) (mixup); 0: off [default: 0]
+    /// Mix every image with another one, in a proportion from Beta(A, A) (mixup); 0: off [default: 0]
     #[arg(long, value_name = "A", value_parser = args::alpha, allow_negative_numbers = true, help_heading = "Data")]
     mixup: Option<f64>,
 
@@ -229,8 +228,7 @@ pub struct Args {
           help_heading = "Computation")]
     pub steps: Option<usize>,
 
-    /// Print shape and magnitude of every output, its gradient and every parameter's gradient, in every step
-    /// (needs --engine reference)
+    /// Print shape and magnitude of every array of every step (needs --engine reference)
     ///
     /// Prints one line per array, in the order of the computation: its name, its shape (N, H, W, C),
     /// its root mean square and its largest absolute value. For example:
