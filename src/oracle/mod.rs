@@ -16,6 +16,7 @@ pub mod dump;
 pub mod layer;
 pub mod mutants;
 pub mod pack;
+pub mod pattern;
 pub mod rounding;
 pub mod score;
 

@@ -30,7 +30,7 @@ use crate::parameters::Gradients;
 use crate::program::{Disturb, Layer, Passage, Step, Value};
 use crate::tensors::Tensors;
 use list::{Entry, LIST};
-use ndarray::{Array2, ArrayD, Axis};
+use ndarray::{Array2, Array4, ArrayD, Axis};
 use sgd::SgdTerms;
 use values::{Change, wrong_values};
 
@@ -43,6 +43,8 @@ pub struct Mutant {
     pub part: &'static str,
     /// What is wrong with it.
     pub what: &'static str,
+    /// What is right instead; empty for wrong values.
+    pub right: &'static str,
     fault: Fault,
 }
 
@@ -60,6 +62,8 @@ enum Fault {
     Gradient(fn(&Layer<f64>, &Passing<'_>) -> Option<Activation<f64>>),
     /// Parameter gradients computed from another gradient of the result.
     Parameters(fn(&Activation<f64>) -> Activation<f64>),
+    /// Another gradient of a convolution's weight.
+    Weight(fn(&Conv2d<f64>, &Activation<f64>, &Activation<f64>) -> Option<Array4<f64>>),
     /// A batch norm that forgets a part of its gradient.
     Norm(WrongNorm),
     /// Another loss and gradient of the logits.
@@ -111,10 +115,17 @@ pub fn mutants() -> Vec<Mutant> {
         operation: mistake.operation(),
         part: "all",
         what: mistake.name(),
+        right: mistake.explanation(),
         fault: Fault::Classic(mistake),
     }));
     for (operation, entries) in LIST {
-        all.extend(entries.iter().map(|&Entry { part, what, fault }| Mutant { operation, part, what, fault }));
+        all.extend(entries.iter().map(|&Entry { part, what, right, fault }| Mutant {
+            operation,
+            part,
+            what,
+            right,
+            fault,
+        }));
     }
     wrong_values(&mut all);
     all.sort_by_key(|mutant| OPERATIONS.iter().position(|operation| *operation == mutant.operation));
@@ -282,6 +293,14 @@ impl Disturb<f64> for Mutant {
                 }
             }
             (Fault::Parameters(wrong), Value::Images(x), Value::Images(dy)) => {
+                if let Layer::BatchNorm2d(_) = &step.layer {
+                    // grad_bias = Σ dy, over images and pixels.
+                    let other =
+                        wrong(dy).fold_axis(Axis(0), 0.0, |sum, dy| sum + dy).sum_axis(Axis(0)).sum_axis(Axis(0));
+                    let bias = parameters.iter_mut().filter(|(name, _)| own(name, self.part));
+                    bias.for_each(|(_, gradient)| gradient.assign(&other));
+                    return;
+                }
                 let Layer::Conv2d(conv) = &step.layer else { return };
                 let Ok((_, cache)) = conv.forward(x) else { return };
                 let Ok(other) = conv.parameter_gradients(&wrong(dy), &cache) else { return };
@@ -303,6 +322,12 @@ impl Disturb<f64> for Mutant {
                         _ => gradient.assign(&dy.sum_axis(Axis(0))),
                     }
                 }
+            }
+            (Fault::Weight(wrong), Value::Images(x), Value::Images(dy)) => {
+                let Layer::Conv2d(conv) = &step.layer else { return };
+                let Some(other) = wrong(conv, x, dy) else { return };
+                let weight = parameters.iter_mut().filter(|(name, _)| own(name, self.part));
+                weight.for_each(|(_, gradient)| gradient.assign(&other));
             }
             (Fault::Norm(wrong), Value::Images(x), Value::Images(dy)) => {
                 let Layer::BatchNorm2d(bn) = &step.layer else { return };

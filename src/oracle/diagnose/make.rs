@@ -88,6 +88,11 @@ impl Mistake {
                 std::mem::replace(&mut loss.reduction, other) != other
             }
             Mistake::GradientTimesBatch | Mistake::GradientOverBatch => backward && batch > 1,
+            Mistake::UpstreamOnes => {
+                let Goal::GradOutput(gradient) = &mut task.request.goal else { return false };
+                let ones = Tensor::from(ArrayD::<f64>::ones(gradient.shape()));
+                std::mem::replace(gradient, ones).to_f64().iter().any(|&dy| dy != 1.0)
+            }
             Mistake::DecayDecoupled | Mistake::NoDecay | Mistake::Nesterov => self.make_in_step(&mut task.request),
         }
     }

@@ -27,6 +27,7 @@ pub enum Mistake {
     LossAveraged,
     GradientTimesBatch,
     GradientOverBatch,
+    UpstreamOnes,
     DecayDecoupled,
     NoDecay,
     Nesterov,
@@ -34,7 +35,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every mistake, the more specific before the more general.
-    pub const ALL: [Mistake; 26] = [
+    pub const ALL: [Mistake; 27] = [
         Mistake::RunningVariance,
         Mistake::MomentumComplement,
         Mistake::NormalizesUnbiased,
@@ -58,6 +59,7 @@ impl Mistake {
         Mistake::LossAveraged,
         Mistake::GradientTimesBatch,
         Mistake::GradientOverBatch,
+        Mistake::UpstreamOnes,
         Mistake::DecayDecoupled,
         Mistake::NoDecay,
         Mistake::Nesterov,
@@ -89,6 +91,7 @@ impl Mistake {
             Mistake::LossAveraged => "loss-averaged",
             Mistake::GradientTimesBatch => "gradient-times-batch",
             Mistake::GradientOverBatch => "gradient-over-batch",
+            Mistake::UpstreamOnes => "upstream-ones",
             Mistake::DecayDecoupled => "decay-decoupled",
             Mistake::NoDecay => "no-decay",
             Mistake::Nesterov => "nesterov",
@@ -149,6 +152,9 @@ impl Mistake {
             Mistake::GradientOverBatch => {
                 "gradients are too small by a factor of N, the batch size: divided by N once too often"
             }
+            Mistake::UpstreamOnes => {
+                "backward ignores the gradient of its result, as if it were 1 everywhere; it must multiply by it"
+            }
             Mistake::DecayDecoupled => {
                 "weight decay is subtracted from the parameter directly (as in AdamW); PyTorch's SGD adds it to the gradient"
             }
@@ -173,7 +179,8 @@ impl Mistake {
             | Mistake::WeightHwio
             | Mistake::KernelFlipped
             | Mistake::KernelTransposed
-            | Mistake::PaddingIgnored => "conv2d",
+            | Mistake::PaddingIgnored
+            | Mistake::UpstreamOnes => "conv2d",
             Mistake::ReluGradientAtZero => "relu",
             Mistake::LeakySlope => "leaky_relu",
             Mistake::PaddingInAverage => "avg_pool",

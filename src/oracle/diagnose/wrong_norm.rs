@@ -25,8 +25,14 @@ pub(in crate::oracle) struct WrongNorm {
     pub variance_term: bool,
     /// Whether dx is multiplied by gamma.
     pub gamma: bool,
+    /// Whether the sums over a channel in dx are divided by m.
+    pub averages: bool,
+    /// Whether dx is multiplied by r.
+    pub dx_rstd: bool,
     /// Whether dgamma is multiplied by r.
     pub rstd: bool,
+    /// Whether dgamma subtracts the mean.
+    pub centred: bool,
 }
 
 impl WrongNorm {
@@ -37,7 +43,10 @@ impl WrongNorm {
         mean_term: true,
         variance_term: true,
         gamma: true,
+        averages: true,
+        dx_rstd: true,
         rstd: true,
+        centred: true,
     };
 
     pub(super) fn of(mistake: Mistake) -> Option<Self> {
@@ -77,7 +86,7 @@ impl WrongNorm {
         }
     }
 
-    pub(super) fn forward(&self, bn: &BatchNorm2d<f64>, x: &Activation<f64>) -> Activation<f64> {
+    pub fn forward(&self, bn: &BatchNorm2d<f64>, x: &Activation<f64>) -> Activation<f64> {
         let mut y = x.to_owned();
         self.sets(x, |images, c, mean, var| {
             let mut y = y.slice_mut(ndarray::s![images, .., .., c]);
@@ -101,12 +110,15 @@ impl WrongNorm {
             let [r, k] = (self.r)(var, m, bn.eps);
             let mean_dy = dy.sum() / m;
             let product = ndarray::Zip::from(x).and(dy).fold(0.0, |sum, &x, &dy| sum + (x - mean) * dy);
-            dgamma[c] += if self.rstd { r * product } else { product };
+            let uncentred = if self.centred { 0.0 } else { mean * dy.sum() };
+            dgamma[c] += if self.rstd { r * (product + uncentred) } else { product };
             let gamma = if self.gamma { bn.gamma[c] } else { 1.0 };
-            let mean_term = if self.mean_term { r * mean_dy } else { 0.0 };
-            let variance_term = if self.variance_term { r * k * product / m } else { 0.0 };
+            let sums = if self.averages { 1.0 } else { m };
+            let mean_term = if self.mean_term { sums * mean_dy } else { 0.0 };
+            let variance_term = if self.variance_term { sums * k * product / m } else { 0.0 };
+            let scale = if self.dx_rstd { gamma * r } else { gamma };
             ndarray::Zip::from(dx.slice_mut(at)).and(x).and(dy).for_each(|dx, &x, &dy| {
-                *dx = gamma * (r * dy - mean_term - (x - mean) * variance_term);
+                *dx = scale * (dy - mean_term - (x - mean) * variance_term);
             });
         });
         (dx.into_shared(), dgamma)

@@ -1,6 +1,6 @@
 //! The wrong formulas of the longer faults in the list.
 
-use super::Passing;
+use super::{Passing, WrongNorm};
 use crate::Activation;
 use crate::layers::{Conv2d, MaxPool2d, SoftmaxCrossEntropy};
 use crate::program::Layer;
@@ -31,6 +31,132 @@ pub(super) fn of_last_image(dy: &Activation<f64>) -> Activation<f64> {
     let image = dy.len_of(Axis(0)) - 1;
     last.index_axis_mut(Axis(0), image).assign(&dy.index_axis(Axis(0), image));
     last.into_shared()
+}
+
+/// dy with 0 everywhere but at the last pixel of the last image.
+pub(super) fn of_last_pixel(dy: &Activation<f64>) -> Activation<f64> {
+    let mut last = Array4::zeros(dy.raw_dim());
+    let (n, h, w, _) = dy.dim();
+    last.slice_mut(s![n - 1, h - 1, w - 1, ..]).assign(&dy.slice(s![n - 1, h - 1, w - 1, ..]));
+    last.into_shared()
+}
+
+/// dy/N.
+pub(super) fn averaged(dy: &Activation<f64>) -> Activation<f64> {
+    let images = dy.len_of(Axis(0)) as f64;
+    dy.mapv(|dy| dy / images).into_shared()
+}
+
+/// dy/m, where m is the number of values of a channel.
+pub(super) fn averaged_over_channel(dy: &Activation<f64>) -> Activation<f64> {
+    let (n, h, w, _) = dy.dim();
+    dy.mapv(|dy| dy / (n * h * w) as f64).into_shared()
+}
+
+/// A convolution with its input and output channels exchanged; `false` if they are not equally many.
+pub(super) fn channels_exchanged(conv: &mut Conv2d<f64>) -> bool {
+    let (c_out, c_in, ..) = conv.weight.dim();
+    if c_out != c_in || c_in == 1 {
+        return false;
+    }
+    conv.weight.swap_axes(0, 1);
+    conv.weight = conv.weight.as_standard_layout().into_owned();
+    true
+}
+
+/// Calls `each([n, h, w, i], [o, i, p, q], [n, ho, wo, o])` for every term of a convolution, where the pixel h, w is computed with
+/// the given stride and padding. `false` if they are those of the convolution.
+fn for_terms(
+    conv: &Conv2d<f64>,
+    [stride, padding]: [[usize; 2]; 2],
+    x: [usize; 4],
+    dy: [usize; 4],
+    mut each: impl FnMut([usize; 4], [usize; 4], [usize; 4]),
+) -> bool {
+    let (c_out, c_in, kh, kw) = conv.weight.dim();
+    let place = |axis: usize, out: usize, tap: usize| {
+        let place = out * stride[axis] + tap * conv.dilation[axis];
+        place.checked_sub(padding[axis]).filter(|place| *place < x[axis + 1])
+    };
+    for (n, ho, wo, o) in ndarray::indices(dy) {
+        for (i, p, q) in ndarray::indices((c_in, kh, kw)) {
+            if let (Some(h), Some(w)) = (place(0, ho, p), place(1, wo, q)) {
+                let group = o * conv.groups / c_out;
+                each([n, h, w, group * c_in + i], [o, i, p, q], [n, ho, wo, o]);
+            }
+        }
+    }
+    (stride, padding) != (conv.stride, conv.padding)
+}
+
+/// The shape of an array with four axes.
+fn shape(array: &Activation<f64>) -> [usize; 4] {
+    array.dim().into()
+}
+
+/// Layers larger than this are left out where a mutant computes with plain loops.
+const MOST_TERMS: usize = 2_000_000;
+
+fn input_gradient(conv: &Conv2d<f64>, placed: [[usize; 2]; 2], passing: &Passing<'_>) -> Option<Activation<f64>> {
+    if passing.dy.len() * conv.weight.len() > MOST_TERMS * conv.weight.len_of(Axis(0)) {
+        return None;
+    }
+    let mut dx = Array4::zeros(passing.x.raw_dim());
+    let differs = for_terms(conv, placed, shape(passing.x), shape(passing.dy), |x, weight, y| {
+        dx[x] += conv.weight[weight] * passing.dy[y];
+    });
+    differs.then(|| dx.into_shared())
+}
+
+fn weight_gradient(
+    conv: &Conv2d<f64>,
+    placed: [[usize; 2]; 2],
+    x: &Activation<f64>,
+    dy: &Activation<f64>,
+) -> Option<Array4<f64>> {
+    if dy.len() * conv.weight.len() > MOST_TERMS * conv.weight.len_of(Axis(0)) {
+        return None;
+    }
+    let mut dweight = Array4::zeros(conv.weight.raw_dim());
+    let differs = for_terms(conv, placed, shape(x), shape(dy), |at, weight, y| dweight[weight] += x[at] * dy[y]);
+    differs.then_some(dweight)
+}
+
+/// dx of a convolution as if its stride were 1.
+pub(super) fn input_gradient_of_stride_1(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let Layer::Conv2d(conv) = layer else { return None };
+    input_gradient(conv, [[1, 1], conv.padding], passing)
+}
+
+/// dx of a convolution as if it had no padding.
+pub(super) fn input_gradient_without_padding(layer: &Layer<f64>, passing: &Passing<'_>) -> Option<Activation<f64>> {
+    let Layer::Conv2d(conv) = layer else { return None };
+    input_gradient(conv, [conv.stride, [0, 0]], passing)
+}
+
+/// dweight of a convolution as if its stride were 1.
+pub(super) fn weight_gradient_of_stride_1(
+    conv: &Conv2d<f64>,
+    x: &Activation<f64>,
+    dy: &Activation<f64>,
+) -> Option<Array4<f64>> {
+    weight_gradient(conv, [[1, 1], conv.padding], x, dy)
+}
+
+/// dweight of a convolution as if it had no padding.
+pub(super) fn weight_gradient_without_padding(
+    conv: &Conv2d<f64>,
+    x: &Activation<f64>,
+    dy: &Activation<f64>,
+) -> Option<Array4<f64>> {
+    weight_gradient(conv, [conv.stride, [0, 0]], x, dy)
+}
+
+/// A batch norm that divides by the variance instead of the deviation.
+pub(super) fn divided_by_variance(layer: &Layer<f64>, x: &Activation<f64>, y: &mut Activation<f64>) {
+    let Layer::BatchNorm2d(bn) = layer else { return };
+    let wrong = WrongNorm { r: |var, _, eps| [1.0 / (var + eps), 0.0], ..WrongNorm::RIGHT };
+    *y = wrong.forward(bn, x);
 }
 
 /// dy with 0 in the first and last row and column.
@@ -96,6 +222,17 @@ pub(super) fn without_target(logits: &Array2<f64>, target: &[usize], _: &mut f64
     if let Ok((_, cache)) = layer.forward(logits, target) {
         *dlogits = cache.probabilities / target.len() as f64;
     }
+}
+
+/// dlogits = (q − p)/N.
+pub(super) fn negated(_: &Array2<f64>, _: &[usize], _: &mut f64, dlogits: &mut Array2<f64>) {
+    dlogits.mapv_inplace(|dlogits| -dlogits);
+}
+
+/// dlogits = (p − q)/K.
+pub(super) fn over_classes(logits: &Array2<f64>, target: &[usize], _: &mut f64, dlogits: &mut Array2<f64>) {
+    let factor = target.len() as f64 / logits.ncols() as f64;
+    dlogits.mapv_inplace(|dlogits| dlogits * factor);
 }
 
 /// The loss with exp of the unshifted logits: infinite or NaN if it overflows, right if it does not.

@@ -116,7 +116,7 @@ pub(super) fn wrong_values(all: &mut Vec<Mutant>) {
                 };
                 let scalar = (operation, part) == ("softmax_cross_entropy", "result");
                 if meaningful && !(scalar && change == Change::LastImage) {
-                    all.push(Mutant { operation, part, what: change.what(), fault: Fault::Values(change) });
+                    all.push(Mutant { operation, part, what: change.what(), right: "", fault: Fault::Values(change) });
                 }
             }
         }
