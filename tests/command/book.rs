@@ -4,10 +4,11 @@
 //! `<!-- figure: chain_rule -->` is the file that the program writes to the path which is its only argument.
 
 use super::common::Folder;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
@@ -51,50 +52,58 @@ fn is_run(part: &[&str], whole: &str) -> bool {
     !part.is_empty() && whole.windows(part.len()).any(|window| window == part)
 }
 
-#[test]
-fn printed_blocks_are_what_the_examples_print() {
-    let (mut wrong, mut printed) = (Vec::new(), BTreeMap::new());
-    for (page, text) in pages() {
-        for (name, lines) in marked(&text, "output") {
+/// What an example prints, and the figure that it draws.
+struct Run {
+    printed: String,
+    figure: Option<Vec<u8>>,
+}
+
+/// Runs each of `names` once, with a path for its figure, several at a time.
+fn run_all(names: &BTreeSet<&str>, folder: &Folder) -> BTreeMap<String, Run> {
+    let (runs, names) = (Mutex::new(BTreeMap::new()), Mutex::new(names.iter()));
+    let work = || {
+        while let Some(&name) = { names.lock().unwrap().next() } {
             let Some(program) = example(name) else {
-                println!("SKIPPED: {name} is not built, so {page} is NOT compared with it: `cargo build --examples`");
+                println!("SKIPPED: {name} is not built, so no page is compared with it: `cargo build --examples`");
                 continue;
             };
-            let Some(block) = block(&lines) else {
-                wrong.push(format!("{page}: a code block must follow directly after `<!-- output: {name} -->`"));
-                continue;
-            };
-            let output = printed.entry(name.to_string()).or_insert_with(|| {
-                let output = Command::new(program).output().unwrap();
-                assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-                String::from_utf8(output.stdout).unwrap()
-            });
-            if !is_run(&block, output) {
-                wrong.push(format!("{page}: {name} does not print\n{}\nbut\n{output}", block.join("\n")));
-            }
+            let figure = folder.path(&format!("{name}.svg"));
+            let output = Command::new(program).arg(&figure).output().unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let printed = String::from_utf8(output.stdout).unwrap();
+            runs.lock().unwrap().insert(name.to_string(), Run { printed, figure: fs::read(&figure).ok() });
         }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    };
+    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    runs.into_inner().unwrap()
 }
 
 #[test]
-fn figures_are_what_the_examples_draw() {
-    let (mut wrong, folder) = (Vec::new(), Folder::new("figures"));
-    for (page, text) in pages() {
-        for (name, lines) in marked(&text, "figure") {
-            let Some(program) = example(name) else {
-                println!("SKIPPED: {name} is not built, so the figure of {page} is NOT compared with it");
-                continue;
-            };
+fn pages_show_what_the_examples_print_and_draw() {
+    let (mut wrong, folder, pages) = (Vec::new(), Folder::new("figures"), pages());
+    let names = pages.iter().flat_map(|(_, text)| ["output", "figure"].map(|kind| marked(text, kind))).flatten();
+    let runs = run_all(&names.map(|(name, _)| name).collect(), &folder);
+    for (page, text) in &pages {
+        for (name, lines) in marked(text, "output") {
+            let Some(run) = runs.get(name) else { continue };
+            match block(&lines) {
+                None => {
+                    wrong.push(format!("{page}: a code block must follow directly after `<!-- output: {name} -->`"))
+                }
+                Some(block) if !is_run(&block, &run.printed) => {
+                    wrong.push(format!("{page}: {name} does not print\n{}\nbut\n{}", block.join("\n"), run.printed));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, lines) in marked(text, "figure") {
+            let Some(run) = runs.get(name) else { continue };
             let target = lines.first().and_then(|line| line.split_once("](")?.1.split(')').next());
             let Some(target) = target.filter(|target| target.ends_with(".svg")) else {
                 wrong.push(format!("{page}: an image must follow directly after `<!-- figure: {name} -->`"));
                 continue;
             };
-            let drawn = folder.path("figure.svg");
-            let output = Command::new(program).arg(&drawn).output().unwrap();
-            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-            if fs::read(docs().join(target)).ok() != fs::read(&drawn).ok() {
+            if fs::read(docs().join(target)).ok() != run.figure {
                 let command = format!("cargo run --example {name} -- docs/{target}");
                 wrong.push(format!("{page}: {target} is not what `{command}` draws"));
             }
