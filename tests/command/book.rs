@@ -112,6 +112,19 @@ fn pages_show_what_the_examples_print_and_draw() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// docs/play/test.mjs compares the arithmetic of the playable figures with these values.
+#[test]
+fn playable_figures_are_tested_with_what_the_example_computes() {
+    let Some(program) = example("playable_values") else {
+        println!("SKIPPED: playable_values is not built, so docs/play/values.json is NOT compared with it");
+        return;
+    };
+    let output = Command::new(program).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let same = fs::read(docs().join("play/values.json")).unwrap() == output.stdout;
+    assert!(same, "not what `cargo run --example playable_values > docs/play/values.json` writes");
+}
+
 #[test]
 fn marks_and_blocks_are_read() {
     let text = "a\n<!-- output: x -->\n```text\n1\n 2\n```\n<!-- figure: y -->\n![alt](images/y.svg)\n";
