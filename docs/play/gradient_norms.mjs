@@ -39,7 +39,7 @@ export function gradientNorms() {
     return `  "${name}": {\n${lines.join("")}  },\n`;
   });
   return (
-    "// Written by gradient_norms.mjs: norms of dh, after the first convolution and after every block.\n" +
+    "// Written by gradient_norms.mjs: norms of dh, from the first convolution to the last block.\n" +
     `const GRADIENT_NORMS = {\n${rows.join("")}};\n`
   );
 }

@@ -61,25 +61,27 @@
       const pick = (setting) => ({ plain: setting[`plain${layers}`], residual: setting[`residual${layers}`] });
       const norms = name === MODEL ? chain(w, blocks) : pick(GRADIENT_NORMS[name]);
       const curves = { plain: relative(norms.plain), residual: relative(norms.residual) };
-      Play.set(place.input, { max: blocks });
-      const at = Math.min(place.input.value, blocks);
+      const every = blocks / (norms.plain.length - 1); // the drawing of the page has every second block of 110 layers
+      Play.set(place.input, { max: blocks, step: every });
+      const block = Number(place.input.value);
       weight.label.hidden = name !== MODEL;
       weightValue.textContent = Play.fixed(w, 1);
-      placeValue.textContent = at;
+      placeValue.textContent = block;
 
       inside.replaceChildren(
-        Play.segment(toX(at, blocks), TOP, toX(at, blocks), TOP + HEIGHT, { class: "ink dashed" }),
+        Play.segment(toX(block, blocks), TOP, toX(block, blocks), TOP + HEIGHT, { class: "ink dashed" }),
       );
       for (const [family, colour] of [
         ["plain", "b"],
         ["residual", "a"],
       ]) {
-        const points = curves[family].map((norm, i) => [toX(i, blocks), toY(norm)]);
+        const points = curves[family].map((norm, i) => [toX(every * i, blocks), toY(norm)]);
         inside.append(Play.line(points, { class: colour }));
-        inside.append(Play.svg("circle", { cx: points[at][0], cy: points[at][1], r: 5, class: `fill-${colour}` }));
+        const [cx, cy] = points[block / every];
+        inside.append(Play.svg("circle", { cx, cy, r: 5, class: `fill-${colour}` }));
       }
-      const where = at === 0 ? "Before the first block" : `After block ${at} of ${blocks}`;
-      const value = (family) => Play.short(curves[family][at], 2);
+      const where = block === 0 ? "Before the first block" : `After block ${block} of ${blocks}`;
+      const value = (family) => Play.short(curves[family][block / every], 2);
       const factor = (family) => Play.fixed(curves[family][0] ** (1 / blocks), 2);
       readout.textContent =
         `${where}: plain ${value("plain")}, residual ${value("residual")} times the gradient of the last block. ` +
