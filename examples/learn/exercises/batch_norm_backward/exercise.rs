@@ -18,7 +18,8 @@ pub fn backward(
     gamma: &Array1<f64>,
 ) -> (Array4<f64>, Array1<f64>, Array1<f64>) {
     let channels = gamma.len();
-    let (mut dx, mut dgamma, mut dbeta) = (dy.clone(), Array1::<f64>::zeros(channels), Array1::<f64>::zeros(channels));
+    let mut dx = Array4::<f64>::zeros(dy.raw_dim());
+    let (mut dgamma, mut dbeta) = (Array1::<f64>::zeros(channels), Array1::<f64>::zeros(channels));
     // <solution>
     for c in 0..channels {
         let (dy, x_hat) = (dy.index_axis(Axis(3), c), x_hat.index_axis(Axis(3), c));

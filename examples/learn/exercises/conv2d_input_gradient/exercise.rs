@@ -10,7 +10,7 @@
 
 use ndarray::Array4;
 
-/// The row (or column) of x that tap p of output row `out` reads, in a picture of `size` rows.
+/// The row (or column) of x that tap p of output row `out` reads, in a picture of `size` rows; `None` outside the picture.
 pub fn pixel(out: usize, p: usize, stride: usize, padding: usize, size: usize) -> Option<usize> {
     (out * stride + p).checked_sub(padding).filter(|&at| at < size)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! y[n,ho,wo,o] = bias[o] + Σ_{i,p,q} weight[o,i,p,q] · x[n, ho·stride + p − padding, wo·stride + q − padding, i]
 //!
+//! x       (N, H, W, C_in)            dy    (N, H_out, W_out, C_out)
 //! dweight (C_out, C_in, kh, kw)      dbias (C_out)
 //! ```
 //!
@@ -10,7 +11,7 @@
 
 use ndarray::{Array1, Array4};
 
-/// The row (or column) of x that tap p of output row `out` reads, in a picture of `size` rows.
+/// The row (or column) of x that tap p of output row `out` reads, in a picture of `size` rows; `None` outside the picture.
 pub fn pixel(out: usize, p: usize, stride: usize, padding: usize, size: usize) -> Option<usize> {
     (out * stride + p).checked_sub(padding).filter(|&at| at < size)
 }
