@@ -12,7 +12,7 @@ use resnet_by_hand::parameters::{Gradients, Parameters};
 use resnet_by_hand::program::{Disturb, Layer, Passage, Program, Step, Value};
 use resnet_by_hand::tensors::{Tensor, Tensors};
 
-const EPOCHS: usize = 8;
+const EPOCHS: usize = 6;
 const BATCH: usize = 50;
 /// Training images; the embedded data has 1,400 and 500 to test with.
 const IMAGES: usize = 1000;
