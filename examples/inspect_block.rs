@@ -1,6 +1,7 @@
 //! One photograph through one residual block, forward and backward, with every intermediate value printed.
 //!
-//! `cargo run --example inspect_block`
+//! `cargo run --example inspect_block` prints the values; with a path as its argument it also draws the three shortcuts,
+//! the figure of docs/residual_block.md.
 //!
 //! The block is `layer2.0` of a newly initialised ResNet-20: 16 to 32 channels, 32x32 to 16x16 pixels, option A on its
 //! shortcut. The example calls the layers of the block one by one, as `ResidualBlock` does, and compares the results
@@ -9,17 +10,20 @@
 //!
 //! What to look at:
 //!
-//! - bn1, bn2: mean 0 (1e-16) and standard deviation 1.00. Before them, after the convolutions, it is 1.58 and 0.885:
+//! - bn1, bn2: mean 0 and standard deviation 1.00. Before them, after the convolutions, it is 1.58 and 0.885:
 //!   batch norm removes the effect of a convolution on the scale.
 //! - relu: 48 % zeros, nearly the half that is expected of values with mean 0; dbn1 has zeros at the same 48 %.
 //! - S(x): 64 % zeros. 50 % are the 16 channels of padding, the others come from the ReLU before the block.
 //! - F(x) + S(x) is negative down to -3.7: the ReLU comes after the addition, so a block can subtract as well as add.
-//! - dconv2, dconv1: mean below 1e-19, which is rounding. Before a batch norm the gradient sums to zero, because there
+//! - dconv2, dconv1: mean 0, up to rounding. Before a batch norm the gradient sums to zero, because there
 //!   dx is gamma · rstd · (dy − mean(dy) − …).
 //! - dx through S: 82 % zeros, because three of four pixels were skipped (75 %) and some gates of ds are closed. The
 //!   rest is ds itself, unscaled: the extremes, -4.98e-3 and 6.40e-3, are those of ds. No weight has changed them.
 //! - dx: every pixel has a gradient again. Through S alone three of four would have none.
 
+mod figure;
+
+use figure::{Anchor, Figure};
 use ndarray::Array2;
 use resnet_by_hand::Activation;
 use resnet_by_hand::data::{Normalization, embedded};
@@ -29,7 +33,7 @@ use resnet_by_hand::model::{Architecture, Block, ResNet};
 
 const TRAIN: Mode = Mode::Train;
 
-fn main() -> resnet_by_hand::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = embedded::load().train.subset(&[6])?;
     let x = Normalization::CIFAR10.apply::<f64>(image.pixels.view())?;
     let label = usize::from(image.labels[0]);
@@ -124,7 +128,7 @@ fn main() -> resnet_by_hand::Result<()> {
     let (dx_block, _) = block.backward(&dy, &cache)?;
     assert_eq!((y, dx), (y_block, dx_block));
     println!("\nResidualBlock::forward and backward give bit-identical y and dx");
-    Ok(())
+    Ok(figure::save(draw(), 1)?)
 }
 
 fn header() {
@@ -138,8 +142,66 @@ fn show(name: &str, a: &Activation<f64>) {
     let m = a.len() as f64;
     let mean = a.sum() / m;
     let std = (a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / m).sqrt();
+    // The digits of a mean that is 0 up to rounding depend on the processor.
+    let mean = if mean.abs() < 1e-12 * std { 0.0 } else { mean };
     let (min, max) = a.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), &v| (v.min(min), v.max(max)));
     let zeros = 100.0 * a.iter().filter(|&&v| v == 0.0).count() as f64 / m;
     let shape = format!("{:?}", a.shape());
     println!("{name:<14} {shape:<18} {mean:>10.2e} {std:>10.2e} {min:>10.2e} {max:>10.2e} {zeros:>5.1} %");
+}
+
+/// The block with the identity, option A and option B on its shortcut.
+fn draw() -> Figure {
+    let mut figure =
+        Figure::new(780.0, 372.0, "A residual block with the identity, option A and option B as its shortcut");
+    let panels = [
+        ("identity", "x: 32x32, 16 channels", "conv₁ 3x3", "y: 32x32, 16 channels", None),
+        (
+            "option A",
+            "x: 32x32, 16 channels",
+            "conv₁ 3x3, stride 2",
+            "y: 16x16, 32 channels",
+            Some(["every 2nd pixel", "16 zero channels"]),
+        ),
+        (
+            "option B, projection",
+            "x: 32x32, 16 channels",
+            "conv₁ 3x3, stride 2",
+            "y: 16x16, 32 channels",
+            Some(["conv 1x1, stride 2", "bn"]),
+        ),
+    ];
+    for (panel, (title, x, conv, y, shortcut)) in panels.into_iter().enumerate() {
+        let left = 20.0 + 256.0 * panel as f64;
+        let (f, s) = (left + 62.0, left + 186.0);
+        figure.styled_text([left, 22.0], Anchor::Start, "bold", 14.0, title);
+        figure.text([f, 52.0], Anchor::Middle, x);
+        // The shortcut leaves before the branch and ends at the addition.
+        figure.lines(&[[f, 70.0], [s, 70.0], [s, 270.0], [f + 12.0, 270.0]], "b", false);
+        figure.arrow([f + 30.0, 270.0], [f + 10.0, 270.0], "b");
+        figure.line([f, 60.0], [f, 84.0], "ink");
+        let mut boxed = |centre: f64, top: f64, class: &str, fill: &str, text: &str| {
+            figure.rect([centre - 57.0, top], [114.0, 26.0], class, fill, if fill == "paper" { 1.0 } else { 0.15 });
+            figure.styled_text([centre, top + 17.0], Anchor::Middle, "", 11.0, text);
+        };
+        for (i, text) in [conv, "bn₁, ReLU", "conv₂ 3x3", "bn₂"].into_iter().enumerate() {
+            boxed(f, 84.0 + 40.0 * i as f64, "a", "fa", text);
+        }
+        for (i, text) in shortcut.into_iter().flatten().enumerate() {
+            boxed(s, 114.0 + 56.0 * i as f64, "b", "paper", text);
+        }
+        boxed(f, 298.0, "a", "fa", "ReLU");
+        for top in [110.0, 150.0, 190.0] {
+            figure.arrow([f, top], [f, top + 14.0], "ink");
+        }
+        figure.arrow([f, 230.0], [f, 260.0], "ink");
+        figure.text([f - 8.0, 249.0], Anchor::End, "F(x)");
+        figure.text([s - 8.0, 264.0], Anchor::End, "S(x)");
+        figure.rect([f - 10.0, 260.0], [20.0, 20.0], "ink", "paper", 1.0);
+        figure.text([f, 275.0], Anchor::Middle, "+");
+        figure.arrow([f, 280.0], [f, 298.0], "ink");
+        figure.arrow([f, 324.0], [f, 342.0], "ink");
+        figure.text([f, 358.0], Anchor::Middle, y);
+    }
+    figure
 }

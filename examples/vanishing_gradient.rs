@@ -1,50 +1,54 @@
 //! How much of the gradient reaches each layer? Plain against residual networks of growing depth, before training.
 //!
-//! `cargo run --example vanishing_gradient` prints a table and writes `vanishing_gradient.svg` (or the path you give).
-//! docs/images/vanishing_gradient.svg is its output. dh is ∂loss/∂(output of the stem or a block), the signal that
-//! is propagated back; ‖dweight‖ is what the optimiser gets. 20 embedded images, seed 1, f64.
+//! `cargo run --example vanishing_gradient` prints a table; with a path as its argument it also draws the figure of
+//! docs/residual_block.md. dh is ∂loss/∂(output of the stem or a block), the signal that is propagated back; ‖dweight‖ is
+//! what the optimiser gets. Five embedded photographs, seed 1, f64.
 //!
 //! What to look at: the ratios "first / last". The textbook case is only one of three.
 //!
 //! - *No batch norm, weights 1/√2 of Kaiming's*, an initialisation like Glorot's of 2010: each ReLU halves the variance
-//!   and nothing compensates for it. In plain110 ‖dh‖ falls from 1.5e-2 to 3.6e-20 on the way back, a factor of 1/√2
-//!   per layer: the vanishing gradient. resnet110 keeps it within a factor of 110, because the identity carries it past
+//!   and nothing compensates for it. In plain110 ‖dh‖ falls from 3.1e-2 to 6.6e-20 on the way back, a factor of 1/√2
+//!   per layer: the vanishing gradient. resnet110 keeps it within a factor of 100, because the identity carries it past
 //!   the weights.
-//! - ‖dweight‖ of the same plain110 is between 1e-21 and 1e-19 in *every* layer, in the first ones no smaller than in
+//! - ‖dweight‖ of the same plain110 is between 1e-21 and 1e-18 in *every* layer, in the first ones no smaller than in
 //!   the last. dweight = colsᵀ · dy is a product of the forward and the backward signal; both shrink on their way, and
 //!   the product is about the same at every depth. All layers learn equally little.
-//! - *No batch norm, Kaiming start*: the variance 2/fan_out compensates for the ReLU on average, and plain110 loses
-//!   only a factor of 23. Now the residual networks have a problem: each block doubles the variance, and ‖dh‖ of
-//!   resnet110 grows 1e8-fold. A shortcut alone does not help; it needs a branch that starts small (zero-init gamma) or
+//! - *No batch norm, Kaiming's start*: the variance 2/fan_out compensates for the ReLU on average, and plain110 loses
+//!   only a factor of 26. Now the residual networks have a problem: each block doubles the variance, and ‖dh‖ of
+//!   resnet110 grows 9e7-fold. A shortcut alone does not help; it needs a branch that starts small (zero-init gamma) or
 //!   is normalised.
-//! - *Batch norm, Kaiming start*, the networks that the paper trained: in plain110 the gradient does not vanish, it
-//!   *explodes*, 7e7-fold, 1.18 per layer. Yang et al. 2019 (arXiv 1902.08129) show that batch norm itself causes this.
-//!   In resnet110 it grows 110-fold over the same depth, and ‖dweight‖ stays between 0.2 and 12. The paper says that
-//!   vanishing gradients are unlikely to be the reason why deep plain networks fail (section 4.1); here they explode.
+//! - *Batch norm, Kaiming's start*, the networks that the paper trained: in plain110 the gradient does not vanish, it
+//!   *explodes*, 1.6e8-fold, 1.19 per layer. Yang et al. 2019 (arXiv 1902.08129) show that batch norm itself causes this.
+//!   In resnet110 it grows 110-fold over the same depth. The paper says that vanishing gradients are unlikely to be the
+//!   reason why deep plain networks fail (section 4.1); here they explode.
 
+mod figure;
+
+use figure::{Anchor, Axes, Figure, Scale};
 use resnet_by_hand::Gradients;
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::{Architecture, ResNet};
 use std::f64::consts::FRAC_1_SQRT_2;
-use std::fmt::Write as _;
 
 const DEPTHS: [usize; 4] = [8, 20, 56, 110];
-const IMAGES: usize = 20;
+/// The depths in the figure.
+const DRAWN: [usize; 2] = [20, 110];
+const IMAGES: usize = 5;
 
 /// (title, mode, factor on the convolutions' initial weights). `Eval` on a fresh network: running mean 0 and variance 1
 /// make every batch norm the identity (up to eps).
 const SETTINGS: [(&str, Mode, f64); 3] = [
-    ("batch norm, Kaiming start", Mode::Train, 1.0),
-    ("no batch norm, Kaiming start", Mode::Eval, 1.0),
-    ("no batch norm, weights 1/√2 of it", Mode::Eval, FRAC_1_SQRT_2),
+    ("batch norm", Mode::Train, 1.0),
+    ("no batch norm", Mode::Eval, 1.0),
+    ("no batch norm, weights / √2", Mode::Eval, FRAC_1_SQRT_2),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut panels = Vec::new();
     for (title, mode, factor) in SETTINGS {
-        println!("\n{title}");
+        println!("{title}");
         println!("{:<10} {:>29} {:>31}", "", "‖dh‖ after the", "‖dweight‖ of the");
         println!("{:<10} {:>9} {:>9} {:>9}   {:>9} {:>9} {:>9}", "", "stem", "last", "ratio", "first", "last", "ratio");
         let (mut signals, mut weights) = (Vec::new(), Vec::new());
@@ -61,13 +65,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 weights.push((family, depth, dweight));
             }
         }
-        panels.push((format!("‖dh‖: {title}"), signals));
-        panels.push((format!("‖dweight‖: {title}"), weights));
+        println!();
+        panels.push((format!("‖dh‖, {title}"), signals));
+        panels.push((format!("‖dweight‖, {title}"), weights));
     }
-    let path = std::env::args().nth(1).unwrap_or_else(|| "vanishing_gradient.svg".to_string());
-    std::fs::write(&path, svg(&panels))?;
-    println!("\nplot written to {path}");
-    Ok(())
+    Ok(figure::save(draw(&panels), 1)?)
 }
 
 /// (‖dh‖ after the stem and after every block, ‖dweight‖ of every convolution), first layer first, of a fresh network.
@@ -120,48 +122,44 @@ fn norm<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
 /// A family, its depth, and a norm for every layer from the first to the last.
 type Curve = (&'static str, usize, Vec<f64>);
 
-/// Panels in two rows, filled column by column; first layer left, last layer right, norms on a log scale.
-fn svg(panels: &[(String, Vec<Curve>)]) -> String {
-    let (width, height, left, top) = (290.0, 250.0, 60.0, 40.0);
-    let total = panels.len().div_ceil(2) as f64 * (width + left) + 110.0;
-    let view = format!("viewBox='0 0 {total} {}'", 2.0 * (height + top) + 40.0);
-    let mut s = format!("<svg xmlns='http://www.w3.org/2000/svg' {view} font-family='sans-serif' font-size='12'>\n");
-    let _ = writeln!(s, "<rect width='100%' height='100%' fill='white'/>");
+/// The curves of `DRAWN`: a column for each setting, above ‖dh‖, below ‖dweight‖; first layer left, last layer right.
+fn draw(panels: &[(String, Vec<Curve>)]) -> Figure {
+    let title = "Norms of the gradients in fresh plain and residual networks against the layer, for three settings";
+    let mut figure = Figure::new(760.0, 540.0, title);
     for (i, (title, curves)) in panels.iter().enumerate() {
-        let (x0, y0) = (left + (i / 2) as f64 * (width + left), top + (i % 2) as f64 * (height + top + 10.0));
-        let logs = || curves.iter().flat_map(|(_, _, norms)| norms.iter().map(|n| n.log10()));
+        let drawn = || curves.iter().filter(|(_, depth, _)| DRAWN.contains(depth));
+        let logs = || drawn().flat_map(|(_, _, norms)| norms.iter().map(|norm| norm.log10()));
         let (low, high) = (logs().fold(f64::MAX, f64::min).floor(), logs().fold(f64::MIN, f64::max).ceil());
-        let y_of = |log: f64| y0 + height * (high - log) / (high - low);
-        let _ = writeln!(s, "<text x='{x0}' y='{}' font-weight='bold'>{title}</text>", y0 - 8.0);
-        let _ = writeln!(s, "<rect x='{x0}' y='{y0}' width='{width}' height='{height}' fill='none' stroke='#888'/>");
-        for tick in (low as i32..=high as i32).step_by(((high - low) / 8.0).ceil() as usize) {
-            let y = y_of(f64::from(tick));
-            let _ = writeln!(s, "<path d='M{x0} {y:.1} h{width}' stroke='#ddd'/>");
-            let _ = writeln!(s, "<text x='{}' y='{:.1}' text-anchor='end'>1e{tick}</text>", x0 - 5.0, y + 4.0);
+        let power = |log: f64| 10f64.powf(log);
+        let axes = Axes {
+            corner: [50.0 + 245.0 * (i / 2) as f64, 40.0 + 245.0 * (i % 2) as f64],
+            size: [190.0, 180.0],
+            x: Scale::Linear(0.0, 1.0),
+            y: Scale::Log(power(low), power(high)),
+        };
+        let step = ((high - low) / 6.0).ceil() as usize;
+        let labels: Vec<_> = (low as i32..=high as i32).step_by(step).map(|log| (log, format!("1e{log}"))).collect();
+        let y_ticks: Vec<_> = labels.iter().map(|(log, label)| (power(f64::from(*log)), label.as_str())).collect();
+        let title = title.replace("no batch norm", "no norm");
+        axes.draw(&mut figure, &[(0.0, "first layer"), (1.0, "last")], &y_ticks, ["", &title]);
+        for (family, depth, norms) in drawn() {
+            let last = (norms.len() - 1) as f64;
+            let points: Vec<_> = norms.iter().enumerate().map(|(i, norm)| [i as f64 / last, *norm]).collect();
+            // A curve of 109 convolutions looks the same with every fourth one.
+            let points: Vec<_> = points.iter().copied().step_by(norms.len().div_ceil(30)).collect();
+            axes.plot(&mut figure, &points, class(family), *depth != DRAWN[1]);
         }
-        for (family, depth, norms) in curves {
-            let x_of = |place: usize| x0 + width * place as f64 / (norms.len() - 1) as f64;
-            let points = norms.iter().enumerate().map(|(i, n)| format!("{:.1},{:.1} ", x_of(i), y_of(n.log10())));
-            let (points, colour) = (points.collect::<String>(), colour(family, *depth));
-            let _ = writeln!(s, "<polyline points='{points}' fill='none' stroke='{colour}' stroke-width='1.5'/>");
+    }
+    for (i, family) in ["plain", "resnet"].into_iter().enumerate() {
+        for (j, depth) in DRAWN.into_iter().enumerate() {
+            let x = 50.0 + 130.0 * (2 * i + j) as f64;
+            figure.lines(&[[x, 522.0], [x + 24.0, 522.0]], class(family), j == 0);
+            figure.text([x + 30.0, 526.0], Anchor::Start, &format!("{family}{depth}"));
         }
-        let _ = writeln!(s, "<text x='{x0}' y='{}'>first layer</text>", y0 + height + 14.0);
-        let (x, y) = (x0 + width, y0 + height + 14.0);
-        let _ = writeln!(s, "<text x='{x}' y='{y}' text-anchor='end'>last layer</text>");
     }
-    for (i, (family, depth, _)) in panels[0].1.iter().enumerate() {
-        let (x, y, colour) = (total - 95.0, top + 10.0 + 20.0 * i as f64, colour(family, *depth));
-        let _ = writeln!(s, "<path d='M{x} {y} h20' stroke='{colour}' stroke-width='3'/>");
-        let _ = writeln!(s, "<text x='{}' y='{}'>{family}{depth}</text>", x + 26.0, y + 4.0);
-    }
-    s + "</svg>\n"
+    figure
 }
 
-/// Reds for plain, blues for residual networks, darker with depth.
-fn colour(family: &str, depth: usize) -> &'static str {
-    let shade = DEPTHS.iter().position(|&d| d == depth).expect("one of the depths");
-    match family {
-        "plain" => ["#f4a582", "#e9705a", "#c92a33", "#7f0018"][shade],
-        _ => ["#92c5de", "#5a9fca", "#2166ac", "#0b2f66"][shade],
-    }
+fn class(family: &str) -> &'static str {
+    if family == "plain" { "b" } else { "a" }
 }
