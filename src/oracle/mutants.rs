@@ -63,7 +63,7 @@ enum Fault {
     /// Parameter gradients computed from another gradient of the result.
     Parameters(fn(&Activation<f64>) -> Activation<f64>),
     /// Another gradient of a convolution's weight.
-    Weight(fn(&Conv2d<f64>, &Activation<f64>, &Activation<f64>) -> Option<Array4<f64>>),
+    Weight(WeightGradient),
     /// A batch norm that forgets a part of its gradient.
     Norm(WrongNorm),
     /// Another loss and gradient of the logits.
@@ -73,6 +73,9 @@ enum Fault {
     /// Another step of SGD.
     Sgd(fn(&mut SgdTerms)),
 }
+
+/// Computes a convolution's gradient of the weight from x and dy; `None` if it is the right one.
+type WeightGradient = fn(&Conv2d<f64>, &Activation<f64>, &Activation<f64>) -> Option<Array4<f64>>;
 
 /// Another layer in place of one; the function returns `false` if it is the same.
 #[derive(Clone, Copy, Debug)]

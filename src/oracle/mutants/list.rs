@@ -3,12 +3,12 @@
 //! Before these come the classic mistakes ([`Mistake`](crate::oracle::Mistake)), after them the wrong values (`values.rs`).
 
 use super::sgd::SgdTerms;
-use super::{Fault, OtherLayer, Passing, formulas};
+use super::{Fault, OtherLayer, Passing, WeightGradient, formulas};
 use crate::Activation;
 use crate::layers::{AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Relu, SoftmaxCrossEntropy, ZeroPadShortcut};
 use crate::oracle::diagnose::WrongNorm;
 use crate::program::Layer;
-use ndarray::{Array2, Array4};
+use ndarray::Array2;
 
 const RIGHT: WrongNorm = WrongNorm::RIGHT;
 
@@ -465,8 +465,6 @@ const fn parameter(
 ) -> Entry {
     Entry { part, what, right, fault: Fault::Parameters(wrong) }
 }
-
-type WeightGradient = fn(&Conv2d<f64>, &Activation<f64>, &Activation<f64>) -> Option<Array4<f64>>;
 
 const fn weight_gradient(what: &'static str, right: &'static str, wrong: WeightGradient) -> Entry {
     Entry { part: "grad_weight", what, right, fault: Fault::Weight(wrong) }
