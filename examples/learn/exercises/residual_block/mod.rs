@@ -20,11 +20,14 @@ fn open(dy: &Matrix, gates: &Matrix) -> Matrix {
     Zip::from(dy).and(gates).map_collect(|&dy, &gate| if gate > 0.0 { dy } else { 0.0 })
 }
 
+/// The backward pass of F or S.
+type Backward<'a> = &'a dyn Fn(&Matrix) -> Matrix;
+
 /// y from F(x) and S(x); dx from dy, y and the backward passes of F and S.
 #[derive(Clone, Copy)]
 struct Block {
     y: fn(branch: Matrix, shortcut: Matrix) -> Matrix,
-    dx: fn(dy: &Matrix, y: &Matrix, branch: &dyn Fn(&Matrix) -> Matrix, shortcut: &dyn Fn(&Matrix) -> Matrix) -> Matrix,
+    dx: fn(dy: &Matrix, y: &Matrix, branch: Backward<'_>, shortcut: Backward<'_>) -> Matrix,
 }
 
 const RIGHT: Block = Block {

@@ -17,8 +17,8 @@ const BATCH: usize = 50;
 /// Training images; the embedded data has 1,400 and 500 to test with.
 const IMAGES: usize = 1000;
 /// Accuracy of the reference trained in the same way, and its standard deviation, from the seeds 1 to 5: `learn reference`.
-const EXPECTED: f64 = 39.4;
-const DEVIATION: f64 = 1.8;
+const EXPECTED: f64 = 36.9;
+const DEVIATION: f64 = 0.9;
 
 fn model(seed: u64) -> ResNet<f64> {
     ResNet::new(&Architecture::by_name("resnet8").expect("it exists"), seed).expect("it can be built")
