@@ -103,8 +103,8 @@ impl Workshop {
             fs::create_dir_all(&folder).and_then(|()| write(&folder.join("exercise.rs"), &solution.1)).expect("a file");
             text += &format!(
                 "mod v{number} {{\n    #[path = \"{}\"]\n    pub mod exercise;\n    #[path = \"{}\"]\n    pub mod run;\n}}\n",
-                folder.join("exercise.rs").display(),
-                self.root.join("grader").join(format!("run_{}.rs", lesson.name)).display(),
+                slashes(&folder.join("exercise.rs")),
+                slashes(&self.root.join("grader").join(format!("run_{}.rs", lesson.name))),
             );
             arms += &format!("        \"{number}\" => protocol::serve(v{number}::run::run),\n");
         }
@@ -124,7 +124,7 @@ impl Workshop {
                 true => self.file(lessons, index),
                 false => self.root.join("grader").join(format!("{}_0", other.name)).join("exercise.rs"),
             };
-            text += &format!("    #[path = \"{}\"]\n    pub mod {};\n", path.display(), other.name);
+            text += &format!("    #[path = \"{}\"]\n    pub mod {};\n", slashes(&path), other.name);
         }
         text + "}\n"
     }
@@ -186,6 +186,11 @@ impl Workshop {
             false => Run::Panicked(results.len(), message),
         })
     }
+}
+
+/// A path as it can be written between quotes, on every system.
+fn slashes(path: &Path) -> String {
+    path.display().to_string().replace('\\', "/")
 }
 
 /// Writes a file unless it has this text already: an unchanged file is not compiled again.
