@@ -183,8 +183,8 @@ fn draw(runs: &[f64], above: &[f64], normal: &[f64], real: &[Option<f64>]) -> Fi
     }
     figure.line([50.0, 320.0], [70.0, 320.0], "a");
     figure.text([76.0, 324.0], Anchor::Start, "± standard error");
-    figure.lines(&[[190.0, 320.0], [210.0, 320.0]], "b", true);
-    figure.text([216.0, 324.0], Anchor::Start, "± deviation of the seeds");
+    figure.lines(&[[205.0, 320.0], [225.0, 320.0]], "b", true);
+    figure.text([231.0, 324.0], Anchor::Start, "± deviation of the seeds");
 
     let axes =
         Axes { corner: [410.0, 40.0], size: [280.0, 230.0], x: Scale::Log(2.0, 100.0), y: Scale::Linear(0.0, 6.0) };
