@@ -94,6 +94,7 @@ mod docs {
         softmax_cross_entropy = "softmax_cross_entropy.md",
         residual_block = "residual_block.md",
         sgd = "sgd.md",
+        where_next = "where_next.md",
         training = "training.md",
         checking_gradients = "checking_gradients.md",
         verification = "verification.md",
