@@ -30,7 +30,7 @@ use std::sync::Arc;
 const ROWS: &str = include_str!("../docs/images/book/degradation.csv");
 const NETWORKS: [&str; 4] = ["plain8", "plain32", "resnet8", "resnet32"];
 /// The name of a run in the rows, the number of its photographs, and of its epochs.
-const RUNS: [(&str, &str, usize); 2] = [("embedded", "1,400", 16), ("cifar10", "50,000", 1)];
+const RUNS: [(&str, &str, usize); 2] = [("embedded", "1,400", 16), ("cifar10", "50,000", 3)];
 
 /// The end of one epoch: mean training loss, test accuracy in percent, seconds of training.
 type Row = [f64; 3];
