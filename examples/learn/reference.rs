@@ -47,7 +47,7 @@ impl Reference {
 
     /// What is right.
     pub fn right(&self, case: &Case) -> Case {
-        self.results_of(&self.oracle_case(case).expected(false))
+        self.results_of(&self.oracle_case(case).expected(&[]))
     }
 
     /// Every fault that the oracle can inject, in the words of the exercise.

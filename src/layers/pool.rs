@@ -324,11 +324,19 @@ impl Windows {
         }
         let size = |axis: usize, input: usize| {
             let (kernel, stride, padding, dilation) = (kernel[axis], stride[axis], padding[axis], dilation[axis]);
-            let floor = window_count(op, input, kernel, stride, padding, dilation)?;
             if padding > kernel / 2 {
                 let message = format!("padding must be at most half the kernel size {kernel}, got {padding}");
                 return Err(Error::argument(op, message));
             }
+            let floor = match window_count(op, input, kernel, stride, padding, dilation) {
+                Ok(floor) => floor,
+                Err(error) => {
+                    let extent = kernel.checked_sub(1).and_then(|taps| taps.checked_mul(dilation));
+                    // Rounded up there is one window, if less than a stride is missing for it.
+                    let one = ceil_mode && extent.is_some_and(|extent| extent + 1 < input + 2 * padding + stride);
+                    return if one && dilation > 0 { Ok(1) } else { Err(error) };
+                }
+            };
             let leftover = (input + 2 * padding - dilation * (kernel - 1) - 1) % stride;
             // One more window for the leftover, if it starts before the padding after the image.
             let one_more = ceil_mode && leftover > 0 && floor * stride < input + padding;
@@ -433,6 +441,19 @@ mod tests {
         assert_eq!(ceil(3, 2, 0).forward(&x).unwrap().0, row(&[3.0, 5.0, 6.0]));
         // 6 + 2 - 2 = 6 = 1 * 4 + 2: a second window would start at 8 - 1 = 7, after the image.
         assert_eq!(ceil(2, 7, 1).forward(&x).unwrap().0, row(&[1.0]));
+    }
+
+    /// As PyTorch: one window, clipped to the image, if less than a stride is missing.
+    #[test]
+    fn ceil_mode_allows_a_window_larger_than_the_image() {
+        let x = row(&[1.0, 3.0, 2.0]);
+        let max = |kernel, stride| MaxPool2d { ceil_mode: true, ..max_row(kernel, stride, 0) };
+        let (y, cache) = max(4, 4).forward(&x).unwrap();
+        assert_eq!((y, cache.argmax()), (row(&[3.0]), &[1u32][..]));
+        assert_eq!(max(6, 4).forward(&x).unwrap().0, row(&[3.0]));
+        assert!(max(7, 4).forward(&x).is_err() && max_row(4, 4, 0).forward(&x).is_err());
+        let average = AvgPool2d { ceil_mode: true, ..AvgPool2d::new([1, 4], [1, 4], [0, 0]) };
+        assert_eq!(average.forward(&x).unwrap().0, row(&[2.0])); // divided by the 3 pixels in the image
     }
 
     #[test]

@@ -33,6 +33,7 @@ use ndarray::Zip;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Relu<T> {
     slope: T,
+    leaky: bool,
 }
 
 /// What [`Relu::backward`] needs from the forward pass.
@@ -44,7 +45,7 @@ pub struct ReluCache<T> {
 impl<T: Scalar> Relu<T> {
     /// The ReLU, slope 0.
     pub fn new() -> Self {
-        Relu { slope: T::zero() }
+        Relu { slope: T::zero(), leaky: false }
     }
 
     /// The leaky ReLU.
@@ -53,7 +54,7 @@ impl<T: Scalar> Relu<T> {
     /// If the slope is not in [0, 1]: backward takes the sign of x from y.
     pub fn leaky(slope: T) -> Result<Self> {
         if slope >= T::zero() && slope <= T::one() {
-            Ok(Relu { slope })
+            Ok(Relu { slope, leaky: true })
         } else {
             Err(Error::argument("leaky_relu", format!("slope must be in [0, 1], got {slope}")))
         }
@@ -64,14 +65,14 @@ impl<T: Scalar> Relu<T> {
         self.slope
     }
 
-    /// Whether this is a leaky ReLU: the slope is not 0.
+    /// Whether this is a leaky ReLU. With slope 0 it is a ReLU but for infinities: 0 · (−∞) is NaN, and max(−∞, 0) is 0.
     pub fn is_leaky(&self) -> bool {
-        self.slope != T::zero()
+        self.leaky
     }
 
     /// The same function in another number type.
     pub(crate) fn cast<S: Scalar>(&self) -> Relu<S> {
-        Relu { slope: S::of(self.slope.as_f64()) }
+        Relu { slope: S::of(self.slope.as_f64()), leaky: self.leaky }
     }
 
     /// Returns y and the cache.
@@ -93,21 +94,21 @@ impl<T: Scalar> Relu<T> {
     #[inline(always)]
     pub(crate) fn of(&self, x: T) -> T {
         // `<=` is false for NaN, so NaN is returned.
-        if x <= T::zero() { scale(self.slope, x) } else { x }
+        if x <= T::zero() { self.scale(x) } else { x }
     }
 
     /// dx of one dy, given y.
     #[inline(always)]
     pub(crate) fn pull(&self, dy: T, y: T) -> T {
-        let closed = y <= T::zero() || (self.slope > T::zero() && y.is_nan());
-        if closed { scale(self.slope, dy) } else { dy }
+        let closed = y <= T::zero() || (self.leaky && y.is_nan());
+        if closed { self.scale(dy) } else { dy }
     }
-}
 
-/// slope · value; 0 for a ReLU, even if the value is infinite (0 · ∞ would be NaN).
-#[inline(always)]
-fn scale<T: Scalar>(slope: T, value: T) -> T {
-    if slope == T::zero() { T::zero() } else { slope * value }
+    /// slope · value; 0 for a ReLU, even if the value is infinite (0 · ∞ would be NaN).
+    #[inline(always)]
+    fn scale(&self, value: T) -> T {
+        if self.leaky { self.slope * value } else { T::zero() }
+    }
 }
 
 impl<T: Scalar> Default for Relu<T> {

@@ -1,14 +1,19 @@
 //! Compares two dumps tensor by tensor: how far they differ, how far they may differ, and where that begins.
 //!
 //! `ours` is the reference and defines the order of execution; `theirs` is to be checked. A tensor of theirs *fits* if it
-//! has the shape of ours and every element satisfies
+//! has the shape of ours and
 //!
 //! ```text
-//! |theirs − ours| ≤ tolerance        tested as `!(error <= tolerance)`, so that a NaN fails
+//! every element     |theirs − ours| ≤ tolerance of this element      tested as `!(error <= tolerance)`, so that a NaN fails
+//! fitted factor     f = ⟨theirs, ours⟩/⟨ours, ours⟩ is 1             within the error that follows for f
+//! mean error        1/n Σ (theirs − ours) is 0                       within the error that follows for it
 //! ```
 //!
-//! The tolerance is the [`Tolerance`] that is given; otherwise the one in the dump for the element type of theirs
-//! ([`super::rounding`]); for a dump without any, [`Tolerance::of_dtype`].
+//! The last two find an error that is the same everywhere, such as a factor of 0.999, far below any element's tolerance:
+//! in a sum over n elements rounding errors cancel, and such an error does not.
+//!
+//! The tolerances are those in the dump ([`super::rounding`]) for the [`Arithmetic`] that the caller states or that the
+//! element type of theirs suggests; or one [`Tolerance`] that is given. For a dump without any, [`Tolerance::of_dtype`].
 //!
 //! A name of theirs that ours does not have is translated as names of weights are (`crate::parameters::our_name`), after the
 //! dump's own prefix: `grad_module.linear.weight` is `grad_fc.weight`, `output.layer2.0.shortcut` is
@@ -16,12 +21,14 @@
 //! report says so. A tensor that only theirs has is an error: most likely its name is misspelt, and a comparison that
 //! silently compares less than it was given is worthless. Axes of length 1 are ignored: `(N, C, 1, 1)` equals `(N, C)`.
 
-use super::dump::{ALIASES, tolerance_key};
+use super::arithmetic::{Arithmetic, ComputedIn, Float, looks_like};
+use super::dump::{ALIASES, UNCHANGED, tolerance_name, tolerance_of, whole_key};
+use super::names::{Matched, module_input, translated};
 use crate::error::nearest;
-use crate::parameters::{is_counter, join, our_name};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use ndarray::ArrayD;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Bins of a histogram: one for each decade from 10⁻¹⁸ to 1 of the largest reference value, and one for larger errors.
@@ -59,8 +66,8 @@ impl Tolerance {
 /// Where a tensor's tolerance comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The dump: rounding in this type, simulated through the computation.
-    Rounding(Dtype),
+    /// The dump: rounding in this arithmetic.
+    Rounding(Arithmetic),
     /// The caller.
     Given,
     /// The element type alone.
@@ -72,8 +79,8 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Rounding(dtype) => {
-                write!(f, "rounding in {} (u = {:.1e})", dtype.name(), dtype.unit_roundoff().unwrap_or(0.0))
+            Source::Rounding(arithmetic) => {
+                write!(f, "rounding in {arithmetic} (u = {:.1e})", arithmetic.coarsest())
             }
             Source::Given => write!(f, "given"),
             Source::Type(dtype) => write!(f, "usual for {}", dtype.name()),
@@ -82,11 +89,22 @@ impl fmt::Display for Source {
     }
 }
 
+/// A property of the whole tensor and how far it may be off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Whole {
+    /// The fitted factor, or the mean error.
+    pub found: f64,
+    /// Its distance from 1, or from 0, that rounding explains.
+    pub tolerance: f64,
+}
+
 /// An element and its error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Worst {
     /// The error.
     pub error: f64,
+    /// The tolerance of this element.
+    pub tolerance: f64,
     /// Where it is.
     pub at: Vec<usize>,
     /// The value there, ours and theirs.
@@ -98,8 +116,12 @@ pub struct Worst {
 pub enum Outcome {
     /// Every element is within the tolerance.
     Fits,
-    /// This many elements exceed the tolerance.
+    /// This many elements exceed their tolerance.
     Leaves(usize),
+    /// Every element is within its tolerance, but all together are too large or too small by the fitted factor.
+    Factor,
+    /// Every element is within its tolerance, but the mean of the errors is not 0.
+    Mean,
     /// The shape differs; this is theirs.
     Shape(Vec<usize>),
     /// Theirs does not contain it.
@@ -117,6 +139,8 @@ pub struct Verdict {
     pub dtypes: [Dtype; 2],
     /// The outcome of the comparison.
     pub outcome: Outcome,
+    /// The element that uses the largest share of its tolerance.
+    pub worst: Worst,
     /// Largest |theirs − ours|.
     pub absolute: Worst,
     /// Largest |theirs − ours| / |ours| among the elements where ours is not 0.
@@ -129,13 +153,21 @@ pub struct Verdict {
     pub ours_not_finite: usize,
     /// Largest |ours|.
     pub scale: f64,
+    /// √(mean of squares) of ours.
+    pub rms: f64,
+    /// √(mean of squares) of the tolerances; infinite if the dump has no bound for some element, where only the same value
+    /// fits.
+    pub tolerance: f64,
     /// Number of elements with an error of about 10^(i − 18) times `scale`; those without error are not counted.
     pub histogram: [usize; DECADES],
-    /// The largest error allowed in any finite element; infinite if the dump has no bound for this tensor, and then only
-    /// equal elements fit.
-    pub tolerance: f64,
+    /// The factor that fits ours to theirs best, if that is checked.
+    pub factor: Option<Whole>,
+    /// The mean error, if that is checked.
+    pub mean: Option<Whole>,
     /// Where the tolerance comes from.
     pub source: Source,
+    /// The narrower type to which all elements of theirs belong, if nobody stated how they were computed.
+    pub looks_like: Option<Float>,
 }
 
 impl Verdict {
@@ -147,6 +179,19 @@ impl Verdict {
     /// Whether it was compared.
     pub fn tried(&self) -> bool {
         self.outcome != Outcome::NotGiven
+    }
+
+    /// The largest share of a tolerance that is used, by an element, the factor or the mean.
+    pub fn share(&self) -> f64 {
+        let of = |error: f64, tolerance: f64| if error == 0.0 { 0.0 } else { error / tolerance };
+        let factor = self.factor.map_or(0.0, |whole| of((whole.found - 1.0).abs(), whole.tolerance));
+        let mean = self.mean.map_or(0.0, |whole| of(whole.found.abs(), whole.tolerance));
+        of(self.worst.error, self.worst.tolerance).max(factor).max(mean)
+    }
+
+    /// Whether rounding alone may change the tensor by a third of its size: then fitting says little.
+    pub fn says_little(&self) -> bool {
+        self.tried() && self.rms > 0.0 && self.tolerance > self.rms / 3.0
     }
 }
 
@@ -176,68 +221,127 @@ impl Report {
     }
 }
 
-/// Compares `theirs` with `ours`.
+/// Compares `theirs` with `ours`, in the arithmetic that the coarsest element type of theirs suggests.
 ///
 /// # Errors
-/// If the metadata of `ours` is damaged.
+/// As [`compare_as`].
 pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Result<Report> {
-    let aliases = pairs(ours, ALIASES)?;
-    let mut carried = HashMap::new();
-    for dtype in [Dtype::F32, Dtype::F64] {
-        for (name, tolerance) in pairs(ours, &tolerance_key(dtype))? {
-            let tolerance: f64 = tolerance.parse().map_err(|_| damaged(&tolerance_key(dtype), tolerance))?;
-            let tolerance = if tolerance.is_nan() { f64::INFINITY } else { tolerance };
-            carried.insert((name, dtype.name()), tolerance);
+    compare_as(ours, theirs, given, &ComputedIn::default())
+}
+
+/// Compares `theirs`, computed as stated, with `ours`.
+///
+/// # Errors
+/// If the metadata of `ours` is damaged, or if `ours` has tolerances, but not for an arithmetic that is needed.
+pub fn compare_as(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>, stated: &ComputedIn) -> Result<Report> {
+    compare_by(ours, ours, theirs, given, stated)
+}
+
+/// The same with the tolerances of another dump, `carrier`.
+pub(super) fn compare_by(
+    ours: &Tensors,
+    carrier: &Tensors,
+    theirs: &Tensors,
+    given: Option<Tolerance>,
+    stated: &ComputedIn,
+) -> Result<Report> {
+    let aliases: HashMap<&str, &str> = pairs(ours, ALIASES)?.into_iter().collect();
+    let mut carried: Vec<&str> = Vec::new();
+    for (arithmetic, _) in carrier.names().filter_map(tolerance_of) {
+        if !carried.contains(&arithmetic) {
+            carried.push(arithmetic);
         }
     }
-    let aliases: HashMap<&str, &str> = aliases.into_iter().collect();
-    let named = |name: &str| ours.names().find(|own| *own == name);
-    let own = |name: &str| named(name).or_else(|| named(aliases.get(name)?));
+    let mut whole: HashMap<(String, &str), [f64; 2]> = HashMap::new();
+    for &arithmetic in &carried {
+        for (place, what) in ["factor", "mean"].into_iter().enumerate() {
+            let key = whole_key(what, arithmetic);
+            for (name, tolerance) in pairs(carrier, &key)? {
+                let tolerance: f64 = tolerance.parse().map_err(|_| damaged(&key, tolerance))?;
+                whole.entry((arithmetic.to_string(), name)).or_insert([f64::INFINITY; 2])[place] = tolerance;
+            }
+        }
+    }
+    let unchanged = ours.metadata.get(UNCHANGED).map_or("", String::as_str);
+    let unchanged: HashSet<&str> = unchanged.lines().collect();
+    let results = || ours.names().filter(|name| tolerance_of(name).is_none());
+    let own = |name: &str| {
+        let named = |name: &str| results().find(|own| *own == name).map(str::to_string);
+        named(name).or_else(|| named(aliases.get(name)?))
+    };
+    let known =
+        |name: &str| unchanged.contains(name) || module_input(name).is_some_and(|output| own(&output).is_some());
+    let matched = Matched::new(theirs, &own, &known);
     // The names that theirs uses for each tensor of ours; there may be several: `layer1` and its last ReLU.
     let mut called: HashMap<&str, Vec<&str>> = HashMap::new();
-    let mut unknown = Vec::new();
-    for name in theirs.names().filter(|name| !is_counter(name)) {
-        match own(name).or_else(|| own(&translated(name))) {
-            Some(own) => called.entry(own).or_default().push(name),
-            None => unknown.push(name),
-        }
+    for (own, name) in &matched.pairs {
+        called.entry(own).or_default().push(name);
     }
-    let missing = ours.names().filter(|name| !called.contains_key(name));
-    let missing: Vec<String> = missing.map(str::to_string).collect();
-    let unknown = unknown.into_iter().map(|name| {
-        let near = nearest(&translated(name), &missing).map(str::to_string);
-        (name.to_string(), near)
+    let missing: Vec<String> = results().filter(|name| !called.contains_key(name)).map(str::to_string).collect();
+    let unknown = matched.unknown.into_iter().map(|name| {
+        let near = nearest(&translated(&name), &missing).map(str::to_string);
+        (name, near)
     });
-    let entries = ours.names().flat_map(|own| match called.get(own) {
+    let entries = results().flat_map(|own| match called.get(own) {
         Some(names) => names.iter().map(|&name| (name, own)).collect(),
         None => vec![(own, own)],
     });
-    let tensors = entries.map(|(name, own)| {
-        let tensor = ours.get(own).expect("one of ours");
-        verdict(name, tensor, theirs.get(name), given, |dtype| match dtype {
-            Dtype::F16 | Dtype::BF16 => {
-                let ratio = dtype.unit_roundoff()? / Dtype::F32.unit_roundoff()?;
-                carried.get(&(own, Dtype::F32.name())).map(|tolerance| tolerance * ratio)
+    // What was computed from a coarse tensor is no finer, whatever it is stored in: the loss of logits in bfloat16.
+    let coarsest = coarsest(theirs);
+    let allowed = |own: &str, theirs: &Tensor| -> Result<Allowed> {
+        if let Some(tolerance) = given {
+            return Ok(Allowed::Given(tolerance));
+        }
+        let Some(arithmetic) = coarsest.filter(|_| theirs.dtype().unit_roundoff().is_some()) else {
+            return Ok(Allowed::Given(Tolerance { relative: 0.0, absolute: 0.0 }));
+        };
+        let arithmetic = stated.of(own).unwrap_or(arithmetic);
+        match carrier.get(&tolerance_name(&arithmetic, own)) {
+            Some(each) => {
+                let whole = whole.get(&(arithmetic.to_string(), own)).copied();
+                Ok(Allowed::Carried { arithmetic, each: each.to_f64(), whole })
             }
-            _ => carried.get(&(own, dtype.name())).copied(),
-        })
-    });
-    Ok(Report { tensors: tensors.collect(), unknown: unknown.collect() })
+            None if carried.is_empty() => Ok(Allowed::Type(theirs.dtype())),
+            None => {
+                let known = carried.join(" and ");
+                let message = format!(
+                    "`{own}` of theirs is computed in {arithmetic}, but the reference has tolerances for {known} only: \
+                     compute it again with `--computed-in {arithmetic}`"
+                );
+                Err(Error::argument("compare", message))
+            }
+        }
+    };
+    let mut tensors = Vec::new();
+    for (name, own) in entries {
+        let (tensor, theirs) = (ours.get(own).expect("one of ours"), theirs.get(name));
+        let allowed = theirs.map(|theirs| allowed(own, theirs)).transpose()?;
+        let mut verdict = verdict(name, tensor, theirs.zip(allowed));
+        if let (Some(theirs), None, None) = (theirs, stated.of(own), given)
+            && theirs.dtype() == Dtype::F32
+        {
+            verdict.looks_like = looks_like(theirs.to_f64().iter());
+        }
+        tensors.push(verdict);
+    }
+    Ok(Report { tensors, unknown: unknown.collect() })
 }
 
-/// Translates a name in another program's dump to the name used here.
-fn translated(name: &str) -> String {
-    for prefix in ["output", "grad_output"] {
-        if let Some(module) = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')) {
-            // The name of a module, `linear`; that of a parameter is `linear.weight`. A wrapper is the whole network.
-            let module = our_name(&format!("{module}."));
-            return join(prefix, module.strip_suffix('.').unwrap_or(&module));
-        }
-    }
-    match name.strip_prefix("grad_") {
-        Some(parameter) => format!("grad_{}", our_name(parameter)),
-        None => our_name(name),
-    }
+/// The arithmetic that the coarsest element type of a dump suggests; `None` for a dump of integers.
+pub(super) fn coarsest(dump: &Tensors) -> Option<Arithmetic> {
+    let results = dump.iter().filter(|(name, _)| tolerance_of(name).is_none());
+    let types = results.filter_map(|(_, tensor)| Arithmetic::of_dtype(tensor.dtype()));
+    types.reduce(|a, b| if b.coarsest() > a.coarsest() { b } else { a })
+}
+
+/// How far a tensor of theirs may be off.
+pub(super) enum Allowed {
+    /// As the caller says.
+    Given(Tolerance),
+    /// As the dump says.
+    Carried { arithmetic: Arithmetic, each: ArrayD<f64>, whole: Option<[f64; 2]> },
+    /// As is usual for the type.
+    Type(Dtype),
 }
 
 /// The `key value` lines of an entry of the metadata.
@@ -250,30 +354,30 @@ fn damaged(key: &str, line: &str) -> Error {
     Error::argument("compare", format!("the reference's metadata `{key}` has the line `{line}`, expected `name value`"))
 }
 
-fn verdict(
-    name: &str,
-    ours: &Tensor,
-    theirs: Option<&Tensor>,
-    given: Option<Tolerance>,
-    carried: impl Fn(Dtype) -> Option<f64>,
-) -> Verdict {
-    let nothing = Worst { error: 0.0, at: Vec::new(), values: [0.0; 2] };
+pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowed)>) -> Verdict {
+    let nothing = Worst { error: 0.0, tolerance: 0.0, at: Vec::new(), values: [0.0; 2] };
+    let dtype = theirs.as_ref().map_or(ours.dtype(), |(theirs, _)| theirs.dtype());
     let mut verdict = Verdict {
         name: name.to_string(),
         shape: ours.shape().to_vec(),
-        dtypes: [ours.dtype(), theirs.map_or(ours.dtype(), Tensor::dtype)],
+        dtypes: [ours.dtype(), dtype],
         outcome: Outcome::NotGiven,
+        worst: nothing.clone(),
         absolute: nothing.clone(),
         relative: nothing,
         ulps: 0,
         not_finite: 0,
         ours_not_finite: 0,
         scale: 0.0,
-        histogram: [0; DECADES],
+        rms: 0.0,
         tolerance: 0.0,
+        histogram: [0; DECADES],
+        factor: None,
+        mean: None,
         source: Source::Exact,
+        looks_like: None,
     };
-    let Some(theirs) = theirs else { return verdict };
+    let Some((theirs, allowed)) = theirs else { return verdict };
     if squeezed(ours.shape()) != squeezed(theirs.shape()) {
         verdict.outcome = Outcome::Shape(theirs.shape().to_vec());
         return verdict;
@@ -282,33 +386,43 @@ fn verdict(
     let [a, b] = [ours, theirs].map(|tensor| tensor.to_f64().iter().copied().collect::<Vec<f64>>());
     // Of the finite elements only: an infinity would allow any error in every other element.
     verdict.scale = a.iter().filter(|x| x.is_finite()).fold(0.0f64, |scale, x| scale.max(x.abs()));
+    verdict.rms = rms(a.iter().copied().filter(|x| x.is_finite()), verdict.scale);
 
-    let dtype = theirs.dtype();
-    let allowed = |value: f64| match given {
-        Some(Tolerance { relative, absolute }) => absolute + relative * value.abs(),
-        None => 0.0,
-    };
-    let (whole, source) = match (given, dtype.unit_roundoff(), carried(dtype)) {
-        (Some(_), ..) => (0.0, Source::Given),
-        (None, None, _) => (0.0, Source::Exact),
-        (None, Some(_), Some(tolerance)) => (tolerance, Source::Rounding(dtype)),
-        (None, Some(_), None) => {
-            let Tolerance { relative, absolute } = Tolerance::of_dtype(dtype);
-            (absolute.min(relative * verdict.scale) + relative * verdict.scale, Source::Type(dtype))
+    let real = dtype.unit_roundoff().is_some();
+    let (tolerances, largest): (Vec<f64>, f64) = match &allowed {
+        Allowed::Given(Tolerance { relative, absolute }) => {
+            verdict.source = if real { Source::Given } else { Source::Exact };
+            (a.iter().map(|a| absolute + relative * a.abs()).collect(), f64::INFINITY)
+        }
+        Allowed::Type(dtype) => {
+            verdict.source = Source::Type(*dtype);
+            let Tolerance { relative, absolute } = Tolerance::of_dtype(*dtype);
+            (vec![absolute.min(relative * verdict.scale) + relative * verdict.scale; a.len()], f64::INFINITY)
+        }
+        Allowed::Carried { arithmetic, each, .. } => {
+            verdict.source = Source::Rounding(*arithmetic);
+            // A mistake may give a tensor another shape than the right one, whose tolerances these are.
+            let each = match each.len() == a.len() {
+                true => each.iter().copied().collect(),
+                false => vec![each.iter().copied().fold(0.0, f64::max); a.len()],
+            };
+            (each, arithmetic.stored.largest())
         }
     };
-    verdict.source = source;
+    verdict.tolerance = rms(
+        tolerances.iter().zip(&a).filter(|(_, a)| a.is_finite()).map(|(tolerance, _)| *tolerance),
+        tolerances.iter().copied().fold(0.0, f64::max),
+    );
 
     let mut leaves = 0;
-    // The place in row-major order of the worst element, and its error.
-    let (mut absolute, mut relative) = ((0, 0.0f64), (0, 0.0f64));
-    for (i, (&ours, &theirs)) in a.iter().zip(&b).enumerate() {
+    // The place in row-major order of the worst element, and its error or share.
+    let [mut worst, mut absolute, mut relative] = [(0, 0.0f64); 3];
+    for (i, ((&ours, &theirs), &tolerance)) in a.iter().zip(&b).zip(&tolerances).enumerate() {
         // The same infinity, or both NaN: theirs agrees.
-        let error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
-        let tolerance = whole + allowed(ours);
-        // A tolerance relative to an infinity allows everything, but an infinity matches only itself.
-        if ours.is_finite() {
-            verdict.tolerance = verdict.tolerance.max(tolerance);
+        let mut error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
+        // So does an infinity where the type of theirs ends.
+        if theirs.is_infinite() && ours.abs() + tolerance >= largest && theirs.signum() == ours.signum() {
+            error = 0.0;
         }
         verdict.ours_not_finite += usize::from(!ours.is_finite());
         verdict.not_finite += usize::from(ours.is_finite() && !theirs.is_finite());
@@ -319,6 +433,10 @@ fn verdict(
             continue;
         }
         let larger = |error: f64, worst: f64| beyond(error, worst) && !worst.is_nan();
+        let share = if tolerance.is_finite() { error / tolerance } else { f64::INFINITY };
+        if larger(share, worst.1) || worst.1 == 0.0 {
+            worst = (i, share);
+        }
         if larger(error, absolute.1) {
             absolute = (i, error);
         }
@@ -331,13 +449,83 @@ fn verdict(
             verdict.histogram[POWERS.partition_point(|&power| power <= share)] += 1;
         }
     }
-    for ((i, error), worst) in [(absolute, &mut verdict.absolute), (relative, &mut verdict.relative)] {
+    let element = |i: usize, error: f64| {
+        let tolerance = tolerances[i];
+        Worst { error, tolerance, at: index(i, ours.shape()), values: [a[i], b[i]] }
+    };
+    if worst.1 != 0.0 {
+        let i = worst.0;
+        verdict.worst = element(i, if a[i] == b[i] { 0.0 } else { (b[i] - a[i]).abs() });
+    }
+    for ((i, error), place) in [(absolute, &mut verdict.absolute), (relative, &mut verdict.relative)] {
         if error != 0.0 {
-            *worst = Worst { error, at: index(i, ours.shape()), values: [a[i], b[i]] };
+            *place = element(i, error);
         }
     }
     verdict.outcome = if leaves == 0 { Outcome::Fits } else { Outcome::Leaves(leaves) };
+    if let (Outcome::Fits, Allowed::Carried { whole: Some(whole), .. }) = (&verdict.outcome, &allowed) {
+        verdict.judge_whole(&a, &b, &tolerances, *whole);
+    }
     verdict
+}
+
+impl Verdict {
+    /// The fitted factor and the mean error of a tensor whose elements fit.
+    fn judge_whole(&mut self, ours: &[f64], theirs: &[f64], tolerances: &[f64], [factor, mean]: [f64; 2]) {
+        let pairs = || ours.iter().zip(theirs).map(|(&a, &b)| (a / self.scale, (b - a) / self.scale));
+        let finite = |(a, error): &(f64, f64)| a.is_finite() && error.is_finite();
+        let (mut products, mut squares, mut sum, mut count) = (0.0, 0.0, 0.0, 0usize);
+        for (a, error) in pairs().filter(finite) {
+            (products, squares, sum, count) = (products + a * error, squares + a * a, sum + error, count + 1);
+        }
+        if squares == 0.0 || count < 2 {
+            return;
+        }
+        let mut found = [
+            Whole { found: 1.0 + products / squares, tolerance: factor },
+            Whole { found: sum / count as f64 * self.scale, tolerance: mean },
+        ];
+        // Where there is no bound, nothing is checked.
+        let off = |[factor, mean]: &[Whole; 2], share: f64| {
+            [(factor.found - 1.0).abs() > share * factor.tolerance, mean.found.abs() > share * mean.tolerance]
+        };
+        if off(&found, 0.25).contains(&true) {
+            // Equal values are rounded in the same way: their errors are one error.
+            let [factor, mean] = of_equal_values(ours, tolerances, self.scale);
+            found[0].tolerance = found[0].tolerance.max(factor);
+            found[1].tolerance = found[1].tolerance.max(mean);
+        }
+        match off(&found, 1.0) {
+            [true, _] => self.outcome = Outcome::Factor,
+            [_, true] => self.outcome = Outcome::Mean,
+            _ => {}
+        }
+        [self.factor, self.mean] = found.map(Some);
+    }
+}
+
+/// The tolerances of the factor and of the mean if all elements of one value have one error.
+fn of_equal_values(ours: &[f64], tolerances: &[f64], scale: f64) -> [f64; 2] {
+    let mut order: Vec<usize> = (0..ours.len()).filter(|&i| ours[i].is_finite()).collect();
+    order.sort_by(|&i, &j| ours[i].abs().total_cmp(&ours[j].abs()));
+    let (mut of_factor, mut of_mean, mut squares) = (0.0, 0.0, 0.0);
+    for equal in order.chunk_by(|&i, &j| ours[i].abs() == ours[j].abs()) {
+        let tolerance = equal.iter().map(|&i| tolerances[i]).sum::<f64>() / scale;
+        let value = ours[equal[0]].abs() / scale;
+        squares += value * value * equal.len() as f64;
+        of_factor += (value * tolerance).powi(2);
+        of_mean += tolerance * tolerance;
+    }
+    [2.0 * of_factor.sqrt() / squares, 2.0 * of_mean.sqrt() / order.len().max(1) as f64 * scale]
+}
+
+/// √(Σ x²/n), in units of `largest`.
+fn rms(x: impl Iterator<Item = f64>, largest: f64) -> f64 {
+    if largest == 0.0 || !largest.is_finite() {
+        return largest;
+    }
+    let (sum, count) = x.fold((0.0, 0usize), |(sum, n), x| (sum + (x / largest).powi(2), n + 1));
+    largest * (sum / count.max(1) as f64).sqrt()
 }
 
 /// The index of element `i` in row-major order.
@@ -409,6 +597,7 @@ mod tests {
         let given = |absolute| Some(Tolerance { relative: 0.0, absolute });
         let verdict = &compare(&ours, &theirs, given(1e-13)).unwrap().tensors[0];
         assert_eq!(verdict.outcome, Outcome::Leaves(1));
+        assert_eq!((verdict.worst.error, verdict.worst.tolerance), (2f64.powi(-40), 1e-13));
         assert_eq!((verdict.absolute.error, verdict.absolute.at.as_slice()), (2f64.powi(-40), &[0, 1][..]));
         assert_eq!(verdict.relative.error, 2f64.powi(-41));
         assert_eq!(verdict.ulps, 1 << 11); // between 2 and 4 adjacent floats are 2⁻⁵¹ apart
@@ -444,33 +633,79 @@ mod tests {
         }
         // Nor does an infinite or NaN tolerance.
         let mut ours = tensors(&[("y", array![1.0].into_dyn())]);
-        for none in ["inf", "NaN"] {
-            ours.metadata.insert(tolerance_key(Dtype::F64), format!("y {none}\n"));
+        for none in [f64::INFINITY, f64::NAN] {
+            ours.insert("tolerance.f64.y", array![none]);
             let report = compare(&ours, &tensors(&[("y", array![2.0].into_dyn())]), None).unwrap();
-            assert!(!report.passed() && report.tensors[0].tolerance == f64::INFINITY);
+            assert!(!report.passed() && !report.tensors[0].worst.tolerance.is_finite());
             assert!(compare(&ours, &ours, None).unwrap().passed());
         }
     }
 
+    /// Each element has its own tolerance, and the largest share of one decides.
     #[test]
-    fn names_are_translated_as_those_of_weights_are() {
-        for (theirs, here) in [
-            ("grad_module.layer1.0.conv1.weight", "grad_layer1.0.conv1.weight"),
-            ("grad__orig_mod.module.linear.bias", "grad_fc.bias"),
-            ("grad_layer2.0.shortcut.0.weight", "grad_layer2.0.downsample.0.weight"),
-            ("module.layer2.0.shortcut.1.running_var", "layer2.0.downsample.1.running_var"),
-            ("output.module.linear", "output.fc"),
-            ("grad_output.linear", "grad_output.fc"),
-            ("output.layer2.0.shortcut", "output.layer2.0.downsample"),
-            ("output.module.layer1.0.relu#2", "output.layer1.0.relu#2"),
-            ("output.module", "output"),
-            ("grad_output.module", "grad_output"),
-            ("output.conv1", "output.conv1"),
-            ("grad_input", "grad_input"),
-            ("loss", "loss"),
-        ] {
-            assert_eq!(translated(theirs), here);
-        }
+    fn every_element_has_its_own_tolerance() {
+        let mut ours = tensors(&[("y", array![1.0, 1.0, 0.0].into_dyn())]);
+        ours.insert("tolerance.f64.y", array![0.5, 0.125, 0.0]);
+        let judge = |theirs: [f64; 3]| {
+            let report = compare(&ours, &tensors(&[("y", array![theirs[0], theirs[1], theirs[2]].into_dyn())]), None);
+            report.unwrap().tensors.swap_remove(0)
+        };
+        let fits = judge([1.25, 1.125, 0.0]);
+        assert_eq!((fits.outcome, fits.worst.at, fits.worst.tolerance), (Outcome::Fits, vec![1], 0.125));
+        assert_eq!((fits.absolute.at, fits.absolute.error), (vec![0], 0.25));
+        assert_eq!(judge([1.0, 1.25, 0.0]).outcome, Outcome::Leaves(1));
+        assert_eq!(judge([1.0, 1.0, 1e-300]).outcome, Outcome::Leaves(1));
+    }
+
+    /// An error that is the same everywhere is found far below any element's tolerance; but equal values are rounded in the
+    /// same way, and that is no mistake.
+    #[test]
+    fn a_common_factor_and_a_common_shift_are_found() {
+        let y: ndarray::Array1<f64> = (0..1000).map(|i| f64::from(i).sin()).collect();
+        let mut ours = tensors(&[("y", y.clone().into_dyn())]);
+        ours.insert("tolerance.f64.y", ndarray::Array1::from_elem(1000, 0.05));
+        ours.metadata.insert(whole_key("factor", "f64"), "y 5e-3\n".to_string());
+        ours.metadata.insert(whole_key("mean", "f64"), "y 5e-3\n".to_string());
+        let judge = |theirs: ndarray::Array1<f64>| {
+            compare(&ours, &tensors(&[("y", theirs.into_dyn())]), None).unwrap().tensors.swap_remove(0)
+        };
+        let scaled = judge(&y * 0.99);
+        assert_eq!(scaled.outcome, Outcome::Factor);
+        assert!((scaled.factor.unwrap().found - 0.99).abs() < 1e-12 && scaled.share() > 1.9);
+        assert_eq!(judge(&y + 0.01).outcome, Outcome::Mean);
+        let alternating = ndarray::Array1::from_shape_fn(1000, |i| y[i] + if i % 2 == 0 { 0.04 } else { -0.04 });
+        assert_eq!(judge(alternating).outcome, Outcome::Fits);
+
+        ours.insert("y", ndarray::Array1::from_elem(1000, 1.0 / 3.0));
+        let third = ndarray::Array1::from_elem(1000, 0.336);
+        let report = compare(&ours, &tensors(&[("y", third.into_dyn())]), None).unwrap();
+        assert!(report.passed(), "{:?}", report.first());
+    }
+
+    #[test]
+    fn the_arithmetic_is_the_stated_one_or_that_of_the_type() {
+        let (bf16, f32) = (Arithmetic::BF16, Arithmetic::F32);
+        let mut ours = tensors(&[("y", array![1.0].into_dyn())]);
+        ours.insert("tolerance.f64.y", array![0.0]);
+        ours.insert("tolerance.bf16.y", array![0.5]);
+        let theirs = tensors(&[("y", array![1.25].into_dyn())]);
+        assert!(!compare(&ours, &theirs, None).unwrap().passed());
+        assert!(compare_as(&ours, &theirs, None, &ComputedIn::all(bf16)).unwrap().passed());
+        let error = compare_as(&ours, &theirs, None, &ComputedIn::all(f32)).unwrap_err().to_string();
+        assert!(error.contains("tolerances for f64 and bf16 only") && error.contains("--computed-in f32"), "{error}");
+        // Beyond the largest number of the type an infinity is right.
+        let mut ours = tensors(&[("y", array![1e39, -1e39, 1e38].into_dyn())]);
+        ours.insert("tolerance.f32.y", array![1e32, 1e32, 1e31]);
+        let mut theirs = Tensors::new();
+        let infinite = |x: f32| array![f32::INFINITY, f32::NEG_INFINITY, x];
+        theirs.insert("y", infinite(1e38));
+        assert!(compare(&ours, &theirs, None).unwrap().passed());
+        theirs.insert("y", infinite(f32::INFINITY));
+        assert!(!compare(&ours, &theirs, None).unwrap().passed());
+    }
+
+    #[test]
+    fn other_names_are_compared_in_our_order() {
         let x = array![1.0, -2.0].into_dyn();
         let ours = tensors(&[("logits", x.clone()), ("grad_fc.bias", x.clone()), ("grad_conv1.weight", x.clone())]);
         let theirs = tensors(&[

@@ -17,12 +17,18 @@ mod wrong_norm;
 pub use mistake::Mistake;
 pub(super) use wrong_norm::WrongNorm;
 
-use super::compare::{Outcome, Report, Verdict, compare};
-use super::dump::{Request, dump, dump_disturbed, largest, tolerance_key, with_tolerances};
+use super::arithmetic::{Arithmetic, ComputedIn};
+use super::compare::{Outcome, Report, Verdict, coarsest, compare_as, compare_by};
+use super::dump::{Request, dump, dump_disturbed};
 use super::layer::{Settings, Task, name_loss, sgd, sgd_request};
+use super::tolerance::{Tolerances, with_tolerances};
 use crate::Result;
-use crate::tensors::{Dtype, Tensors};
-use std::cell::OnceCell;
+use crate::tensors::{Tensor, Tensors};
+use std::cell::{OnceCell, RefCell};
+
+/// A mistake explains a result only if its error is smaller than that of the right result by this factor, both in units of
+/// their tolerances.
+pub const MARGIN: f64 = 2.0;
 
 /// A mistake made on purpose, and how theirs compares with its result.
 #[derive(Clone, Debug)]
@@ -43,18 +49,42 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// The mistakes that explain every tensor of theirs.
+    /// The mistakes that explain every tensor of theirs, and better than no mistake by [`MARGIN`].
     pub fn explains(&self) -> impl Iterator<Item = Mistake> + '_ {
-        self.tried.iter().filter(|suspicion| suspicion.report.passed()).map(|suspicion| suspicion.mistake)
+        let right = largest_share(&self.right);
+        let explains = move |suspicion: &&Suspicion| {
+            suspicion.report.passed() && MARGIN * largest_share(&suspicion.report) <= right
+        };
+        self.tried.iter().filter(explains).map(|suspicion| suspicion.mistake)
     }
 }
 
-/// Compares theirs with the right result of `task` and, if it does not fit, with the result of every mistake.
+/// The largest error in units of its tolerance.
+fn largest_share(report: &Report) -> f64 {
+    let shares = report.tensors.iter().filter(|verdict| verdict.tried()).map(|verdict| match verdict.outcome {
+        Outcome::Shape(_) => f64::INFINITY,
+        _ => verdict.share(),
+    });
+    shares.fold(0.0, |largest, share| if share > largest || share.is_nan() { share } else { largest })
+}
+
+/// Compares theirs, computed as stated, with the right result of `task` and, if it does not fit, with the result of every
+/// mistake.
 ///
 /// # Errors
 /// Those of the layers, while the right result is computed.
-pub fn diagnose(task: &Task, theirs: &Tensors) -> Result<Diagnosis> {
-    FaultDictionary::new(task)?.diagnose(theirs)
+pub fn diagnose(task: &Task, theirs: &Tensors, stated: &ComputedIn) -> Result<Diagnosis> {
+    FaultDictionary::new(task, &needed(theirs, stated))?.diagnose(theirs, stated)
+}
+
+/// The arithmetics for which tolerances are needed to compare theirs.
+pub(crate) fn needed(theirs: &Tensors, stated: &ComputedIn) -> Vec<Arithmetic> {
+    let mut all = stated.stated();
+    all.extend(coarsest(theirs).filter(|coarsest| stated.all.is_none() && !all.contains(coarsest)));
+    if all.is_empty() {
+        all.push(Arithmetic::F64);
+    }
+    all
 }
 
 /// The right result of a task and the result of every mistake that can be made in it, each computed once, when it is first
@@ -68,24 +98,22 @@ pub struct FaultDictionary<'a> {
 /// A mistake that can be made in the task.
 struct Fault<'a> {
     wrong: Wrong<'a>,
-    /// Its result, with the tolerances of the right computation; `None` if it cannot be computed.
+    /// Its result; `None` if it cannot be computed.
     result: OnceCell<Option<Tensors>>,
-    /// The tolerances of the mistaken computation, for elements of [`DTYPES`].
-    tolerances: [OnceCell<(String, String)>; 2],
+    /// The tolerances of the mistaken computation, as far as they were needed.
+    tolerances: RefCell<Vec<Tolerances>>,
 }
 
-const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::F64];
-
 impl<'a> FaultDictionary<'a> {
-    /// Computes the right result.
+    /// Computes the right result, and its tolerances for results computed in each of `computed_in`.
     ///
     /// # Errors
     /// Those of the layers.
-    pub fn new(task: &'a Task) -> Result<Self> {
-        let request = Request { tolerances: true, ..task.request.clone() };
+    pub fn new(task: &'a Task, computed_in: &[Arithmetic]) -> Result<Self> {
+        let request = Request { computed_in: computed_in.to_vec(), ..task.request.clone() };
         let mut right = dump::<f64>(&task.program, &task.input, &request)?;
         name_loss(&task.program, &mut right);
-        let fault = |wrong| Fault { wrong, result: OnceCell::new(), tolerances: Default::default() };
+        let fault = |wrong| Fault { wrong, result: OnceCell::new(), tolerances: RefCell::default() };
         let faults = Mistake::ALL.into_iter().filter_map(|mistake| Wrong::new(task, mistake)).map(fault).collect();
         Ok(FaultDictionary { right, faults })
     }
@@ -94,14 +122,14 @@ impl<'a> FaultDictionary<'a> {
     ///
     /// # Errors
     /// Those of the comparison.
-    pub fn diagnose(&self, theirs: &Tensors) -> Result<Diagnosis> {
-        let right = compare(&self.right, theirs, None)?;
+    pub fn diagnose(&self, theirs: &Tensors, stated: &ComputedIn) -> Result<Diagnosis> {
+        let right = compare_as(&self.right, theirs, None, stated)?;
         let mut tried: Vec<(Suspicion, &Fault<'_>)> = Vec::new();
         for fault in self.faults.iter().filter(|_| !right.passed()) {
             let Some(result) = fault.result(&self.right) else { continue };
-            let mut report = compare(result, theirs, None)?;
+            let mut report = compare_by(result, &self.right, theirs, None, stated)?;
             if !report.passed() && report.tensors.iter().all(near) && report.unknown.is_empty() {
-                report = self.closer(fault, theirs)?;
+                report = self.closer(fault, theirs, stated)?;
             }
             tried.push((Suspicion { mistake: fault.wrong.mistake, report }, fault));
         }
@@ -112,25 +140,29 @@ impl<'a> FaultDictionary<'a> {
             if let Some((likeliest, fault)) =
                 likeliest.filter(|(likeliest, _)| fitting(&likeliest.report) > fitting(&right))
             {
-                likeliest.report = self.closer(fault, theirs)?;
+                likeliest.report = self.closer(fault, theirs, stated)?;
             }
         }
         Ok(Diagnosis { right, tried: tried.into_iter().map(|(suspicion, _)| suspicion).collect() })
     }
 
     /// Theirs compared with the result of a mistake, by the tolerances of the mistaken computation. Those of the right one may
-    /// be too small: the mistake may amplify rounding far more, as a ResNet without its shortcuts does.
-    fn closer(&self, fault: &Fault<'_>, theirs: &Tensors) -> Result<Report> {
-        let mut result = fault.result(&self.right).expect("compared before").clone();
-        for (dtype, tolerances) in DTYPES.iter().zip(&fault.tolerances) {
-            if theirs.iter().any(|(_, tensor)| tensor.dtype().widened() == *dtype) {
-                if tolerances.get().is_none() {
-                    let _ = tolerances.set(fault.wrong.tolerances(*dtype)?);
+    /// be too small, or belong to other elements: the mistake may amplify rounding far more, as a ResNet without its
+    /// shortcuts does, or exchange two axes.
+    fn closer(&self, fault: &Fault<'_>, theirs: &Tensors, stated: &ComputedIn) -> Result<Report> {
+        let mut carrier = Tensors::new();
+        for arithmetic in needed(theirs, stated) {
+            let mut known = fault.tolerances.borrow_mut();
+            let place = match known.iter().position(|tolerances| tolerances.arithmetic == arithmetic) {
+                Some(place) => place,
+                None => {
+                    known.push(fault.wrong.tolerances(arithmetic)?);
+                    known.len() - 1
                 }
-                result.metadata.extend(tolerances.get().cloned());
-            }
+            };
+            known[place].attach(&mut carrier);
         }
-        compare(&result, theirs, None)
+        compare_by(fault.result(&self.right).expect("compared before"), &carrier, theirs, None, stated)
     }
 }
 
@@ -150,7 +182,7 @@ impl Fault<'_> {
 fn near(verdict: &Verdict) -> bool {
     let u = verdict.dtypes[1].unit_roundoff().unwrap_or(0.0);
     match verdict.outcome {
-        Outcome::Fits | Outcome::NotGiven => true,
+        Outcome::Fits | Outcome::NotGiven | Outcome::Factor | Outcome::Mean => true,
         Outcome::Leaves(_) => verdict.absolute.error <= u.powf(0.25) * verdict.scale,
         Outcome::Shape(_) => false,
     }
@@ -160,17 +192,21 @@ fn near(verdict: &Verdict) -> bool {
 ///
 /// # Errors
 /// For a wrong setting or a missing tensor.
-pub fn diagnose_sgd(settings: &Settings, tensors: &Tensors, theirs: &Tensors) -> Result<Diagnosis> {
+pub fn diagnose_sgd(
+    settings: &Settings,
+    tensors: &Tensors,
+    theirs: &Tensors,
+    stated: &ComputedIn,
+) -> Result<Diagnosis> {
     let request = sgd_request(settings)?;
-    let ours = sgd::<f64>(&request, tensors)?;
-    let right = compare(&ours, theirs, None)?;
+    let ours = sgd::<f64>(&request, tensors, &needed(theirs, stated))?;
+    let right = compare_as(&ours, theirs, None, stated)?;
     let mut tried = Vec::new();
     for mistake in Mistake::ALL.into_iter().filter(|_| !right.passed()) {
         let mut wrong = request.clone();
         if mistake.make_in_step(&mut wrong) {
-            let mut result = sgd::<f64>(&wrong, tensors)?;
-            result.metadata = ours.metadata.clone();
-            tried.push(Suspicion { mistake, report: compare(&result, theirs, None)? });
+            let result = sgd::<f64>(&wrong, tensors, &[])?;
+            tried.push(Suspicion { mistake, report: compare_by(&result, &ours, theirs, None, stated)? });
         }
     }
     Ok(Diagnosis { right, tried })
@@ -198,25 +234,34 @@ impl<'a> Wrong<'a> {
         Ok(result)
     }
 
-    /// The tolerances of the mistaken computation for elements of `dtype`, as an entry of the metadata.
-    fn tolerances(&self, dtype: Dtype) -> Result<(String, String)> {
+    /// The tolerances of the mistaken computation.
+    fn tolerances(&self, arithmetic: Arithmetic) -> Result<Tolerances> {
         let Task { program, input, request } = &self.wrong;
-        let (mut result, tolerances) = with_tolerances(program, input, request, Some(self.mistake), &[dtype])?;
-        result.metadata.extend(tolerances);
-        name_loss(&self.task.program, &mut result);
-        let mut written = result.clone();
+        let (_, mut tolerances) = with_tolerances(program, input, request, Some(self.mistake), &[arithmetic])?;
+        let mut tolerances = tolerances.pop().expect("for the arithmetic");
+        if self.task.program.steps.is_empty() {
+            tolerances
+                .of_tensors
+                .iter_mut()
+                .filter(|(name, _)| name == "loss")
+                .for_each(|(name, _)| *name = "output".into());
+        }
+        // What the mistake does to a tensor when it writes it, it does to its tolerances.
+        let mut written = Tensors::new();
+        for (name, allowed) in &tolerances.of_tensors {
+            written.insert(name.clone(), allowed.each.clone());
+        }
         self.mistake.write(&self.wrong, &mut written);
-        // A tensor that is written larger than it was computed has larger errors.
-        let size = |tensors: &Tensors, name: &str| tensors.get(name).map_or(0.0, |tensor| largest(&tensor.to_f64()));
-        let scaled = |line: &str| match line.rsplit_once(' ').map(|(name, value)| (name, value.parse::<f64>())) {
-            Some((name, Ok(tolerance))) if size(&result, name) > 0.0 => {
-                format!("{name} {:e}\n", tolerance * size(&written, name) / size(&result, name))
+        for (name, allowed) in &mut tolerances.of_tensors {
+            if let Some(other) = written.get(name).map(Tensor::to_f64) {
+                let of =
+                    |tolerances: &ndarray::ArrayD<f64>| tolerances.iter().fold(0.0f64, |most, t| most.max(t.abs()));
+                let growth = if of(&allowed.each) > 0.0 { of(&other) / of(&allowed.each) } else { 1.0 };
+                allowed.mean *= growth;
+                allowed.each = other.mapv(f64::abs);
             }
-            _ => format!("{line}\n"),
-        };
-        let key = tolerance_key(dtype);
-        let lines = result.metadata.get(&key).map_or("", String::as_str).lines().map(scaled).collect();
-        Ok((key, lines))
+        }
+        Ok(tolerances)
     }
 }
 

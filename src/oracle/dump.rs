@@ -13,19 +13,20 @@
 //!
 //! Images are `(N, C, H, W)`, as PyTorch has them.
 //!
-//! The metadata contains the tolerance of every tensor ([`super::rounding`]) for either element type. It is `inf` if there is
-//! no bound: noise of the size of rounding makes a finite element NaN or infinite, or the other way round. Elements that are
-//! not finite with and without noise do not count: they match only the same value.
+//! Beside each tensor there are its tolerances, element by element, for every [`Arithmetic`] that was requested:
+//! `tolerance.f32.grad_conv1.weight` ([`tolerance_name`]; [`super::rounding`] and [`super::simulation`] derive them). A
+//! tolerance is infinite if there is no bound: rounding can make a finite element NaN or infinite, or the other way round.
+//! Elements that are not finite match only the same value.
 
-use super::diagnose::Mistake;
-use super::rounding::{Kinks, MULTIPLE, RUNS, Rounding};
+use super::arithmetic::Arithmetic;
+use super::tolerance::with_tolerances;
 use crate::layers::{Mode, SoftmaxCrossEntropy, nchw_to_nhwc, nhwc_to_nchw};
 use crate::optim::{Sgd, SgdConfig};
 use crate::parameters::{Gradients, Parameters, Role};
-use crate::program::{Backward, Both, Disturb, Forward, Program, Undisturbed, Value};
-use crate::tensors::{Dtype, Tensor, Tensors, Values};
+use crate::program::{Backward, Disturb, Forward, Program, Undisturbed, Value};
+use crate::tensors::{Tensor, Tensors, Values};
 use crate::{Error, Result, Scalar};
-use ndarray::{ArrayD, Ix2, Ix4, arr0};
+use ndarray::{ArrayD, Axis, Ix2, Ix4, Slice, arr0};
 use std::fmt::Write as _;
 
 /// What backward starts from.
@@ -53,6 +54,9 @@ pub struct Request {
     pub goal: Goal,
     /// Whether to dump the results between the input and the output.
     pub activations: bool,
+    /// How many rows and columns `[[above, below], [left, right]]` of the input are padding that the caller added: they are cut
+    /// off its gradient.
+    pub padding: [[usize; 2]; 2],
     /// SGD steps to take on the batch.
     pub steps: usize,
     /// Their configuration.
@@ -62,56 +66,68 @@ pub struct Request {
     /// Whether weight decay is decoupled, θ ← (1 − η λ) θ before the step (SGDW, Loshchilov & Hutter 2019), instead of added to
     /// the gradient.
     pub decoupled: bool,
-    /// Whether to compute the tolerances ([`super::rounding`]): up to eleven passes instead of one.
-    pub tolerances: bool,
+    /// For which arithmetics to compute tolerances ([`super::rounding`]). For many steps each takes up to eight passes
+    /// ([`super::simulation`]).
+    pub computed_in: Vec<Arithmetic>,
 }
 
 impl Request {
-    /// A pass in `mode` from `goal`: with activations and tolerances, without SGD.
+    /// A pass in `mode` from `goal`: with activations and the tolerances for `f64` and `f32`, without SGD.
     pub fn new(mode: Mode, goal: Goal) -> Self {
         Request {
             mode,
             goal,
             activations: true,
+            padding: [[0; 2]; 2],
             steps: 0,
             sgd: SgdConfig::default(),
             lr: 0.1,
             decoupled: false,
-            tolerances: true,
+            computed_in: vec![Arithmetic::F64, Arithmetic::F32],
         }
     }
 }
 
-/// The metadata key of the tolerances for comparison with elements of this type: lines of `name tolerance`.
-pub(super) fn tolerance_key(dtype: Dtype) -> String {
-    format!("tolerance.{}", dtype.name())
+/// The name under which a dump has the tolerance of every element of a tensor, for results computed in `arithmetic`.
+pub fn tolerance_name(arithmetic: &Arithmetic, name: &str) -> String {
+    format!("{TOLERANCE}{arithmetic}.{name}")
+}
+
+/// The arithmetic and the tensor to which a tensor of this name is the tolerance; `None` if it is no tolerance.
+pub fn tolerance_of(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(TOLERANCE)?.split_once('.')
+}
+
+const TOLERANCE: &str = "tolerance.";
+
+/// The metadata key of the tolerances of whole tensors, `what` being `factor` or `mean`: lines of `name tolerance`.
+pub(super) fn whole_key(what: &str, arithmetic: &str) -> String {
+    format!("{what}.{arithmetic}")
 }
 
 /// The metadata key of other names of tensors: lines of `alias name`.
 pub(super) const ALIASES: &str = "aliases";
 
-/// Computes `request` in `T` and returns the results under the names above; the metadata contains the tolerances, computed in
-/// `f64`.
+/// The metadata key of the parameters and statistics that the pass does not change, a name per line: beside the results in
+/// another implementation's dump they are no mistake.
+pub(super) const UNCHANGED: &str = "unchanged";
+
+/// Computes `request` in `T` and returns the results under the names above, and with each its tolerances, computed in `f64`.
 ///
 /// # Errors
 /// Those of the layers, and if the goal does not fit the result.
 pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request) -> Result<Tensors> {
-    let exact = match request.tolerances {
-        true => Some(with_tolerances(program, input, request, None, &[Dtype::F32, Dtype::F64])?),
-        false => None,
-    };
-    let mut metadata = Vec::new();
-    let mut result = match exact {
-        Some((tensors, tolerances)) => {
-            metadata = tolerances;
-            match T::NAME {
-                "float64" => tensors,
-                _ => collected(&program.cast::<T>(), input, request, &mut Undisturbed)?,
-            }
-        }
-        None => collected(&program.cast::<T>(), input, request, &mut Undisturbed)?,
-    };
-    result.metadata.extend(metadata);
+    let mut result;
+    if request.computed_in.is_empty() {
+        result = collected(&program.cast::<T>(), input, request, &mut Undisturbed)?;
+    } else {
+        let (exact, tolerances) = with_tolerances(program, input, request, None, &request.computed_in)?;
+        result = match T::NAME {
+            "float64" => exact,
+            _ => collected(&program.cast::<T>(), input, request, &mut Undisturbed)?,
+        };
+        tolerances.iter().for_each(|tolerances| tolerances.attach(&mut result));
+    }
     let mut aliases = String::new();
     let mut alias = |name: &str, own: &str| writeln!(aliases, "{name} {own}").expect("a text can grow");
     for (name, value) in &program.aliases {
@@ -126,155 +142,49 @@ pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request
     if !aliases.is_empty() {
         result.metadata.insert(ALIASES.to_string(), aliases);
     }
+    let mut unchanged = String::new();
+    program.visit("", &mut |name, _, _| {
+        if result.get(name).is_none() {
+            writeln!(unchanged, "{name}").expect("a text can grow");
+        }
+    });
+    if !unchanged.is_empty() {
+        result.metadata.insert(UNCHANGED.to_string(), unchanged);
+    }
     Ok(result)
 }
 
-/// The dump in `f64`, with or without a mistake, and the entries of its metadata with the tolerances for `dtypes`.
-///
-/// # Errors
-/// As [`dump`].
-pub(super) fn with_tolerances(
-    program: &Program<f64>,
-    input: &Tensor,
-    request: &Request,
-    mistake: Option<Mistake>,
-    dtypes: &[Dtype],
-) -> Result<(Tensors, Vec<(String, String)>)> {
-    Exact::new(&program.cast(), input, request, mistake)?.tolerances(dtypes)
-}
-
-/// The pass without noise, its dump, and what is needed to repeat the backward pass.
-struct Exact<'a> {
-    program: &'a Program<f64>,
-    input: &'a Tensor,
-    request: &'a Request,
-    /// The mistake made in every pass.
-    mistake: Option<Mistake>,
-    tensors: Tensors,
-    forward: Forward<f64>,
-    loss: Option<f64>,
-    /// The gradient of the result, if there is a backward pass.
-    dy: Option<Value<f64>>,
-}
-
-impl<'a> Exact<'a> {
-    fn new(
-        program: &'a Program<f64>,
-        input: &'a Tensor,
-        request: &'a Request,
-        mistake: Option<Mistake>,
-    ) -> Result<Self> {
-        let first = with(mistake, &mut Undisturbed, |disturb| step(program, input, request, disturb))?;
-        let (forward, loss) = (first.forward.clone(), first.loss);
-        let dy = first.backward.as_ref().map(|backward| backward.values.last().cloned().flatten().expect("dy itself"));
-        let mut tensors = Tensors::new();
-        let sink = &mut |name, tensor| tensors.insert(name, tensor);
-        with(mistake, &mut Undisturbed, |disturb| emit(program, input, request, first, disturb, None, sink))?;
-        Ok(Exact { program, input, request, mistake, tensors, forward, loss, dy })
+/// A gradient of images without the padding.
+fn without(padding: [[usize; 2]; 2], gradient: Tensor) -> Tensor {
+    match (padding, gradient.values()) {
+        ([[0, 0], [0, 0]], _) => gradient,
+        (_, Values::F32(array)) => inner(padding, array.clone()).into(),
+        (_, Values::F64(array)) => inner(padding, array.clone()).into(),
+        _ => gradient,
     }
+}
 
-    /// The dump, and the entries of its metadata with the tolerances: a line `name tolerance` for every tensor.
-    fn tolerances(self, dtypes: &[Dtype]) -> Result<(Tensors, Vec<(String, String)>)> {
-        let mut entries = Vec::new();
-        for &dtype in dtypes {
-            let u = dtype.unit_roundoff().expect("a float");
-            let mut lines = String::new();
-            for ((name, tensor), deviation) in self.tensors.iter().zip(self.deviations(u)?) {
-                // Every implementation rounds at least the result.
-                let tolerance = deviation + MULTIPLE * u * largest(float64(tensor));
-                let tolerance = if tolerance.is_finite() { tolerance } else { f64::INFINITY };
-                writeln!(lines, "{name} {tolerance:e}").expect("a text can grow");
-            }
-            entries.push((tolerance_key(dtype), lines));
+/// The images without their padding.
+pub(super) fn inner<T: Clone>(padding: [[usize; 2]; 2], mut images: ArrayD<T>) -> ArrayD<T> {
+    for (axis, [before, after]) in padding.into_iter().enumerate() {
+        if [before, after] != [0, 0] && images.ndim() == 4 {
+            images.slice_axis_inplace(
+                Axis(2 + axis),
+                Slice::new(before as isize, Some(-(after as isize)).filter(|end| *end < 0), 1),
+            );
         }
-        Ok((self.tensors, entries))
     }
-
-    /// The deviation of every tensor by rounding with unit roundoff `u`: by noise and by kinks.
-    fn deviations(&self, u: f64) -> Result<Vec<f64>> {
-        let mut by_noise = vec![0.0; self.tensors.len()];
-        let mut kinks = Kinks::new(self.program, &self.forward);
-        for run in 0..RUNS {
-            let mut rounding = Rounding::new(u, run);
-            let first =
-                with(self.mistake, &mut rounding, |disturb| step(self.program, self.input, self.request, disturb))?;
-            kinks.observe(self.program, &first.forward);
-            self.compare(first, &mut rounding, Some(&mut Rounding::new(u, RUNS + run)), &mut by_noise)?;
-        }
-        let Some(dy) = self.dy.as_ref().filter(|_| kinks.any(self.program)) else { return Ok(by_noise) };
-        let mut by_kinks = vec![0.0; self.tensors.len()];
-        for open in [true, false] {
-            kinks.open = open;
-            let backward =
-                with(self.mistake, &mut kinks, |disturb| self.program.backward(dy.clone(), &self.forward, disturb))?;
-            let first = Step { forward: self.forward.clone(), loss: self.loss, backward: Some(backward) };
-            self.compare(first, &mut kinks, None, &mut by_kinks)?;
-        }
-        Ok(by_noise.into_iter().zip(by_kinks).map(|(noise, kinks)| noise + kinks).collect())
-    }
-
-    /// Raises `worst` to the deviations of the dump that begins with `first`. Each tensor is compared as soon as it is
-    /// computed: a second dump beside the first could take gigabytes.
-    fn compare(
-        &self,
-        first: Step<f64>,
-        disturb: &mut dyn Disturb<f64>,
-        statistics: Option<&mut Rounding>,
-        worst: &mut [f64],
-    ) -> Result<()> {
-        let mut places = self.tensors.iter().zip(worst);
-        let sink = &mut |name: String, tensor: Tensor| {
-            let ((expected, exact), worst) = places.next().expect("as many tensors as without noise");
-            assert_eq!(name, expected, "the order of the tensors");
-            *worst = larger(*worst, largest_difference(exact, &tensor));
-        };
-        with(self.mistake, disturb, |disturb| {
-            emit(self.program, self.input, self.request, first, disturb, statistics, sink)
-        })
-    }
-}
-
-/// Calls `run` with a [`Disturb`] that makes the mistake, if there is one, before `other` changes anything.
-fn with<R>(mistake: Option<Mistake>, other: &mut dyn Disturb<f64>, run: impl FnOnce(&mut dyn Disturb<f64>) -> R) -> R {
-    match mistake {
-        Some(mut mistake) => run(&mut Both(&mut mistake, other)),
-        None => run(other),
-    }
-}
-
-/// The largest |x| of the finite elements.
-pub(super) fn largest<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> f64 {
-    numbers.into_iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest))
-}
-
-/// The larger of two values, or NaN if one is NaN: `f64::max` would return the other.
-fn larger(a: f64, b: f64) -> f64 {
-    if a.is_nan() || a > b { a } else { b }
-}
-
-/// The largest |a − b|; NaN or infinite if only one of two elements is finite. Equal infinities and two NaN do not differ.
-fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
-    let same = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan();
-    let differences = float64(a).iter().zip(float64(b)).map(|(&a, &b)| if same(a, b) { 0.0 } else { (a - b).abs() });
-    differences.fold(0.0, larger)
-}
-
-/// The elements of a tensor that was computed in `f64`.
-fn float64(tensor: &Tensor) -> &ArrayD<f64> {
-    match tensor.values() {
-        Values::F64(array) => array,
-        other => panic!("expected float64, got {}", other.dtype()),
-    }
+    images.as_standard_layout().into_owned()
 }
 
 /// Forward, loss, backward of a batch.
-struct Step<T: Scalar> {
-    forward: Forward<T>,
-    loss: Option<T>,
-    backward: Option<Backward<T>>,
+pub(super) struct Step<T: Scalar> {
+    pub forward: Forward<T>,
+    pub loss: Option<T>,
+    pub backward: Option<Backward<T>>,
 }
 
-fn step<T: Scalar>(
+pub(super) fn step<T: Scalar>(
     program: &Program<T>,
     input: &Tensor,
     request: &Request,
@@ -310,17 +220,15 @@ fn step<T: Scalar>(
 }
 
 /// Receives each tensor of a dump, with its name, as soon as it is computed.
-type Sink<'a> = dyn FnMut(String, Tensor) + 'a;
+pub(super) type Sink<'a> = dyn FnMut(String, Tensor) + 'a;
 
-/// Emits the whole dump that begins with `first`, in its order, without its metadata. `statistics` disturbs the running
-/// statistics.
-fn emit<T: Scalar>(
+/// Emits the whole dump that begins with `first`, in its order, without its metadata.
+pub(super) fn emit<T: Scalar>(
     program: &Program<T>,
     input: &Tensor,
     request: &Request,
-    first: Step<T>,
+    first: &Step<T>,
     disturb: &mut dyn Disturb<T>,
-    mut statistics: Option<&mut Rounding>,
     sink: &mut Sink<'_>,
 ) -> Result<()> {
     let Step { forward, loss, backward } = first;
@@ -337,14 +245,14 @@ fn emit<T: Scalar>(
         None => sink("output".to_string(), tensor(whole)),
         Some(loss) => {
             sink("logits".to_string(), tensor(whole));
-            sink("loss".to_string(), Tensor::real(arr0(loss).view().into_dyn()));
+            sink("loss".to_string(), Tensor::real(arr0(*loss).view().into_dyn()));
         }
     }
     let mut own = program.clone();
     if request.mode == Mode::Train {
-        own.update_running_statistics(&forward);
+        own.update_running_statistics(forward);
     }
-    if let Some(backward) = &backward {
+    if let Some(backward) = backward {
         for (index, step) in program.steps.iter().enumerate().rev() {
             if let (true, false, Some(dy)) = (request.activations, step.name.is_empty(), &backward.values[index + 1]) {
                 sink(format!("grad_output.{}", step.name), tensor(dy));
@@ -356,12 +264,11 @@ fn emit<T: Scalar>(
             });
         }
         if let Some(dx) = &backward.values[0] {
-            sink("grad_input".to_string(), tensor(dx));
+            sink("grad_input".to_string(), without(request.padding, tensor(dx)));
         }
     }
-    drop((forward, loss));
     if request.steps > 0 {
-        let backward = backward.ok_or_else(|| {
+        let backward = backward.as_ref().ok_or_else(|| {
             Error::argument("oracle", "SGD steps need gradients: give `target` or `grad_output` in the input")
         })?;
         let mut sgd = Stepper::new(request)?;
@@ -377,12 +284,7 @@ fn emit<T: Scalar>(
     own.visit("", &mut |name, role, tensor| {
         let moved = if role == Role::Statistic { request.mode == Mode::Train } else { request.steps > 0 };
         if moved {
-            let mut tensor = tensor.to_owned();
-            if let (Some(statistics), Role::Statistic) = (&mut statistics, role) {
-                // As the batch norm itself: two sums of many terms.
-                statistics.disturb(&mut tensor, super::rounding::BATCH_NORM_TERMS);
-            }
-            sink(name.to_string(), Tensor::real(tensor.view()));
+            sink(name.to_string(), Tensor::real(tensor));
         }
     });
     Ok(())
@@ -397,7 +299,7 @@ fn collected<T: Scalar>(
 ) -> Result<Tensors> {
     let mut result = Tensors::new();
     let first = step(program, input, request, disturb)?;
-    emit(program, input, request, first, disturb, None, &mut |name, tensor| result.insert(name, tensor))?;
+    emit(program, input, request, &first, disturb, &mut |name, tensor| result.insert(name, tensor))?;
     Ok(result)
 }
 
@@ -448,7 +350,7 @@ pub(super) fn dump_disturbed(
 }
 
 /// Converts `(N, C, H, W)` or `(N, F)` to this crate's layout.
-fn value<T: Scalar>(name: &'static str, tensor: &Tensor) -> Result<Value<T>> {
+pub(super) fn value<T: Scalar>(name: &'static str, tensor: &Tensor) -> Result<Value<T>> {
     let expected = "float32 or float64 of shape (N, C, H, W) or (N, F)";
     let refuse = || Error::shape("oracle", name, expected, tensor.shape());
     let array = tensor.to_real::<T>().ok_or_else(refuse)?;
@@ -460,29 +362,9 @@ fn value<T: Scalar>(name: &'static str, tensor: &Tensor) -> Result<Value<T>> {
 }
 
 /// Converts a value to PyTorch's layout.
-fn tensor<T: Scalar>(value: &Value<T>) -> Tensor {
+pub(super) fn tensor<T: Scalar>(value: &Value<T>) -> Tensor {
     match value {
         Value::Images(x) => Tensor::real(nhwc_to_nchw(x).view().into_dyn()),
         Value::Rows(x) => Tensor::real(x.view().into_dyn()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ndarray::arr1;
-
-    #[test]
-    fn what_is_not_finite_is_no_small_difference() {
-        let (nan, infinite) = (f64::NAN, f64::INFINITY);
-        let difference = |a: [f64; 3], b: [f64; 3]| largest_difference(&arr1(&a).into(), &arr1(&b).into());
-        assert_eq!(difference([1.0, 2.0, 3.0], [1.5, 2.0, 2.0]), 1.0);
-        assert_eq!(difference([nan, infinite, 1.0], [nan, infinite, 1.25]), 0.25);
-        assert!(difference([nan, 1.0, 2.0], [1.0, 1.0, 2.0]).is_nan());
-        assert!(difference([1.0, 1.0, 2.0], [1.0, nan, 5.0]).is_nan());
-        assert_eq!(difference([1.0, infinite, 2.0], [1.0, 1.0, 2.0]), infinite);
-        assert_eq!(difference([1.0, infinite, 2.0], [1.0, -infinite, 2.0]), infinite);
-        assert!(larger(nan, 1.0).is_nan() && larger(1.0, nan).is_nan() && larger(1.0, 2.0) == 2.0);
-        assert_eq!(largest(&[1.0, -3.0, nan, infinite]), 3.0);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! | kind | reads | settings |
 //! |---|---|---|
-//! | `conv2d` | `input` `weight` (`bias`) | `stride` `padding` `dilation` `groups` |
-//! | `batch_norm` | `input` `weight` `bias` `running_mean` `running_var` | `mode` `eps` `momentum` |
+//! | `conv2d` | `input` `weight` (`bias`) | `stride` `padding` `dilation` `groups`; `padding` is also `same`, `valid` or `1:2x0:1`, before:after |
+//! | `batch_norm` | `input` (`weight` `bias` `running_mean` `running_var` `num_batches_tracked`) | `mode` `eps` `momentum` (a number, or `none`: the average of all batches) |
 //! | `relu` `leaky_relu` | `input` | `negative_slope` of the leaky one |
 //! | `max_pool` | `input` | `kernel_size` `stride` `padding` `dilation` `ceil_mode` |
 //! | `avg_pool` | `input` | `kernel_size` `stride` `padding` `ceil_mode` `count_include_pad` `divisor_override` |
 //! | `global_avg_pool` | `input` | |
 //! | `linear` | `input` (N, F) `weight` (`bias`) | |
-//! | `softmax_cross_entropy` | `input` (N, classes) `target` | `reduction` `label_smoothing` |
+//! | `softmax_cross_entropy` | `input` (N, classes) `target` (`weight`): classes, or probabilities (N, classes) | `reduction` (`mean` `sum` `none`) `label_smoothing` `ignore_index` |
 //! | `basic_block` `bottleneck` `preact_basic_block` `preact_bottleneck` | `input` and the block's state dict | `stride` `stride_on` `groups` `shortcut` `mode` `eps` `momentum` |
 //! | `sgd` | `param` `grad` (`momentum_buffer`) | `lr` `momentum` `dampening` `weight_decay` `nesterov` |
 //!
@@ -17,8 +17,11 @@
 //! With `grad_output` there is also a backward pass. Results are named as in [`mod@super::dump`]. Inputs in parentheses are
 //! optional.
 
-use super::dump::{Goal, Request, Stepper, dump, largest, tolerance_key};
-use super::rounding::MULTIPLE;
+use super::arithmetic::Arithmetic;
+use super::dump::{Goal, Request, Stepper, dump, tolerance_of};
+use super::loss::{Loss, LossSettings, Rows};
+use super::rounding::{Allowed, MULTIPLE};
+use super::tolerance::Tolerances;
 use crate::error::nearest;
 use crate::layers::{
     AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Mode, Reduction, Relu, SoftmaxCrossEntropy, ZeroPadShortcut,
@@ -29,11 +32,11 @@ use crate::model::pre_activation::PreActivationBlock;
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
 use crate::optim::SgdConfig;
-use crate::parameters::{Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, is_counter};
 use crate::program::{Layer, Program};
-use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result, Scalar};
-use ndarray::{Array1, ArrayD, ArrayViewD, ArrayViewMutD, Dimension, Ix1, Ix2, Ix4};
+use ndarray::{Array1, Array2, ArrayD, ArrayViewD, ArrayViewMutD, Dimension, Ix1, Ix2, Ix4, Zip, s};
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
@@ -163,26 +166,95 @@ pub struct Task {
     pub request: Request,
 }
 
-/// Computes a layer of the given kind on `tensors`, in `T`.
+/// Computes a layer of the given kind on `tensors`, in `T`, with the tolerances for results computed in each of
+/// `computed_in`.
 ///
 /// # Errors
 /// For an unknown kind or setting or a missing tensor, and those of the layer.
-pub fn run<T: Scalar>(kind: &str, settings: &Settings, tensors: &Tensors, tolerances: bool) -> Result<Tensors> {
+pub fn run<T: Scalar>(
+    kind: &str,
+    settings: &Settings,
+    tensors: &Tensors,
+    computed_in: &[Arithmetic],
+) -> Result<Tensors> {
     if kind == "sgd" {
-        return sgd::<T>(&sgd_request(settings)?, tensors);
+        known_tensors(kind, tensors)?;
+        return sgd::<T>(&sgd_request(settings)?, tensors, computed_in);
+    }
+    if kind == "softmax_cross_entropy" {
+        let (logits, loss) = loss(settings, tensors)?;
+        return Ok(loss.run::<T>(&logits, computed_in));
     }
     let mut task = prepare(kind, settings, tensors)?;
-    task.request.tolerances = tolerances;
-    let mut result = dump::<T>(&task.program, &task.input, &task.request)?;
-    name_loss(&task.program, &mut result);
-    Ok(result)
+    task.request.computed_in = computed_in.to_vec();
+    dump::<T>(&task.program, &task.input, &task.request)
+}
+
+/// The logits and the loss that is computed of them.
+fn loss(settings: &Settings, tensors: &Tensors) -> Result<(Array2<f64>, Loss)> {
+    let kind = "softmax_cross_entropy";
+    known_tensors(kind, tensors)?;
+    let mut settings = Reader { kind, settings, asked: BTreeSet::new() };
+    let reductions = [("mean", Rows::Mean), ("sum", Rows::Sum), ("none", Rows::None)];
+    let own = LossSettings {
+        rows: settings.choice("reduction", &reductions)?.unwrap_or(Rows::Mean),
+        label_smoothing: settings.number("label_smoothing", 0.0)?,
+        ignore_index: settings.read("ignore_index", "a whole number", |text| text.parse().ok())?.unwrap_or(-100),
+    };
+    settings.done()?;
+    let target = needed(kind, tensors, "target")?;
+    let logits = array::<Ix2>(kind, "input", needed(kind, tensors, "input")?)?;
+    let shape: [usize; 2] = logits.dim().into();
+    if shape.contains(&0) {
+        return Err(Error::shape("softmax_cross_entropy", "input", "(N, classes), both at least 1", &shape));
+    }
+    let loss = Loss::new(own, shape, target, tensors.get("weight"), tensors.get("grad_output"))?;
+    Ok((logits, loss))
+}
+
+/// Rejects a tensor that this kind does not read: most likely its name is misspelt. Results of a layer may stand beside its
+/// inputs.
+fn known_tensors(kind: &str, tensors: &Tensors) -> Result<()> {
+    let known: &[&str] = match kind {
+        "conv2d" | "linear" => &["input", "weight", "bias", "grad_output"],
+        "batch_norm" => {
+            &["input", "weight", "bias", "running_mean", "running_var", "num_batches_tracked", "grad_output"]
+        }
+        "softmax_cross_entropy" => &["input", "target", "weight", "grad_output"],
+        "sgd" => &["param", "grad", "momentum_buffer"],
+        _ => &["input", "grad_output"],
+    };
+    let of_block = |name: &str| {
+        let module = name.split('.').next().unwrap_or(name);
+        name.contains('.')
+            && ["conv", "bn", "downsample", "shortcut"].iter().any(|start| module.starts_with(start))
+            && (kind.ends_with("block") || kind.ends_with("bottleneck"))
+    };
+    let result = |name: &str| {
+        let start = ["output", "grad_input", "grad_weight", "grad_bias", "loss", "logits", "tolerance."];
+        start.iter().any(|start| name.starts_with(start))
+    };
+    let reads = |name: &str| known.contains(&name) || of_block(name) || result(name) || is_counter(name);
+    let Some(unknown) = tensors.names().find(|name| !reads(name)) else { return Ok(()) };
+    let names: Vec<String> = known.iter().map(|name| name.to_string()).collect();
+    let hint = nearest(unknown, &names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let message = format!("{kind} does not read `{unknown}`{hint} (it reads {})", names.join(", "));
+    Err(Error::argument("oracle", message))
 }
 
 /// A program without steps is a loss: its input is the logits, its output is the loss.
 pub(super) fn name_loss(program: &Program<f64>, result: &mut Tensors) {
     if program.steps.is_empty() {
         result.remove("logits");
-        result.rename("loss", "output");
+        let names: Vec<String> = result.names().map(str::to_string).collect();
+        for name in names {
+            match tolerance_of(&name) {
+                Some((arithmetic, "loss")) => result.rename(&name, &format!("tolerance.{arithmetic}.output")),
+                Some((_, "logits")) => drop(result.remove(&name)),
+                None if name == "loss" => result.rename("loss", "output"),
+                _ => {}
+            }
+        }
         for lines in result.metadata.values_mut() {
             *lines = lines.replace("loss ", "output ");
         }
@@ -198,9 +270,11 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
         let known = KINDS.iter().map(|kind| kind.to_string()).collect();
         return Err(Error::Unknown { kind: "layer", name: kind.to_string(), known });
     }
+    known_tensors(kind, tensors)?;
     let mut settings = Reader { kind, settings, asked: BTreeSet::new() };
-    let input = needed(kind, tensors, "input")?;
+    let mut input = needed(kind, tensors, "input")?.clone();
     let mut mode = Mode::Eval;
+    let mut padding = [[0; 2]; 2];
     let mut goal = tensors.get("grad_output").map_or(Goal::Forward, |gradient| Goal::GradOutput(gradient.clone()));
     let program = match kind {
         "softmax_cross_entropy" => {
@@ -210,26 +284,99 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
                 reduction: settings.choice("reduction", &reductions)?.unwrap_or_default(),
             };
             let target = needed(kind, tensors, "target")?;
-            let target = target.to_indices().ok_or_else(|| {
-                let found = target.dtype();
-                Error::argument("oracle", format!("`target` expects class indices, 0 or more (int64), got {found}"))
+            let plain = tensors.get("weight").is_none() && tensors.get("grad_output").is_none();
+            let target = target.to_indices().filter(|_| plain).ok_or_else(|| {
+                let message = "only the plain loss of classes from 0 can be taken apart: without class weights, ignored rows, \
+                               given probabilities and grad_output";
+                Error::argument("oracle", message)
             })?;
             goal = Goal::CrossEntropy { target, loss };
             Program::new()
         }
         "basic_block" | "bottleneck" | "preact_basic_block" | "preact_bottleneck" => {
             mode = settings.mode()?;
-            Program::of_block(&block(&mut settings, tensors, input)?)
+            Program::of_block(&block(&mut settings, tensors, &input)?)
         }
         _ => {
-            let layer = layer(&mut settings, tensors, &mut mode)?;
+            let mut layer = layer(&mut settings, tensors, &mut mode)?;
+            match (&mut layer, &mut goal) {
+                (Layer::Conv2d(conv), _) => padding = pad(&mut settings, conv, &mut input)?,
+                // PyTorch's AdaptiveAvgPool2d(1) has a result (N, C, 1, 1).
+                (Layer::GlobalAvgPool, Goal::GradOutput(gradient)) => *gradient = rows_of_pixels(gradient),
+                _ => {}
+            }
             let mut program = Program::new();
             program.push("", layer, 0);
             program
         }
     };
     settings.done()?;
-    Ok(Task { program, input: input.clone(), request: Request::new(mode, goal) })
+    Ok(Task { program, input, request: Request { padding, ..Request::new(mode, goal) } })
+}
+
+/// `(N, C)` of a gradient `(N, C, 1, 1)`.
+fn rows_of_pixels(gradient: &Tensor) -> Tensor {
+    match (gradient.shape(), gradient.to_real::<f64>()) {
+        (&[n, c, 1, 1], Some(array)) => array.into_shape_with_order(vec![n, c]).expect("as many elements").into(),
+        _ => gradient.clone(),
+    }
+}
+
+/// Reads `padding`. Where it differs before and after, the input is padded here, and the convolution is not.
+fn pad(settings: &mut Reader, conv: &mut Conv2d<f64>, input: &mut Tensor) -> Result<[[usize; 2]; 2]> {
+    let read = |text: &str| -> Option<[[usize; 2]; 2]> {
+        let side = |text: &str| match text.split_once(':') {
+            Some((before, after)) => Some([before.parse().ok()?, after.parse().ok()?]),
+            None => text.parse().ok().map(|both| [both, both]),
+        };
+        match text.split_once('x') {
+            Some((vertical, horizontal)) => Some([side(vertical)?, side(horizontal)?]),
+            None => side(text).map(|both| [both, both]),
+        }
+    };
+    let padding = match settings.text("padding") {
+        None | Some("valid") => return Ok([[0; 2]; 2]),
+        Some("same") => {
+            if conv.stride != [1, 1] {
+                return Err(Error::argument("settings", "conv2d: padding=same needs stride 1, as in PyTorch"));
+            }
+            [0, 1].map(|axis| {
+                let all = (conv.weight.shape()[2 + axis].max(1) - 1) * conv.dilation[axis];
+                [all / 2, all - all / 2]
+            })
+        }
+        Some(text) => read(text).ok_or_else(|| {
+            let expected = "a number, height x width such as 1x0, before:after of each such as 1:2x0:1, same or valid";
+            Error::argument("settings", format!("conv2d: `padding` expects {expected}, got `{text}`"))
+        })?,
+    };
+    if padding.iter().all(|[before, after]| before == after) {
+        conv.padding = padding.map(|[before, _]| before);
+        return Ok([[0; 2]; 2]);
+    }
+    let x = array::<Ix4>("conv2d", "input", input)?;
+    let (n, c, h, w) = x.dim();
+    let [[above, below], [left, right]] = padding;
+    let too_large = || Error::argument("settings", "conv2d: `padding` overflows");
+    let size = |size: usize, [before, after]: [usize; 2]| size.checked_add(before)?.checked_add(after);
+    let (height, width) =
+        (size(h, [above, below]).ok_or_else(too_large)?, size(w, [left, right]).ok_or_else(too_large)?);
+    if height.checked_mul(width).is_none_or(|pixels| pixels > 1 << 32) {
+        return Err(too_large());
+    }
+    let mut padded = ndarray::Array4::zeros((n, c, height, width));
+    padded.slice_mut(s![.., .., above..above + h, left..left + w]).assign(&x);
+    *input = padded.into();
+    Ok(padding)
+}
+
+/// The number under the root of a batch norm.
+fn eps(settings: &mut Reader) -> Result<f64> {
+    let eps = settings.number("eps", 1e-5)?;
+    match eps >= 0.0 {
+        true => Ok(eps),
+        false => Err(Error::argument("settings", format!("{}: `eps` must be at least 0, got {eps}", settings.kind))),
+    }
 }
 
 fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<Layer<f64>> {
@@ -239,7 +386,7 @@ fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<La
             weight: array::<Ix4>(kind, "weight", needed(kind, tensors, "weight")?)?,
             bias: optional::<Ix1>(kind, tensors, "bias")?,
             stride: settings.pair("stride")?.unwrap_or([1, 1]),
-            padding: settings.pair("padding")?.unwrap_or([0, 0]),
+            padding: [0, 0],
             dilation: settings.pair("dilation")?.unwrap_or([1, 1]),
             groups: settings.count("groups")?.unwrap_or(1),
         }),
@@ -259,8 +406,15 @@ fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<La
                 beta: beta?.unwrap_or(plain.beta),
                 running_mean: running_mean.unwrap_or(plain.running_mean),
                 running_var: running_var.unwrap_or(plain.running_var),
-                eps: settings.number("eps", plain.eps)?,
-                momentum: settings.number("momentum", plain.momentum)?,
+                eps: eps(settings)?,
+                momentum: match settings.text("momentum") {
+                    // The average of all batches: each has the weight 1/n in the mean of n.
+                    Some("none" | "None") => {
+                        let earlier = tensors.get("num_batches_tracked").map_or(0.0, |count| count.to_f64().sum());
+                        1.0 / (earlier + 1.0)
+                    }
+                    _ => settings.number("momentum", plain.momentum)?,
+                },
                 running_variance: plain.running_variance,
             })
         }
@@ -376,7 +530,7 @@ fn block(settings: &mut Reader, tensors: &Tensors, input: &Tensor) -> Result<Blo
             activation: Relu::new(),
         })
     };
-    let (eps, momentum) = (settings.number("eps", 1e-5)?, settings.number("momentum", 0.1)?);
+    let (eps, momentum) = (eps(settings)?, settings.number("momentum", 0.1)?);
     for norm in block.norms_mut() {
         (norm.eps, norm.momentum) = (eps, momentum);
     }
@@ -436,7 +590,7 @@ pub(super) fn sgd_request(settings: &Settings) -> Result<Request> {
 }
 
 /// `param` and `momentum_buffer` after a step.
-pub(super) fn sgd<T: Scalar>(request: &Request, tensors: &Tensors) -> Result<Tensors> {
+pub(super) fn sgd<T: Scalar>(request: &Request, tensors: &Tensors, computed_in: &[Arithmetic]) -> Result<Tensors> {
     let real = |name: &str| {
         let tensor = needed("sgd", tensors, name)?;
         let wrong = || Error::argument("oracle", format!("sgd: `{name}` expects floats, got {}", tensor.dtype()));
@@ -449,22 +603,34 @@ pub(super) fn sgd<T: Scalar>(request: &Request, tensors: &Tensors) -> Result<Ten
     if tensors.get("momentum_buffer").is_some() {
         stepper.sgd().restore(&model, [("param".to_string(), real("momentum_buffer")?)])?;
     }
-    let largest = |array: &ArrayD<T>| largest(&array.mapv(Scalar::as_f64));
-    let before = largest(&model.0);
+    let before = model.0.mapv(Scalar::as_f64);
+    let gradient = real("grad")?.mapv(Scalar::as_f64);
+    let earlier = stepper.sgd().buffers().next().map(|(_, buffer)| buffer.mapv(Scalar::as_f64));
     stepper.step(&mut model, &gradients)?;
     let mut result = Tensors::new();
     result.insert("param", Tensor::real(model.0.view()));
-    let mut buffer_size = largest(&real("grad")?) + request.sgd.weight_decay * before;
-    for (_, buffer) in stepper.sgd().buffers() {
-        buffer_size = buffer_size.max(largest(buffer));
-        result.insert("momentum_buffer", Tensor::real(buffer.view()));
+    // A handful of products and sums, each rounded once: the error has the size of the terms, not of their sum.
+    let SgdConfig { momentum, weight_decay, .. } = request.sgd;
+    let mut terms = Zip::from(&gradient).and(&before).map_collect(|g, p| g.abs() + weight_decay * p.abs());
+    if let Some(earlier) = &earlier {
+        terms.zip_mut_with(earlier, |terms, buffer| *terms += momentum * buffer.abs());
     }
-    // A handful of products and sums, each rounded once.
-    for dtype in [Dtype::F32, Dtype::F64] {
-        let u = MULTIPLE * dtype.unit_roundoff().expect("a float");
-        let param = u * (before + request.lr * buffer_size);
-        let lines = format!("param {param:e}\nmomentum_buffer {:e}\n", u * buffer_size);
-        result.metadata.insert(tolerance_key(dtype), lines);
+    let buffer = stepper.sgd().buffers().next().map(|(_, buffer)| buffer.mapv(Scalar::as_f64));
+    if let Some(buffer) = &buffer {
+        result.insert("momentum_buffer", Tensor::real(buffer.mapv(T::of).view()));
+    }
+    for arithmetic in computed_in {
+        // Each of them may be stored before the next.
+        let (u, floor) = (MULTIPLE * arithmetic.stored.unit_roundoff(), 4.0 * arithmetic.stored.underflow());
+        let of = |terms: &ArrayD<f64>| terms.mapv(|terms| u * terms + floor);
+        let steps = Zip::from(&terms).and(&before).map_collect(|terms, p| request.lr * terms + p.abs());
+        let mut tolerances = vec![("param".to_string(), of(&steps))];
+        if buffer.is_some() {
+            tolerances.push(("momentum_buffer".to_string(), of(&terms)));
+        }
+        let allowed = |each: ArrayD<f64>| Allowed { each, factor: f64::INFINITY, mean: f64::INFINITY };
+        let of_tensors = tolerances.into_iter().map(|(name, each)| (name, allowed(each))).collect();
+        Tolerances { arithmetic: *arithmetic, of_tensors }.attach(&mut result);
     }
     Ok(result)
 }

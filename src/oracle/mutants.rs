@@ -199,7 +199,7 @@ impl Mutant {
         match self.fault {
             Fault::Classic(mistake) => {
                 let made = mistake.make_in_step(&mut request);
-                made.then(|| super::layer::sgd::<f64>(&request, &case.input).unwrap_or_default())
+                made.then(|| super::layer::sgd::<f64>(&request, &case.input, &[]).unwrap_or_default())
             }
             Fault::Sgd(change) => {
                 let mut terms = SgdTerms::of(&request);

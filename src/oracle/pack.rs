@@ -18,6 +18,7 @@
 #[cfg(feature = "formats")]
 pub mod folder;
 
+use super::arithmetic::Arithmetic;
 use super::dump::{Goal, Request};
 use super::layer::{Settings, Task, prepare, run};
 use crate::Result;
@@ -82,13 +83,13 @@ impl Case {
         Some(task.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
     }
 
-    /// All expected results; with `tolerances` their tolerances are in the metadata.
-    pub fn expected(&self, tolerances: bool) -> Tensors {
+    /// All expected results, with the tolerances for results computed in each of `computed_in`.
+    pub fn expected(&self, computed_in: &[Arithmetic]) -> Tensors {
         let result = match &self.subject {
-            Subject::Layer(kind, settings) => run::<f64>(kind, &parsed(settings), &self.input, tolerances),
+            Subject::Layer(kind, settings) => run::<f64>(kind, &parsed(settings), &self.input, computed_in),
             Subject::Network(..) => {
                 let mut task = self.task().expect("a network is made of layers");
-                task.request.tolerances = tolerances;
+                task.request.computed_in = computed_in.to_vec();
                 super::dump::<f64>(&task.program, &task.input, &task.request)
             }
         };
@@ -183,7 +184,7 @@ fn layer(
         input.insert(*tensor, draw.tensor(name, tensor, shape));
     }
     let output = || -> Result<Vec<usize>> {
-        let output = run::<f64>(kind, &parsed(settings), &input, false)?;
+        let output = run::<f64>(kind, &parsed(settings), &input, &[])?;
         Ok(output.get("output").expect("a layer has a result").shape().to_vec())
     };
     let shape = output().unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -1,374 +1,927 @@
-//! How far a correct implementation may be off in arithmetic with unit roundoff u.
+//! How far a correct implementation may be off, element by element: the rounding errors of one step.
 //!
-//! The bounds of [`crate::verify::bounds`] are rigorous for one layer, but useless for twenty in a row: the product of the
-//! worst cases is far too large for a tolerance. In practice the rounding errors of a network behave like a random walk, so
-//! that is simulated, once for every tensor of a dump, **before** the results to be checked are read:
-//!
-//! ```text
-//! a sum of K terms rounds K times; after i terms the error is about u times the partial sum, √i of K;
-//! together  u √(Σ i) ≈ u √(K/2)  in units of the sum:                         every result  +  u √K · rms · N(0, 1)
-//!
-//! y  of a convolution or linear layer   K = kh·kw·C_in/groups (F_in)          dx   K = kh·kw·C_out/groups (F_out)
-//! dweight, dbias                        K = N·H_out·W_out (N)                 a batch norm, all of it: 16 u of its terms
-//! average pools                         K = the window                       everything else is exact or rounds once
-//! ```
-//!
-//! A batch norm subtracts terms that may be much larger than their difference: the mean from x, and in backward nearly all
-//! of dy where there are few values. Its rounding error is in units of these terms, |slope| x and |slope| dy with
-//! slope = gamma·rstd, channel by channel.
-//!
-//! (Higham & Mary 2019, *A new approach to probabilistic rounding error analysis*, prove √K.) The pass is
-//! repeated in `f64` with such noise of [`MULTIPLE`] times that size; the largest deviation of a tensor in
-//! [`RUNS`] passes is the first part of its tolerance.
-//!
-//! # Kinks
-//!
-//! Noise measures the error of smooth functions. The gradient of a ReLU is not smooth: where x is so close to 0 that rounding
-//! decides its sign, one correct implementation has dx = 0 and another dx = dy. This affects a few elements in a million, but
-//! one of them may carry the largest gradient of its tensor, and it is a matter of chance whether noise flips that one. So
-//! these elements are not left to chance ([`Kinks`]). Let s be the standard deviation of the noise at the input of this
-//! ReLU. The backward pass is repeated twice without noise, once with the gate open wherever |x| < [`REACH`] s, once with it
-//! closed. Each gate that can flip is flipped in one of the two. A max pool whose two largest pixels, a > b, differ by less
-//! than 2 [`REACH`] s sends its gradient to b in the first. The larger deviation of the two is the second part:
+//! A layer computes sums of products. Let t be the terms of one element, K of them, and S = Σ t. In an [`Arithmetic`] with
+//! unit roundoffs u_o of the operands, u_s of the sums and u of the stored results,
 //!
 //! ```text
-//! tolerance = largest deviation by noise + largest deviation by kinks + MULTIPLE · u · largest value
+//! sums        each of K partial sums is rounded. They grow like a random walk about a straight line, so
+//!             var = u_s² Σᵢ (partial sumᵢ)²/3  ≈  u_s² (K + 2)/6 · (Σ t² + S²)
+//!             over images, whose own sums Sₙ may all cancel:  … · (Σ t² + S² + Σₙ Sₙ²)
+//! operands    if x or w is no number of the operands' type, each is rounded first:
+//!             var = u_o²/3 · Σ t²   for each of the two
+//! result      rounded to its type once or, with a bias, twice: at most 2 u |y| and 2 u |y − bias|
+//!
+//! tolerance = MULTIPLE · √var + bound
 //! ```
 //!
-//! In `f64` an element is hardly ever so close; then the second part is 0.
+//! The unit is the *terms*, not the result: where terms cancel, as in the gradient of a bias before a batch norm or in
+//! p − target of an image that has been learnt, the result may be all rounding. Σ t² of every element costs one more pass of
+//! the layer with the squares of its operands. Values that are only copied (ReLU, max pool, shortcuts of option A) are exact
+//! and have the tolerance 0.
 //!
-//! This is a model, not a proof: it gives the order of magnitude of an implementation's errors, not the constant, hence the
-//! multiple. A mistake exceeds both by far: in `f64` by a factor of 10⁶ and more.
+//! That the variance grows with K and not with K², as the worst case does, is the theorem of Higham & Mary 2019, *A new
+//! approach to probabilistic rounding error analysis*; with products in low precision and sums in a higher one,
+//! Connolly, Higham & Mary 2021, *Stochastic rounding and its probabilistic backward error analysis*. A sum of more than
+//! [`BLOCK`] terms is assumed to be formed in blocks of at most this many, as every parallel implementation does.
+//!
+//! A batch norm has errors that all pixels of a channel share, because they share the mean and the standard deviation
+//! ([`Shared`]). `docs/checking_gradients.md` derives the formulas layer by layer.
 
-use crate::layers::MaxPool2d;
-use crate::parameters::Gradients;
-use crate::program::{Disturb, Forward, Layer, Passage, Program, Step, Value};
-use crate::rng::{Purpose, Rng, name_hash, normal, stream};
-use crate::{Activation, Scalar};
-use ndarray::{Array2, ArrayBase, ArrayView3, Axis, DataMut, Dimension, Zip};
-use std::collections::HashMap;
+use super::arithmetic::{Arithmetic, Float};
+use crate::layers::{BatchNorm2d, Conv2d, Linear, Mode, Reduction, SoftmaxCrossEntropy};
+use crate::program::{Layer, Step, Value};
+use crate::verify::bounds::winograd_growth;
+use crate::{Activation, Result};
+use ndarray::{Array1, Array2, ArrayD, ArrayView4, ArrayViewD, Axis, Ix2, Ix4, Zip, s};
 
-/// How many times the model's rounding error is allowed.
+/// How many standard deviations of the model are allowed.
 pub const MULTIPLE: f64 = 8.0;
 
-/// Within this many standard deviations of the noise from a kink, an element counts as on either side of it.
-pub const REACH: f64 = 3.0;
+/// The longest sum that is formed term by term.
+pub const BLOCK: usize = 4096;
 
-/// Passes with noise, of which the largest deviation counts.
-pub const RUNS: u64 = 3;
+/// The standard deviation, in units of the unit roundoff, of a statistic that may be rounded to the stored type.
+const OF_STATISTIC: f64 = 0.35;
 
-/// The number of terms assumed for a batch norm: two sums of many terms, each in blocks, and a few products.
-pub(super) const BATCH_NORM_TERMS: f64 = 256.0;
+/// Roundings of Winograd's algorithm outside its sum.
+const TRANSFORMS: usize = 14;
 
-/// Adds noise of [`MULTIPLE`] times the rounding error of arithmetic with unit roundoff `u`.
-#[derive(Debug)]
-pub struct Rounding {
-    u: f64,
-    rng: Rng,
+/// The errors of an array of results, with the array's shape.
+#[derive(Clone, Debug)]
+pub struct Noise {
+    /// Standard deviation of the errors that are independent in every element.
+    pub each: ArrayD<f64>,
+    /// Errors that the elements of a channel share.
+    pub shared: Vec<Shared>,
+    /// The largest error by rounding the result itself and the statistics it depends on.
+    pub bound: ArrayD<f64>,
 }
 
-impl Rounding {
-    /// Noise for unit roundoff `u`; every `run` draws other noise.
-    pub fn new(u: f64, run: u64) -> Self {
-        Rounding { u, rng: stream(run, Purpose::Verify, &[name_hash("rounding")]) }
+/// Errors of the form e_c · pattern, with one random e_c in each channel.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Standard deviation of e_c.
+    pub size: Array1<f64>,
+    /// What it multiplies; its last axis is the channel.
+    pub pattern: ArrayD<f64>,
+}
+
+impl Noise {
+    /// Only the rounding of the result.
+    fn of_result(result: ArrayViewD<'_, f64>, stored: Float) -> Self {
+        let u = stored.unit_roundoff();
+        let bound = result.mapv(|y| 2.0 * u * y.abs() + stored.underflow());
+        Noise { each: ArrayD::zeros(result.raw_dim()), shared: Vec::new(), bound }
     }
 
-    /// `x + MULTIPLE · u √terms · rms(x) · N(0, 1)`, rms of the finite elements: an infinite one, which does not change,
-    /// would spoil all others.
-    pub fn disturb<T: Scalar, D: Dimension>(&mut self, x: &mut ArrayBase<impl DataMut<Elem = T>, D>, terms: f64) {
-        let size = MULTIPLE * self.u * terms.sqrt() * rms(x.iter().map(|x| x.as_f64()));
-        x.iter_mut().for_each(|x| *x = T::of(x.as_f64() + size * normal(&mut self.rng)));
+    /// A copy of values: exact, unless a value is no number of the stored type.
+    fn of_copy(result: ArrayViewD<'_, f64>, stored: Float) -> Self {
+        let u = stored.unit_roundoff();
+        let bound = result.mapv(|y| if stored.contains(y) { 0.0 } else { 2.0 * u * y.abs() + stored.underflow() });
+        Noise { each: ArrayD::zeros(result.raw_dim()), shared: Vec::new(), bound }
     }
 
-    /// The same for a batch norm's y or dx, computed from x or dy: in each channel in units of `|slope| · rms(terms)` if that is
-    /// larger.
-    fn disturb_norm<T: Scalar>(&mut self, result: &mut Value<T>, terms: &Value<T>, slopes: &[f64]) {
-        let (Value::Images(result), Value::Images(terms)) = (result, terms) else { return };
-        for (channel, slope) in slopes.iter().enumerate() {
-            let mut own = result.index_axis_mut(Axis(3), channel);
-            let of = |x: ArrayView3<'_, T>| rms(x.iter().map(|x| x.as_f64()));
-            let size = of(own.view()).max(slope * of(terms.index_axis(Axis(3), channel)));
-            let size = MULTIPLE * self.u * BATCH_NORM_TERMS.sqrt() * size;
-            own.iter_mut().for_each(|x| *x = T::of(x.as_f64() + size * normal(&mut self.rng)));
+    fn with(mut self, variance: ArrayD<f64>) -> Self {
+        self.each = variance.mapv_into(f64::sqrt);
+        self
+    }
+
+    /// What is allowed for `values`, whose errors these are. `coherent` is the channel's axis if an operand is rounded:
+    /// the error of one weight is the same in all pixels of its channel.
+    pub fn allowed(&self, values: ArrayViewD<'_, f64>, arithmetic: &Arithmetic, coherent: Option<Axis>) -> Allowed {
+        let mut variance = self.each.mapv(|each| each * each);
+        for Shared { size, pattern } in &self.shared {
+            variance += &(pattern * size).mapv(|e| e * e);
         }
-    }
+        let each = variance.mapv_into(|variance| MULTIPLE * variance.sqrt()) + &self.bound;
 
-    fn disturb_value<T: Scalar>(&mut self, x: &mut Value<T>, terms: f64) {
-        match x {
-            Value::Images(x) => self.disturb(x, terms),
-            Value::Rows(x) => self.disturb(x, terms),
-        }
-    }
-}
-
-/// |gamma·rstd| of every channel, whichever statistics were used: the deviation of y divided by that of x.
-fn slopes<T: Scalar>(x: &Value<T>, y: &Value<T>) -> Vec<f64> {
-    let (Value::Images(x), Value::Images(y)) = (x, y) else { return Vec::new() };
-    let deviation = |x: ArrayView3<'_, T>| {
-        let mean = x.iter().map(|x| x.as_f64()).sum::<f64>() / x.len().max(1) as f64;
-        x.iter().map(|x| (x.as_f64() - mean).powi(2)).sum::<f64>().sqrt()
-    };
-    let slope = |channel| {
-        let of_x = deviation(x.index_axis(Axis(3), channel));
-        // If x is constant, the slope is unknown and y is exact.
-        if of_x == 0.0 { 0.0 } else { deviation(y.index_axis(Axis(3), channel)) / of_x }
-    };
-    (0..x.len_of(Axis(3))).map(slope).collect()
-}
-
-/// √(Σ x²/n) of the finite x, 0 if there are none.
-fn rms(numbers: impl Iterator<Item = f64> + Clone) -> f64 {
-    let finite = numbers.filter(|x| x.is_finite());
-    let of = |scale: f64| {
-        let (sum, n) = finite.clone().fold((0.0, 0usize), |(sum, n), x| (sum + (x / scale).powi(2), n + 1));
-        scale * (sum / n.max(1) as f64).sqrt()
-    };
-    match of(1.0) {
-        // A square overflows: compute in units of the largest x.
-        rms if rms.is_infinite() => of(finite.clone().fold(0.0, |largest, x| x.abs().max(largest))),
-        rms => rms,
-    }
-}
-
-impl<T: Scalar> Disturb<T> for Rounding {
-    fn result(&mut self, step: &Step<T>, reads: &[&Value<T>], value: &mut Value<T>) {
-        let terms = match &step.layer {
-            Layer::Conv2d(conv) => conv.weight.len() / conv.weight.shape()[0].max(1),
-            Layer::Linear(linear) => linear.weight.ncols(),
-            Layer::BatchNorm2d(_) => {
-                let slopes = slopes(reads[0], value);
-                return self.disturb_norm(value, reads[0], &slopes);
-            }
-            Layer::AvgPool2d(pool) => pool.kernel[0] * pool.kernel[1],
-            Layer::GlobalAvgPool => reads[0].shape().iter().skip(1).take(2).product(),
-            Layer::Add | Layer::Relu(_) => 1,
-            Layer::MaxPool2d(_) | Layer::ZeroPadShortcut(_) => return,
-        };
-        self.disturb_value(value, terms as f64);
-    }
-
-    fn logits(&mut self, logits: &mut Array2<T>) {
-        // Differences of logits are rounded before the exponential is taken.
-        self.disturb(logits, 1.0);
-    }
-
-    fn gradients(
-        &mut self,
-        step: &Step<T>,
-        Passage { reads, result, dy }: Passage<'_, T>,
-        gradients: &mut [Value<T>],
-        parameters: &mut Gradients<T>,
-    ) {
-        let (terms, sums) = match &step.layer {
-            Layer::Conv2d(conv) => {
-                let (c_out, taps) = (conv.weight.shape()[0], conv.weight.shape()[2] * conv.weight.shape()[3]);
-                let pixels = gradients[0].shape().iter().take(3).product::<usize>();
-                let stride = conv.stride[0] * conv.stride[1];
-                (taps * c_out / conv.groups.max(1), (pixels / stride.max(1)) as f64)
-            }
-            Layer::Linear(linear) => (linear.weight.nrows(), gradients[0].shape()[0] as f64),
-            Layer::BatchNorm2d(_) => {
-                self.disturb_norm(&mut gradients[0], dy, &slopes(reads[0], result));
-                parameters.iter_mut().for_each(|(_, gradient)| self.disturb(gradient, BATCH_NORM_TERMS));
-                return;
-            }
-            Layer::MaxPool2d(pool) => (pool.kernel[0] * pool.kernel[1], 0.0),
-            Layer::AvgPool2d(pool) => (pool.kernel[0] * pool.kernel[1], 0.0),
-            Layer::Relu(_) | Layer::GlobalAvgPool => (1, 0.0),
-            // A copy. Where two copies are added again, their sum rounds once, far less than the error of either.
-            Layer::Add | Layer::ZeroPadShortcut(_) => return,
-        };
-        gradients.iter_mut().for_each(|gradient| self.disturb_value(gradient, terms as f64));
-        parameters.iter_mut().for_each(|(_, gradient)| self.disturb(gradient, sums));
-    }
-}
-
-/// Flips every gate that rounding can flip; see the [module documentation](self).
-#[derive(Debug)]
-pub struct Kinks<'a> {
-    exact: &'a Forward<f64>,
-    /// By the name of the step, the distance from its kink within which rounding can move an element to the other side.
-    reach: HashMap<String, f64>,
-    /// Whether the gates are opened or closed.
-    pub open: bool,
-}
-
-impl<'a> Kinks<'a> {
-    /// The kinks of `program` in the pass `exact`; each has reach 0 until [`Kinks::observe`] is called.
-    pub fn new(program: &Program<f64>, exact: &'a Forward<f64>) -> Self {
-        let has_kink = |step: &&Step<f64>| matches!(step.layer, Layer::Relu(_) | Layer::MaxPool2d(_));
-        let reach = program.steps.iter().filter(has_kink).map(|step| (step.name.clone(), 0.0)).collect();
-        Kinks { exact, reach, open: true }
-    }
-
-    /// Measures in a pass with noise how far the input of each kink deviates.
-    pub fn observe(&mut self, program: &Program<f64>, noisy: &Forward<f64>) {
-        for step in &program.steps {
-            let Some(reach) = self.reach.get_mut(&step.name) else { continue };
-            let value = step.reads[0];
-            if let (Value::Images(a), Value::Images(b)) = (&self.exact.values[value], &noisy.values[value]) {
-                *reach = reach.max(REACH * rms(a.iter().zip(b).map(|(a, b)| a - b)));
-            }
-        }
-    }
-
-    /// Whether rounding can flip any element.
-    pub fn any(&self, program: &Program<f64>) -> bool {
-        program.steps.iter().any(|step| {
-            let Some(&reach) = self.reach.get(&step.name) else { return false };
-            match (&step.layer, &self.exact.values[step.reads[0]]) {
-                (Layer::Relu(_), Value::Images(x)) => x.iter().any(|x| x.abs() < reach),
-                (Layer::MaxPool2d(pool), Value::Images(x)) => {
-                    let mut found = false;
-                    near_ties(pool, x, 2.0 * reach, |_, _, _| found = true);
-                    found
-                }
-                _ => false,
-            }
-        })
-    }
-}
-
-impl Disturb<f64> for Kinks<'_> {
-    fn result(&mut self, _: &Step<f64>, _: &[&Value<f64>], _: &mut Value<f64>) {}
-
-    fn logits(&mut self, _: &mut Array2<f64>) {}
-
-    fn gradients(
-        &mut self,
-        step: &Step<f64>,
-        passage: Passage<'_, f64>,
-        gradients: &mut [Value<f64>],
-        _: &mut Gradients<f64>,
-    ) {
-        let Some(&reach) = self.reach.get(&step.name) else { return };
-        let (Value::Images(x), Value::Images(dy), Value::Images(dx)) =
-            (passage.reads[0], passage.dy, &mut gradients[0])
-        else {
-            return;
-        };
-        match &step.layer {
-            Layer::Relu(relu) => {
-                let slope = if self.open { 1.0 } else { relu.slope() };
-                Zip::from(dx).and(x).and(dy).for_each(|dx, x, dy| {
-                    if x.abs() < reach {
-                        *dx = slope * dy;
-                    }
-                });
-            }
-            Layer::MaxPool2d(pool) if self.open => near_ties(pool, x, 2.0 * reach, |y, a, b| {
-                dx[a] -= dy[y];
-                dx[b] += dy[y];
-            }),
-            _ => {}
-        }
-    }
-}
-
-/// Calls `found(y, a, b)` with the indices of each window of x whose largest pixel, at a, exceeds the second, at b, by less
-/// than `reach`. Equal pixels do not depend on rounding: the first wins.
-fn near_ties(
-    pool: &MaxPool2d,
-    x: &Activation<f64>,
-    reach: f64,
-    mut found: impl FnMut([usize; 4], [usize; 4], [usize; 4]),
-) {
-    let (n, h, w, channels) = x.dim();
-    let Ok([_, h_out, w_out, _]) = pool.output_shape(&[n, h, w, channels]) else { return };
-    // Row or column `tap` of window `at`, if it is not in the padding.
-    let place = |axis: usize, at: usize, tap: usize, size: usize| {
-        let place = (at * pool.stride[axis] + tap * pool.dilation[axis]).checked_sub(pool.padding[axis])?;
-        (place < size).then_some(place)
-    };
-    for y in ndarray::indices([n, h_out, w_out, channels]) {
-        let (image, i, j, c) = y;
-        let (mut a, mut b) = (None::<(f64, [usize; 4])>, None::<(f64, [usize; 4])>);
-        for (p, q) in ndarray::indices(pool.kernel) {
-            let (Some(row), Some(column)) = (place(0, i, p, h), place(1, j, q, w)) else { continue };
-            let at = [image, row, column, c];
-            let value = x[at];
-            if a.is_none_or(|(largest, _)| value > largest) {
-                (a, b) = (Some((value, at)), a);
-            } else if a.is_some_and(|(largest, _)| value < largest) && b.is_none_or(|(second, _)| value > second) {
-                b = Some((value, at));
-            }
-        }
-        if let (Some((largest, a)), Some((second, b))) = (a, b)
-            && largest - second < reach
-        {
-            found([image, i, j, c], a, b);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ndarray::arr1;
-
-    #[test]
-    fn what_is_not_finite_stays_and_spoils_nothing() {
-        assert_eq!(rms([3.0, -4.0].into_iter()), 12.5f64.sqrt());
-        assert_eq!(rms([3.0, f64::NAN, -4.0, f64::INFINITY].into_iter()), 12.5f64.sqrt());
-        let huge = 2f64.powi(1000);
-        assert_eq!(rms([3.0 * huge, -4.0 * huge].into_iter()), 4.0 * huge * (1.5625f64 / 2.0).sqrt());
-        assert_eq!((rms([f64::NAN].into_iter()), rms([].into_iter())), (0.0, 0.0));
-
-        let mut x = arr1(&[1.0, f64::INFINITY, f64::NAN, -2.0]);
-        Rounding::new(2f64.powi(-24), 0).disturb(&mut x, 9.0);
-        assert!((x[0] - 1.0).abs() < 1e-4 && x[0] != 1.0 && (x[3] + 2.0).abs() < 1e-4);
-        assert!(x[1] == f64::INFINITY && x[2].is_nan());
-    }
-
-    #[test]
-    fn near_ties_are_those_of_the_definition() {
-        // Windows of 3x3 with stride 2 and padding.
-        let x = Activation::from_shape_fn((2, 5, 6, 2), |(n, i, j, c)| ((31 * n + 7 * i + 11 * j + 5 * c) % 17) as f64);
-        let pool = MaxPool2d::new([3, 3], [2, 2], [1, 1]);
-        let (y, _) = pool.forward(&x).unwrap();
-        let mut windows = 0;
-        near_ties(&pool, &x, 1.5, |at, a, b| {
-            assert_eq!((x[a], x[b]), (y[at], y[at] - 1.0), "{at:?}");
-            for (axis, size) in [(1, 3), (2, 3)] {
-                let begin = (2 * at[axis] as isize) - 1;
-                for place in [a, b] {
-                    assert!((begin..begin + size).contains(&(place[axis] as isize)), "{at:?}: {place:?}");
-                }
-            }
-            windows += 1;
-        });
-        let mut expected = 0;
-        for ((n, i, j, c), y) in y.indexed_iter() {
-            let window = (0..9).filter_map(|tap| {
-                let at = [(2 * i + tap / 3).checked_sub(1)?, (2 * j + tap % 3).checked_sub(1)?];
-                x.get([n, at[0], at[1], c]).copied()
+        let count = values.len().max(1) as f64;
+        let weights = [&values.to_owned(), &ArrayD::ones(values.raw_dim())];
+        let squares = values.iter().filter(|x| x.is_finite()).map(|x| x * x).sum::<f64>();
+        let [factor, mean] = weights.map(|weight| {
+            let size = &self.each * &weight.mapv(f64::abs);
+            let alone = match coherent.filter(|axis| axis.index() < size.ndim()) {
+                None => size.iter().map(|s| s * s).sum::<f64>(),
+                Some(axis) => size.axis_iter(axis).map(|channel| channel.sum().powi(2)).sum(),
+            };
+            let shared = self.shared.iter().map(|Shared { size, pattern }| {
+                let sums = (pattern * weight)
+                    .axis_iter(Axis(pattern.ndim() - 1))
+                    .map(|channel| channel.sum())
+                    .collect::<Array1<f64>>();
+                (sums * size).mapv(|s| s * s).sum()
             });
-            expected += usize::from(window.into_iter().any(|x| x == y - 1.0));
+            let bound = self.bound.iter().zip(weight).map(|(b, w)| (b * w).powi(2)).sum::<f64>();
+            // Twice the multiple: these sums are few, and nothing hides near them.
+            // Results near the end of the range of the type are all rounded in the same direction, to 0.
+            let underflow = arithmetic.stored.underflow() * weight.mapv(f64::abs).sum();
+            2.0 * (MULTIPLE * (alone + shared.sum::<f64>()).sqrt() + bound.sqrt()) + underflow
+        });
+        let (bias, both) = (bias(arithmetic), of_both(arithmetic));
+        Allowed {
+            each: each * both,
+            factor: both * factor / squares + bias,
+            mean: (both * mean + bias * values.sum().abs()) / count,
         }
-        assert!(windows == expected && windows > 0, "{windows} and {expected}");
-        near_ties(&pool, &x, 0.5, |at, _, _| panic!("{at:?}: no two values are so close"));
+    }
+}
+
+impl Allowed {
+    /// The same where the errors of all elements may have one cause: the running statistics of all channels are multiplied by
+    /// the same rounded momentum.
+    pub fn of_one_cause(mut self, values: ArrayViewD<'_, f64>) -> Self {
+        let (mut products, mut squares, mut sum) = (0.0, 0.0, 0.0);
+        for (each, value) in self.each.iter().zip(&values) {
+            (products, squares, sum) = (products + each * value.abs(), squares + value * value, sum + each);
+        }
+        self.factor = self.factor.max(products / squares);
+        self.mean = self.mean.max(sum / values.len().max(1) as f64);
+        self
+    }
+}
+
+/// In `float64` the reference rounds as much as the other implementation does.
+pub(super) fn of_both(arithmetic: &Arithmetic) -> f64 {
+    if arithmetic.sums == Float::F64 { 2.0 } else { 1.0 }
+}
+
+/// How far the results of another implementation may be off.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// Each element.
+    pub each: ArrayD<f64>,
+    /// The fitted factor ⟨theirs, ours⟩/⟨ours, ours⟩, from 1.
+    pub factor: f64,
+    /// The mean error.
+    pub mean: f64,
+}
+
+/// The largest systematic relative error. A unit that multiplies TF32 numbers may cut the last 13 bits of each operand
+/// off instead of rounding, and an accumulator of a matrix unit may do the same with every partial sum.
+pub(super) fn bias(arithmetic: &Arithmetic) -> f64 {
+    let operands = if arithmetic.operands == Float::TF32 { 2.0 * Float::TF32.unit_roundoff() } else { 0.0 };
+    let sums = if arithmetic.on_matrix_units() { BLOCK as f64 / 2.0 * arithmetic.sums.unit_roundoff() } else { 0.0 };
+    operands + sums
+}
+
+/// Which operands of a step's products are rounded before they are multiplied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rounds {
+    /// The values read.
+    pub x: bool,
+    /// The weights.
+    pub weight: bool,
+    /// The gradients of the result.
+    pub dy: bool,
+}
+
+impl Rounds {
+    /// Those that are no numbers of the operands' type.
+    pub fn of(step: &Step<f64>, x: &Value<f64>, dy: Option<&Value<f64>>, arithmetic: &Arithmetic) -> Self {
+        let outside = |x: ArrayViewD<'_, f64>| !arithmetic.operands.contains_all(&x);
+        let weight = match &step.layer {
+            Layer::Conv2d(conv) => outside(conv.weight.view().into_dyn()),
+            Layer::Linear(linear) => outside(linear.weight.view().into_dyn()),
+            Layer::BatchNorm2d(bn) => outside(bn.gamma.view().into_dyn()) || outside(bn.beta.view().into_dyn()),
+            _ => false,
+        };
+        Rounds { x: outside(view(x)), weight, dy: dy.is_some_and(|dy| outside(view(dy))) }
+    }
+}
+
+/// A value as an array in its own layout, (N, H, W, C) or (N, F).
+pub(super) fn view(value: &Value<f64>) -> ArrayViewD<'_, f64> {
+    match value {
+        Value::Images(x) => x.view().into_dyn(),
+        Value::Rows(x) => x.view().into_dyn(),
+    }
+}
+
+/// √Σ t² of everything that a convolution or linear layer returns.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    y: Option<ArrayD<f64>>,
+    backward: Option<(ArrayD<f64>, Vec<OfParameter>)>,
+}
+
+/// A parameter's gradient is a sum over the images, and over the pixels of each.
+#[derive(Clone, Debug)]
+struct OfParameter {
+    /// The last part of its name.
+    name: String,
+    /// √Σ t².
+    root: ArrayD<f64>,
+    /// √Σ S², S being the sum over one image: where all terms of an image have one sign, partial sums are that large.
+    images: ArrayD<f64>,
+}
+
+/// A power of two of the size of the largest finite element: squares of elements in this unit do not overflow.
+fn unit(x: ArrayViewD<'_, f64>) -> f64 {
+    let largest = x.iter().filter(|x| x.is_finite()).fold(0.0f64, |largest, x| largest.max(x.abs()));
+    if largest == 0.0 { 1.0 } else { 2f64.powi((largest.log2().ceil() as i32).clamp(-1000, 1000)) }
+}
+
+fn squared_images(x: &Activation<f64>) -> (Activation<f64>, f64) {
+    let unit = unit(x.view().into_dyn());
+    (x.mapv(|x| (x / unit).powi(2)).into_shared(), unit)
+}
+
+fn squared_rows(x: &Array2<f64>) -> (Array2<f64>, f64) {
+    let unit = unit(x.view().into_dyn());
+    (x.mapv(|x| (x / unit).powi(2)), unit)
+}
+
+fn rooted<D: ndarray::Dimension>(squares: ndarray::Array<f64, D>, unit: f64) -> ArrayD<f64> {
+    // A convolution by a fast algorithm may leave a tiny negative number where all terms are 0.
+    squares.into_dyn().mapv_into(|square| if square < 0.0 { 0.0 } else { square.sqrt() * unit })
+}
+
+/// The layer with squared weights and without a bias, and the unit of its weights.
+fn squared_conv(conv: &Conv2d<f64>) -> (Conv2d<f64>, f64) {
+    let unit = unit(conv.weight.view().into_dyn());
+    let weight = conv.weight.mapv(|w| (w / unit).powi(2));
+    (Conv2d { weight, bias: conv.bias.as_ref().map(|bias| Array1::zeros(bias.len())), ..conv.clone() }, unit)
+}
+
+fn squared_linear(linear: &Linear<f64>) -> (Linear<f64>, f64) {
+    let unit = unit(linear.weight.view().into_dyn());
+    let bias = Array1::zeros(linear.bias.len());
+    (Linear { weight: linear.weight.mapv(|w| (w / unit).powi(2)), bias }, unit)
+}
+
+impl Roots {
+    /// Those of the result.
+    ///
+    /// # Errors
+    /// Those of the layer.
+    pub fn forward(&mut self, step: &Step<f64>, x: &Value<f64>) -> Result<()> {
+        if self.y.is_some() {
+            return Ok(());
+        }
+        self.y = match (&step.layer, x) {
+            (Layer::Conv2d(conv), Value::Images(x)) => {
+                let ((conv, w), (x, u)) = (squared_conv(conv), squared_images(x));
+                Some(rooted(conv.forward(&x)?.0.into_owned(), w * u))
+            }
+            (Layer::Linear(linear), Value::Rows(x)) => {
+                let ((linear, w), (x, u)) = (squared_linear(linear), squared_rows(x));
+                Some(rooted(linear.forward(&x)?.0, w * u))
+            }
+            _ => None,
+        };
+        Ok(())
     }
 
-    /// A ReLU's x within reach of 0 is opened once and closed once; one beyond does not change.
-    #[test]
-    fn gates_within_reach_are_turned() {
-        let x = Activation::from_shape_vec((1, 1, 1, 4), vec![1e-7, -1e-7, 0.5, -0.5]).unwrap();
-        let mut program = Program::new();
-        program.push("relu", Layer::Relu(crate::layers::Relu::new()), 0);
-        let forward = |x: &Activation<f64>| {
-            program.forward(Value::Images(x.clone()), crate::layers::Mode::Train, &mut crate::program::Undisturbed)
-        };
-        let exact = forward(&x).unwrap();
-        let mut kinks = Kinks::new(&program, &exact);
-        assert!(!kinks.any(&program));
-        kinks.observe(&program, &forward(&(&x + 2e-7).into_shared()).unwrap());
-        assert!(kinks.any(&program));
-        let dy = Activation::from_shape_vec((1, 1, 1, 4), vec![1.0, 2.0, 3.0, 4.0]).unwrap();
-        for (open, expected) in [(true, [1.0, 2.0, 3.0, 0.0]), (false, [0.0, 0.0, 3.0, 0.0])] {
-            kinks.open = open;
-            let backward = program.backward(Value::Images(dy.clone()), &exact, &mut kinks).unwrap();
-            let Some(Value::Images(dx)) = &backward.values[0] else { panic!("no dx") };
-            assert_eq!(dx.as_slice().unwrap(), expected);
+    /// Those of the gradients.
+    ///
+    /// # Errors
+    /// Those of the layer.
+    pub fn backward(&mut self, step: &Step<f64>, x: &Value<f64>, dy: &Value<f64>) -> Result<()> {
+        if self.backward.is_some() {
+            return Ok(());
         }
+        self.backward = match (&step.layer, x, dy) {
+            (Layer::Conv2d(conv), Value::Images(x), Value::Images(dy)) => {
+                let plain = conv;
+                let ((conv, w), (squared_x, u), (squared_dy, v)) =
+                    (squared_conv(conv), squared_images(x), squared_images(dy));
+                let (_, cache) = conv.forward(&squared_x)?;
+                let (dx, grads) = conv.backward(&squared_dy, &cache)?;
+                let of_images = of_images(plain, x, dy)?;
+                let mut parameters = vec![OfParameter {
+                    name: "weight".to_string(),
+                    root: rooted(grads.weight, u * v),
+                    images: of_images,
+                }];
+                parameters.extend(grads.bias.map(|bias| OfParameter {
+                    name: "bias".to_string(),
+                    root: rooted(bias, v),
+                    images: image_sums(dy.view()).mapv_into(f64::sqrt).into_dyn(),
+                }));
+                Some((rooted(dx.into_owned(), w * v), parameters))
+            }
+            (Layer::Linear(linear), Value::Rows(x), Value::Rows(dy)) => {
+                let ((linear, w), (x, u), (dy, v)) = (squared_linear(linear), squared_rows(x), squared_rows(dy));
+                let (_, cache) = linear.forward(&x)?;
+                let (dx, grads) = linear.backward(&dy, &cache)?;
+                let parameters = [("weight", rooted(grads.weight, u * v)), ("bias", rooted(grads.bias, v))];
+                // A row is a term.
+                let parameters =
+                    parameters.map(|(name, root)| OfParameter { name: name.to_string(), images: root.clone(), root });
+                Some((rooted(dx, w * v), parameters.into()))
+            }
+            _ => None,
+        };
+        Ok(())
+    }
+}
+
+/// √Σ S² of every element of dweight, S being the gradient of one image alone.
+fn of_images(conv: &Conv2d<f64>, x: &Activation<f64>, dy: &Activation<f64>) -> Result<ArrayD<f64>> {
+    let mut squares = ArrayD::<f64>::zeros(conv.weight.shape());
+    for n in 0..x.shape()[0] {
+        let of_one = |images: &Activation<f64>| images.slice(s![n..n + 1, .., .., ..]).to_owned().into_shared();
+        let (_, cache) = conv.forward(&of_one(x))?;
+        let own = conv.parameter_gradients(&of_one(dy), &cache)?.weight;
+        squares.zip_mut_with(&own.into_dyn(), |squares, own| *squares += own * own);
+    }
+    Ok(squares.mapv_into(f64::sqrt))
+}
+
+/// Σ S² of every channel, S being the sum over one image.
+fn image_sums(x: ArrayView4<'_, f64>) -> Array1<f64> {
+    x.sum_axis(Axis(1)).sum_axis(Axis(1)).mapv_into(|sum| sum * sum).sum_axis(Axis(0))
+}
+
+/// The variance of a sum of `terms` terms with the root `root` of their squares, of which `rounded` operands are rounded.
+fn sum_variance(arithmetic: &Arithmetic, terms: usize, root: f64, sum: f64, rounded: usize) -> f64 {
+    let (u, operands) = (arithmetic.sums.unit_roundoff(), arithmetic.operands.unit_roundoff());
+    let steps = (terms.min(BLOCK) + 2) as f64;
+    let underflow = steps * arithmetic.sums.underflow().powi(2);
+    u * u * steps / 6.0 * (root * root + sum * sum) + rounded as f64 / 3.0 * (operands * root).powi(2) + underflow
+}
+
+/// The variance of every element of an array of sums, of which `root` is √Σ t² and `sum` is Σ t.
+fn of_sum(
+    arithmetic: &Arithmetic,
+    terms: usize,
+    root: &ArrayD<f64>,
+    sum: ArrayViewD<'_, f64>,
+    rounded: usize,
+) -> ArrayD<f64> {
+    let mut variance = root.clone();
+    variance.zip_mut_with(&sum, |root, &sum| *root = sum_variance(arithmetic, terms, *root, sum, rounded));
+    variance
+}
+
+/// The same where a bias is added to every sum. It may be the first term: then every partial sum contains it.
+fn of_sum_and_bias(
+    arithmetic: &Arithmetic,
+    terms: usize,
+    root: &ArrayD<f64>,
+    sum: ArrayViewD<'_, f64>,
+    rounded: usize,
+    bias: &Array1<f64>,
+) -> ArrayD<f64> {
+    let mut variance = of_sum(arithmetic, terms, root, sum, rounded);
+    variance += &bias.mapv(|bias| sum_variance(arithmetic, terms, bias, bias, 0));
+    variance
+}
+
+/// The variance that Winograd's algorithm adds: its transforms mix the pixels of a tile, so its errors have the size of the
+/// channel.
+fn tiled(arithmetic: &Arithmetic, channel: Axis, terms: f64, root: &ArrayD<f64>) -> Array1<f64> {
+    let u = arithmetic.sums.unit_roundoff();
+    let channels = root.axis_iter(channel);
+    channels.map(|root| u * u * terms * root.iter().map(|r| r * r).sum::<f64>() / root.len().max(1) as f64).collect()
+}
+
+/// Whether an implementation may compute this convolution in tiles.
+fn in_tiles(conv: &Conv2d<f64>, arithmetic: &Arithmetic) -> bool {
+    let square = conv.weight.shape()[2..] == [3, 3] && conv.stride == [1, 1] && conv.dilation == [1, 1];
+    arithmetic.winograd && square && conv.groups == 1
+}
+
+/// m of the tiles F(m x m, 3x3) that are allowed for.
+const TILE: usize = 4;
+
+/// The noise of the result of a step.
+pub fn of_result(
+    step: &Step<f64>,
+    reads: &[&Value<f64>],
+    y: &Value<f64>,
+    mode: Mode,
+    roots: &Roots,
+    arithmetic: &Arithmetic,
+    rounds: Rounds,
+) -> Noise {
+    let (x, result) = (reads[0], view(y));
+    let stored = arithmetic.stored;
+    let (arithmetic, rounds) = for_layer(step, arithmetic, rounds);
+    let arithmetic = &arithmetic;
+    match (&step.layer, x) {
+        (Layer::Conv2d(conv), _) => {
+            let root = roots.y.as_ref().expect("computed before");
+            let terms = conv.weight.len() / conv.weight.shape()[0].max(1);
+            let bias = conv.bias.clone().unwrap_or_else(|| Array1::zeros(conv.weight.shape()[0]));
+            let products = &result - &bias;
+            let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
+            let mut variance = of_sum_and_bias(arithmetic, terms, root, products.view(), rounded, &bias);
+            if in_tiles(conv, arithmetic) {
+                let terms = winograd_growth(TILE)[0] * (conv.weight.shape()[1] + TRANSFORMS) as f64;
+                variance += &tiled(arithmetic, Axis(3), terms, root);
+            }
+            with_bias(Noise::of_result(result, stored).with(variance), &products, conv.bias.is_some(), stored)
+        }
+        (Layer::Linear(linear), _) => {
+            let root = roots.y.as_ref().expect("computed before");
+            let products = &result - &linear.bias;
+            let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
+            let variance =
+                of_sum_and_bias(arithmetic, linear.weight.ncols(), root, products.view(), rounded, &linear.bias);
+            with_bias(Noise::of_result(result, stored).with(variance), &products, true, stored)
+        }
+        (Layer::BatchNorm2d(bn), Value::Images(x)) => {
+            Norm::new(bn, x, mode, arithmetic).of_result(bn, x, result, rounds)
+        }
+        (Layer::AvgPool2d(pool), Value::Images(x)) => {
+            let absolute = pool.forward(&x.mapv(f64::abs).into_shared()).map(|(y, _)| y.into_owned().into_dyn());
+            let absolute = absolute.unwrap_or_else(|_| result.to_owned());
+            let variance =
+                of_sum(arithmetic, pool.kernel[0] * pool.kernel[1], &absolute, absolute.view(), usize::from(rounds.x));
+            Noise::of_result(result, stored).with(variance)
+        }
+        (Layer::GlobalAvgPool, Value::Images(x)) => {
+            let pixels = x.shape()[1] * x.shape()[2];
+            let (squares, unit) = squared_images(x);
+            let squares = squares.sum_axis(Axis(1)).sum_axis(Axis(1)) / (pixels as f64).powi(2);
+            let variance = of_sum(arithmetic, pixels, &rooted(squares, unit), result.view(), usize::from(rounds.x));
+            Noise::of_result(result, stored).with(variance)
+        }
+        (Layer::Relu(relu), _) if relu.is_leaky() => scaled(result, stored),
+        (Layer::Add, _) => Noise::of_result(result, stored),
+        _ => Noise::of_copy(result, stored),
+    }
+}
+
+/// The noise of values multiplied by a constant, which may itself be rounded: the same error for all.
+fn scaled(result: ArrayViewD<'_, f64>, stored: Float) -> Noise {
+    let size = Array1::from_elem(result.shape().last().copied().unwrap_or(1), OF_STATISTIC * stored.unit_roundoff());
+    let shared = vec![Shared { size, pattern: result.to_owned() }];
+    Noise { shared, ..Noise::of_result(result, stored) }
+}
+
+/// The arithmetic of this layer, and what it rounds.
+pub(super) fn for_layer(step: &Step<f64>, arithmetic: &Arithmetic, rounds: Rounds) -> (Arithmetic, Rounds) {
+    let elementwise = arithmetic.elementwise();
+    match step.layer {
+        Layer::Conv2d(_) | Layer::Linear(_) => (*arithmetic, rounds),
+        _ if elementwise == *arithmetic => (elementwise, rounds),
+        _ => (elementwise, Rounds::default()),
+    }
+}
+
+/// A convolution without its bias may be rounded before the bias is added.
+fn with_bias(mut noise: Noise, products: &ArrayD<f64>, bias: bool, stored: Float) -> Noise {
+    if bias {
+        noise.bound.zip_mut_with(products, |bound, products| *bound += 2.0 * stored.unit_roundoff() * products.abs());
+    }
+    noise
+}
+
+/// The noise of the gradients that a step returns: of the values it read and of its parameters, `parameters` in their order.
+pub struct GradientNoise {
+    /// Of each value it read.
+    pub reads: Vec<Noise>,
+    /// Of each parameter's gradient, by the last part of its name.
+    pub parameters: Vec<(String, Noise)>,
+}
+
+/// What a step was given and what it returned.
+pub struct Backward<'a> {
+    /// The values it read.
+    pub reads: &'a [&'a Value<f64>],
+    /// The gradient of its result.
+    pub dy: &'a Value<f64>,
+    /// The gradients of the values it read.
+    pub dx: &'a [Value<f64>],
+    /// The gradients of its parameters, by their full names.
+    pub parameters: &'a crate::parameters::Gradients<f64>,
+}
+
+/// The noise of all gradients of a step.
+pub fn of_gradients(
+    step: &Step<f64>,
+    passage: &Backward<'_>,
+    mode: Mode,
+    roots: &Roots,
+    arithmetic: &Arithmetic,
+    rounds: Rounds,
+) -> GradientNoise {
+    let Backward { reads, dy, dx, parameters } = *passage;
+    let stored = arithmetic.stored;
+    let (arithmetic, rounds) = for_layer(step, arithmetic, rounds);
+    let arithmetic = &arithmetic;
+    let own = |name: &str| parameters.iter().find(|(full, _)| full.rsplit('.').next() == Some(name)).map(|(_, g)| g);
+    let products = |taps: usize, sums: usize, tiles: Option<[f64; 2]>| {
+        let (root, roots) = roots.backward.as_ref().expect("computed before");
+        let result = view(&dx[0]);
+        let mut variance =
+            of_sum(arithmetic, taps, root, result.view(), usize::from(rounds.dy) + usize::from(rounds.weight));
+        if let Some([terms, _]) = tiles {
+            variance += &tiled(arithmetic, Axis(3), terms, root);
+        }
+        let parameters = roots.iter().filter_map(|OfParameter { name, root, images }| {
+            let gradient = own(name)?;
+            // A bias's gradient is a sum without products.
+            let (own, rounded) = match name.as_str() {
+                "weight" => (*arithmetic, usize::from(rounds.dy) + usize::from(rounds.x)),
+                _ => (arithmetic.elementwise(), usize::from(rounds.dy && arithmetic.elementwise() == *arithmetic)),
+            };
+            let partial = Zip::from(gradient).and(images).map_collect(|sum, images| sum.hypot(*images));
+            let mut variance = of_sum(&own, sums, root, partial.view(), rounded);
+            if let (Some([_, terms]), "weight") = (tiles, name.as_str()) {
+                let each = tiled(arithmetic, Axis(0), terms, root);
+                variance +=
+                    &each.into_shape_with_order((root.shape()[0], 1, 1, 1)).expect("one per channel").into_dyn();
+            }
+            Some((name.clone(), Noise::of_result(gradient.view(), stored).with(variance)))
+        });
+        GradientNoise { parameters: parameters.collect(), reads: vec![Noise::of_result(result, stored).with(variance)] }
+    };
+    match (&step.layer, reads[0], dy) {
+        (Layer::Conv2d(conv), _, Value::Images(dy)) => {
+            let [c_out, kh, kw] = [0, 2, 3].map(|axis| conv.weight.shape()[axis]);
+            let taps = (kh * kw * c_out / conv.groups.max(1)).div_ceil((conv.stride[0] * conv.stride[1]).max(1));
+            let pixels = dy.shape()[0] * dy.shape()[1] * dy.shape()[2];
+            let tiles = in_tiles(conv, arithmetic).then(|| {
+                let [growth, growth_weight] = winograd_growth(TILE);
+                let tiles = dy.shape()[0] * dy.shape()[1].div_ceil(TILE) * dy.shape()[2].div_ceil(TILE);
+                [growth * (c_out + TRANSFORMS) as f64, growth_weight * (tiles.min(BLOCK) + TRANSFORMS) as f64]
+            });
+            products(taps, pixels, tiles)
+        }
+        (Layer::Linear(linear), _, Value::Rows(dy)) => products(linear.weight.nrows(), dy.nrows(), None),
+        (Layer::BatchNorm2d(bn), Value::Images(x), Value::Images(dy)) => {
+            let norm = Norm::new(bn, x, mode, arithmetic);
+            let (dx, parameters) = norm.of_gradients(bn, x, dy, view(&dx[0]), [own("weight"), own("bias")], rounds);
+            GradientNoise { reads: vec![dx], parameters }
+        }
+        (Layer::AvgPool2d(pool), Value::Images(x), Value::Images(dy)) => {
+            let absolute =
+                pool.forward(x).and_then(|(_, cache)| pool.backward(&dy.mapv(f64::abs).into_shared(), &cache));
+            only(summed(&dx[0], absolute, overlap(pool.kernel, pool.stride, [1, 1]), arithmetic, rounds))
+        }
+        (Layer::MaxPool2d(pool), Value::Images(x), Value::Images(dy)) => {
+            let terms = overlap(pool.kernel, pool.stride, pool.dilation);
+            if terms == 1 {
+                return only(Noise::of_copy(view(&dx[0]), stored));
+            }
+            let absolute =
+                pool.forward(x).and_then(|(_, cache)| pool.backward(&dy.mapv(f64::abs).into_shared(), &cache));
+            let mut noise = summed(&dx[0], absolute, terms, arithmetic, rounds);
+            // A pixel that is no maximum has the gradient 0, exactly.
+            Zip::from(&mut noise.bound).and(&view(&dx[0])).and(&noise.each).for_each(|bound, &dx, &each| {
+                if dx == 0.0 && each == 0.0 {
+                    *bound = 0.0;
+                }
+            });
+            only(noise)
+        }
+        (Layer::GlobalAvgPool, ..) => only(Noise::of_result(view(&dx[0]), stored)),
+        (Layer::Relu(relu), ..) if relu.is_leaky() => only(scaled(view(&dx[0]), stored)),
+        _ => GradientNoise {
+            reads: dx.iter().map(|dx| Noise::of_copy(view(dx), stored)).collect(),
+            parameters: Vec::new(),
+        },
+    }
+}
+
+fn only(noise: Noise) -> GradientNoise {
+    GradientNoise { reads: vec![noise], parameters: Vec::new() }
+}
+
+/// In how many windows a pixel can be.
+fn overlap(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) -> usize {
+    let along = |axis: usize| {
+        let covered = dilation[axis] * (kernel[axis] - 1) + 1;
+        covered.div_ceil(stride[axis].max(1)).min(kernel[axis])
+    };
+    along(0) * along(1)
+}
+
+/// The noise of a sum of few terms, `absolute` being the sum of their absolute values.
+fn summed(
+    dx: &Value<f64>,
+    absolute: Result<Activation<f64>>,
+    terms: usize,
+    arithmetic: &Arithmetic,
+    rounds: Rounds,
+) -> Noise {
+    let absolute = absolute.map_or_else(|_| view(dx).mapv(f64::abs), |absolute| absolute.into_owned().into_dyn());
+    // Each window adds to what is stored.
+    let arithmetic = &Arithmetic { sums: arithmetic.stored, ..*arithmetic };
+    let variance = of_sum(arithmetic, terms, &absolute, absolute.view(), usize::from(rounds.dy));
+    Noise::of_result(view(dx), arithmetic.stored).with(variance)
+}
+
+/// The statistics of a batch norm, their errors, and what those do to its results.
+struct Norm {
+    mode: Mode,
+    /// Unit roundoffs: of sums, of stored results, of operands.
+    u: f64,
+    stored: Float,
+    operands: f64,
+    /// Values per channel.
+    count: f64,
+    mean: Array1<f64>,
+    var: Array1<f64>,
+    rstd: Array1<f64>,
+    /// |gamma| rstd.
+    slope: Array1<f64>,
+    /// Standard deviation of the error of the mean.
+    mean_error: Array1<f64>,
+    /// The same of the variance.
+    var_error: Array1<f64>,
+    /// The same of rstd, relative.
+    rstd_error: Array1<f64>,
+}
+
+impl Norm {
+    fn new(bn: &BatchNorm2d<f64>, x: &Activation<f64>, mode: Mode, arithmetic: &Arithmetic) -> Self {
+        let u = arithmetic.sums.unit_roundoff();
+        let count = (x.len() / bn.gamma.len().max(1)) as f64;
+        let cache = bn.forward(x, mode).map(|(_, cache)| cache);
+        let (mean, var, rstd) = match cache {
+            Ok(cache) => (cache.mean, cache.var, cache.rstd),
+            Err(_) => (bn.running_mean.clone(), bn.running_var.clone(), Array1::zeros(bn.gamma.len())),
+        };
+        let slope = (&bn.gamma * &rstd).mapv(f64::abs);
+        let steps = (count.min(BLOCK as f64) + 2.0) / 6.0;
+        let (mean_error, var_error) = match mode {
+            Mode::Eval => (Array1::zeros(mean.len()), Array1::zeros(mean.len())),
+            Mode::Train => {
+                // Σ x² / K = mean² + var.
+                // The values may be added after one of them was subtracted from all: then the sum has the size of a value.
+                let images = image_sums(x.view()) / (count * count);
+                let error = |mean: f64, var: f64, images: f64| {
+                    let squares = mean * mean + var;
+                    u * (steps * (squares / count + mean * mean + images)).sqrt() + u * squares.sqrt()
+                };
+                let mean_error = Zip::from(&mean)
+                    .and(&var)
+                    .and(&images)
+                    .map_collect(|&mean, &var, &images| error(mean, var, images));
+                // A sum of squares, all positive; a wrong mean adds its square.
+                let error = |mean_error: f64, var: f64| {
+                    u * var * (2.0 * steps).sqrt() + 2.0 * u * var + MULTIPLE * mean_error * mean_error
+                };
+                let var_error =
+                    Zip::from(&mean_error).and(&var).map_collect(|&mean_error, &var| error(mean_error, var));
+                (mean_error, var_error)
+            }
+        };
+        let rstd_error =
+            Zip::from(&var_error).and(&rstd).map_collect(|error, rstd| 0.5 * error * rstd * rstd + 2.0 * u);
+        let (stored, operands) = (arithmetic.stored, arithmetic.operands.unit_roundoff());
+        Norm { mode, u, stored, operands, count, mean, var, rstd, slope, mean_error, var_error, rstd_error }
+    }
+
+    /// The error of a statistic that is rounded to the stored type.
+    fn of_stored(&self, statistic: f64) -> f64 {
+        OF_STATISTIC * (self.stored.unit_roundoff() * statistic.abs() + self.stored.underflow())
+    }
+
+    /// Variance of the error of x·rstd − mean·rstd in units of rstd², however the two products are grouped.
+    fn centred(&self, x: f64, mean: f64, rounds: Rounds) -> f64 {
+        let operand = if rounds.x { (self.operands * x).powi(2) / 3.0 } else { 0.0 };
+        self.u * self.u * (x * x + mean * mean) * 2.0 / 3.0 + operand
+    }
+
+    fn of_result(&self, bn: &BatchNorm2d<f64>, x: &Activation<f64>, y: ArrayViewD<'_, f64>, rounds: Rounds) -> Noise {
+        let v = self.stored.unit_roundoff();
+        let mut noise = Noise::of_result(y.view(), self.stored);
+        let centred = &y - &bn.beta;
+        let constant =
+            Zip::from(&self.slope).and(&self.mean).and(&self.mean_error).and(&bn.beta).map_collect(
+                |slope, mean, error, beta| (slope * error).hypot(self.u * (beta.abs() + slope * mean.abs())),
+            );
+        // gamma and beta rounded: a factor and a constant.
+        let weight = if rounds.weight { self.operands } else { 0.0 };
+        let factor = self.rstd_error.mapv(|error| error + 2.0 * self.u + weight);
+        // The mean and rstd may be rounded to the stored type before they are used.
+        let mut constant = constant + bn.beta.mapv(|beta| weight * beta.abs());
+        Zip::from(&mut constant).and(&self.slope).and(&self.mean).for_each(|constant, slope, mean| {
+            *constant = constant.hypot(slope * self.of_stored(*mean));
+        });
+        let factor = factor.mapv(|factor| factor.hypot(OF_STATISTIC * v));
+        let mut each = noise.each.view_mut().into_dimensionality::<Ix4>().expect("images");
+        let mut bound = noise.bound.view_mut().into_dimensionality::<Ix4>().expect("images");
+        let centred4 = centred.view().into_dimensionality::<Ix4>().expect("images");
+        for c in 0..self.mean.len() {
+            let (slope, mean) = (self.slope[c], self.mean[c]);
+            Zip::from(each.index_axis_mut(Axis(3), c)).and(x.index_axis(Axis(3), c)).for_each(|each, &x| {
+                *each = slope * self.centred(x, mean, rounds).sqrt();
+            });
+            // So may x̂ and gamma x̂.
+            Zip::from(bound.index_axis_mut(Axis(3), c)).and(centred4.index_axis(Axis(3), c)).for_each(
+                |bound, &centred| {
+                    *bound += 2.0 * v * centred.abs();
+                },
+            );
+        }
+        let ones = ArrayD::ones(y.raw_dim());
+        noise.shared = vec![Shared { size: constant, pattern: ones }, Shared { size: factor, pattern: centred }];
+        noise
+    }
+
+    /// dx, and dgamma and dbeta as far as they are given.
+    fn of_gradients(
+        &self,
+        bn: &BatchNorm2d<f64>,
+        x: &Activation<f64>,
+        dy: &Activation<f64>,
+        dx: ArrayViewD<'_, f64>,
+        [dgamma, dbeta]: [Option<&ArrayD<f64>>; 2],
+        rounds: Rounds,
+    ) -> (Noise, Vec<(String, Noise)>) {
+        let (u, v, count) = (self.u, self.stored.unit_roundoff(), self.count);
+        let operand = |on: bool| if on { self.operands } else { 0.0 };
+        let channels = bn.gamma.len();
+        let steps = (count.min(BLOCK as f64) + 2.0) / 6.0;
+        let x_hat = (x - &self.mean) * &self.rstd;
+        let of_dy = image_sums(dy.view()) / (count * count);
+        let of_products = image_sums((dy * &x_hat).view()) / (count * count);
+        let [mut d1, mut d2, mut d1_error, mut d2_error] = [(); 4].map(|()| Array1::<f64>::zeros(channels));
+        for c in 0..channels {
+            let (mean, rstd) = (self.mean[c], self.rstd[c]);
+            let (mut squares, mut products, mut of_x) = (0.0, 0.0, 0.0);
+            Zip::from(dy.index_axis(Axis(3), c))
+                .and(x.index_axis(Axis(3), c))
+                .and(x_hat.index_axis(Axis(3), c))
+                .for_each(|&dy, &x, &x_hat| {
+                    d1[c] += dy / count;
+                    d2[c] += dy * x_hat / count;
+                    squares += dy * dy;
+                    products += dy * dy * (x_hat * x_hat + (rstd * mean).powi(2));
+                    of_x += dy * dy * rstd * rstd * self.centred(x, mean, rounds);
+                });
+            let rounded = operand(rounds.dy).powi(2) / 3.0;
+            let squares = squares / count / count;
+            // The two means may be rounded to the stored type, as the statistics of the forward pass may.
+            let stored = OF_STATISTIC * v;
+            let [partial1, partial2] = [d1[c] * d1[c] + of_dy[c], d2[c] * d2[c] + of_products[c]];
+            d1_error[c] = (u * u * steps * (squares + partial1) + rounded * squares).sqrt().hypot(stored * d1[c]);
+            let products = products / count / count;
+            let sum = u * u * steps * (products + partial2) + rounded * products;
+            let shared = (d1[c] * rstd * self.mean_error[c]).powi(2) + (d2[c] * self.rstd_error[c]).powi(2);
+            let statistics = (rstd * self.of_stored(mean) * d1[c]).powi(2) + 2.0 * (stored * d2[c]).powi(2);
+            d2_error[c] = (sum + of_x / count / count + shared + statistics).sqrt();
+        }
+        let mut noise = Noise::of_result(dx.view(), self.stored);
+        let (mut each, mut bound) = (noise.each.view_mut(), noise.bound.view_mut());
+        match self.mode {
+            Mode::Eval => {
+                Zip::from(&mut each)
+                    .and(&dx)
+                    .for_each(|each, dx| *each = (2.0 * u + operand(rounds.dy) + operand(rounds.weight)) * dx.abs());
+                Zip::from(&mut bound).and(&dx).for_each(|bound, dx| *bound += 2.0 * v * dx.abs());
+            }
+            Mode::Train => {
+                for c in 0..channels {
+                    let (slope, mean, rstd, d1, d2) = (self.slope[c], self.mean[c], self.rstd[c], d1[c], d2[c]);
+                    let rounded = operand(rounds.dy).powi(2) / 3.0;
+                    Zip::from(each.index_axis_mut(Axis(3), c))
+                        .and(dy.index_axis(Axis(3), c).into_dyn())
+                        .and(x.index_axis(Axis(3), c).into_dyn())
+                        .and(x_hat.index_axis(Axis(3), c).into_dyn())
+                        .for_each(|each, &dy, &x, &x_hat| {
+                            let terms = dy * dy + d1 * d1 + (x_hat * d2).powi(2);
+                            let of_x = (d2 * rstd).powi(2) * self.centred(x, mean, rounds);
+                            *each = slope * (u * u * 4.0 / 3.0 * terms + rounded * dy * dy + of_x).sqrt();
+                        });
+                    Zip::from(bound.index_axis_mut(Axis(3), c))
+                        .and(dx.index_axis(Axis(3), c))
+                        .and(x_hat.index_axis(Axis(3), c).into_dyn())
+                        .for_each(|bound, &dx, &x_hat| {
+                            // x̂ d2 may be rounded before it is subtracted, and so may the difference.
+                            *bound += v * (slope * (x_hat * d2).abs() + dx.abs());
+                        });
+                }
+                let slope = &self.slope;
+                let constant = Zip::from(slope)
+                    .and(&d1_error)
+                    .and(&d2)
+                    .and(&self.rstd)
+                    .and(&self.mean_error)
+                    .map_collect(|slope, d1_error, d2, rstd, error| slope * d1_error.hypot(d2 * rstd * error));
+                let constant = Zip::from(&constant).and(slope).and(&d2).and(&self.rstd).and(&self.mean).map_collect(
+                    |constant, slope, d2, rstd, mean| constant.hypot(slope * d2 * rstd * self.of_stored(*mean)),
+                );
+                let of_x_hat = Zip::from(slope).and(&d2_error).and(&d2).and(&self.rstd_error).map_collect(
+                    |slope, d2_error, d2, error| slope * d2_error.hypot(d2 * error).hypot(OF_STATISTIC * v * d2),
+                );
+                let factor = self.rstd_error.mapv(|error| (error + u + operand(rounds.weight)).hypot(OF_STATISTIC * v));
+                noise.shared = vec![
+                    Shared { size: constant, pattern: ArrayD::ones(dx.raw_dim()) },
+                    Shared { size: of_x_hat, pattern: x_hat.into_dyn() },
+                    Shared { size: factor, pattern: dx.to_owned() },
+                ];
+            }
+        }
+        let mut parameters = Vec::new();
+        for (name, gradient, error) in [("weight", dgamma, &d2_error), ("bias", dbeta, &d1_error)] {
+            if let Some(gradient) = gradient {
+                let mut noise = Noise::of_result(gradient.view(), self.stored);
+                noise.each = (error * count).into_dyn();
+                parameters.push((name.to_string(), noise));
+            }
+        }
+        (noise, parameters)
+    }
+
+    /// The running mean and variance after the pass.
+    fn of_running(&self, bn: &BatchNorm2d<f64>, [mean, var]: [ArrayViewD<'_, f64>; 2]) -> [Noise; 2] {
+        let (v, momentum) = (self.stored.unit_roundoff(), bn.momentum.abs());
+        let of = |running: ArrayViewD<'_, f64>, old: &Array1<f64>, batch: &Array1<f64>, error: &Array1<f64>| {
+            let mut noise = Noise::of_result(running, self.stored);
+            noise.each = error.mapv(|error| momentum * error).into_dyn();
+            let terms = Zip::from(old).and(batch).map_collect(|old, batch| 2.0 * (old.abs() + momentum * batch.abs()));
+            noise.bound += &(terms * v);
+            noise
+        };
+        let bessel = self.count / (self.count - 1.0).max(1.0);
+        [
+            of(mean, &bn.running_mean, &self.mean, &self.mean_error),
+            of(var, &bn.running_var, &(&self.var * bessel), &(&self.var_error * bessel)),
+        ]
+    }
+}
+
+/// The noise of the running mean and variance after a training pass on x.
+pub fn of_running_statistics(
+    bn: &BatchNorm2d<f64>,
+    x: &Activation<f64>,
+    after: [ArrayViewD<'_, f64>; 2],
+    arithmetic: &Arithmetic,
+) -> [Noise; 2] {
+    Norm::new(bn, x, Mode::Train, arithmetic).of_running(bn, after)
+}
+
+/// The noise of the loss and of its gradient.
+pub struct LossNoise {
+    /// Of the loss, an array without axes.
+    pub loss: Noise,
+    /// Of the gradient of the logits.
+    pub dlogits: Noise,
+}
+
+/// The noise of softmax and cross-entropy, loss = −Σ q log p and dlogits = g (s p − q) with s = Σ q of the row; `loss` has one
+/// element, or one per row.
+///
+/// log p = z − log Σ exp z is a difference: its error has the size of z and of log p. p inherits it as a relative
+/// error, and p − q an error of the size of p and of q, even where both cancel.
+pub fn of_loss(
+    logits: &Array2<f64>,
+    q: &Array2<f64>,
+    g: &Array1<f64>,
+    loss: &ArrayD<f64>,
+    dlogits: &Array2<f64>,
+    arithmetic: &Arithmetic,
+) -> LossNoise {
+    let (u, v) = (arithmetic.sums.unit_roundoff(), arithmetic.stored.unit_roundoff());
+    let (rows, classes) = logits.dim();
+    let log_p = crate::layers::softmax_cross_entropy::log_softmax(logits);
+    let outside = !arithmetic.operands.contains_all(logits);
+    let mut of_gradient = Noise::of_result(dlogits.view().into_dyn(), arithmetic.stored);
+    // Of each row: Σ t², Σ |t|, the variance by errors of log p, and the bound by rounding log p.
+    let mut of_rows = Array2::<f64>::zeros((rows, 4));
+    let mut each = of_gradient.each.view_mut().into_dimensionality::<Ix2>().expect("rows");
+    let mut bound = of_gradient.bound.view_mut().into_dimensionality::<Ix2>().expect("rows");
+    for n in 0..rows {
+        let largest = logits.row(n).iter().fold(f64::NEG_INFINITY, |largest, &z| largest.max(z));
+        // Rounding the logits to a narrower type moves all p of the row.
+        let operand = if outside { arithmetic.operands.unit_roundoff() } else { 0.0 };
+        let moved = operand * logits.row(n).iter().fold(0.0f64, |most, z| most.max(z.abs()));
+        let (weight, scale) = (q.row(n).sum().abs(), g[n].abs());
+        for k in 0..classes {
+            let (z, log_p, q) = (logits[[n, k]], log_p[[n, k]], q[[n, k]].abs());
+            let p = log_p.exp();
+            let magnitude = z.abs() + largest.abs() + log_p.abs() + (classes as f64).sqrt() + 2.0;
+            let error = u * magnitude + moved;
+            // p of a hopeless class has lost all its digits, and is 0 all the same.
+            let (error_p, stored) = if p > 0.0 { (p * error, 2.0 * p * (log_p.abs() + 1.0)) } else { (0.0, 0.0) };
+            each[[n, k]] = scale * (weight * error_p).hypot(2.0 * u * (weight * p + q));
+            bound[[n, k]] += scale * v * (weight * stored + q);
+            if q > 0.0 {
+                let term = q * log_p.abs();
+                let more = [term * term, term, (q * error).powi(2), 2.0 * v * term];
+                of_rows.row_mut(n).iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+            }
+        }
+    }
+    let (mut each, mut bound) = (loss.clone(), loss.mapv(|loss| 2.0 * v * loss.abs() + arithmetic.stored.underflow()));
+    let variance =
+        |terms, of: ndarray::ArrayView1<'_, f64>| sum_variance(arithmetic, terms, of[0].sqrt(), of[1], 0) + of[2];
+    if loss.len() == rows && loss.ndim() == 1 {
+        each.iter_mut().zip(of_rows.outer_iter()).for_each(|(each, of)| *each = variance(classes, of).sqrt());
+        bound.iter_mut().zip(of_rows.outer_iter()).for_each(|(bound, of)| *bound += of[3]);
+    } else {
+        let all = of_rows.sum_axis(Axis(0));
+        each.fill(variance(rows * classes, all.view()).sqrt());
+        bound += all[3];
+    }
+    LossNoise { loss: Noise { each, shared: Vec::new(), bound }, dlogits: of_gradient }
+}
+
+/// q of the plain loss: the smoothed classes, divided by N for the mean.
+pub fn target_weights(loss: &SoftmaxCrossEntropy<f64>, target: &[usize], classes: usize) -> Array2<f64> {
+    let mut q = Array2::from_elem((target.len(), classes), loss.label_smoothing / classes.max(1) as f64);
+    for (mut row, &target) in q.outer_iter_mut().zip(target) {
+        row[target] += 1.0 - loss.label_smoothing;
+    }
+    match loss.reduction {
+        Reduction::Mean => q / target.len().max(1) as f64,
+        Reduction::Sum => q,
     }
 }

@@ -69,7 +69,7 @@ fn a_training_pass_of_a_public_checkpoint() {
     let x = Normalization::IMAGENET.apply::<f64>(test.pixels.slice(s![..8, .., .., ..])).unwrap();
     let target = test.labels[..8].iter().map(|&label| label.into()).collect();
     let mut request = Request::new(Mode::Train, Goal::CrossEntropy { target, loss: SoftmaxCrossEntropy::new() });
-    request.tolerances = false;
+    request.computed_in.clear();
     let mut model = network("resnet20", checkpoints.join("resnet20-12fca82f.th"));
     let run =
         |model: &ResNet<f64>| dump::<f64>(&Program::of_network(model), &nhwc_to_nchw(&x).into(), &request).unwrap();

@@ -10,10 +10,12 @@ mod checkpoints;
 mod formats;
 mod golden;
 mod gradients;
+mod isolate;
 mod judge;
 mod onnx;
 mod oracle;
 #[cfg(feature = "formats")]
 mod pack;
 mod thread_count;
+mod tolerances;
 mod zoo;

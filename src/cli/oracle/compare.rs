@@ -1,13 +1,14 @@
 //! `resnet oracle compare`.
 
+use super::ComputedInArgs;
 use crate::cli::{Failure, Result, args, text};
 use crate::formats;
-use crate::oracle::compare::{DECADES, Outcome, Worst};
+use crate::oracle::compare::{DECADES, Outcome, Whole, Worst};
 use crate::oracle::pack::folder;
 use crate::oracle::{self, Report, Tolerance, Verdict};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const COMPARE_HELP: &str = "\
 A tensor fits if every element is within the tolerance. Exit code 0 if every tensor in THEIRS fits,
@@ -40,6 +41,9 @@ pub struct Args {
     #[arg(long, value_name = "A", value_parser = args::not_negative, allow_negative_numbers = true)]
     atol: Option<f64>,
 
+    #[command(flatten)]
+    computed_in: ComputedInArgs,
+
     /// Show every tensor, including those that fit
     #[arg(long)]
     all: bool,
@@ -60,13 +64,13 @@ pub fn run(args: &Args) -> Result<()> {
             Some(Tolerance { relative: relative.unwrap_or(0.0), absolute: absolute.unwrap_or(0.0) })
         }
     };
-    let report = oracle::compare(&ours, &theirs, given)
+    let report = oracle::compare_as(&ours, &theirs, given, &args.computed_in.stated())
         .map_err(|error| Failure::Failed(format!("{}: {error}", args.ours.display())))?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{:#}", to_json(&report))?;
     } else {
-        print(&mut out, &report, args)?;
+        print(&mut out, &report, args.all, &args.ours.display().to_string(), &args.theirs)?;
     }
     if report.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
@@ -111,83 +115,139 @@ fn compare_folders(args: &Args) -> Result<()> {
     if passed == found.len() && passed > 0 { Ok(()) } else { Err(Failure::Verdict) }
 }
 
-fn print(out: &mut impl Write, report: &Report, args: &Args) -> std::io::Result<()> {
-    let shown = |verdict: &&Verdict| verdict.tried() && (args.all || !verdict.passed());
+/// A line for each tensor that is shown, what is known of the first that does not fit, and the verdict.
+pub(super) fn print(
+    out: &mut impl Write,
+    report: &Report,
+    all: bool,
+    ours: &str,
+    theirs: &Path,
+) -> std::io::Result<()> {
+    let shown = |verdict: &&Verdict| verdict.tried() && (all || !verdict.passed());
     let width = report.tensors.iter().filter(shown).map(|verdict| verdict.name.len()).max().unwrap_or(0).max(6);
     let tensors: Vec<&Verdict> = report.tensors.iter().filter(shown).collect();
     if !tensors.is_empty() {
         writeln!(
             out,
-            "{:width$}  {:>10} {:>10} {:>10} {:>9}  {:<18} verdict",
-            "tensor", "tolerance", "error", "relative", "ulps", "at"
+            "{:width$}  {:>9} {:>10} {:>10} {:>10}  {:<18} verdict",
+            "tensor", "of allowed", "error", "tolerance", "size", "at"
         )?;
     }
     for verdict in &tensors {
-        let ulps = if verdict.ulps < 1_000_000_000 { verdict.ulps.to_string() } else { "> 1e9".to_string() };
-        write!(
+        writeln!(
             out,
-            "{:width$}  {:>10.2e} {:>10.2e} {:>10.2e} {:>9}  {:<18} {}",
+            "{:width$}  {:>10} {:>10.2e} {:>10.2e} {:>10.2e}  {:<18} {}",
             verdict.name,
-            verdict.tolerance,
-            verdict.absolute.error,
-            verdict.relative.error,
-            ulps,
-            format!("{:?}", verdict.absolute.at),
+            percent(verdict.share()),
+            verdict.worst.error,
+            if verdict.worst.error == 0.0 { verdict.tolerance } else { verdict.worst.tolerance },
+            verdict.rms,
+            format!("{:?}", verdict.worst.at),
             outcome(verdict)
         )?;
-        writeln!(out)?;
     }
     for (name, near) in &report.unknown {
         let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-        writeln!(out, "{name:width$}  is not in {}{hint}", args.ours.display())?;
+        writeln!(out, "{name:width$}  is not in {ours}{hint}")?;
     }
     if let Some(first) = report.first() {
-        writeln!(out, "\nfirst failure in the order of execution: {}", first.name)?;
-        let [ours, theirs] = first.dtypes;
-        match &first.outcome {
-            Outcome::Shape(found) => writeln!(out, "  shape {:?} in OURS, {found:?} in THEIRS", first.shape)?,
-            _ => {
-                let [a, b] = first.absolute.values;
-                writeln!(
-                    out,
-                    "  {ours} {a:e} in OURS, {theirs} {b:e} in THEIRS, at {:?} of {:?}",
-                    first.absolute.at, first.shape
-                )?;
-                writeln!(out, "  tolerance {:.2e}: {}", first.tolerance, first.source)?;
-                if !first.tolerance.is_finite() {
-                    writeln!(
-                        out,
-                        "  this is no bound: rounding can make an element NaN or infinite, so only equal elements fit"
-                    )?;
-                }
-                if first.ours_not_finite > 0 {
-                    let count = text::thousands(first.ours_not_finite as u64);
-                    writeln!(out, "  {count} elements in OURS are NaN or infinite: only the same value fits there")?;
-                }
-                if first.not_finite > 0 {
-                    writeln!(
-                        out,
-                        "  {} elements in THEIRS are NaN or infinite",
-                        text::thousands(first.not_finite as u64)
-                    )?;
-                }
-                writeln!(out, "  errors by size, relative to the largest value: {}", histogram(&first.histogram))?;
-            }
-        }
-        let before = report.tensors.iter().take_while(|verdict| verdict.passed()).filter(|verdict| verdict.tried());
-        if let Some(last) = before.last() {
-            writeln!(out, "  last tensor before it that fits: {}", last.name)?;
-        }
+        print_first(out, report, first)?;
     }
-    let (tried, all) = (report.tried(), report.tensors.len());
+    let (tried, tensors) = (report.tried(), report.tensors.len());
     let wrong = report.tensors.iter().filter(|verdict| !verdict.passed()).count();
-    let not_tried = if tried < all { format!("; {} of {} are missing in it", all - tried, all) } else { String::new() };
+    let looks_like = report.tensors.iter().find_map(|verdict| Some((verdict, verdict.looks_like?)));
+    if let Some((verdict, float)) = looks_like {
+        writeln!(
+            out,
+            "note: every element of `{}` is a number of {name}, though it is stored in float32. If it was computed in {name}, \
+             say so: --computed-in {name}",
+            verdict.name,
+            name = float.name()
+        )?;
+    }
+    let vague = report.tensors.iter().filter(|verdict| verdict.passed() && verdict.says_little()).count();
+    if vague > 0 {
+        writeln!(
+            out,
+            "note: {vague} of the tensors that fit could be a third larger or smaller by rounding alone, so this says \
+             little of them"
+        )?;
+    }
+    let not_tried = match tensors - tried {
+        0 => String::new(),
+        missing => format!("; {missing} of {tensors} are missing in it"),
+    };
     let verdict = match (report.passed(), tried) {
         (true, _) => format!("all {tried} tensors fit"),
         (false, 0) => "nothing could be compared".to_string(),
         (false, _) => format!("{wrong} of {tried} tensors do not fit, {} are unknown", report.unknown.len()),
     };
-    writeln!(out, "{}: {verdict}{not_tried}", args.theirs.display())
+    writeln!(out, "{}: {verdict}{not_tried}", theirs.display())
+}
+
+/// What is known of the first tensor that does not fit.
+fn print_first(out: &mut impl Write, report: &Report, first: &Verdict) -> std::io::Result<()> {
+    writeln!(out, "\nfirst failure in the order of execution: {}", first.name)?;
+    let [ours, theirs] = first.dtypes;
+    if let Outcome::Shape(found) = &first.outcome {
+        writeln!(out, "  shape {:?} in OURS, {found:?} in THEIRS", first.shape)?;
+    } else {
+        let Worst { values: [a, b], at, tolerance, .. } = &first.worst;
+        writeln!(out, "  {ours} {a:e} in OURS, {theirs} {b:e} in THEIRS, at {at:?} of {:?}", first.shape)?;
+        writeln!(out, "  tolerance there {tolerance:.2e}: {}", first.source)?;
+        if let (Outcome::Factor, Some(Whole { found, tolerance })) = (&first.outcome, first.factor) {
+            writeln!(
+                out,
+                "  each element fits, but THEIRS is {} times OURS, and rounding explains {tolerance:.1e}",
+                factor(found)
+            )?;
+        }
+        if let (Outcome::Mean, Some(Whole { found, tolerance })) = (&first.outcome, first.mean) {
+            writeln!(
+                out,
+                "  each element fits, but the errors have the mean {found:.2e}, and rounding explains {tolerance:.1e}"
+            )?;
+        }
+        if !tolerance.is_finite() {
+            let reason = "rounding can make an element NaN or infinite, so only equal elements fit";
+            writeln!(out, "  this is no bound: {reason}")?;
+        }
+        if first.ours_not_finite > 0 {
+            let count = text::thousands(first.ours_not_finite as u64);
+            writeln!(out, "  {count} elements in OURS are NaN or infinite: only the same value fits there")?;
+        }
+        if first.not_finite > 0 {
+            writeln!(out, "  {} elements in THEIRS are NaN or infinite", text::thousands(first.not_finite as u64))?;
+        }
+        let ulps = if first.ulps < 1_000_000_000 { text::thousands(first.ulps) } else { "more than 1e9".to_string() };
+        writeln!(out, "  errors by size, relative to the largest value: {}", histogram(&first.histogram))?;
+        writeln!(out, "  largest distance: {ulps} units in the last place")?;
+    }
+    let before = report.tensors.iter().take_while(|verdict| verdict.passed()).filter(|verdict| verdict.tried());
+    if let Some(last) = before.last() {
+        writeln!(out, "  last tensor before it that fits: {}", last.name)?;
+    }
+    Ok(())
+}
+
+/// A factor: `0.999000`, `1 + 2.0e-7`.
+fn factor(found: f64) -> String {
+    match found - 1.0 {
+        more if more.abs() >= 1e-5 => format!("{found:.6}"),
+        more if more < 0.0 => format!("1 - {:.1e}", -more),
+        more => format!("1 + {more:.1e}"),
+    }
+}
+
+/// A share of a tolerance: `0.3 %`, `85 %`, `120x`.
+fn percent(share: f64) -> String {
+    match share {
+        share if share <= 0.0995 => format!("{:.1} %", 100.0 * share),
+        share if share <= 1.0 => format!("{:.0} %", 100.0 * share),
+        share if share < 1e4 => format!("{share:.3}x"),
+        share if share.is_finite() => format!("{share:.0e}x"),
+        _ => "no bound".to_string(),
+    }
 }
 
 fn outcome(verdict: &Verdict) -> String {
@@ -201,6 +261,8 @@ fn outcome(verdict: &Verdict) -> String {
                 text::thousands(all as u64)
             )
         }
+        Outcome::Factor => format!("is {} times OURS", factor(verdict.factor.map_or(f64::NAN, |whole| whole.found))),
+        Outcome::Mean => format!("MEAN ERROR {:.2e}", verdict.mean.map_or(f64::NAN, |whole| whole.found)),
         Outcome::Shape(found) => format!("SHAPE {found:?}, expected {:?}", verdict.shape),
         Outcome::NotGiven => "not given".to_string(),
     }
@@ -213,8 +275,17 @@ fn histogram(counts: &[usize; DECADES]) -> String {
     if bins.is_empty() { "none".to_string() } else { bins.join(", ") }
 }
 
-fn to_json(report: &Report) -> Value {
-    let worst = |worst: &Worst| json!({ "error": worst.error, "at": worst.at, "ours": worst.values[0], "theirs": worst.values[1] });
+pub(super) fn to_json(report: &Report) -> Value {
+    let worst = |worst: &Worst| {
+        json!({
+            "error": worst.error,
+            "tolerance": worst.tolerance,
+            "at": worst.at,
+            "ours": worst.values[0],
+            "theirs": worst.values[1],
+        })
+    };
+    let whole = |whole: Option<Whole>| whole.map(|whole| json!({ "found": whole.found, "tolerance": whole.tolerance }));
     let tensor = |verdict: &Verdict| {
         json!({
             "name": verdict.name,
@@ -223,6 +294,8 @@ fn to_json(report: &Report) -> Value {
             "outcome": match &verdict.outcome {
                 Outcome::Fits => "fits",
                 Outcome::Leaves(_) => "leaves",
+                Outcome::Factor => "factor",
+                Outcome::Mean => "mean",
                 Outcome::Shape(_) => "shape",
                 Outcome::NotGiven => "not_given",
             },
@@ -230,6 +303,12 @@ fn to_json(report: &Report) -> Value {
             "their_shape": if let Outcome::Shape(shape) = &verdict.outcome { Some(shape) } else { None },
             "tolerance": verdict.tolerance,
             "tolerance_source": verdict.source.to_string(),
+            "share": verdict.share(),
+            "worst": worst(&verdict.worst),
+            "factor": whole(verdict.factor),
+            "mean": whole(verdict.mean),
+            "rms": verdict.rms,
+            "looks_like": verdict.looks_like.map(|float| float.name()),
             "absolute": worst(&verdict.absolute),
             "relative": worst(&verdict.relative),
             "ulps": verdict.ulps,

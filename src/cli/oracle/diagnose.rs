@@ -1,8 +1,8 @@
 //! `resnet oracle diagnose`.
 
-use super::in_file;
 use super::layer::LayerInput;
 use super::model::ModelInput;
+use super::{ComputedInArgs, in_file};
 use crate::cli::{Failure, Result};
 use crate::formats;
 use crate::oracle::diagnose::{Suspicion, diagnose_sgd};
@@ -31,6 +31,9 @@ pub struct Args {
     #[arg(value_name = "THEIRS")]
     theirs: PathBuf,
 
+    #[command(flatten)]
+    computed_in: ComputedInArgs,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -49,16 +52,17 @@ enum What {
 
 pub fn run(args: &Args) -> Result<()> {
     let theirs = formats::read(&args.theirs)?;
+    let stated = args.computed_in.stated();
     let diagnosis = match &args.what {
         What::Layer(LayerInput { kind, settings, input: path }) => {
             let input = formats::read(path)?;
             let diagnosis = match kind.as_str() {
-                "sgd" => diagnose_sgd(settings, &input, &theirs),
-                _ => prepare(kind, settings, &input).and_then(|task| oracle::diagnose(&task, &theirs)),
+                "sgd" => diagnose_sgd(settings, &input, &theirs, &stated),
+                _ => prepare(kind, settings, &input).and_then(|task| oracle::diagnose(&task, &theirs, &stated)),
             };
             diagnosis.map_err(in_file(path))?
         }
-        What::Model(input) => oracle::diagnose(&input.task()?, &theirs).map_err(in_file(&input.input))?,
+        What::Model(input) => oracle::diagnose(&input.task()?, &theirs, &stated).map_err(in_file(&input.input))?,
     };
     let mut out = std::io::stdout().lock();
     let explains: Vec<Mistake> = diagnosis.explains().collect();

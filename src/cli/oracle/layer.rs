@@ -4,7 +4,7 @@ use super::{OutArgs, check_output, in_file, write};
 use crate::cli::Result;
 use crate::cli::args::Float;
 use crate::formats;
-use crate::oracle::{self, Settings};
+use crate::oracle::{self, Arithmetic, Settings};
 use std::path::PathBuf;
 
 const LAYER_HELP: &str = "\
@@ -64,6 +64,6 @@ pub fn run(args: &Args) -> Result<()> {
         Float::F32 => oracle::layer::run::<f32>,
         Float::F64 => oracle::layer::run::<f64>,
     };
-    let result = run(kind, settings, &input, !args.out.no_tolerances).map_err(in_file(path))?;
+    let result = run(kind, settings, &input, &args.out.arithmetics(&Arithmetic::USUAL)).map_err(in_file(path))?;
     write(&args.out, &result)
 }

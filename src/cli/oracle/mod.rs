@@ -1,5 +1,6 @@
 //! `resnet oracle`, one file per subcommand. This file contains what they share.
 
+mod check;
 mod compare;
 mod diagnose;
 mod layer;
@@ -11,6 +12,8 @@ use super::args::{self, Float};
 use super::{Failure, Result, text};
 use crate::Error;
 use crate::formats::{self, Format};
+use crate::oracle::dump::tolerance_of;
+use crate::oracle::{Arithmetic, ComputedIn};
 use crate::tensors::{Tensor, Tensors};
 use clap::Subcommand;
 use std::io::Write as _;
@@ -30,6 +33,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Args),
     Layer(layer::Args),
     Model(Box<model::Args>),
     Compare(compare::Args),
@@ -40,6 +44,7 @@ enum Command {
 
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
+        Command::Check(args) => check::run(args),
         Command::Layer(args) => layer::run(args),
         Command::Model(args) => model::run(args),
         Command::Compare(args) => compare::run(args),
@@ -49,10 +54,40 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// How THEIRS was computed.
+#[derive(Debug, clap::Args)]
+struct ComputedInArgs {
+    /// The arithmetic of THEIRS: f64, f32, tf32, bf16 or fp16, with ,sums=same ,stored=TYPE ,winograd;
+    /// default: the type in which each tensor is stored. PATTERN:ARITHMETIC for the tensors or
+    /// modules of a name, in which * stands for any text; may be repeated
+    #[arg(long, value_name = "[PATTERN:]ARITHMETIC", value_parser = computed_in)]
+    computed_in: Vec<(Option<String>, Arithmetic)>,
+}
+
+impl ComputedInArgs {
+    fn stated(&self) -> ComputedIn {
+        let mut stated = ComputedIn::default();
+        for (pattern, arithmetic) in &self.computed_in {
+            match pattern {
+                None => stated.all = Some(*arithmetic),
+                Some(pattern) => stated.patterns.push((pattern.clone(), *arithmetic)),
+            }
+        }
+        stated
+    }
+}
+
+fn computed_in(text: &str) -> std::result::Result<(Option<String>, Arithmetic), Error> {
+    match text.rsplit_once(':') {
+        Some((pattern, arithmetic)) => Ok((Some(pattern.to_string()), arithmetic.parse()?)),
+        None => Ok((None, text.parse()?)),
+    }
+}
+
 /// Where the result is written, and the number type of the computation.
 #[derive(Debug, clap::Args)]
 struct OutArgs {
-    /// File to write: .safetensors (keeps order and tolerances), .npz, .pth
+    /// File to write: .safetensors (keeps the order and what is known of whole tensors), .npz, .pth
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 
@@ -60,13 +95,29 @@ struct OutArgs {
     #[arg(long, value_name = "TYPE", default_value = "f64")]
     dtype: Float,
 
-    /// Do not compute tolerances, which take up to ten more passes
-    #[arg(long)]
+    /// Compute the tolerances for results computed in this arithmetic, instead of the usual ones; may be
+    /// repeated: f64, f32, tf32, bf16, fp16, each with ,sums=same ,stored=TYPE ,winograd
+    #[arg(long, value_name = "ARITHMETIC")]
+    computed_in: Vec<Arithmetic>,
+
+    /// Do not compute tolerances, which take up to eight more passes of a network for each arithmetic
+    #[arg(long, conflicts_with = "computed_in")]
     no_tolerances: bool,
 
     /// Replace the output if it exists
     #[arg(long)]
     force: bool,
+}
+
+impl OutArgs {
+    /// The arithmetics for which to compute tolerances.
+    fn arithmetics(&self, usual: &[Arithmetic]) -> Vec<Arithmetic> {
+        match (self.no_tolerances, self.computed_in.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, true) => usual.to_vec(),
+            (false, false) => self.computed_in.clone(),
+        }
+    }
 }
 
 /// Rejects an invalid output before anything is computed.
@@ -77,26 +128,31 @@ fn check_output(args: &OutArgs) -> Result<()> {
 
 fn write(args: &OutArgs, result: &Tensors) -> Result<()> {
     formats::write(&args.out, result)?;
-    let numbers: usize = result.iter().map(|(_, tensor)| tensor.len()).sum();
-    let (tensors, numbers) = (text::thousands(result.len() as u64), text::thousands(numbers as u64));
+    let results = || result.iter().filter(|(name, _)| tolerance_of(name).is_none());
+    let numbers: usize = results().map(|(_, tensor)| tensor.len()).sum();
+    let (tensors, numbers) = (text::thousands(results().count() as u64), text::thousands(numbers as u64));
     let mut out = std::io::stdout().lock();
     if let Some(loss) = result.get("loss") {
         writeln!(out, "loss   {:?}", loss.to_f64().sum())?;
     }
-    writeln!(out, "wrote  {}: {tensors} tensors, {numbers} elements", args.out.display())?;
+    let mut arithmetics: Vec<&str> = Vec::new();
+    for (arithmetic, _) in result.names().filter_map(tolerance_of) {
+        if !arithmetics.contains(&arithmetic) {
+            arithmetics.push(arithmetic);
+        }
+    }
+    let tolerances = match arithmetics.as_slice() {
+        [] => String::new(),
+        all => format!(", and the tolerance of each for results computed in {}", all.join(", ")),
+    };
+    writeln!(out, "wrote  {}: {tensors} tensors, {numbers} elements{tolerances}", args.out.display())?;
     let not_finite = |tensor: &Tensor| tensor.to_f64().iter().any(|x| !x.is_finite());
-    let broken: Vec<&str> = result.iter().filter(|(_, tensor)| not_finite(tensor)).map(|(name, _)| name).collect();
+    let broken: Vec<&str> = results().filter(|(_, tensor)| not_finite(tensor)).map(|(name, _)| name).collect();
     if let Some(first) = broken.first() {
         let count = text::thousands(broken.len() as u64);
         writeln!(
             out,
             "note   {count} tensors contain NaN or infinity, first `{first}`: only the same value will fit there"
-        )?;
-    }
-    if !args.no_tolerances && !Format::of_extension(&args.out)?.has_metadata() {
-        writeln!(
-            out,
-            "note   only .safetensors can store the tolerances; `compare` will use defaults for the number type"
         )?;
     }
     Ok(())

@@ -90,7 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_output(&args.out)?;
     let mut task = args.input.task()?;
     task.request.activations = !args.no_activations;
-    task.request.tolerances = !args.out.no_tolerances;
+    task.request.computed_in = args.out.arithmetics(&task.request.computed_in);
     let Task { program, input, request } = &task;
     let result = match args.out.dtype {
         Float::F32 => oracle::dump::<f32>(program, input, request),

@@ -1,0 +1,218 @@
+//! `resnet oracle check`.
+
+use super::compare::{print, to_json};
+use super::layer::LayerInput;
+use super::model::ModelInput;
+use super::{ComputedInArgs, in_file};
+use crate::cli::{Failure, Result, args};
+use crate::formats;
+use crate::oracle::diagnose::needed;
+use crate::oracle::dump::tolerance_of;
+use crate::oracle::isolate::{Isolated, isolate};
+use crate::oracle::layer::{self, Task, prepare};
+use crate::oracle::{self, ComputedIn, Report};
+use crate::tensors::Tensors;
+use clap::Subcommand;
+use serde_json::json;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const CHECK_HELP: &str = "\
+Exit code 0 if THEIRS is right, 1 if it is not.
+
+A network is judged twice. Isolated: every module is computed again from the tensors that THEIRS has
+for its input and for the gradient of its result, so that each wrong module is found by itself, with
+the tolerances of a single layer. End to end: the whole pass from the input, which also sees wrong
+connections.
+
+Examples:
+  resnet oracle check theirs.npz layer conv2d --set stride=2,padding=1 --in in.npz
+  resnet oracle check theirs.npz --computed-in bf16 layer linear --in in.npz
+  resnet oracle check dump.safetensors model --model resnet20 --weights resnet20.th --in batch.npz";
+
+/// Compute a layer or network and judge another implementation's results
+///
+/// The same as `resnet oracle layer` or `model` followed by `compare`, without a file between them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = CHECK_HELP, verbatim_doc_comment)]
+pub struct Args {
+    /// The results to check
+    #[arg(value_name = "THEIRS")]
+    theirs: PathBuf,
+
+    #[command(flatten)]
+    computed_in: ComputedInArgs,
+
+    /// Judge every module of a network by itself only
+    #[arg(long, conflicts_with = "end_to_end")]
+    isolate: bool,
+
+    /// Judge the whole pass from its input only
+    #[arg(long)]
+    end_to_end: bool,
+
+    /// Write the tolerance of every element to this file
+    #[arg(long, value_name = "FILE")]
+    tolerances: Option<PathBuf>,
+
+    /// Show every tensor, including those that fit
+    #[arg(long)]
+    all: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A layer, block or step of SGD, as in `resnet oracle layer`
+    Layer(LayerInput),
+    /// A network, as in `resnet oracle model`
+    Model(Box<ModelInput>),
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(path) = &args.tolerances {
+        formats::Format::of_extension(path).map_err(|error| Failure::Usage(error.to_string()))?;
+        args::check_output(path, false)?;
+    }
+    let theirs = formats::read(&args.theirs)?;
+    let stated = args.computed_in.stated();
+    let arithmetics = needed(&theirs, &stated);
+    let (isolated, ours) = match &args.what {
+        What::Layer(LayerInput { kind, settings, input: path }) => {
+            let input = formats::read(path)?;
+            let isolated = if args.isolate {
+                let task = prepare(kind, settings, &input).map_err(in_file(path))?;
+                Some(of_modules(&task, &theirs, &stated).map_err(in_file(&args.theirs))?)
+            } else {
+                None
+            };
+            (isolated, Some(layer::run::<f64>(kind, settings, &input, &arithmetics).map_err(in_file(path))?))
+        }
+        What::Model(input) => {
+            let mut task = input.task()?;
+            let isolated = match args.end_to_end {
+                true => None,
+                false => Some(of_modules(&task, &theirs, &stated).map_err(in_file(&args.theirs))?),
+            };
+            task.request.computed_in = arithmetics;
+            let ours = if args.isolate {
+                None
+            } else {
+                let Task { program, input: images, request } = &task;
+                Some(oracle::dump::<f64>(program, images, request).map_err(in_file(&input.input))?)
+            };
+            (isolated, ours)
+        }
+    };
+    let ours = ours.filter(|_| !args.isolate);
+    let whole = match &ours {
+        Some(ours) => Some(oracle::compare_as(ours, &theirs, None, &stated).map_err(in_file(&args.theirs))?),
+        None => None,
+    };
+    if let (Some(path), Some(ours)) = (&args.tolerances, &ours) {
+        formats::write(path, &tolerances(ours))?;
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let value = json!({
+            "passed": passed(isolated.as_ref(), whole.as_ref()),
+            "isolated": isolated.as_ref().map(isolated_json),
+            "end_to_end": whole.as_ref().map(to_json),
+        });
+        writeln!(out, "{value:#}")?;
+    } else {
+        if let Some(isolated) = &isolated {
+            print_isolated(&mut out, isolated, args.all, &args.theirs)?;
+        }
+        if let Some(whole) = &whole {
+            if isolated.is_some() {
+                writeln!(out, "\nend to end:")?;
+            }
+            print(&mut out, whole, args.all, "the reference", &args.theirs)?;
+        }
+        if let (Some(isolated), Some(whole)) = (&isolated, &whole)
+            && isolated.passed()
+            && isolated.lacking.is_empty()
+            && let Some(first) = whole.first()
+        {
+            writeln!(
+                out,
+                "every module is right for what it was given: so it was given something else, from `{}` on",
+                first.name
+            )?;
+        }
+    }
+    if passed(isolated.as_ref(), whole.as_ref()) { Ok(()) } else { Err(Failure::Verdict) }
+}
+
+fn passed(isolated: Option<&Isolated>, whole: Option<&Report>) -> bool {
+    // A dump without the inputs of its modules is judged end to end alone.
+    let isolated = isolated.filter(|isolated| isolated.report.tried() > 0 || whole.is_none());
+    isolated.is_none_or(Isolated::passed) && whole.is_none_or(Report::passed)
+}
+
+fn of_modules(task: &Task, theirs: &Tensors, stated: &ComputedIn) -> crate::Result<Isolated> {
+    isolate(&task.program, &task.input, &task.request, theirs, stated)
+}
+
+/// The tolerances of a dump alone, by the names of their tensors.
+fn tolerances(ours: &Tensors) -> Tensors {
+    let mut alone = Tensors::new();
+    let arithmetics: Vec<&str> = ours.names().filter_map(tolerance_of).map(|(arithmetic, _)| arithmetic).collect();
+    let several = arithmetics.iter().any(|arithmetic| *arithmetic != arithmetics[0]);
+    for (name, tensor) in ours.iter() {
+        if let Some((arithmetic, tolerated)) = tolerance_of(name) {
+            let name = if several { format!("{arithmetic}.{tolerated}") } else { tolerated.to_string() };
+            alone.insert(name, tensor.clone());
+        }
+    }
+    alone
+}
+
+fn print_isolated(out: &mut impl Write, isolated: &Isolated, all: bool, theirs: &Path) -> std::io::Result<()> {
+    let Isolated { report, connections, lacking, .. } = isolated;
+    if report.tried() == 0 && connections.is_empty() {
+        return writeln!(
+            out,
+            "{} has neither the inputs nor the results of modules: they cannot be judged one by one",
+            theirs.display()
+        );
+    }
+    writeln!(out, "every module with its own inputs:")?;
+    print(out, report, all, "the reference", theirs)?;
+    let wrong = isolated.wrong();
+    if !wrong.is_empty() {
+        writeln!(out, "wrong modules: {}", wrong.join(", "))?;
+    }
+    for (module, expected) in connections {
+        writeln!(out, "WRONG CONNECTION: the input of {module} is not `{expected}`")?;
+    }
+    const SHOWN: usize = 3;
+    for (module, lacks) in lacking.iter().take(SHOWN) {
+        writeln!(out, "not judged: {module}, for which the dump lacks {lacks}")?;
+    }
+    if lacking.len() > SHOWN {
+        writeln!(out, "not judged: {} more modules", lacking.len() - SHOWN)?;
+    }
+    if !lacking.is_empty() {
+        writeln!(out, "docs/oracle.md, \"Recording a network\", shows how to record what is missing")?;
+    }
+    Ok(())
+}
+
+fn isolated_json(isolated: &Isolated) -> serde_json::Value {
+    json!({
+        "passed": isolated.passed(),
+        "wrong": isolated.wrong(),
+        "modules": isolated.modules,
+        "connections": isolated.connections.iter().map(|(module, expected)| json!({ "module": module, "expected": expected })).collect::<Vec<_>>(),
+        "lacking": isolated.lacking.iter().map(|(module, lacks)| json!({ "module": module, "lacks": lacks })).collect::<Vec<_>>(),
+        "report": to_json(&isolated.report),
+    })
+}
