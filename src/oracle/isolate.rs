@@ -305,11 +305,10 @@ impl Trial<'_> {
         let before = self.result_name(*read);
         let (Some(recorded), Some(result)) = (self.get(&join("input", &step.name)), self.get(&before)) else { return };
         let [a, b] = [recorded, result].map(Tensor::to_f64);
-        let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b || a.is_nan() && b.is_nan());
         // One of them may be stored in a narrower type.
-        let narrower = recorded.dtype() != result.dtype();
-        if !same && !(narrower && a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 0.01 * b.abs()))
-        {
+        let share = if recorded.dtype() == result.dtype() { 0.0 } else { 0.01 };
+        let same = |a: &f64, b: &f64| (a - b).abs() <= share * b.abs() || a == b || a.is_nan() && b.is_nan();
+        if a.len() != b.len() || !a.iter().zip(&b).all(|(a, b)| same(a, b)) {
             found.connections.push((step.name.clone(), before));
         }
     }

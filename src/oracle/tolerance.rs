@@ -77,6 +77,9 @@ fn rounded_up(tolerance: f64) -> f32 {
 /// Above this unit roundoff so many gates can turn that their effects on each other count.
 const COARSE: f64 = 1e-6;
 
+/// Receives the place of a tensor in the dump, its exact value and another one.
+type Each<'a> = dyn FnMut(usize, &ArrayD<f64>, &ArrayD<f64>) + 'a;
+
 /// The deviation of a tensor by kinks: the sums over the groups of |deviation|, and of |Σ deviation · value| and
 /// |Σ deviation|.
 #[derive(Clone, Debug)]
@@ -351,12 +354,7 @@ impl<'a> Exact<'a> {
 
     /// Calls `with` for each tensor of the dump that begins with `first`, with its place and its exact value. Each is
     /// dropped before the next is computed: a second dump beside the first could take gigabytes.
-    fn compare(
-        &self,
-        first: &Step<f64>,
-        disturb: &mut dyn Disturb<f64>,
-        each: &mut dyn FnMut(usize, &ArrayD<f64>, &ArrayD<f64>),
-    ) -> Result<()> {
+    fn compare(&self, first: &Step<f64>, disturb: &mut dyn Disturb<f64>, each: &mut Each<'_>) -> Result<()> {
         let mut places = self.tensors.iter().enumerate();
         let sink = &mut |name: String, tensor: Tensor| {
             let (place, (expected, exact)) = places.next().expect("as many tensors as without noise");

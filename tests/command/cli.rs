@@ -683,7 +683,8 @@ fn convolution(folder: &Folder) -> Tensors {
     formats::write(&folder.path("in.npz"), &input).unwrap();
     let arguments = "oracle layer conv2d --set stride=2,padding=1 --in in.npz --out ours.safetensors";
     let stdout = folder.run(arguments).ok();
-    assert_eq!(stdout, "wrote  ours.safetensors: 3 tensors, 360 elements\n");
+    let tolerances = "and the tolerance of each for results computed in f64, f32, bf16, fp16";
+    assert_eq!(stdout, format!("wrote  ours.safetensors: 3 tensors, 360 elements, {tolerances}\n"));
     formats::read(&folder.path("ours.safetensors")).unwrap()
 }
 
@@ -720,6 +721,20 @@ fn the_oracle_judges_a_layer() {
     let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((report["passed"].as_bool(), report["first"].as_str()), (Some(false), Some("grad_weight")));
     folder.run("oracle compare ours.safetensors wrong.npz --rtol 0.01").ok();
+    // The same in one step, with the tolerances alone in a file.
+    let layer = "layer conv2d --set stride=2,padding=1 --in in.npz";
+    let stdout = folder.run(&format!("oracle check right.npz --all --tolerances each.npz {layer}")).ok();
+    assert!(stdout.starts_with("tensor ") && stdout.contains("right.npz: all "), "{stdout}");
+    let tolerances = formats::read(&folder.path("each.npz")).unwrap();
+    assert_eq!(tolerances.get("grad_weight").unwrap().shape(), ours.get("grad_weight").unwrap().shape());
+    let run = folder.run(&format!("oracle check wrong.npz --json {layer}"));
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((run.code, report["end_to_end"]["first"].as_str()), (Some(1), Some("grad_weight")));
+    // In bfloat16 a thousandth of one element is nothing.
+    folder.run(&format!("oracle check wrong.npz --computed-in bf16 {layer}")).ok();
+    folder.run("oracle compare ours.safetensors wrong.npz --computed-in grad_*:bf16").ok();
+    let failed = folder.run("oracle compare ours.safetensors wrong.npz --computed-in tf32");
+    assert!(failed.code == Some(1) && failed.stderr.contains("compute it again with `--computed-in tf32`"));
 
     // Gradients of a sum instead of a mean.
     for name in ["grad_weight", "grad_input"] {
@@ -746,7 +761,10 @@ fn the_oracle_runs_a_network() {
     folder.run(&format!("oracle model {model} --steps 2 --out ours.safetensors")).ok();
     folder.run(&format!("oracle model {model} --steps 2 --dtype f32 --no-tolerances --out theirs.safetensors")).ok();
     let stdout = folder.run("oracle compare ours.safetensors theirs.safetensors").ok();
-    assert!(stdout.starts_with("theirs.safetensors: all "), "{stdout}");
+    assert!(stdout.contains("theirs.safetensors: all "), "{stdout}");
+    let stdout =
+        folder.run(&format!("oracle check theirs.safetensors {}", model.replacen("--model", "model --model", 1))).ok();
+    assert!(stdout.starts_with("every module with its own inputs:\ntheirs.safetensors: all "), "{stdout}");
     let names: Vec<String> =
         formats::read(&folder.path("ours.safetensors")).unwrap().names().map(String::from).collect();
     let place = |name: &str| names.iter().position(|other| other == name).unwrap_or_else(|| panic!("no {name}"));
@@ -768,6 +786,10 @@ fn the_oracle_says_what_is_wrong_with_its_input() {
         ("oracle model --model resnet21 --weights w --in in.npz --out a.npz", &["resnet20"]),
         ("oracle compare ours.safetensors in.npz --rtol -1", &["--rtol"]),
         ("oracle diagnose in.npz", &["Usage"]),
+        ("oracle check in.npz", &["Usage"]),
+        ("oracle check in.npz --computed-in int8 layer conv2d --in in.npz", &["--computed-in", "dequantise"]),
+        ("oracle layer conv2d --in in.npz --out a.npz --computed-in f33", &["unknown type `f33`; known: f64, f32"]),
+        ("oracle check in.npz --tolerances a.txt layer conv2d --in in.npz", &["found .txt"]),
     ] {
         folder.run(arguments).fails(2, parts);
     }
@@ -777,6 +799,7 @@ fn the_oracle_says_what_is_wrong_with_its_input() {
         ("oracle layer conv2d --set strid=2 --in in.npz --out a.npz", &["in.npz", "did you mean `stride`?"]),
         ("oracle layer conv2d --set stride=3 --in in.npz --out a.npz", &["in.npz", "grad_output"]),
         ("oracle layer linear --in in.npz --out a.npz", &["in.npz", "`weight` expects floats in 2 axes"]),
+        ("oracle layer relu --in in.npz --out a.npz", &["in.npz", "relu does not read `weight`"]),
         (
             "oracle layer softmax_cross_entropy --in in.npz --out a.npz",
             &["needs `target`; the input has input, weight"],
