@@ -31,6 +31,8 @@ use crate::program::{Layer, Program, Step, Undisturbed, Value};
 use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result};
 use ndarray::{Array1, ArrayD, Axis, arr0};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// What was found for the modules of a dump.
 #[derive(Clone, Debug)]
@@ -318,6 +320,9 @@ impl Trial<'_> {
         else {
             return;
         };
+        if self.request.steps > 1 {
+            return; // They are those after further passes, of which nothing else is recorded.
+        }
         let Ok((_, cache)) = bn.forward(x, Mode::Train) else { return };
         let mut after = bn.clone();
         after.update_running_statistics(&cache);
@@ -417,6 +422,8 @@ struct Done<'a> {
     dy: Option<Value<f64>>,
     gradients: Option<OfModule>,
     roots: Roots,
+    /// The noise of its gradients, as far as it was needed.
+    noise: RefCell<Vec<(Arithmetic, Rc<rounding::GradientNoise>)>>,
 }
 
 struct OfModule {
@@ -441,7 +448,7 @@ impl<'a> Done<'a> {
             let y = Value::Images((a + b).into_shared());
             let gradients =
                 dy.as_ref().map(|dy| OfModule { dx: vec![dy.clone(), dy.clone()], parameters: Gradients::new() });
-            return Ok(Done { step, reads, y, dy, gradients, roots });
+            return Ok(Done { step, reads, y, dy, gradients, roots, noise: RefCell::default() });
         }
         let mut program = Program::new();
         program.push(&step.name, step.layer.clone(), 0);
@@ -457,7 +464,7 @@ impl<'a> Done<'a> {
             }
             None => None,
         };
-        Ok(Done { step, reads, y, dy, gradients, roots })
+        Ok(Done { step, reads, y, dy, gradients, roots, noise: RefCell::default() })
     }
 
     fn rounds(&self, arithmetic: &Arithmetic) -> Rounds {
@@ -471,24 +478,29 @@ impl<'a> Done<'a> {
         of_value(&noise, &self.y, arithmetic, rounds.x || rounds.weight)
     }
 
-    fn noise(&self, arithmetic: &Arithmetic, mode: Mode) -> Option<rounding::GradientNoise> {
-        let gradients = self.gradients.as_ref()?;
-        let reads: Vec<&Value<f64>> = self.reads.iter().collect();
-        let dy = self.dy.as_ref()?;
-        let backward = Backward { reads: &reads, dy, dx: &gradients.dx, parameters: &gradients.parameters };
-        Some(of_gradients(self.step, &backward, mode, &self.roots, arithmetic, self.rounds(arithmetic)))
+    fn noise(&self, arithmetic: &Arithmetic, mode: Mode) -> Rc<rounding::GradientNoise> {
+        let known = self.noise.borrow().iter().find(|(own, _)| own == arithmetic).map(|(_, noise)| noise.clone());
+        known.unwrap_or_else(|| {
+            let (Some(dy), Some(gradients)) = (&self.dy, &self.gradients) else { panic!("there are no gradients") };
+            let reads: Vec<&Value<f64>> = self.reads.iter().collect();
+            let backward = Backward { reads: &reads, dy, dx: &gradients.dx, parameters: &gradients.parameters };
+            let noise = of_gradients(self.step, &backward, mode, &self.roots, arithmetic, self.rounds(arithmetic));
+            let noise = Rc::new(noise);
+            self.noise.borrow_mut().push((*arithmetic, noise.clone()));
+            noise
+        })
     }
 
     fn of_read(&self, place: usize, arithmetic: &Arithmetic, mode: Mode) -> Allowed {
         let rounds = self.rounds(arithmetic);
-        let noise = self.noise(arithmetic, mode).expect("there are gradients");
+        let noise = self.noise(arithmetic, mode);
         let dx = &self.gradients.as_ref().expect("there are gradients").dx[place];
         of_value(&noise.reads[place], dx, arithmetic, rounds.dy || rounds.weight)
     }
 
     fn of_parameter(&self, full: &str, arithmetic: &Arithmetic, mode: Mode) -> Allowed {
         let rounds = self.rounds(arithmetic);
-        let noise = self.noise(arithmetic, mode).expect("there are gradients");
+        let noise = self.noise(arithmetic, mode);
         let gradient = self.gradients.as_ref().and_then(|own| own.parameters.get(full)).expect("one of its own");
         let own = noise.parameters.iter().find(|(name, _)| full.rsplit('.').next() == Some(name));
         let (_, noise) = own.expect("every parameter has noise");

@@ -11,12 +11,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const COMPARE_HELP: &str = "\
-A tensor fits if every element is within the tolerance. Exit code 0 if every tensor in THEIRS fits,
-1 if not.
+A tensor fits if every element is within its tolerance, and if all together are neither too large by
+a common factor nor shifted. Exit code 0 if every tensor in THEIRS fits, 1 if not.
 
 Without --rtol and --atol the tolerances come from OURS. `resnet oracle layer` and `resnet oracle
-model` compute them in advance: the error that rounding in the number type of THEIRS causes in this
-computation. Tensors that are missing in THEIRS are not compared.
+model` derive them in advance: the error of each element that rounding in the arithmetic of THEIRS
+causes in this computation. Tensors that are missing in THEIRS are not compared.
 
 If OURS is the folder of a pack (`resnet oracle pack`), THEIRS is a folder of results with one file
 per case: conv2d-3x3.npz, sgd-decay.safetensors.";

@@ -10,13 +10,16 @@ use std::path::PathBuf;
 const LAYER_HELP: &str = "\
 Kinds and their settings:
   conv2d                 stride padding dilation groups        reads input weight [bias]
-  batch_norm             mode eps momentum                     reads input weight bias running_mean running_var
+                         padding: 1, 1x0, before:after 1:2x0:1, same, valid
+  batch_norm             mode eps momentum                     reads input [weight bias running_mean running_var]
+                         momentum=none averages all batches    and [num_batches_tracked]
   relu, leaky_relu       negative_slope (leaky_relu)           reads input
   max_pool               kernel_size stride padding dilation ceil_mode
   avg_pool               kernel_size stride padding ceil_mode count_include_pad divisor_override
   global_avg_pool
   linear                                                       reads input weight [bias]
-  softmax_cross_entropy  reduction label_smoothing             reads input target
+  softmax_cross_entropy  reduction label_smoothing ignore_index
+                         reduction: mean, sum, none            reads input target [weight]
   basic_block, bottleneck, preact_basic_block, preact_bottleneck
                          stride stride_on groups shortcut mode eps momentum
                                                                reads input and the block's state dict
