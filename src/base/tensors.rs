@@ -297,6 +297,12 @@ impl Tensors {
         Some(self.entries.remove(place).1)
     }
 
+    /// Keeps the tensors whose names `keep` accepts, in their order.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|(name, _)| keep(name));
+        self.places = self.entries.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+    }
+
     /// Every `(name, tensor)` in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
         self.entries.iter().map(|(name, tensor)| (name.as_str(), tensor))
@@ -338,6 +344,10 @@ mod tests {
         assert_eq!((tensors.remove("b"), tensors.len()), (None, 2));
         assert_eq!(tensors.get("c").unwrap().to_indices(), Some(vec![2]));
         tensors.insert("b", array![9i64]);
+        let mut some = tensors.clone();
+        some.retain(|name| name != "a");
+        assert_eq!(some.names().collect::<Vec<_>>(), ["c", "b"]);
+        assert_eq!((some.get("a"), some.get("b").unwrap().to_indices()), (None, Some(vec![9])));
         assert_eq!(tensors.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "c", "b"]);
         assert_eq!(tensors.get("b").unwrap().to_indices(), Some(vec![9]));
     }

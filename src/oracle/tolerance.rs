@@ -23,7 +23,7 @@ use std::fmt::Write as _;
 /// The dump in `f64`, with or without a mistake, and the tolerances of its tensors, under their names.
 ///
 /// # Errors
-/// As [`dump`].
+/// As [`dump`](super::dump::dump).
 pub(super) fn with_tolerances(
     program: &Program<f64>,
     input: &Tensor,

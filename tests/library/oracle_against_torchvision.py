@@ -162,11 +162,8 @@ def judge(args, label):
     tried = [t for t in report["tensors"] if t["outcome"] != "not_given"]
 
     def share(t):
-        error, tolerance = t["absolute"]["error"], t["tolerance"]
-        if error == 0:
-            return 0.0
-        # JSON has no NaN and no infinity: such an error or tolerance is null.
-        return error / tolerance if error is not None and tolerance else float("inf")
+        # JSON has no NaN and no infinity: such a share is null.
+        return t["share"] if t["share"] is not None else float("inf")
 
     worst = max(tried, key=share)
     loss = next(t for t in tried if t["name"] == "loss")["absolute"]
@@ -178,8 +175,8 @@ def judge(args, label):
           f"loss off by {difference:.1e}", flush=True)
     if not passed:
         for t in sorted((t for t in tried if t["outcome"] != "fits"), key=share, reverse=True)[:5]:
-            print(f"    {t['name']}: error {t['absolute']['error']} at {t['absolute']['at']} of {t['shape']}, tolerance "
-                  f"{t['tolerance']}, {t['leaving']} leave, largest value {t['scale']:.2e}")
+            print(f"    {t['name']}: error {t['worst']['error']} at {t['worst']['at']} of {t['shape']}, tolerance "
+                  f"{t['worst']['tolerance']}, {t['leaving']} leave, largest value {t['scale']:.2e}")
         for unknown in report["unknown"][:5]:
             print(f"    unknown: {unknown['name']}")
     if args.shares:
