@@ -411,7 +411,9 @@ pub fn of_result(
                 let terms = winograd_growth(TILE)[0] * (conv.weight.shape()[1] + TRANSFORMS) as f64;
                 variance += &tiled(arithmetic, Axis(3), terms, root);
             }
-            with_bias(Noise::of_result(result, stored).with(variance), &products, conv.bias.is_some(), stored)
+            let mut noise = Noise::of_result(result, stored).with(variance);
+            of_bias(&mut noise, &bias, arithmetic);
+            with_bias(noise, &products, conv.bias.is_some(), stored)
         }
         (Layer::Linear(linear), _) => {
             let root = roots.y.as_ref().expect("computed before");
@@ -419,7 +421,9 @@ pub fn of_result(
             let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
             let variance =
                 of_sum_and_bias(arithmetic, linear.weight.ncols(), root, products.view(), rounded, &linear.bias);
-            with_bias(Noise::of_result(result, stored).with(variance), &products, true, stored)
+            let mut noise = Noise::of_result(result, stored).with(variance);
+            of_bias(&mut noise, &linear.bias, arithmetic);
+            with_bias(noise, &products, true, stored)
         }
         (Layer::BatchNorm2d(bn), Value::Images(x)) => {
             Norm::new(bn, x, mode, arithmetic).of_result(bn, x, result, rounds)
@@ -458,6 +462,15 @@ pub(super) fn for_layer(step: &Step<f64>, arithmetic: &Arithmetic, rounds: Round
         Layer::Conv2d(_) | Layer::Linear(_) => (*arithmetic, rounds),
         _ if elementwise == *arithmetic => (elementwise, rounds),
         _ => (elementwise, Rounds::default()),
+    }
+}
+
+/// The bias may be rounded to the operands' type, the same in all pixels of a channel; TF32 is a type of products alone.
+fn of_bias(noise: &mut Noise, bias: &Array1<f64>, arithmetic: &Arithmetic) {
+    if arithmetic.elementwise() == *arithmetic && !arithmetic.operands.contains_all(bias) {
+        let u = OF_STATISTIC * arithmetic.operands.unit_roundoff();
+        let pattern = ArrayD::ones(noise.each.raw_dim());
+        noise.shared.push(Shared { size: bias.mapv(|bias| u * bias.abs()), pattern });
     }
 }
 

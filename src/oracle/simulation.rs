@@ -17,7 +17,7 @@
 //!
 //! **Kinks.** Where |x| of a ReLU is within [`REACH`] standard deviations of 0, rounding decides whether its gate is open:
 //! one correct implementation has dx = 0, another dx = dy. Such gates are listed, and so are the pixels of a max pool that may
-//! be the maximum. They are dealt into at most [`GROUPS`] groups. For each group, backward is repeated with its gates turned;
+//! be the maximum. They are dealt into at most [`GROUPS`] groups (in a block, [`GROUPS_OF_BLOCKS`]). For each group, backward is repeated with its gates turned;
 //! the deviations of the groups are added without their signs. A gate thus gives its tolerance to the elements that it
 //! reaches, and to no others. What it passes on has an error of its own, which counts as well.
 //!
@@ -49,8 +49,15 @@ pub const RUNS: u64 = 4;
 /// Within this many standard deviations of the error from a kink, an element may be on either side of it.
 pub const REACH: f64 = 8.0;
 
-/// Groups of gates that are turned together.
+/// Groups of gates that are turned together, in a network.
 pub const GROUPS: usize = 8;
+
+/// The same in a program of at most [`SMALL`] steps, such as a block: there a few gates may be all that an element depends on,
+/// and two in one group may cancel.
+pub const GROUPS_OF_BLOCKS: usize = 64;
+
+/// The steps of the largest block.
+pub const SMALL: usize = 16;
 
 /// The share of a bound that its error has as standard deviation: 2 u |y| bounds an error that is uniform in ± u |y|.
 const OF_BOUND: f64 = 0.3;
@@ -396,7 +403,8 @@ impl<'a> Kinks<'a> {
 
     /// How many groups there are; 0 if rounding can turn no gate.
     pub fn groups(&self) -> usize {
-        self.count.min(GROUPS)
+        let most = if self.exact.values.len() <= SMALL + 1 { GROUPS_OF_BLOCKS } else { GROUPS };
+        self.count.min(most)
     }
 
     /// Allows for an error of the gradient that a turned gate passes on: of the result of the step `name`, in the layout of
