@@ -902,13 +902,14 @@ pub fn of_loss(
             let p = log_p.exp();
             let magnitude = z.abs() + largest.abs() + log_p.abs() + (classes as f64).sqrt() + 2.0;
             let error = u * magnitude + moved;
-            // p of a hopeless class has lost all its digits, and is 0 all the same.
+            // Where Σ exp is stored, its rounding changes log Σ exp by u, however small log p is. And p of a hopeless class has
+            // lost all its digits, and is 0 all the same.
             let (error_p, stored) = if p > 0.0 { (p * error, 2.0 * p * (log_p.abs() + 1.0)) } else { (0.0, 0.0) };
             each[[n, k]] = scale * (weight * error_p).hypot(2.0 * u * (weight * p + q));
-            bound[[n, k]] += scale * v * (weight * stored + q);
+            bound[[n, k]] += scale * v * (weight * stored + 2.0 * q);
             if q > 0.0 {
                 let term = q * log_p.abs();
-                let more = [term * term, term, (q * error).powi(2), 2.0 * v * term];
+                let more = [term * term, term, (q * error).powi(2), 2.0 * v * (term + q)];
                 of_rows.row_mut(n).iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
             }
         }
