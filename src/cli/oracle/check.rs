@@ -75,7 +75,7 @@ enum What {
     Model(Box<ModelInput>),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if let Some(path) = &args.tolerances {
         formats::Format::of_extension(path).map_err(|error| Failure::Usage(error.to_string()))?;
         args::check_output(path, false)?;
@@ -118,25 +118,47 @@ pub fn run(args: &Args) -> Result<()> {
     if let (Some(path), Some(ours)) = (&args.tolerances, &ours) {
         formats::write(path, &tolerances(ours))?;
     }
-    let mut out = std::io::stdout().lock();
+    let judged = Judged { isolated, whole };
+    let mut text = Vec::new();
+    judged.print(&mut text, args.all, &args.theirs)?;
     if args.json {
         let value = json!({
-            "passed": passed(isolated.as_ref(), whole.as_ref()),
-            "isolated": isolated.as_ref().map(isolated_json),
-            "end_to_end": whole.as_ref().map(to_json),
+            "passed": judged.passed(),
+            "isolated": judged.isolated.as_ref().map(isolated_json),
+            "end_to_end": judged.whole.as_ref().map(to_json),
+            "text": String::from_utf8_lossy(&text),
         });
         writeln!(out, "{value:#}")?;
     } else {
-        if let Some(isolated) = &isolated {
-            print_isolated(&mut out, isolated, args.all, &args.theirs)?;
+        out.write_all(&text)?;
+    }
+    if judged.passed() { Ok(()) } else { Err(Failure::Verdict) }
+}
+
+/// Both verdicts; one of them may not have been wanted.
+struct Judged {
+    isolated: Option<Isolated>,
+    whole: Option<Report>,
+}
+
+impl Judged {
+    fn passed(&self) -> bool {
+        // A dump without the inputs of its modules is judged end to end alone.
+        let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0 || self.whole.is_none());
+        isolated.is_none_or(Isolated::passed) && self.whole.as_ref().is_none_or(Report::passed)
+    }
+
+    fn print(&self, out: &mut dyn Write, all: bool, theirs: &Path) -> std::io::Result<()> {
+        if let Some(isolated) = &self.isolated {
+            print_isolated(out, isolated, all, theirs)?;
         }
-        if let Some(whole) = &whole {
-            if isolated.is_some() {
+        if let Some(whole) = &self.whole {
+            if self.isolated.is_some() {
                 writeln!(out, "\nend to end:")?;
             }
-            print(&mut out, whole, args.all, "the reference", &args.theirs)?;
+            print(out, whole, all, "the reference", theirs)?;
         }
-        if let (Some(isolated), Some(whole)) = (&isolated, &whole)
+        if let (Some(isolated), Some(whole)) = (&self.isolated, &self.whole)
             && isolated.passed()
             && isolated.lacking.is_empty()
             && let Some(first) = whole.first()
@@ -147,14 +169,8 @@ pub fn run(args: &Args) -> Result<()> {
                 first.name
             )?;
         }
+        Ok(())
     }
-    if passed(isolated.as_ref(), whole.as_ref()) { Ok(()) } else { Err(Failure::Verdict) }
-}
-
-fn passed(isolated: Option<&Isolated>, whole: Option<&Report>) -> bool {
-    // A dump without the inputs of its modules is judged end to end alone.
-    let isolated = isolated.filter(|isolated| isolated.report.tried() > 0 || whole.is_none());
-    isolated.is_none_or(Isolated::passed) && whole.is_none_or(Report::passed)
 }
 
 fn of_modules(task: &Task, theirs: &Tensors, stated: &ComputedIn) -> crate::Result<Isolated> {
@@ -175,7 +191,7 @@ fn tolerances(ours: &Tensors) -> Tensors {
     alone
 }
 
-fn print_isolated(out: &mut impl Write, isolated: &Isolated, all: bool, theirs: &Path) -> std::io::Result<()> {
+fn print_isolated(out: &mut dyn Write, isolated: &Isolated, all: bool, theirs: &Path) -> std::io::Result<()> {
     let Isolated { report, connections, lacking, .. } = isolated;
     if report.tried() == 0 && connections.is_empty() {
         return writeln!(

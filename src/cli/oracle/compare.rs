@@ -53,9 +53,9 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if args.ours.is_dir() {
-        return compare_folders(args);
+        return compare_folders(args, out);
     }
     let (ours, theirs) = (formats::read(&args.ours)?, formats::read(&args.theirs)?);
     let given = match (args.rtol, args.atol) {
@@ -66,17 +66,16 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let report = oracle::compare_as(&ours, &theirs, given, &args.computed_in.stated())
         .map_err(|error| Failure::Failed(format!("{}: {error}", args.ours.display())))?;
-    let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{:#}", to_json(&report))?;
     } else {
-        print(&mut out, &report, args.all, &args.ours.display().to_string(), &args.theirs)?;
+        print(out, &report, args.all, &args.ours.display().to_string(), &args.theirs)?;
     }
     if report.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 /// Compares a folder of results with the folder of a pack.
-fn compare_folders(args: &Args) -> Result<()> {
+fn compare_folders(args: &Args, out: &mut dyn Write) -> Result<()> {
     if args.rtol.is_some() || args.atol.is_some() {
         let message = "--rtol and --atol are for two files; a pack contains its own tolerances";
         return Err(Failure::Usage(message.to_string()));
@@ -85,7 +84,6 @@ fn compare_folders(args: &Args) -> Result<()> {
     let found: Vec<(&str, &Report)> =
         judged.iter().filter_map(|judged| Some((judged.case.as_str(), &judged.found.as_ref()?.1))).collect();
     let passed = found.iter().filter(|(_, report)| report.passed()).count();
-    let mut out = std::io::stdout().lock();
     if args.json {
         let case = |(name, report): &(&str, &Report)| json!({ "case": name, "report": to_json(report) });
         let value = json!({
@@ -117,7 +115,7 @@ fn compare_folders(args: &Args) -> Result<()> {
 
 /// A line for each tensor that is shown, what is known of the first that does not fit, and the verdict.
 pub(super) fn print(
-    out: &mut impl Write,
+    out: &mut dyn Write,
     report: &Report,
     all: bool,
     ours: &str,
@@ -186,7 +184,7 @@ pub(super) fn print(
 }
 
 /// What is known of the first tensor that does not fit.
-fn print_first(out: &mut impl Write, report: &Report, first: &Verdict) -> std::io::Result<()> {
+fn print_first(out: &mut dyn Write, report: &Report, first: &Verdict) -> std::io::Result<()> {
     writeln!(out, "\nfirst failure in the order of execution: {}", first.name)?;
     let [ours, theirs] = first.dtypes;
     if let Outcome::Shape(found) = &first.outcome {

@@ -50,7 +50,7 @@ enum What {
     Model(Box<ModelInput>),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let theirs = formats::read(&args.theirs)?;
     let stated = args.computed_in.stated();
     let diagnosis = match &args.what {
@@ -64,7 +64,6 @@ pub fn run(args: &Args) -> Result<()> {
         }
         What::Model(input) => oracle::diagnose(&input.task()?, &theirs, &stated).map_err(in_file(&input.input))?,
     };
-    let mut out = std::io::stdout().lock();
     let explains: Vec<Mistake> = diagnosis.explains().collect();
     if args.json {
         let named = |mistake: Mistake| json!({ "name": mistake.name(), "explanation": mistake.explanation() });
@@ -76,13 +75,13 @@ pub fn run(args: &Args) -> Result<()> {
         });
         writeln!(out, "{value:#}")?;
     } else {
-        print_diagnosis(&mut out, &diagnosis, &explains, &args.theirs)?;
+        print_diagnosis(out, &diagnosis, &explains, &args.theirs)?;
     }
     if diagnosis.right.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 fn print_diagnosis(
-    out: &mut impl Write,
+    out: &mut dyn Write,
     diagnosis: &Diagnosis,
     explains: &[Mistake],
     theirs: &Path,

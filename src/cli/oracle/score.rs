@@ -23,14 +23,13 @@ pub struct Args {
     all: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let start = std::time::Instant::now();
     let cases = oracle::pack::cases();
     let bar = progress::counter("cases", cases.len());
     let all = oracle::score::score(&cases, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     let survivors = all.iter().filter(|scored| !scored.is_caught()).count();
-    let mut out = std::io::stdout().lock();
     if args.json {
         let mutant = |scored: &Scored| {
             json!({
@@ -52,7 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
         });
         writeln!(out, "{value:#}")?;
     } else {
-        print_score(&mut out, &all, args.all)?;
+        print_score(out, &all, args.all)?;
         let share = 100.0 * (all.len() - survivors) as f64 / all.len() as f64;
         let seconds = start.elapsed().as_secs();
         writeln!(
@@ -66,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// A line for each operation, and one for each mutant that the pack misses.
-fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Result<()> {
+fn print_score(out: &mut dyn Write, all: &[Scored], every: bool) -> std::io::Result<()> {
     writeln!(
         out,
         "{:<22} {:>7} {:>7} {:>8}   caught by {:>6} {:>6} {:>8} {:>14}",
