@@ -168,11 +168,18 @@ pub struct Verdict {
     pub source: Source,
     /// The narrower type to which all elements of theirs belong, if nobody stated how they were computed.
     pub looks_like: Option<Float>,
+    /// Why it was expected not to fit ([`super::expected`]).
+    pub excused: Option<String>,
 }
 
 impl Verdict {
-    /// Whether it fits or was not compared.
+    /// Whether it fits, was not compared or is excused.
     pub fn passed(&self) -> bool {
+        self.fits() || self.excused.is_some()
+    }
+
+    /// Whether it fits or was not compared.
+    pub fn fits(&self) -> bool {
         matches!(self.outcome, Outcome::Fits | Outcome::NotGiven)
     }
 
@@ -376,6 +383,7 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
         mean: None,
         source: Source::Exact,
         looks_like: None,
+        excused: None,
     };
     let Some((theirs, allowed)) = theirs else { return verdict };
     if squeezed(ours.shape()) != squeezed(theirs.shape()) {

@@ -87,6 +87,19 @@ impl FromStr for Settings {
     }
 }
 
+impl Settings {
+    /// Names and values, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl FromIterator<(String, String)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Settings(pairs.into_iter().collect())
+    }
+}
+
 /// Reads settings and records which were read: a setting that is never read is an error.
 struct Reader<'a> {
     kind: &'a str,

@@ -3,14 +3,14 @@
 use super::compare::{print, to_json};
 use super::layer::LayerInput;
 use super::model::ModelInput;
-use super::{ComputedInArgs, in_file};
+use super::{ComputedInArgs, ExpectedArgs, in_file};
 use crate::cli::{Failure, Result, args};
 use crate::formats;
 use crate::oracle::diagnose::needed;
 use crate::oracle::dump::tolerance_of;
 use crate::oracle::isolate::{Isolated, isolate};
 use crate::oracle::layer::{self, Task, prepare};
-use crate::oracle::{self, ComputedIn, Report};
+use crate::oracle::{self, ComputedIn, Expected, Report};
 use crate::tensors::Tensors;
 use clap::Subcommand;
 use serde_json::json;
@@ -42,6 +42,9 @@ pub struct Args {
 
     #[command(flatten)]
     computed_in: ComputedInArgs,
+
+    #[command(flatten)]
+    expected: ExpectedArgs,
 
     /// Judge every module of a network by itself only
     #[arg(long, conflicts_with = "end_to_end")]
@@ -80,6 +83,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
         formats::Format::of_extension(path).map_err(|error| Failure::Usage(error.to_string()))?;
         args::check_output(path, false)?;
     }
+    let expected = args.expected.read()?;
     let theirs = formats::read(&args.theirs)?;
     let stated = args.computed_in.stated();
     let arithmetics = needed(&theirs, &stated);
@@ -118,7 +122,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if let (Some(path), Some(ours)) = (&args.tolerances, &ours) {
         formats::write(path, &tolerances(ours))?;
     }
-    let judged = Judged { isolated, whole };
+    let mut judged = Judged { isolated, whole };
+    judged.excuse(&expected, &args.what);
     let mut text = Vec::new();
     judged.print(&mut text, args.all, &args.theirs)?;
     if args.json {
@@ -142,6 +147,18 @@ struct Judged {
 }
 
 impl Judged {
+    /// Excuses what is expected to fail.
+    fn excuse(&mut self, expected: &Expected, what: &What) {
+        let owned = |(name, value): (&str, &str)| (name.to_string(), value.to_string());
+        let (kind, properties) = match what {
+            What::Layer(input) => (input.kind.as_str(), input.settings.iter().map(owned).collect()),
+            What::Model(input) => ("model", vec![("model".to_string(), input.name().to_string())]),
+        };
+        for report in self.isolated.iter_mut().map(|isolated| &mut isolated.report).chain(&mut self.whole) {
+            expected.excuse(kind, &properties, report);
+        }
+    }
+
     fn passed(&self) -> bool {
         // A dump without the inputs of its modules is judged end to end alone.
         let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0 || self.whole.is_none());

@@ -3,6 +3,7 @@
 mod check;
 mod compare;
 mod diagnose;
+mod fuzz;
 mod layer;
 mod model;
 mod pack;
@@ -14,7 +15,7 @@ use super::{Failure, Result, text};
 use crate::Error;
 use crate::formats::{self, Format};
 use crate::oracle::dump::tolerance_of;
-use crate::oracle::{Arithmetic, ComputedIn};
+use crate::oracle::{Arithmetic, ComputedIn, Expected};
 use crate::tensors::{Tensor, Tensors};
 use clap::Subcommand;
 use std::io::Write;
@@ -39,6 +40,7 @@ enum Command {
     Model(Box<model::Args>),
     Compare(compare::Args),
     Diagnose(diagnose::Args),
+    Fuzz(fuzz::Args),
     Pack(pack::Args),
     Score(score::Args),
     Serve(serve::Args),
@@ -47,7 +49,7 @@ enum Command {
 impl Args {
     /// Whether the command reads lines from stdin.
     fn reads_stdin(&self) -> bool {
-        matches!(self.command, Command::Serve(_))
+        matches!(self.command, Command::Serve(_) | Command::Fuzz(fuzz::Args { .. }))
     }
 }
 
@@ -63,6 +65,7 @@ fn run_to(args: &Args, out: &mut dyn Write) -> Result<()> {
         Command::Model(args) => model::run(args, out),
         Command::Compare(args) => compare::run(args, out),
         Command::Diagnose(args) => diagnose::run(args, out),
+        Command::Fuzz(args) => fuzz::run(args, out),
         Command::Pack(args) => pack::run(args, out),
         Command::Score(args) => score::run(args, out),
         Command::Serve(args) => serve::run(args, out),
@@ -96,6 +99,22 @@ fn computed_in(text: &str) -> std::result::Result<(Option<String>, Arithmetic), 
     match text.rsplit_once(':') {
         Some((pattern, arithmetic)) => Ok((Some(pattern.to_string()), arithmetic.parse()?)),
         None => Ok((None, text.parse()?)),
+    }
+}
+
+/// What THEIRS is known not to do.
+#[derive(Debug, clap::Args)]
+struct ExpectedArgs {
+    /// File of expected failures, one per line: KIND [SETTING=VALUE | TENSOR]... # reason
+    #[arg(long, value_name = "FILE")]
+    xfail: Option<PathBuf>,
+}
+
+impl ExpectedArgs {
+    fn read(&self) -> Result<Expected> {
+        let Some(path) = &self.xfail else { return Ok(Expected::default()) };
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
+        text.parse().map_err(in_file(path))
     }
 }
 

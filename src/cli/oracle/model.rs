@@ -104,6 +104,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
 }
 
 impl ModelInput {
+    /// The name of the network.
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
     /// Reads the files.
     pub fn task(&self) -> Result<Task> {
         let weights = formats::read(&self.weights)?;
