@@ -41,6 +41,8 @@ pub struct Case {
     pub values: Values,
     /// Sizes and settings, in the order of [`parameters`].
     chosen: Vec<Value>,
+    /// Which of them may not change.
+    fixed: Vec<bool>,
 }
 
 impl fmt::Display for Case {
@@ -117,6 +119,7 @@ impl Range {
             seed: seed.ok_or_else(|| wrong("it lacks `seed`"))?,
             values: values.ok_or_else(|| wrong("it lacks `values`"))?,
             chosen: chosen.into_iter().flatten().collect(),
+            fixed: self.fixed.iter().map(Option::is_some).collect(),
         })
     }
 }
@@ -136,7 +139,8 @@ impl Case {
                 fixed.unwrap_or(drawn)
             };
             let chosen = parameters::of(range.kind).iter().zip(&range.fixed).map(draw).collect();
-            let case = Case { kind: range.kind, seed, values, chosen };
+            let fixed = range.fixed.iter().map(Option::is_some).collect();
+            let case = Case { kind: range.kind, seed, values, chosen, fixed };
             match case.inputs() {
                 Ok(_) => return Ok(case),
                 Err(error) => last = Some(error),
@@ -181,7 +185,7 @@ impl Case {
     /// Cases that differ from this one by a parameter that is smaller or simpler, the largest step first.
     fn smaller(&self) -> Vec<Case> {
         let mut smaller = Vec::new();
-        for (place, (parameter, value)) in self.each().enumerate() {
+        for (place, (parameter, value)) in self.each().enumerate().filter(|(place, _)| !self.fixed[*place]) {
             smaller.extend(parameter.smaller(value).into_iter().map(|value| {
                 let mut case = self.clone();
                 case.chosen[place] = value;
@@ -352,8 +356,11 @@ pub fn fuzz(
                 fuzzed.wrong.push(case.clone());
                 if fuzzed.first.is_none() {
                     let mut failed = None;
+                    // Wrong results must not shrink to a geometry that the implementation rejects.
+                    let kind = std::mem::discriminant(&found);
+                    let same = |found: &Finding| found.is_wrong() && std::mem::discriminant(found) == kind;
                     let wrong = |smaller: &Case| match judge(smaller, stated, implementation) {
-                        Ok(found) => Some(excuse(expected, smaller, found).0).filter(Finding::is_wrong),
+                        Ok(found) => Some(excuse(expected, smaller, found).0).filter(same),
                         // The connection to the implementation is lost: nothing smaller can be found.
                         Err(error) => {
                             failed = Some(error);

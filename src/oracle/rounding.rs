@@ -24,6 +24,10 @@
 //! Connolly, Higham & Mary 2021, *Stochastic rounding and its probabilistic backward error analysis*. A sum of more than
 //! [`BLOCK`] terms is assumed to be formed in blocks of at most this many, as every parallel implementation does.
 //!
+//! The theorem needs terms that differ. Equal ones (a constant image, the gradient that a global pool passes to every pixel)
+//! are all rounded in the same direction as long as the partial sum keeps its exponent, so their errors add up and do not
+//! cancel ([`steps`]).
+//!
 //! A batch norm has errors that all pixels of a channel share, because they share the mean and the standard deviation
 //! ([`Shared`]). `docs/checking_gradients.md` derives the formulas layer by layer.
 
@@ -32,7 +36,7 @@ use crate::layers::{BatchNorm2d, Conv2d, Linear, Mode, Reduction, SoftmaxCrossEn
 use crate::program::{Layer, Step, Value};
 use crate::verify::bounds::winograd_growth;
 use crate::{Activation, Result};
-use ndarray::{Array1, Array2, ArrayD, ArrayView4, ArrayViewD, Axis, Ix2, Ix4, Zip, s};
+use ndarray::{Array1, Array2, ArrayD, ArrayView3, ArrayView4, ArrayViewD, Axis, Ix2, Ix4, Zip, s};
 
 /// How many standard deviations of the model are allowed.
 pub const MULTIPLE: f64 = 8.0;
@@ -197,11 +201,12 @@ pub(super) fn view(value: &Value<f64>) -> ArrayViewD<'_, f64> {
     }
 }
 
-/// √Σ t² of everything that a convolution or linear layer returns.
+/// √Σ t² of everything that a convolution or linear layer returns, and how often its terms are equal.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    y: Option<ArrayD<f64>>,
-    backward: Option<(ArrayD<f64>, Vec<OfParameter>)>,
+    y: Option<(ArrayD<f64>, f64)>,
+    /// Of the values read, and of the parameters.
+    backward: Option<(ArrayD<f64>, f64, Vec<OfParameter>)>,
 }
 
 /// A parameter's gradient is a sum over the images, and over the pixels of each.
@@ -213,6 +218,28 @@ struct OfParameter {
     root: ArrayD<f64>,
     /// √Σ S², S being the sum over one image: where all terms of an image have one sign, partial sums are that large.
     images: ArrayD<f64>,
+    /// How often two terms are equal: one number for all elements, or one for each.
+    equal: Vec<f64>,
+}
+
+/// How often two of `x` are equal and not 0: the probability for two elements drawn at random, estimated from [`SAMPLE`] of
+/// them. Equal means up to the rounding errors that a simulation adds.
+fn equal<'a>(x: impl ExactSizeIterator<Item = &'a f64>) -> f64 {
+    const SAMPLE: usize = 256;
+    const BITS: u32 = 22;
+    let step = x.len().div_ceil(SAMPLE).max(1);
+    let mut sample: Vec<u64> = x.step_by(step).map(|x| (x.to_bits() + (1 << (51 - BITS))) >> (52 - BITS)).collect();
+    let all = sample.len();
+    sample.retain(|&x| x << 1 != 0);
+    sample.sort_unstable();
+    let pairs: usize = sample.chunk_by(|a, b| a == b).map(|same| same.len() * (same.len() - 1)).sum();
+    // One pair may be chance.
+    pairs.saturating_sub(2) as f64 / (all * all.saturating_sub(1)).max(1) as f64
+}
+
+/// The same of every channel of an array whose last axis is the channel.
+fn equal_in_channels(x: ArrayViewD<'_, f64>) -> Vec<f64> {
+    x.axis_iter(Axis(x.ndim() - 1)).map(|channel| equal(channel.iter())).collect()
 }
 
 /// A power of two of the size of the largest finite element: squares of elements in this unit do not overflow.
@@ -260,12 +287,14 @@ impl Roots {
         }
         self.y = match (&step.layer, x) {
             (Layer::Conv2d(conv), Value::Images(x)) => {
+                let equal = equal(x.iter()) * equal(conv.weight.iter());
                 let ((conv, w), (x, u)) = (squared_conv(conv), squared_images(x));
-                Some(rooted(conv.forward(&x)?.0.into_owned(), w * u))
+                Some((rooted(conv.forward(&x)?.0.into_owned(), w * u), equal))
             }
             (Layer::Linear(linear), Value::Rows(x)) => {
+                let equal = equal(x.iter()) * equal(linear.weight.iter());
                 let ((linear, w), (x, u)) = (squared_linear(linear), squared_rows(x));
-                Some(rooted(linear.forward(&x)?.0, w * u))
+                Some((rooted(linear.forward(&x)?.0, w * u), equal))
             }
             _ => None,
         };
@@ -283,6 +312,8 @@ impl Roots {
         self.backward = match (&step.layer, x, dy) {
             (Layer::Conv2d(conv), Value::Images(x), Value::Images(dy)) => {
                 let plain = conv;
+                let [of_x, of_weight, of_dy] = [equal(x.iter()), equal(conv.weight.iter()), equal(dy.iter())];
+                let of_bias = equal_in_channels(dy.view().into_dyn());
                 let ((conv, w), (squared_x, u), (squared_dy, v)) =
                     (squared_conv(conv), squared_images(x), squared_images(dy));
                 let (_, cache) = conv.forward(&squared_x)?;
@@ -292,23 +323,34 @@ impl Roots {
                     name: "weight".to_string(),
                     root: rooted(grads.weight, u * v),
                     images: of_images,
+                    equal: vec![of_x * of_dy],
                 }];
                 parameters.extend(grads.bias.map(|bias| OfParameter {
                     name: "bias".to_string(),
                     root: rooted(bias, v),
                     images: image_sums(dy.view()).mapv_into(f64::sqrt).into_dyn(),
+                    equal: of_bias,
                 }));
-                Some((rooted(dx.into_owned(), w * v), parameters))
+                Some((rooted(dx.into_owned(), w * v), of_weight * of_dy, parameters))
             }
             (Layer::Linear(linear), Value::Rows(x), Value::Rows(dy)) => {
+                let [of_x, of_weight, of_dy] = [equal(x.iter()), equal(linear.weight.iter()), equal(dy.iter())];
+                let of_bias = equal_in_channels(dy.view().into_dyn());
                 let ((linear, w), (x, u), (dy, v)) = (squared_linear(linear), squared_rows(x), squared_rows(dy));
                 let (_, cache) = linear.forward(&x)?;
                 let (dx, grads) = linear.backward(&dy, &cache)?;
-                let parameters = [("weight", rooted(grads.weight, u * v)), ("bias", rooted(grads.bias, v))];
+                let parameters = [
+                    ("weight", rooted(grads.weight, u * v), vec![of_x * of_dy]),
+                    ("bias", rooted(grads.bias, v), of_bias),
+                ];
                 // A row is a term.
-                let parameters =
-                    parameters.map(|(name, root)| OfParameter { name: name.to_string(), images: root.clone(), root });
-                Some((rooted(dx, w * v), parameters.into()))
+                let parameters = parameters.map(|(name, root, equal)| OfParameter {
+                    name: name.to_string(),
+                    images: root.clone(),
+                    root,
+                    equal,
+                });
+                Some((rooted(dx, w * v), of_weight * of_dy, parameters.into()))
             }
             _ => None,
         };
@@ -333,38 +375,49 @@ fn image_sums(x: ArrayView4<'_, f64>) -> Array1<f64> {
     x.sum_axis(Axis(1)).sum_axis(Axis(1)).mapv_into(|sum| sum * sum).sum_axis(Axis(0))
 }
 
-/// The variance of a sum of `terms` terms with the root `root` of their squares, of which `rounded` operands are rounded.
-fn sum_variance(arithmetic: &Arithmetic, terms: usize, root: f64, sum: f64, rounded: usize) -> f64 {
+/// How many steps of a sum contribute to the variance of its error, of `terms` terms of which two are equal with the
+/// probability `equal`; the error of a step has the variance u² S²/3, and the partial sums S grow.
+///
+/// Different terms: one by one, at most [`BLOCK`]. R = K · equal terms of one value, added one after another, are rounded in
+/// the same direction, by at most u S each: together by 2/3 R u S at most if they are the whole sum, which is 4 standard
+/// deviations of u S √(K R)/6.
+fn steps(terms: usize, equal: f64) -> f64 {
+    let terms_of_block = (terms.min(BLOCK) + 2) as f64;
+    terms_of_block / 6.0 + (terms as f64).powi(2) * equal / 36.0
+}
+
+/// The variance of a sum of `steps` [`steps`] with the root `root` of the squares of its terms, of which `rounded` operands
+/// are rounded.
+fn sum_variance(arithmetic: &Arithmetic, steps: f64, root: f64, sum: f64, rounded: usize) -> f64 {
     let (u, operands) = (arithmetic.sums.unit_roundoff(), arithmetic.operands.unit_roundoff());
-    let steps = (terms.min(BLOCK) + 2) as f64;
-    let underflow = steps * arithmetic.sums.underflow().powi(2);
-    u * u * steps / 6.0 * (root * root + sum * sum) + rounded as f64 / 3.0 * (operands * root).powi(2) + underflow
+    let underflow = 6.0 * steps * arithmetic.sums.underflow().powi(2);
+    u * u * steps * (root * root + sum * sum) + rounded as f64 / 3.0 * (operands * root).powi(2) + underflow
 }
 
 /// The variance of every element of an array of sums, of which `root` is √Σ t² and `sum` is Σ t.
 fn of_sum(
     arithmetic: &Arithmetic,
-    terms: usize,
+    steps: f64,
     root: &ArrayD<f64>,
     sum: ArrayViewD<'_, f64>,
     rounded: usize,
 ) -> ArrayD<f64> {
     let mut variance = root.clone();
-    variance.zip_mut_with(&sum, |root, &sum| *root = sum_variance(arithmetic, terms, *root, sum, rounded));
+    variance.zip_mut_with(&sum, |root, &sum| *root = sum_variance(arithmetic, steps, *root, sum, rounded));
     variance
 }
 
 /// The same where a bias is added to every sum. It may be the first term: then every partial sum contains it.
 fn of_sum_and_bias(
     arithmetic: &Arithmetic,
-    terms: usize,
+    steps: f64,
     root: &ArrayD<f64>,
     sum: ArrayViewD<'_, f64>,
     rounded: usize,
     bias: &Array1<f64>,
 ) -> ArrayD<f64> {
-    let mut variance = of_sum(arithmetic, terms, root, sum, rounded);
-    variance += &bias.mapv(|bias| sum_variance(arithmetic, terms, bias, bias, 0));
+    let mut variance = of_sum(arithmetic, steps, root, sum, rounded);
+    variance += &bias.mapv(|bias| sum_variance(arithmetic, steps, bias, bias, 0));
     variance
 }
 
@@ -401,12 +454,12 @@ pub fn of_result(
     let arithmetic = &arithmetic;
     match (&step.layer, x) {
         (Layer::Conv2d(conv), _) => {
-            let root = roots.y.as_ref().expect("computed before");
-            let terms = conv.weight.len() / conv.weight.shape()[0].max(1);
+            let (root, equal) = roots.y.as_ref().expect("computed before");
+            let steps = steps(conv.weight.len() / conv.weight.shape()[0].max(1), *equal);
             let bias = conv.bias.clone().unwrap_or_else(|| Array1::zeros(conv.weight.shape()[0]));
             let products = &result - &bias;
             let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
-            let mut variance = of_sum_and_bias(arithmetic, terms, root, products.view(), rounded, &bias);
+            let mut variance = of_sum_and_bias(arithmetic, steps, root, products.view(), rounded, &bias);
             if in_tiles(conv, arithmetic) {
                 let terms = winograd_growth(TILE)[0] * (conv.weight.shape()[1] + TRANSFORMS) as f64;
                 variance += &tiled(arithmetic, Axis(3), terms, root);
@@ -416,11 +469,11 @@ pub fn of_result(
             with_bias(noise, &products, conv.bias.is_some(), stored)
         }
         (Layer::Linear(linear), _) => {
-            let root = roots.y.as_ref().expect("computed before");
+            let (root, equal) = roots.y.as_ref().expect("computed before");
+            let steps = steps(linear.weight.ncols(), *equal);
             let products = &result - &linear.bias;
             let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
-            let variance =
-                of_sum_and_bias(arithmetic, linear.weight.ncols(), root, products.view(), rounded, &linear.bias);
+            let variance = of_sum_and_bias(arithmetic, steps, root, products.view(), rounded, &linear.bias);
             let mut noise = Noise::of_result(result, stored).with(variance);
             of_bias(&mut noise, &linear.bias, arithmetic);
             with_bias(noise, &products, true, stored)
@@ -431,15 +484,19 @@ pub fn of_result(
         (Layer::AvgPool2d(pool), Value::Images(x)) => {
             let absolute = pool.forward(&x.mapv(f64::abs).into_shared()).map(|(y, _)| y.into_owned().into_dyn());
             let absolute = absolute.unwrap_or_else(|_| result.to_owned());
-            let variance =
-                of_sum(arithmetic, pool.kernel[0] * pool.kernel[1], &absolute, absolute.view(), usize::from(rounds.x));
+            let steps = steps(pool.kernel[0] * pool.kernel[1], equal(x.iter()));
+            let variance = of_sum(arithmetic, steps, &absolute, absolute.view(), usize::from(rounds.x));
             Noise::of_result(result, stored).with(variance)
         }
         (Layer::GlobalAvgPool, Value::Images(x)) => {
             let pixels = x.shape()[1] * x.shape()[2];
             let (squares, unit) = squared_images(x);
             let squares = squares.sum_axis(Axis(1)).sum_axis(Axis(1)) / (pixels as f64).powi(2);
-            let variance = of_sum(arithmetic, pixels, &rooted(squares, unit), result.view(), usize::from(rounds.x));
+            let mut variance = rooted(squares, unit);
+            for (at, root) in variance.indexed_iter_mut() {
+                let steps = steps(pixels, equal(x.slice(s![at[0], .., .., at[1]]).iter()));
+                *root = sum_variance(arithmetic, steps, *root, result[&at], usize::from(rounds.x));
+            }
             Noise::of_result(result, stored).with(variance)
         }
         (Layer::Relu(relu), _) if relu.is_leaky() => scaled(result, stored),
@@ -517,14 +574,14 @@ pub fn of_gradients(
     let arithmetic = &arithmetic;
     let own = |name: &str| parameters.iter().find(|(full, _)| full.rsplit('.').next() == Some(name)).map(|(_, g)| g);
     let products = |taps: usize, sums: usize, tiles: Option<[f64; 2]>| {
-        let (root, roots) = roots.backward.as_ref().expect("computed before");
+        let (root, of_dx, roots) = roots.backward.as_ref().expect("computed before");
         let result = view(&dx[0]);
-        let mut variance =
-            of_sum(arithmetic, taps, root, result.view(), usize::from(rounds.dy) + usize::from(rounds.weight));
+        let rounded = usize::from(rounds.dy) + usize::from(rounds.weight);
+        let mut variance = of_sum(arithmetic, steps(taps, *of_dx), root, result.view(), rounded);
         if let Some([terms, _]) = tiles {
             variance += &tiled(arithmetic, Axis(3), terms, root);
         }
-        let parameters = roots.iter().filter_map(|OfParameter { name, root, images }| {
+        let parameters = roots.iter().filter_map(|OfParameter { name, root, images, equal }| {
             let gradient = own(name)?;
             // A bias's gradient is a sum without products.
             let (own, rounded) = match name.as_str() {
@@ -532,7 +589,11 @@ pub fn of_gradients(
                 _ => (arithmetic.elementwise(), usize::from(rounds.dy && arithmetic.elementwise() == *arithmetic)),
             };
             let partial = Zip::from(gradient).and(images).map_collect(|sum, images| sum.hypot(*images));
-            let mut variance = of_sum(&own, sums, root, partial.view(), rounded);
+            let mut variance = root.clone();
+            for (index, (root, partial)) in variance.iter_mut().zip(&partial).enumerate() {
+                let equal = equal.get(index).or(equal.first()).copied().unwrap_or(0.0);
+                *root = sum_variance(&own, steps(sums, equal), *root, *partial, rounded);
+            }
             if let (Some([_, terms]), "weight") = (tiles, name.as_str()) {
                 let each = tiled(arithmetic, Axis(0), terms, root);
                 variance +=
@@ -614,8 +675,14 @@ fn summed(
     let absolute = absolute.map_or_else(|_| view(dx).mapv(f64::abs), |absolute| absolute.into_owned().into_dyn());
     // Each window adds to what is stored.
     let arithmetic = &Arithmetic { sums: arithmetic.stored, ..*arithmetic };
-    let variance = of_sum(arithmetic, terms, &absolute, absolute.view(), usize::from(rounds.dy));
+    let variance = of_sum(arithmetic, steps(terms, 0.0), &absolute, absolute.view(), usize::from(rounds.dy));
     Noise::of_result(view(dx), arithmetic.stored).with(variance)
+}
+
+/// The [`steps`] of the sum over each channel.
+fn steps_of_channels<S: ndarray::Data<Elem = f64>>(x: &ndarray::ArrayBase<S, Ix4>) -> Array1<f64> {
+    let channel = |x: ArrayView3<'_, f64>| steps(x.len(), equal(x.iter()));
+    x.axis_iter(Axis(3)).map(channel).collect()
 }
 
 /// The statistics of a batch norm, their errors, and what those do to its results.
@@ -650,27 +717,30 @@ impl Norm {
             Err(_) => (bn.running_mean.clone(), bn.running_var.clone(), Array1::zeros(bn.gamma.len())),
         };
         let slope = (&bn.gamma * &rstd).mapv(f64::abs);
-        let steps = (count.min(BLOCK as f64) + 2.0) / 6.0;
         let (mean_error, var_error) = match mode {
             Mode::Eval => (Array1::zeros(mean.len()), Array1::zeros(mean.len())),
             Mode::Train => {
                 // Σ x² / K = mean² + var.
                 // The values may be added after one of them was subtracted from all: then the sum has the size of a value.
                 let images = image_sums(x.view()) / (count * count);
-                let error = |mean: f64, var: f64, images: f64| {
+                let steps = steps_of_channels(x);
+                let error = |mean: f64, var: f64, images: f64, steps: f64| {
                     let squares = mean * mean + var;
                     u * (steps * (squares / count + mean * mean + images)).sqrt() + u * squares.sqrt()
                 };
                 let mean_error = Zip::from(&mean)
                     .and(&var)
                     .and(&images)
-                    .map_collect(|&mean, &var, &images| error(mean, var, images));
+                    .and(&steps)
+                    .map_collect(|&mean, &var, &images, &steps| error(mean, var, images, steps));
                 // A sum of squares, all positive; a wrong mean adds its square.
-                let error = |mean_error: f64, var: f64| {
+                let error = |mean_error: f64, var: f64, steps: f64| {
                     u * var * (2.0 * steps).sqrt() + 2.0 * u * var + MULTIPLE * mean_error * mean_error
                 };
-                let var_error =
-                    Zip::from(&mean_error).and(&var).map_collect(|&mean_error, &var| error(mean_error, var));
+                let var_error = Zip::from(&mean_error)
+                    .and(&var)
+                    .and(&steps)
+                    .map_collect(|&mean_error, &var, &steps| error(mean_error, var, steps));
                 (mean_error, var_error)
             }
         };
@@ -741,10 +811,11 @@ impl Norm {
         let (u, v, count) = (self.u, self.stored.unit_roundoff(), self.count);
         let operand = |on: bool| if on { self.operands } else { 0.0 };
         let channels = bn.gamma.len();
-        let steps = (count.min(BLOCK as f64) + 2.0) / 6.0;
         let x_hat = (x - &self.mean) * &self.rstd;
         let of_dy = image_sums(dy.view()) / (count * count);
-        let of_products = image_sums((dy * &x_hat).view()) / (count * count);
+        let products = dy * &x_hat;
+        let of_products = image_sums(products.view()) / (count * count);
+        let [steps1, steps2] = [steps_of_channels(dy), steps_of_channels(&products)];
         let [mut d1, mut d2, mut d1_error, mut d2_error] = [(); 4].map(|()| Array1::<f64>::zeros(channels));
         for c in 0..channels {
             let (mean, rstd) = (self.mean[c], self.rstd[c]);
@@ -764,9 +835,9 @@ impl Norm {
             // The two means may be rounded to the stored type, as the statistics of the forward pass may.
             let stored = OF_STATISTIC * v;
             let [partial1, partial2] = [d1[c] * d1[c] + of_dy[c], d2[c] * d2[c] + of_products[c]];
-            d1_error[c] = (u * u * steps * (squares + partial1) + rounded * squares).sqrt().hypot(stored * d1[c]);
+            d1_error[c] = (u * u * steps1[c] * (squares + partial1) + rounded * squares).sqrt().hypot(stored * d1[c]);
             let products = products / count / count;
-            let sum = u * u * steps * (products + partial2) + rounded * products;
+            let sum = u * u * steps2[c] * (products + partial2) + rounded * products;
             let shared = (d1[c] * rstd * self.mean_error[c]).powi(2) + (d2[c] * self.rstd_error[c]).powi(2);
             let statistics = (rstd * self.of_stored(mean) * d1[c]).powi(2) + 2.0 * (stored * d2[c]).powi(2);
             d2_error[c] = (sum + of_x / count / count + shared + statistics).sqrt();
@@ -916,13 +987,17 @@ pub fn of_loss(
     }
     let (mut each, mut bound) = (loss.clone(), loss.mapv(|loss| 2.0 * v * loss.abs() + arithmetic.stored.underflow()));
     let variance =
-        |terms, of: ndarray::ArrayView1<'_, f64>| sum_variance(arithmetic, terms, of[0].sqrt(), of[1], 0) + of[2];
+        |steps, of: ndarray::ArrayView1<'_, f64>| sum_variance(arithmetic, steps, of[0].sqrt(), of[1], 0) + of[2];
     if loss.len() == rows && loss.ndim() == 1 {
-        each.iter_mut().zip(of_rows.outer_iter()).for_each(|(each, of)| *each = variance(classes, of).sqrt());
+        each.iter_mut()
+            .zip(of_rows.outer_iter())
+            .for_each(|(each, of)| *each = variance(steps(classes, 0.0), of).sqrt());
         bound.iter_mut().zip(of_rows.outer_iter()).for_each(|(bound, of)| *bound += of[3]);
     } else {
         let all = of_rows.sum_axis(Axis(0));
-        each.fill(variance(rows * classes, all.view()).sqrt());
+        // The losses of images with the same logits are equal: all log(classes) before the first step.
+        let equal = equal(of_rows.column(1).iter());
+        each.fill(variance(steps(rows * classes, equal / (classes as f64).powi(2)), all.view()).sqrt());
         bound += all[3];
     }
     LossNoise { loss: Noise { each, shared: Vec::new(), bound }, dlogits: of_gradient }

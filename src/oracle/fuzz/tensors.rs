@@ -268,6 +268,9 @@ fn draw(case: &Case, name: &str, shape: &[usize]) -> ArrayD<f64> {
 
 /// Subtracts the mean over `axes`.
 fn without_mean(array: &mut ArrayD<f64>, axes: &[usize]) {
+    if array.is_empty() {
+        return;
+    }
     let mut mean = array.clone();
     for &axis in axes {
         mean = mean.mean_axis(Axis(axis)).expect("not empty").insert_axis(Axis(axis));
