@@ -156,6 +156,8 @@ impl Arithmetic {
     pub const F64: Arithmetic = Arithmetic::usual(Float::F64);
     /// Everything in `float32`.
     pub const F32: Arithmetic = Arithmetic::usual(Float::F32);
+    /// TF32 products, the rest in `float32`.
+    pub const TF32: Arithmetic = Arithmetic::usual(Float::TF32);
     /// bfloat16, added in `float32`.
     pub const BF16: Arithmetic = Arithmetic::usual(Float::BF16);
     /// float16, added in `float32`.

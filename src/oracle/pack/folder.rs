@@ -89,7 +89,7 @@ fn write_files(folder: &Path, each: &mut dyn FnMut(&Case)) -> Result<Written> {
     };
     for case in cases() {
         each(&case);
-        let expected = case.expected(&Arithmetic::USUAL);
+        let expected = case.expected(&super::ARITHMETICS);
         let mut entry = description(&case);
         for dtype in DTYPES {
             let mut files = Map::new();
