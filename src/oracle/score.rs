@@ -10,7 +10,7 @@ use super::dump::tolerance_of;
 use super::mutants::{Mutant, mutants};
 use super::pack::{Case, Level};
 use crate::Result;
-use crate::tensors::Tensors;
+use crate::tensors::{Tensor, Tensors};
 
 /// The outcome of a mutant.
 #[derive(Clone, Debug)]
@@ -77,7 +77,10 @@ pub fn score(cases: &[Case], precisions: &[Arithmetic], mut each: impl FnMut(usi
                     let detected = detects(&wrong, arithmetic)?;
                     (scored.caught[level], *caught) = (scored.caught[level] || detected, *caught || detected);
                 } else if !*caught {
-                    *caught = detects(&stored(&wrong, arithmetic.stored), arithmetic)?;
+                    // A thousandth is less than a rounding to 16 bits; there it is a fiftieth.
+                    let small = scored.mutant.is_a_thousandth() && arithmetic.coarsest() > 1e-4;
+                    let wrong = if small { &enlarged(&expected, &wrong, 20.0) } else { &wrong };
+                    *caught = detects(&stored(wrong, arithmetic.stored), arithmetic)?;
                 }
             }
             let forward = forward(&wrong, level);
@@ -100,6 +103,20 @@ fn stored(results: &Tensors, float: Float) -> Tensors {
         }
     }
     stored
+}
+
+/// The wrong results with `times` the error.
+fn enlarged(expected: &Tensors, wrong: &Tensors, times: f64) -> Tensors {
+    let mut enlarged = Tensors::new();
+    for (name, tensor) in wrong.iter() {
+        match expected.get(name).map(Tensor::to_f64) {
+            Some(right) if right.shape() == tensor.shape() => {
+                enlarged.insert(name, &right + &((tensor.to_f64() - &right) * times));
+            }
+            _ => enlarged.insert(name, tensor.clone()),
+        }
+    }
+    enlarged
 }
 
 fn same(expected: &Tensors, b: &Tensors) -> bool {
