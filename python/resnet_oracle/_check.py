@@ -1,5 +1,6 @@
 """One layer: `check`, `diagnose` and `fuzz`."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import _files
 from ._command import OracleError, ask, command, message
@@ -156,7 +157,7 @@ def diagnose(
     if not isinstance(kind, str):
         from ._recorder import diagnose_dump
 
-        return diagnose_dump(kind, inputs, computed_in=computed_in, **settings)
+        return diagnose_dump(kind, computed_in=computed_in, **({} if inputs is None else {"model": inputs}), **settings)
     if inputs is None or theirs is None:
         raise OracleError(f"diagnose({kind!r}) needs the inputs and the results")
     inputs, theirs = given(inputs, theirs)
@@ -189,7 +190,7 @@ def fuzz(
     first: int = 0,
     case: Optional[str] = None,
     computed_in: ComputedIn = None,
-    non_finite: bool = False,
+    values: Union[str, Sequence[str], None] = None,
     xfail: Path = None,
     raises: bool = True,
     **settings: Any,
@@ -211,33 +212,32 @@ def fuzz(
         first: the first seed.
         case: this case alone, in the form in which a failure prints it.
         computed_in, xfail: as for `check`.
-        non_finite: whether some inputs contain NaN and infinities.
-        raises: whether failures raise an error; otherwise look at `report.failures`.
-        settings: settings that every case has: `groups=1`.
+        values: sorts of values, `"cancelling"` or several, as `resnet oracle fuzz --help` lists them. `"denormal"` and
+            `"non-finite"` are tried only if they are named.
+        raises: whether wrong cases raise an error; otherwise look at `report.passed`.
+        settings: settings and sizes that every case has: `groups=1`, `n=2`.
 
     Returns:
-        The report. It is true if no case failed.
+        The report. It is true if no case was wrong.
 
     Raises:
-        AssertionError: a case failed. The message contains the smallest case and the line that repeats it.
+        AssertionError: a case was wrong. The message contains the smallest one and the line that repeats it.
         OracleError: nothing was judged, as for `check`, or the function skipped every case.
         TypeError: the function returned something that is no mapping of names to tensors.
     """
     __tracebackhide__ = True
     arguments = ["fuzz", kind, "--ask", "--json", *flags(computed_in, xfail=xfail)]
     arguments += ["--case", case] if case is not None else ["--seeds", str(seeds), "--first", str(first)]
-    arguments += ["--non-finite"] if non_finite else []
+    arguments += ["--values", values if isinstance(values, str) else ",".join(values)] if values else []
     arguments += layer(kind, settings)[1:]
-    found = converse(arguments, lambda run: answer(fn, run))
-    if found["report"]["cases"] == found["report"]["skipped"] and found["report"]["passed"]:
-        raise OracleError(f"{kind}: nothing was judged, every case was skipped\n{found['report']['text']}")
-    report = FuzzReport.of(found["report"])
-    if report.failures:
-        same = {"computed_in": computed_in, "non_finite": non_finite or None, "xfail": xfail and os.fspath(xfail), **settings}
+    report = FuzzReport.of(converse(arguments, lambda run: answer(fn, run))["report"])
+    if not (report.right or report.wrong or report.expected):
+        raise OracleError(f"nothing was judged, every case was skipped: {report.text}")
+    if report.first:
+        same = {"computed_in": computed_in, "xfail": xfail and os.fspath(xfail), **settings}
         more = "".join(f", {name}={value!r}" for name, value in same.items() if value is not None)
-        lines = [f"    oracle.fuzz({kind!r}, {getattr(fn, '__name__', 'fn')}, case={f.shrunk!r}{more})" for f in report.failures]
-        text = "\n".join([report.text.strip(), "", "to repeat it:", *lines])
-        report = FuzzReport(report.passed, report.cases, report.skipped, report.expected, report.failures, text)
+        line = f"oracle.fuzz({kind!r}, {getattr(fn, '__name__', 'fn')}, case={report.first.shrunk!r}{more})"
+        report = dataclasses.replace(report, text=f"{report.text}\n\nto repeat it:\n    {line}")
     if raises:
         demand(report)
     return report

@@ -56,7 +56,7 @@ class Dump:
     state: Dict[str, Any]
     """Its state dict at the start."""
     tensors: Dict[str, Any] = field(default_factory=dict)
-    """Everything by the names of docs/oracle.md: `input.M`, `output.M`, `grad_output.M`, `grad_M.weight`, `logits`, …"""
+    """Everything by the names of docs/oracle.md: `input.M`, `output.M`, `grad_output.M`, `grad_M.weight`, …, and `output` of the model"""
     batch: Dict[str, Any] = field(default_factory=dict)
     """`input` of the model, and `grad_output`, the gradient of its result."""
     calls: List[Call] = field(default_factory=list)
@@ -135,6 +135,8 @@ class Recorder:
         """A hook that keeps a gradient."""
 
         def hook(gradient: Any) -> None:
+            if gradient is None:  # of a function that returns None, which counts as zeros
+                return
             if key in tensors:
                 self.twice[what] = None
             tensors[key] = copy(gradient)
@@ -206,7 +208,7 @@ class Recorder:
                 call.reason = f"its result is no tensor but {type(y).__name__}"
             return
         if is_root and self.times[""] == 1:
-            self.dump.tensors["logits"] = copy(y)
+            self.dump.tensors["output"] = copy(y)
             if y.requires_grad:
                 y.register_hook(self.keep(self.dump.batch, "grad_output", "the result"))
         if call is None:
@@ -364,6 +366,7 @@ def compare(
     computed_in: _check.ComputedIn = None,
     xfail: _check.Path = None,
     html: _check.Path = None,
+    end_to_end: bool = True,
     raises: bool = True,
 ) -> Comparison:
     """Judges a recorded model.
@@ -379,6 +382,8 @@ def compare(
             the coarsest type among its own tensors.
         xfail: a file of expected failures, as for `check`.
         html: a file to write the report to, as a page; without `model` a folder with a page for each module.
+        end_to_end: for a named network, whether the whole pass is judged, too. That takes most of the time, and says little in
+            16 bits, where rounding alone may change the gradients of a deep network by as much as their size.
         raises: whether wrong results raise an error; otherwise look at `comparison.passed`.
 
     Returns:
@@ -391,7 +396,7 @@ def compare(
     __tracebackhide__ = True
     if not isinstance(dump, Dump):
         raise OracleError(f"compare expects what record(model) yields, not {type(dump).__name__}")
-    found = of_network(dump, model, computed_in, xfail, html) if model else of_modules(dump, computed_in, xfail, html)
+    found = of_network(dump, model, computed_in, xfail, html, end_to_end) if model else of_modules(dump, computed_in, xfail, html)
     if raises:
         _check.demand(found)
     return found
@@ -431,7 +436,7 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
 @contextlib.contextmanager
 def files_of(dump: Dump, model: str) -> Iterator[Tuple[str, List[str], Dict[str, str]]]:
     """The path of a dump, the arguments that name its network, and what reports call the files."""
-    if "input" not in dump.batch or "logits" not in dump.tensors:
+    if "input" not in dump.batch or "output" not in dump.tensors:
         raise OracleError(f"the dump has no input and result of a network; `{model}` expects images and returns logits")
     if any("#" in call.name and call.type.startswith("Conv") for call in dump.calls):
         raise OracleError("the model was called more than once: record one forward and backward pass")
@@ -442,10 +447,10 @@ def files_of(dump: Dump, model: str) -> Iterator[Tuple[str, List[str], Dict[str,
         yield paths["dump"], what, _check.names(paths)
 
 
-def of_network(dump: Dump, model: str, computed_in: Any, xfail: Any, html: Any) -> Comparison:
+def of_network(dump: Dump, model: str, computed_in: Any, xfail: Any, html: Any, end_to_end: bool) -> Comparison:
     """A network whose connections the command knows."""
     with files_of(dump, model) as (path, what, renamed):
-        flags = _check.flags(computed_in, xfail=xfail, html=html)
+        flags = _check.flags(computed_in, xfail=xfail, html=html) + ([] if end_to_end else ["--isolate"])
         found = json.loads(ask(["check", path, "--json", *flags, *what], renamed).out)
     text, isolated, whole = found.get("text", "").strip(), found["isolated"], found["end_to_end"]
     reports = [Report.of(raw, text) if raw else None for raw in (isolated and isolated["report"], whole)]

@@ -177,25 +177,31 @@ class Failure:
     case: str
     """The case that was found."""
     shrunk: str
-    """The smallest case that was found from it and fails as well: `fuzz(kind, fn, case=failure.shrunk)`."""
-    text: str
-    """The report of the smallest case."""
+    """The smallest case that was found from it and is wrong as well: `fuzz(kind, fn, case=failure.shrunk)`."""
+    error: Optional[str]
+    """The traceback, if the function raised an exception in the smallest case."""
+    report: Optional[Report]
+    """The report of the smallest case, if there were results."""
 
 
 @dataclass(frozen=True)
 class FuzzReport:
-    """The verdict about many random cases. It is true if no case failed."""
+    """The verdict about many random cases. It is true if no case was wrong."""
 
     passed: bool
-    """Whether no case failed, except as expected."""
-    cases: int
-    """How many cases were tried."""
+    """Whether no case was wrong, except as expected."""
+    right: int
+    """How many cases were right."""
     skipped: int
-    """How many of them the function does not support."""
+    """How many cases the function does not support."""
     expected: int
-    """How many of them failed as listed in the file of expected failures."""
-    failures: List[Failure]
-    """The cases with wrong results."""
+    """How many cases were wrong as listed in the file of expected failures."""
+    wrong: List[str]
+    """The wrong cases."""
+    first: Optional[Failure]
+    """The first wrong case and the smallest one found from it."""
+    share: float
+    """The largest share of a tolerance that a right result uses."""
     text: str
     """The report, to be printed."""
 
@@ -207,5 +213,9 @@ class FuzzReport:
 
     @classmethod
     def of(cls, raw: Dict[str, Any]) -> "FuzzReport":
-        failures = [Failure(failure["case"], failure["shrunk"], failure["text"]) for failure in raw["failures"]]
-        return cls(raw["passed"], raw["cases"], raw["skipped"], raw["expected"], failures, raw["text"])
+        text, first = raw["text"].strip(), raw["first"]
+        if first is not None:
+            report = None if first["report"] is None else Report.of(first["report"], text)
+            first = Failure(first["case"], first["shrunk"], first["error"], report)
+        share = number(raw["share"], math.inf)
+        return cls(raw["passed"], raw["right"], raw["skipped"], raw["expected"], list(raw["wrong"]), first, share, text)

@@ -45,19 +45,19 @@ def size(case):
 
 def test_a_right_function():
     report = oracle.fuzz("conv2d", conv, seeds=30, computed_in="f64")
-    assert report and report.cases == 30 and report.skipped == 0 and not report.failures
+    assert report and report.right == 30 and report.skipped == 0 and report.first is None and report.share < 1
 
 
 def test_a_planted_bug_is_found_and_shrunk():
     with pytest.raises(AssertionError) as caught:
         oracle.fuzz("conv2d", without_last_row, seeds=60, computed_in="f64")
     report = caught.value.report
-    failure = report.failures[0]
+    failure = report.first
     assert not report and size(failure.shrunk) <= size(failure.case) and size(failure.shrunk) <= 3
     line = f"oracle.fuzz('conv2d', without_last_row, case={failure.shrunk!r}, computed_in='f64')"
-    assert line in str(caught.value) and "output" in failure.text
+    assert line in str(caught.value) and failure.report.first.name == "output" and failure.case in report.wrong
     again = eval(line.replace("computed_in", "raises=False, computed_in"))
-    assert [failure.shrunk for failure in again.failures] == [failure.shrunk]
+    assert again.wrong == [failure.shrunk] and again.first.shrunk == failure.shrunk
     assert oracle.fuzz("conv2d", conv, case=failure.case) and oracle.fuzz("conv2d", conv, case=failure.shrunk)
 
 
@@ -68,7 +68,7 @@ def test_an_exception_is_a_failure():
         return conv(inputs, settings)
 
     report = oracle.fuzz("conv2d", fails, seeds=60, raises=False)
-    assert "RuntimeError: groups are broken" in report.failures[0].text
+    assert "RuntimeError: groups are broken" in report.first.error and report.first.report is None
 
 
 @pytest.mark.parametrize("reason", [oracle.Unsupported("no groups"), NotImplementedError("no groups"), pytest.skip.Exception("no groups")])
@@ -79,7 +79,7 @@ def test_what_is_not_supported_is_skipped(reason):
         return conv(inputs, settings)
 
     report = oracle.fuzz("conv2d", some, seeds=40)
-    assert report and 0 < report.skipped < report.cases
+    assert report and report.skipped > 0 and report.right > 0 and report.skipped + report.right == 40
 
 
 def test_skipping_everything_is_no_success():
@@ -99,6 +99,17 @@ def test_settings_are_fixed():
 
     oracle.fuzz("conv2d", look, seeds=20, stride=(2, 1), groups=1)
     assert seen == {((2, 1), 1)}
+
+
+def test_sorts_of_values():
+    seen = []
+    relu = lambda inputs, settings: seen.append(np.isfinite(inputs["input"]).all()) or {"output": np.fmax(inputs["input"], 0)}
+    oracle.fuzz("relu", relu, seeds=10, values=["small", "wide"])
+    assert all(seen)
+    oracle.fuzz("relu", relu, seeds=10, values="non-finite", raises=False)
+    assert not all(seen)
+    with pytest.raises(oracle.OracleError, match="rubbish"):
+        oracle.fuzz("relu", relu, values="rubbish")
 
 
 def test_expected_failures(tmp_path):
@@ -136,7 +147,8 @@ settings = {{"stride": [2, 1], "groups": 1, "mode": "train"}}
 print(json.dumps({{"run": {{"case": "n=1", "kind": "linear", "settings": settings, "in": {folder!r} + "/in.safetensors", "out": {folder!r} + "/out.safetensors"}}}}), flush=True)
 answer = json.loads(sys.stdin.readline())
 {then}
-report = {{"passed": False, "cases": 1, "skipped": 0, "expected": 0, "failures": [{{"case": "n=5", "shrunk": "n=1", "text": "wrong"}}], "text": json.dumps(answer)}}
+first = {{"case": "n=5", "shrunk": "n=1", "error": "wrong", "report": None}}
+report = {{"passed": False, "right": 0, "skipped": 0, "expected": 0, "wrong": ["n=5"], "first": first, "share": 0.5, "text": json.dumps(answer)}}
 print(json.dumps({{"report": report}}))
 sys.exit(1)
 """
@@ -153,7 +165,7 @@ def test_the_function_gets_arrays_and_settings(program, tmp_path):
     seen = []
     report = oracle.fuzz("linear", lambda inputs, settings: seen.append((inputs, settings)) or {"output": inputs["input"] @ inputs["weight"].T}, raises=False)
     assert seen[0][1] == {"stride": (2, 1), "groups": 1, "mode": "train"}
-    assert json.loads(report.text.split("\n")[0]) == {} and report.failures == [oracle.Failure("n=5", "n=1", "wrong")]
+    assert json.loads(report.text.split("\n")[0]) == {} and report.first == oracle.Failure("n=5", "n=1", "wrong", None)
     talk(program, tmp_path)
     assert oracle.fuzz("linear", lambda *_: pytest.skip("no"), raises=False).text.startswith('{"skip": "no"}')
     talk(program, tmp_path)
