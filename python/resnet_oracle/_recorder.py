@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
@@ -422,12 +423,11 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
             skipped[call.name] = reason
             lines.append(f"not judged: {call.name} ({call.type}): {reason}")
         elif not reports[call.name]:
-            text = reports[call.name].text.replace("\n", "\n    ")
-            lines.append(f"WRONG  {call.name} ({call.type}):\n    {text}")
+            lines.append(f"WRONG  {call.name} ({call.type}):\n" + textwrap.indent(reports[call.name].text, "    "))
     wrong = [name for name, report in reports.items() if not report]
     lines += [f"note: {note}" for note in dump.notes]
     if wrong:
-        lines.append(f"{len(wrong)} of {len(reports)} modules are wrong: {', '.join(wrong)}")
+        lines.append(f"{len(wrong)} of {len(reports)} modules {'is' if len(wrong) == 1 else 'are'} wrong: {', '.join(wrong)}")
     else:
         lines.append(f"all {len(reports)} judged modules are right" if reports else "no module could be judged")
     return Comparison(bool(reports) and not wrong, wrong, skipped, reports, None, None, "\n".join(lines))
@@ -475,5 +475,5 @@ def diagnose_dump(dump: Any, model: Optional[str] = None, *, computed_in: _check
             inputs, results = rows(call)
             one = _check.diagnose(call.kind, inputs, results, computed_in=arithmetics[call.name], **call.settings)
             mistakes += [Mistake(mistake.name, mistake.explanation, call.name) for mistake in one.mistakes]
-            texts.append(f"{call.name} ({call.type}): " + one.text.replace("\n", "\n    "))
+            texts.append(f"{call.name} ({call.type}):\n" + textwrap.indent(one.text, "    "))
     return Diagnosis(bool(found), mistakes, "\n".join(texts) or found.text)

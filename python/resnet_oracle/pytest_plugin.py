@@ -6,11 +6,20 @@
 """
 
 import functools
-import types
 
 import pytest
 
 OPTIONS = {"computed_in": "the arithmetic of the results, such as bf16", "xfail": "the file of expected failures of the oracle"}
+
+
+class Package:
+    """`resnet_oracle` with other defaults."""
+
+    def __init__(self, contents):
+        self.__dict__.update(contents)
+
+    def __repr__(self):
+        return "resnet_oracle"
 
 
 def pytest_addoption(parser):
@@ -29,7 +38,7 @@ def oracle(pytestconfig):
     if "xfail" in default:
         default["xfail"] = str(pytestconfig.rootpath / default["xfail"])
     seeds = pytestconfig.getoption("--oracle-seeds")
-    package = types.SimpleNamespace(**{name: getattr(resnet_oracle, name) for name in resnet_oracle.__all__})
+    package = Package({name: getattr(resnet_oracle, name) for name in resnet_oracle.__all__})
     for name in ("check", "fuzz", "compare", "diagnose"):
         known = {key: value for key, value in default.items() if name != "diagnose" or key != "xfail"}
         if name == "fuzz" and seeds is not None:
