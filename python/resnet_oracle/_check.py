@@ -206,7 +206,7 @@ def fuzz(
     Args:
         kind: what the function computes, as for `check`.
         fn: `fn(inputs, settings) -> results`. It gets NumPy arrays by name, among them `grad_output`, and every setting of the
-            kind: pairs are tuples. It returns what it computes by name; results that it leaves out are not judged. An
+            kind, as PyTorch has them: pairs are tuples. It returns what it computes by name; results that it leaves out are not judged. An
             exception is a failure of the case; `Unsupported`, `NotImplementedError` or `pytest.skip` skips the case.
         seeds: how many random cases.
         first: the first seed.
@@ -245,7 +245,8 @@ def fuzz(
 
 def answer(fn: Callable[..., Mapping[str, Any]], run: Dict[str, Any]) -> Dict[str, str]:
     """Calls the function for a case and writes its results."""
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in run["settings"].items()}
+    typed = lambda value: tuple(value) if isinstance(value, list) else None if value == "none" else value  # noqa: E731
+    settings = {name: value if name == "reduction" else typed(value) for name, value in run["settings"].items()}
     skip = sys.modules.get("_pytest.outcomes")
     skips = (Unsupported, NotImplementedError) + ((skip.Skipped,) if skip else ())
     try:

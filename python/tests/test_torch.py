@@ -47,14 +47,48 @@ def test_bfloat16_is_not_converted(tmp_path):
     assert (_files.read(str(tmp_path / "t.safetensors"))["b"] == tensors["b"].float().numpy()).all()
 
 
-def test_fuzz_with_tensors():
-    def linear(inputs, settings):
-        t = {name: torch.tensor(x).requires_grad_(name != "grad_output") for name, x in inputs.items()}
-        y = F.linear(t["input"], t["weight"], t.get("bias"))
-        y.backward(t.pop("grad_output"))
-        return {"output": y, **{f"grad_{name}": x.grad for name, x in t.items()}}
+def layer(kind, dtype):
+    """A function that computes a kind of layer with PyTorch."""
 
-    assert oracle.fuzz("linear", linear, seeds=30, computed_in="f32")
+    def compute(inputs, settings):
+        t = {name: torch.tensor(x) for name, x in inputs.items()}
+        t = {name: x.to(dtype) if x.is_floating_point() else x for name, x in t.items()}
+        leaves = [name for name in t if name in ("input", "bias") or name == "weight" and kind != "softmax_cross_entropy"]
+        x, w, b = (t[name].requires_grad_() if name in leaves else t.get(name) for name in ("input", "weight", "bias"))
+        results = {}
+        if kind == "conv2d":
+            y = F.conv2d(x, w, b, **settings)
+        elif kind == "linear":
+            y = F.linear(x, w, b)
+        elif kind == "batch_norm":
+            training, momentum = settings["mode"] == "train", settings["momentum"]
+            if momentum is None:  # the average of all batches
+                momentum = 1 / (1 + int(t.get("num_batches_tracked", 0)))
+            y = F.batch_norm(x, t.get("running_mean"), t.get("running_var"), w, b, training, momentum, settings["eps"])
+            if training:
+                results = {name: t[name] for name in ("running_mean", "running_var") if name in t}
+        elif kind == "global_avg_pool":
+            y = x.mean((2, 3))
+        elif kind == "softmax_cross_entropy":
+            y = F.cross_entropy(x, t["target"], t.get("weight"), **settings)
+        else:
+            y = getattr(F, {"max_pool": "max_pool2d", "avg_pool": "avg_pool2d"}.get(kind, kind))(x, **settings)
+        results["output"] = y
+        if "grad_output" in t or kind == "softmax_cross_entropy":
+            y.backward(t["grad_output"].reshape(y.shape) if "grad_output" in t else None)
+            results.update({f"grad_{name}": t[name].grad for name in leaves})
+        return results
+
+    return compute
+
+
+KINDS = ["conv2d", "batch_norm", "relu", "leaky_relu", "max_pool", "avg_pool", "global_avg_pool", "linear", "softmax_cross_entropy"]
+
+
+@pytest.mark.parametrize("precision", ["f64", "f32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pytorch_is_right(kind, precision):
+    oracle.fuzz(kind, layer(kind, TYPES[precision]), seeds=30, computed_in=precision)
 
 
 # ---- A broken module
