@@ -38,10 +38,12 @@ def setting(name: str, value: Any) -> Optional[str]:
 
 def flags(computed_in: ComputedIn = None, **files: Path) -> List[str]:
     """The options of the command that were given."""
-    if isinstance(computed_in, str):
+    if computed_in is not None and not isinstance(computed_in, Mapping):
         computed_in = {"*": computed_in}
     arguments = []
     for pattern, arithmetic in (computed_in or {}).items():
+        if not isinstance(arithmetic, str):
+            raise OracleError(f"computed_in={arithmetic!r}: expected a text such as 'f32' or 'bf16'")
         arguments += ["--computed-in", f"{pattern}:{arithmetic}" if pattern != "*" else arithmetic]
     for name, path in files.items():
         if path is not None:
@@ -58,6 +60,9 @@ def layer(kind: str, settings: Mapping[str, Any]) -> List[str]:
 
 def given(inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """The tensors that are there; an input that is None is one that the layer does not have."""
+    for what, tensors in (("inputs", inputs), ("results", theirs)):
+        if not isinstance(tensors, Mapping):
+            raise OracleError(f"the {what} must be a mapping of names to tensors, not {type(tensors).__name__}: {{'output': y}}")
     for name, value in theirs.items():
         if value is None:
             raise OracleError(f"the result `{name}` is None: leave it out if it is not to be judged")

@@ -64,6 +64,8 @@ class Dump:
     """The calls of modules that are layers, in the order of execution."""
     notes: List[str] = field(default_factory=list)
     """What could not be recorded."""
+    complete: bool = False
+    """Whether the `with` block has ended."""
 
     def save(self, folder: Union[str, "os.PathLike[str]"]) -> None:
         """Writes `theirs.safetensors`, `weights.safetensors` and `batch.safetensors` for `resnet oracle check … model`."""
@@ -268,6 +270,7 @@ class Recorder:
             if "grad_output" not in call.inputs:
                 call.results = {key: value for key, value in call.results.items() if not key.startswith("grad_")}
             call.parameters = {}
+        dump.complete = True
 
 
 def torch() -> Any:
@@ -316,6 +319,14 @@ def record(model: Any, *, kinds: Optional[Mapping[Any, Any]] = None) -> Iterator
         for hook in hooks:
             hook.remove()
     recorder.finish()
+
+
+def recorded(dump: Any, expected: str) -> None:
+    """Rejects what is no complete recording."""
+    if not isinstance(dump, Dump):
+        raise OracleError(f"{expected}, not {type(dump).__name__}")
+    if not dump.complete:
+        raise OracleError("the recording is not complete: call this after the `with` block, which must end without an error")
 
 
 def rows(call: Call) -> Tuple[Dict[str, Any], Dict[str, Any]]:
@@ -395,8 +406,7 @@ def compare(
         OracleError: nothing was judged: the dump does not belong to the network, or as for `check`.
     """
     __tracebackhide__ = True
-    if not isinstance(dump, Dump):
-        raise OracleError(f"compare expects what record(model) yields, not {type(dump).__name__}")
+    recorded(dump, "compare expects what `with record(model) as dump` yields")
     found = of_network(dump, model, computed_in, xfail, html, end_to_end) if model else of_modules(dump, computed_in, xfail, html)
     if raises:
         _check.demand(found)
@@ -461,8 +471,7 @@ def of_network(dump: Dump, model: str, computed_in: Any, xfail: Any, html: Any, 
 
 def diagnose_dump(dump: Any, model: Optional[str] = None, *, computed_in: _check.ComputedIn = None, **more: Any) -> Diagnosis:
     """`diagnose` of a recorded model."""
-    if not isinstance(dump, Dump):
-        raise OracleError(f"diagnose expects the kind of a layer, or what record(model) yields, not {type(dump).__name__}")
+    recorded(dump, "diagnose expects the kind of a layer, or what `with record(model) as dump` yields")
     if more:
         raise OracleError(f"diagnose of a recorded model has no setting `{next(iter(more))}`")
     if model is not None:

@@ -63,6 +63,7 @@ def test_lists_and_float32_and_a_missing_bias():
         (("linear", {**linear()[0], "wieght": [1.0]}, linear()[1]), "did you mean `weight`"),
         (("linear", {**linear()[0], "weight": np.zeros((2, 2, 2))}, linear()[1]), "`weight` expects floats in 2 axes"),
         (("linear", {"input": np.zeros((5, 7))}, linear()[1]), "linear needs `weight`"),
+        (("linear", linear()[0]["input"], linear()[1]), "the inputs must be a mapping of names to tensors, not ndarray"),
         (("linear", linear()[0], {"grad_bias": None}), "the result `grad_bias` is None"),
         (("linear", linear()[0], {"output": np.zeros((5, 3), complex)}), "`output` has elements of type complex128"),
     ],
@@ -79,6 +80,7 @@ def test_what_cannot_be_judged(call, message):
         ({"strde": 2}, "did you mean `stride`"),
         ({"stride": "a,b=c"}, "is not a number, a pair"),
         ({"stride": 1.5}, "expects a whole number or height x width"),
+        ({"computed_in": np.float32}, "expected a text such as 'f32'"),
         ({"computed_in": "bf61"}, "unknown type `bf61`"),
     ],
 )

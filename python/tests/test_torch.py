@@ -374,7 +374,9 @@ def test_recorded_wrongly():
         model.zero_grad()
     found = oracle.compare(dump)
     assert "call zero_grad() after it" in found.text
-    with pytest.raises(oracle.OracleError, match="compare expects what record"):
+    with oracle.record(model) as incomplete, pytest.raises(oracle.OracleError, match="after the `with` block"):
+        oracle.compare(incomplete)
+    with pytest.raises(oracle.OracleError, match="compare expects what `with record"):
         oracle.compare(dump.tensors)
     with pytest.raises(oracle.OracleError, match="no recorded module has a name like `bn"):
         oracle.compare(dump, computed_in={"bn*": "f32"})
