@@ -1,5 +1,6 @@
 """One layer: `check`, `diagnose` and `fuzz`."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -283,6 +284,9 @@ def converse(arguments: List[str], answer: Callable[[Dict[str, Any]], Dict[str, 
             except BrokenPipeError:
                 pass  # it ended, which is reported below
             except BaseException:
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    process.stdin.close()  # so that it removes its files and ends
+                    process.wait(timeout=5)
                 process.kill()
                 raise
         code = process.wait()
