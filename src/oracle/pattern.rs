@@ -141,8 +141,13 @@ impl Pair<'_> {
         }
         let not_finite: Vec<usize> = wrong.iter().copied().filter(|&i| !t[i].is_finite()).collect();
         if !not_finite.is_empty() {
-            let places = self.places(&not_finite);
-            return format!("{} of {all} values are infinite or NaN{}", not_finite.len(), only_in(&places));
+            let finite: Vec<usize> = wrong.iter().copied().filter(|&i| t[i].is_finite()).collect();
+            let only = |of: &[usize]| only_in(&self.places(of));
+            let more = match finite.len() {
+                0 => String::new(),
+                more => format!("; {more} more are wrong{}", only(&finite)),
+            };
+            return format!("{} of {all} values are infinite or NaN{}{more}", not_finite.len(), only(&not_finite));
         }
         if all == 1 {
             return match if r[0].is_finite() { t[0] / r[0] } else { f64::NAN } {
@@ -569,6 +574,9 @@ mod tests {
         let signs = "240 of 960 values have the wrong sign, only in image 2; nothing else is wrong";
         assert_eq!(of(image, |x, _| -x), signs);
         assert_eq!(of(image, |_, _| f64::NAN), "240 of 960 values are infinite or NaN, only in image 2");
+        let first = "1 of 960 values are infinite or NaN, only in image 2, channel 0, the first row, the first column";
+        let said = of(image, |x, i| if i == 480 { f64::INFINITY } else { 3.0 + x + i as f64 });
+        assert_eq!(said, format!("{first}; 239 more are wrong, only in image 2"));
         // Everywhere, but not everything.
         let scattered = |at: &[usize]| at.iter().sum::<usize>() % 3 == 0;
         assert!(of(scattered, |_, _| 0.0).ends_with("values are wrong, each 0"));

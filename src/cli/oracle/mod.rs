@@ -3,6 +3,7 @@
 mod check;
 mod compare;
 mod diagnose;
+mod html;
 mod layer;
 mod model;
 mod pack;
