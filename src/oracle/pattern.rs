@@ -273,6 +273,23 @@ impl Pair<'_> {
         equal(theirs.iter().inspect(|_| *work += 1), &right, &allowed)
     }
 
+    /// The order of the values in the only place of an axis that is wrong.
+    fn inside(&self) -> Option<String> {
+        let only = |axis: usize| {
+            let at = |i: usize| i / self.stride(axis) % self.shape[axis];
+            let first = at(*self.wrong.first()?);
+            (self.shape[axis] > 1 && self.wrong.iter().all(|&i| at(i) == first)).then_some((axis, first))
+        };
+        let (axis, at) = (0..self.axes.len()).find_map(only)?;
+        let part = self.views().map(|x| x.index_axis_move(Axis(axis), at).iter().copied().collect::<Vec<f64>>());
+        let [t, r, a] = part.each_ref().map(Vec::as_slice);
+        let (mut shape, mut axes) = (self.shape.to_vec(), self.axes.to_vec());
+        (shape.remove(axis), axes.remove(axis));
+        let wrong = (0..t.len()).filter(|&i| !near(t[i], r[i], a[i])).collect();
+        let inside = Pair { shape: &shape, t, r, a, axes: &axes, wrong };
+        inside.of_order().or_else(|| inside.inside())
+    }
+
     /// A shift by one place along an axis.
     fn shifted(&self, axis: usize) -> Option<String> {
         let (len, stride) = (self.shape[axis], self.stride(axis));
@@ -368,6 +385,8 @@ impl Pair<'_> {
             ", each 0".to_string()
         } else if let Some((factor, blur)) = self.factor(wrong.iter().copied()) {
             format!(", each {} times the right one", number(factor, blur))
+        } else if let Some(text) = self.inside() {
+            format!(", where {text}")
         } else if self.permuted(wrong) {
             match (place.as_str(), 2 * wrong.len() > t.len(), axes) {
                 ("", true, [only]) => return format!("the {} are in another order", plural(only)),
@@ -582,6 +601,12 @@ mod tests {
         assert!(of(scattered, |_, _| 0.0).ends_with("values are wrong, each 0"));
         let mut within = right();
         within.index_axis_mut(Axis(0), 2).as_slice_mut().unwrap().reverse();
+        let text = "240 of 960 values are wrong, only in image 2, where row and column are reversed";
+        let mut flipped = right();
+        (2..4).for_each(|axis| flipped.invert_axis(Axis(axis)));
+        let mut theirs = right();
+        theirs.index_axis_mut(Axis(0), 2).assign(&flipped.index_axis(Axis(0), 2));
+        assert_eq!(describe(&theirs, &right(), &NCHW), text);
         let text = "240 of 960 values are wrong, only in image 2, the right ones in another order";
         assert_eq!(describe(&within, &right(), &NCHW), text);
         within[[2, 0, 0, 0].as_slice()] += 1e-3;

@@ -294,13 +294,13 @@ impl Map<'_> {
 
     fn draw(&self, label: &str) -> Markup {
         let Map { rows, columns, .. } = *self;
-        let [height, width] = [rows, columns].map(|cells| (280.0 / cells as f64).min(20.0));
+        let [height, width] = [rows, columns].map(|cells| (280.0 / cells as f64).floor().clamp(1.0, 20.0));
         let (left, right, below) = (Self::LEFT, Self::LEFT + width * columns as f64, height * rows as f64);
         let mut all: Markup = (0..rows).map(|row| self.row(row, [height, width])).collect();
         // Lines between the cells, if there is room.
         let down =
-            (1..columns).filter(|_| width > 6.0).map(|i| format!("M{:.1} 0V{below:.1}", left + width * i as f64));
-        let across = (1..rows).filter(|_| height > 6.0).map(|i| format!("M{left} {:.1}H{right:.1}", height * i as f64));
+            (1..columns).filter(|_| width > 6.0).map(|i| format!("M{} 0V{below}", left + width * i as f64));
+        let across = (1..rows).filter(|_| height > 6.0).map(|i| format!("M{left} {}H{right}", height * i as f64));
         all.push(element("path", &[("d", &down.chain(across).collect::<String>())], ""));
         let text = |x: f64, y: f64, anchor: &str, index: usize| {
             let at = [format!("{x:.1}"), format!("{y:.1}")];
@@ -338,7 +338,7 @@ impl Map<'_> {
         for equal in cells.chunk_by(|&a, &b| level(a) == level(b)) {
             let class = format!("s{}", level(equal[0]));
             let at = [Self::LEFT + width * column as f64, height * row as f64, width * equal.len() as f64, height];
-            let [x, y, w, h] = at.map(|x| format!("{x:.1}"));
+            let [x, y, w, h] = at.map(|x| x.to_string());
             let mut cell = void("rect", &[("class", &class), ("x", &x), ("y", &y), ("width", &w), ("height", &h)]);
             cell.push(Markup::written_here("</rect>"));
             all.push(cell);
