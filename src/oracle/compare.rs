@@ -25,10 +25,11 @@ use super::arithmetic::{Arithmetic, ComputedIn, Float, looks_like};
 use super::dump::{ALIASES, UNCHANGED, tolerance_name, tolerance_of, whole_key};
 use super::names::{Matched, module_input, translated};
 use super::pattern;
+use super::profile::Profile;
 use crate::error::nearest;
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
-use ndarray::{Array2, ArrayD};
+use ndarray::ArrayD;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -173,62 +174,6 @@ pub struct Verdict {
     pub pattern: Option<String>,
     /// Where its errors are, if elements exceed their tolerance.
     pub profile: Option<Profile>,
-}
-
-/// The largest share of a tolerance by place. It is infinite where an element is, or where only the same value fits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Profile {
-    /// What the axes stand for.
-    pub names: &'static [&'static str],
-    /// At each place of each axis.
-    pub axes: Vec<Vec<f64>>,
-    /// At each place of two axes: of a matrix, or of the first two and the last two axes of images or kernels.
-    pub planes: Vec<Plane>,
-}
-
-/// The largest share of a tolerance at each place of two axes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plane {
-    /// The axes down and across.
-    pub axes: [usize; 2],
-    /// How many places of each are one here, so that there are at most [`Plane::SIDE`].
-    pub block: [usize; 2],
-    /// The shares.
-    pub shares: Array2<f64>,
-}
-
-impl Plane {
-    /// The most places of an axis.
-    pub const SIDE: usize = 64;
-}
-
-impl Profile {
-    fn new(names: &'static [&'static str], shape: &[usize], share: &dyn Fn(usize) -> f64) -> Self {
-        let axes = shape[..names.len()].iter().map(|&len| vec![0.0; len]).collect();
-        let pairs: &[[usize; 2]] = match shape.len() {
-            2 => &[[0, 1]],
-            4 => &[[0, 1], [2, 3]],
-            _ => &[],
-        };
-        let plane = |&axes: &[usize; 2]| {
-            let block = axes.map(|axis| shape[axis].div_ceil(Plane::SIDE).max(1));
-            let sides = [0, 1].map(|side| shape[axes[side]].div_ceil(block[side]));
-            Plane { axes, block, shares: Array2::zeros(sides) }
-        };
-        let mut profile = Profile { names, axes, planes: pairs.iter().map(plane).collect() };
-        for i in 0..shape.iter().product() {
-            let share = share(i);
-            if share > 0.0 {
-                let at = index(i, shape);
-                let raise = |old: &mut f64| *old = old.max(share);
-                profile.axes.iter_mut().zip(&at).for_each(|(axis, &at)| raise(&mut axis[at]));
-                for Plane { axes, block, shares } in &mut profile.planes {
-                    raise(&mut shares[[0, 1].map(|side| at[axes[side]] / block[side])]);
-                }
-            }
-        }
-        profile
-    }
 }
 
 impl Verdict {
@@ -671,7 +616,7 @@ fn rms(x: impl Iterator<Item = f64>, largest: f64) -> f64 {
 }
 
 /// The index of element `i` in row-major order.
-fn index(i: usize, shape: &[usize]) -> Vec<usize> {
+pub(super) fn index(i: usize, shape: &[usize]) -> Vec<usize> {
     let mut rest = i;
     let mut index = vec![0; shape.len()];
     for (at, &axis) in index.iter_mut().zip(shape).rev() {

@@ -4,8 +4,8 @@
 //! A test suite that nothing fails may test nothing: the one case of a whole ResNet among ONNX's backend tests is said to
 //! pass with every residual branch cut. So a mutant that no case detects is a defect of the pack, and [`score`] names it.
 
-use super::arithmetic::{Arithmetic, ComputedIn};
-use super::compare::compare_by;
+use super::arithmetic::Arithmetic;
+use super::compare::compare;
 use super::dump::tolerance_of;
 use super::mutants::{Mutant, mutants};
 use super::pack::{Case, Level};
@@ -37,7 +37,7 @@ impl Scored {
 /// Compares every mutant with every one of `cases`. `each` receives the number of cases done.
 ///
 /// # Errors
-/// Those of [`compare`](super::compare()), which the cases of this crate never cause.
+/// Those of [`compare`], which the cases of this crate never cause.
 pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>> {
     let fresh =
         |mutant| Scored { mutant, cases: 0, caught: [false; 3], caught_in_float32: false, caught_forward: false };
@@ -45,10 +45,6 @@ pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>>
     for (done, case) in cases.iter().enumerate() {
         each(done);
         let expected = case.expected(&[Arithmetic::F64, Arithmetic::F32]);
-        // Without the patterns of the errors, which take longer than the verdict.
-        let is_wrong = |theirs: &Tensors| -> Result<bool> {
-            Ok(!compare_by(&expected, &expected, theirs, None, &ComputedIn::default())?.passed())
-        };
         for scored in &mut all {
             let Some(wrong) = scored.mutant.compute(case) else { continue };
             if same(&expected, &wrong) {
@@ -66,13 +62,13 @@ pub fn score(cases: &[Case], mut each: impl FnMut(usize)) -> Result<Vec<Scored>>
                 (scored.caught_in_float32, scored.caught_forward) = (true, true);
                 continue;
             }
-            scored.caught[level] |= is_wrong(&wrong)?;
+            scored.caught[level] |= !compare(&expected, &wrong, None)?.passed();
             if !scored.caught_in_float32 {
-                scored.caught_in_float32 = is_wrong(&wrong.rounded())?;
+                scored.caught_in_float32 = !compare(&expected, &wrong.rounded(), None)?.passed();
             }
             let forward = forward(&wrong, level);
             if !scored.caught_forward && !forward.is_empty() {
-                scored.caught_forward = is_wrong(&forward)?;
+                scored.caught_forward = !compare(&expected, &forward, None)?.passed();
             }
         }
     }

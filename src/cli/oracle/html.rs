@@ -7,7 +7,8 @@ use crate::cli::report::markup::{Markup, element, void};
 use crate::cli::report::page::{document, table};
 use crate::cli::{Failure, Result, args, text};
 use crate::formats::atomic;
-use crate::oracle::compare::{Outcome, Plane, Profile};
+use crate::oracle::compare::Outcome;
+use crate::oracle::profile::{Plane, Profile};
 use crate::oracle::{Report, Verdict};
 use std::path::{Path, PathBuf};
 
@@ -186,27 +187,17 @@ fn detail(verdict: &Verdict) -> Markup {
     let worst = &verdict.worst;
     let names = verdict.profile.as_ref().map_or(&[][..], |profile| profile.names);
     let named: Vec<String> = names.iter().zip(&worst.at).map(|(name, at)| format!("{name} {at}")).collect();
+    let named = if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) };
     let [ours, theirs] = verdict.dtypes;
-    let mut facts = vec![
-        ("worst element", format!("{:?} of {:?}", worst.at, verdict.shape)),
-        ("which is", named.join(", ")),
+    let facts = [
+        ("worst element", format!("{:?} of {:?}{named}", worst.at, verdict.shape)),
         ("right value", format!("{:e} ({ours})", worst.values[0])),
         ("their value", format!("{:e} ({theirs})", worst.values[1])),
         ("error", format!("{:.2e}", worst.error)),
         ("tolerance", format!("{:.2e}: {}", worst.tolerance, verdict.source)),
-        ("size of the tensor", format!("{:.2e} (root mean square)", verdict.rms)),
     ];
-    let count = |count: usize| if count == 0 { String::new() } else { text::thousands(count as u64) };
-    facts.push(("infinite or NaN", count(verdict.not_finite)));
-    facts.push(("infinite or NaN in the reference", count(verdict.ours_not_finite)));
-    facts.retain(|(_, fact)| !fact.is_empty());
-    let fact = |(what, fact): &(&str, String)| {
-        let mut row = element("th", &[("scope", "row")], *what);
-        row.push(element("td", &[], fact));
-        element("tr", &[], row)
-    };
-    let facts = element("table", &[], element("tbody", &[], facts.iter().map(fact).collect::<Markup>()));
-    let mut maps = element("figure", &[], facts);
+    let facts = facts.into_iter().map(|(what, fact)| row(what, fact)).collect::<Markup>();
+    let mut maps = element("figure", &[], element("table", &[], element("tbody", &[], facts)));
     maps.push(histogram(verdict));
     if let Some(profile) = &verdict.profile {
         maps.push(strips(profile));
@@ -216,17 +207,22 @@ fn detail(verdict: &Verdict) -> Markup {
     all
 }
 
+/// A row of a table with two columns.
+fn row(what: impl Into<Markup>, content: impl Into<Markup>) -> Markup {
+    let mut row = element("th", &[("scope", "row")], what);
+    row.push(element("td", &[], content));
+    element("tr", &[], row)
+}
+
 /// A bar for every decade of error sizes.
 fn histogram(verdict: &Verdict) -> Markup {
     let largest = verdict.histogram.iter().copied().max().unwrap_or(0).max(1);
     let bar = |(i, &count): (usize, &usize)| {
-        let mut row = element("th", &[("scope", "row")], format!("1e{}", i as i32 - 18));
         let least = if count > 0 { 0.1 } else { 0.0 };
         let width = format!("width:{:.1}rem", (9.0 * count as f64 / largest as f64).max(least));
         let mut bar = element("span", &[("class", "bar"), ("style", &width)], "");
         bar.push(text::thousands(count as u64));
-        row.push(element("td", &[], bar));
-        element("tr", &[], row)
+        row(format!("1e{}", i as i32 - 18), bar)
     };
     let mut bins: Vec<(usize, &usize)> = verdict.histogram.iter().enumerate().collect();
     while bins.pop_if(|(_, count)| **count == 0).is_some() {}
@@ -298,8 +294,7 @@ impl Map<'_> {
         let (left, right, below) = (Self::LEFT, Self::LEFT + width * columns as f64, height * rows as f64);
         let mut all: Markup = (0..rows).map(|row| self.row(row, [height, width])).collect();
         // Lines between the cells, if there is room.
-        let down =
-            (1..columns).filter(|_| width > 6.0).map(|i| format!("M{} 0V{below}", left + width * i as f64));
+        let down = (1..columns).filter(|_| width > 6.0).map(|i| format!("M{} 0V{below}", left + width * i as f64));
         let across = (1..rows).filter(|_| height > 6.0).map(|i| format!("M{left} {}H{right}", height * i as f64));
         all.push(element("path", &[("d", &down.chain(across).collect::<String>())], ""));
         let text = |x: f64, y: f64, anchor: &str, index: usize| {
