@@ -284,7 +284,8 @@ impl Pair<'_> {
         let part = self.views().map(|x| x.index_axis_move(Axis(axis), at).iter().copied().collect::<Vec<f64>>());
         let [t, r, a] = part.each_ref().map(Vec::as_slice);
         let (mut shape, mut axes) = (self.shape.to_vec(), self.axes.to_vec());
-        (shape.remove(axis), axes.remove(axis));
+        shape.remove(axis);
+        axes.remove(axis);
         let wrong = (0..t.len()).filter(|&i| !near(t[i], r[i], a[i])).collect();
         let inside = Pair { shape: &shape, t, r, a, axes: &axes, wrong };
         inside.of_order().or_else(|| inside.inside())
@@ -375,11 +376,10 @@ impl Pair<'_> {
         let at_border = |&i: &usize| spatial.iter().any(|&axis| [0, shape[axis] - 1].contains(&at(i, axis)));
         let mut place = only_in(places);
         // A row is a better answer than the border.
-        if inside && !places.iter().any(|place| place.contains("row") || place.contains("column")) {
-            if wrong.iter().all(at_border) {
-                let of = if axes[0] == "output channel" { "kernel" } else { "picture" };
-                place = format!(", all of them at the border of the {of}{place}");
-            }
+        let few = |place: &&String| !place.starts_with("every") && (place.contains("row") || place.contains("column"));
+        if inside && !places.iter().any(|place| few(&place)) && wrong.iter().all(at_border) {
+            let of = if axes[0] == "output channel" { "kernel" } else { "picture" };
+            place = format!(", all of them at the border of the {of}{place}");
         }
         let what = if wrong.iter().all(|&i| t[i] == 0.0) {
             ", each 0".to_string()

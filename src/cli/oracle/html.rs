@@ -306,7 +306,8 @@ impl Map<'_> {
         for row in (0..rows).step_by(every(13.0, height)).filter(|_| rows > 1) {
             all.push(text(left - 4.0, height * (row as f64 + 0.5) + 4.0, "end", row * self.block[0]));
         }
-        for column in (0..columns).step_by(every(26.0, width)) {
+        let room = if columns * self.block[1] > 1000 { 34.0 } else { 26.0 };
+        for column in (0..columns).step_by(every(room, width)) {
             all.push(text(left + width * (column as f64 + 0.5), below + 12.0, "middle", column * self.block[1]));
         }
         let size = [right + 10.0, below + Self::BELOW].map(|x| format!("{x:.0}"));
