@@ -118,7 +118,9 @@ fn a_pack_is_written_and_judges() {
     let root = Folder::new("judge");
     let (pack, theirs) = (root.0.join("pack"), root.0.join("theirs"));
     let mut seen = 0;
-    let written = folder::write(&pack, |_| seen += 1).unwrap();
+    // All but the large networks, which `resnet oracle pack` writes in tests/command.
+    let small = |case: &Case| case.level() != Level::Network || case.name == "preact-network";
+    let written = folder::write_cases(&pack, cases().into_iter().filter(small).collect(), |_| seen += 1).unwrap();
     assert_eq!(written.cases, seen);
     assert!(!root.0.join("pack.tmp").exists());
     let index = std::fs::read_to_string(pack.join("index.json")).unwrap();
