@@ -74,8 +74,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
 fn print_score(out: &mut dyn Write, all: &[Scored], every: bool) -> std::io::Result<()> {
     writeln!(
         out,
-        "{:<22} {:>7}   in{}   by {:>6} {:>6} {:>8} {:>14}",
-        "caught",
+        "{:<22} {:>7} caught in{}   by {:>6} {:>6} {:>8} {:>14}",
+        "operation",
         "mutants",
         ARITHMETICS.map(|arithmetic| format!("{:>5}", arithmetic.to_string())).concat(),
         "layers",
@@ -89,7 +89,7 @@ fn print_score(out: &mut dyn Write, all: &[Scored], every: bool) -> std::io::Res
         let level = |level: usize| count(&|scored| scored.caught[level]);
         writeln!(
             out,
-            "{name:<22} {:>7}     {}      {:>6} {:>6} {:>8} {:>14}",
+            "{name:<22} {:>7}          {}      {:>6} {:>6} {:>8} {:>14}",
             own.len(),
             [0, 1, 2, 3, 4].map(|place| format!("{:>5}", count(&|scored| scored.caught_in[place]))).concat(),
             level(0),
@@ -112,7 +112,9 @@ fn print_score(out: &mut dyn Write, all: &[Scored], every: bool) -> std::io::Res
             (false, 0) => "NOT POSSIBLE in any case".to_string(),
             (false, _) => format!("MISSED in {}", missed.join(", ")),
         };
-        writeln!(out, "{verdict}: {operation}{part} {what}")?;
+        let small = scored.mutant.is_a_thousandth() && !missed.is_empty();
+        let small = if small { " (a fiftieth in 16 bits)" } else { "" };
+        writeln!(out, "{verdict}: {operation}{part} {what}{small}")?;
     }
     Ok(())
 }
