@@ -184,7 +184,9 @@ def diagnosis(arguments: List[str], renamed: Dict[str, str]) -> Diagnosis:
     else:
         text = f"the results are wrong: `{found['first']}` is the first tensor that does not fit\n"
         text += "".join(f"this mistake explains everything in them: {m.name}\n  {m.explanation}\n" for m in mistakes)
-        text += "" if mistakes else f"none of {len(found['tried'])} classic mistakes explains all of it"
+        tried = len(found["tried"])
+        if not mistakes:
+            text += f"none of {tried} classic mistakes explains all of it" if tried else "no classic mistake is possible in this layer"
     return Diagnosis(found["right"], mistakes, text.strip())
 
 

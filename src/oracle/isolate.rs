@@ -222,7 +222,7 @@ impl Trial<'_> {
         let arithmetic = self.stated.of(name).unwrap_or(usual);
         let Allowed { each, factor, mean } = allowed(&arithmetic);
         let given = Given::Carried { arithmetic, each, whole: Some([factor, mean]) };
-        Some(verdict(name, &ours.into(), Some((theirs, given))))
+        Some(verdict(name, &ours.into(), Some((theirs, given)), true))
     }
 
     fn module(

@@ -28,6 +28,7 @@ pub mod mutants;
 mod names;
 pub mod pack;
 pub mod pattern;
+pub mod profile;
 pub mod rounding;
 pub mod score;
 pub mod simulation;

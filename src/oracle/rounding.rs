@@ -717,33 +717,36 @@ impl Norm {
             Err(_) => (bn.running_mean.clone(), bn.running_var.clone(), Array1::zeros(bn.gamma.len())),
         };
         let slope = (&bn.gamma * &rstd).mapv(f64::abs);
-        let (mean_error, var_error) = match mode {
-            Mode::Eval => (Array1::zeros(mean.len()), Array1::zeros(mean.len())),
-            Mode::Train => {
-                // Σ x² / K = mean² + var.
-                // The values may be added after one of them was subtracted from all: then the sum has the size of a value.
-                let images = image_sums(x.view()) / (count * count);
-                let steps = steps_of_channels(x);
-                let error = |mean: f64, var: f64, images: f64, steps: f64| {
-                    let squares = mean * mean + var;
-                    u * (steps * (squares / count + mean * mean + images)).sqrt() + u * squares.sqrt()
-                };
-                let mean_error = Zip::from(&mean)
-                    .and(&var)
-                    .and(&images)
-                    .and(&steps)
-                    .map_collect(|&mean, &var, &images, &steps| error(mean, var, images, steps));
-                // A sum of squares, all positive; a wrong mean adds its square.
-                let error = |mean_error: f64, var: f64, steps: f64| {
-                    u * var * (2.0 * steps).sqrt() + 2.0 * u * var + MULTIPLE * mean_error * mean_error
-                };
-                let var_error = Zip::from(&mean_error)
-                    .and(&var)
-                    .and(&steps)
-                    .map_collect(|&mean_error, &var, &steps| error(mean_error, var, steps));
-                (mean_error, var_error)
-            }
-        };
+        let (mean_error, var_error) =
+            match mode {
+                Mode::Eval => (Array1::zeros(mean.len()), Array1::zeros(mean.len())),
+                Mode::Train => {
+                    // Σ x² / K = mean² + var.
+                    let images = image_sums(x.view()) / (count * count);
+                    let steps = steps_of_channels(x);
+                    // The values may be added after one of them, the first, was subtracted from all: then the partial sums have the
+                    // size of its distance from the mean.
+                    let pivot = x.slice(s![0, 0, 0, ..]);
+                    let shifted = steps_of_channels(&(x - &pivot)) * (&mean - &pivot).mapv_into(|shift| shift * shift);
+                    let error = |mean: f64, var: f64, images: f64, steps: f64, shifted: f64| {
+                        let squares = mean * mean + var;
+                        u * (steps * (squares / count + mean * mean + images) + shifted).sqrt() + u * squares.sqrt()
+                    };
+                    let mean_error =
+                        Zip::from(&mean).and(&var).and(&images).and(&steps).and(&shifted).map_collect(
+                            |&mean, &var, &images, &steps, &shifted| error(mean, var, images, steps, shifted),
+                        );
+                    // A sum of squares, all positive; a wrong mean adds its square.
+                    let error = |mean_error: f64, var: f64, steps: f64| {
+                        u * var * (2.0 * steps).sqrt() + 2.0 * u * var + MULTIPLE * mean_error * mean_error
+                    };
+                    let var_error = Zip::from(&mean_error)
+                        .and(&var)
+                        .and(&steps)
+                        .map_collect(|&mean_error, &var, &steps| error(mean_error, var, steps));
+                    (mean_error, var_error)
+                }
+            };
         let rstd_error =
             Zip::from(&var_error).and(&rstd).map_collect(|error, rstd| 0.5 * error * rstd * rstd + 2.0 * u);
         let (stored, operands) = (arithmetic.stored, arithmetic.operands.unit_roundoff());

@@ -5,7 +5,7 @@
 //! pass with every residual branch cut. So a mutant that no case detects is a defect of the pack, and [`score`] names it.
 
 use super::arithmetic::{Arithmetic, ComputedIn, Float};
-use super::compare::compare_as;
+use super::compare::compare_by;
 use super::dump::tolerance_of;
 use super::mutants::{Mutant, mutants};
 use super::pack::{Case, Level};
@@ -70,7 +70,7 @@ pub fn score(cases: &[Case], precisions: &[Arithmetic], mut each: impl FnMut(usi
                 continue;
             }
             let detects = |results: &Tensors, arithmetic: &Arithmetic| -> Result<bool> {
-                Ok(!compare_as(&expected, results, None, &ComputedIn::all(*arithmetic))?.passed())
+                Ok(!compare_by(&expected, &expected, results, None, &ComputedIn::all(*arithmetic))?.passed())
             };
             for (arithmetic, caught) in precisions.iter().zip(&mut scored.caught_in) {
                 if *arithmetic == Arithmetic::F64 {

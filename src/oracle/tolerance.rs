@@ -8,8 +8,8 @@ use super::rounding::{
     self, Allowed, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics, target_weights, view,
 };
 use super::simulation::{
-    Deviations, Kinks, Known, MULTIPLE, OF_KINKS, RUNS, Simulation, amplitude, difference, disturbed, disturbed_tensor,
-    sums,
+    Deviations, Kinks, Known, MULTIPLE, OF_KINKS, RUNS, Simulation, Widened, amplitude, difference, disturbed,
+    disturbed_tensor, sums,
 };
 use crate::Result;
 use crate::layers::{Mode, SoftmaxCrossEntropy};
@@ -209,12 +209,13 @@ impl<'a> Exact<'a> {
 
     /// Of many steps: by simulation.
     fn of_many_steps(&self, arithmetic: &Arithmetic) -> Result<Vec<Allowed>> {
-        let (mut kinks, mut known) = (Kinks::new(&self.first.forward), Known::default());
-        let deviations = self.simulate(arithmetic, &mut kinks, &mut known)?;
+        let mut known = Known::default();
+        let (deviations, mut kinks) = self.simulate(arithmetic, &mut known)?;
         kinks.settle(self.program);
         let wholes: Vec<[f64; 2]> = deviations.iter().map(Deviations::whole).collect();
         let smooth = self.tensors.names().zip(deviations);
-        let smooth: Vec<ArrayD<f64>> = smooth.map(|(name, own)| own.deviation(known.local(name)) * MULTIPLE).collect();
+        let smooth: Vec<ArrayD<f64>> =
+            smooth.map(|(name, own)| own.deviation(known.local(name), kinks.fragile) * MULTIPLE).collect();
 
         let mut by_kinks = self.turn(&mut kinks, &smooth, &[])?;
         if arithmetic.coarsest() > COARSE {
@@ -260,8 +261,57 @@ impl<'a> Exact<'a> {
         Ok(allowed)
     }
 
-    /// The deviations of every tensor in passes with drawn errors, with the choices of the exact pass.
-    fn simulate(&self, arithmetic: &Arithmetic, kinks: &mut Kinks<'_>, known: &mut Known) -> Result<Vec<Deviations>> {
+    /// The deviations of every tensor in passes with drawn errors, with the choices of the exact pass, and the gates within
+    /// their reach. Where batch norms are fragile the errors before them are widened, which may make others fragile.
+    fn simulate(&self, arithmetic: &Arithmetic, known: &mut Known) -> Result<(Vec<Deviations>, Kinks<'_>)> {
+        const ROUNDS: usize = 4;
+        let mut widened = Widened::new();
+        let (mut deviations, mut kinks) = self.passes(arithmetic, known, &widened)?;
+        for _ in 1..ROUNDS {
+            let more = self.fragile(&deviations, &widened);
+            if more.is_empty() {
+                break;
+            }
+            widened.extend(more);
+            let (wider, of_wider) = self.passes(arithmetic, known, &widened)?;
+            kinks = of_wider;
+            kinks.fragile = true;
+            for ((own, wider), name) in deviations.iter_mut().zip(wider).zip(self.tensors.names()) {
+                // The values before a fragile norm are themselves known as before.
+                if name.strip_prefix("output.").is_none_or(|step| !widened.contains_key(step)) {
+                    *own = wider;
+                }
+            }
+        }
+        Ok((deviations, kinks))
+    }
+
+    /// The steps whose results a fragile batch norm reads, with the errors to be added to them; without those of `before`.
+    fn fragile(&self, deviations: &[Deviations], before: &Widened) -> Widened {
+        let places: HashMap<&str, usize> =
+            self.tensors.names().enumerate().map(|(place, name)| (name, place)).collect();
+        let mut found = Widened::new();
+        for step in self.program.steps.iter().filter(|_| self.request.mode == Mode::Train) {
+            let (Layer::BatchNorm2d(bn), Some(read)) = (&step.layer, step.reads[0].checked_sub(1)) else { continue };
+            let (name, value) = (&self.program.steps[read].name, &self.first.forward.values[read + 1]);
+            let place = places.get(format!("output.{name}").as_str());
+            if let (Some(&place), Value::Images(x), false) = (place, value, before.contains_key(name))
+                && let Some(sizes) = deviations[place].fragile(x, bn.eps)
+            {
+                found.insert(name.clone(), sizes);
+            }
+        }
+        found
+    }
+
+    /// [`RUNS`] passes with drawn errors.
+    fn passes(
+        &self,
+        arithmetic: &Arithmetic,
+        known: &mut Known,
+        widened: &Widened,
+    ) -> Result<(Vec<Deviations>, Kinks<'_>)> {
+        let mut kinks = Kinks::new(&self.first.forward);
         let (choices, amplitude) = (self.choices(), amplitude(arithmetic));
         let of_tensor = |(name, tensor): (&str, &Tensor)| Deviations::new(name, tensor.shape());
         let mut deviations: Vec<Deviations> = self.tensors.iter().map(of_tensor).collect();
@@ -275,7 +325,7 @@ impl<'a> Exact<'a> {
             }
             let mut replay = Replay::new(&program, &choices);
             let mut simulation = Simulation::new(*arithmetic, self.request.mode, self.loss(), run, known);
-            simulation.amplitude = amplitude;
+            (simulation.amplitude, simulation.widened) = (amplitude, widened);
             let first = with(self.mistake, &mut Both(&mut replay, &mut simulation), |disturb| {
                 step(&program, &input, &request, disturb)
             })?;
@@ -284,7 +334,7 @@ impl<'a> Exact<'a> {
                 deviations[place].add(exact, noisy, amplitude);
             })?;
         }
-        Ok(deviations)
+        Ok((deviations, kinks))
     }
 
     /// The deviations by kinks, a group of gates after the other. The gradient that a gate passes on may be off by `smooth`

@@ -1,6 +1,7 @@
 //! `resnet oracle check`.
 
 use super::compare::{print, to_json};
+use super::html::{HtmlArgs, Section};
 use super::layer::LayerInput;
 use super::model::ModelInput;
 use super::{ComputedInArgs, ExpectedArgs, in_file};
@@ -66,6 +67,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    html: HtmlArgs,
+
     #[command(subcommand)]
     what: What,
 }
@@ -81,9 +85,10 @@ enum What {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if let Some(path) = &args.tolerances {
         formats::Format::of_extension(path).map_err(|error| Failure::Usage(error.to_string()))?;
-        args::check_output(path, false)?;
+        args::check_output(path, args.html.force)?;
     }
     let expected = args.expected.read()?;
+    args.html.check()?;
     let theirs = formats::read(&args.theirs)?;
     let stated = args.computed_in.stated();
     let arithmetics = needed(&theirs, &stated);
@@ -126,6 +131,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     judged.excuse(&expected, &args.what);
     let mut text = Vec::new();
     judged.print(&mut text, args.all, &args.theirs)?;
+    args.html.write("the reference", &args.theirs, &judged.sections(), &text)?;
     if args.json {
         let value = json!({
             "passed": judged.passed(),
@@ -163,6 +169,19 @@ impl Judged {
         // A dump without the inputs of its modules is judged end to end alone.
         let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0 || self.whole.is_none());
         isolated.is_none_or(Isolated::passed) && self.whole.as_ref().is_none_or(Report::passed)
+    }
+
+    fn sections(&self) -> Vec<Section<'_>> {
+        let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0).map(|isolated| {
+            let wrong = |(module, expected): &(String, String)| {
+                format!("Wrong connection: the input of {module} is not {expected}")
+            };
+            let notes = isolated.connections.iter().map(wrong).collect();
+            Section { title: "Every module with its own inputs", report: &isolated.report, notes }
+        });
+        let title = if isolated.is_some() { "End to end" } else { "" };
+        let whole = self.whole.as_ref().map(|report| Section { title, report, notes: Vec::new() });
+        isolated.into_iter().chain(whole).collect()
     }
 
     fn print(&self, out: &mut dyn Write, all: bool, theirs: &Path) -> std::io::Result<()> {

@@ -98,6 +98,12 @@ fn print_diagnosis(
         writeln!(out, "{theirs} is wrong: `{}` is the first tensor that does not fit", first.name)?;
     }
     match explains {
+        [] if diagnosis.tried.is_empty() => {
+            writeln!(
+                out,
+                "no classic mistake is possible in this layer; `resnet oracle check` shows the pattern of the errors"
+            )?;
+        }
         [] => {
             writeln!(out, "none of {} classic mistakes explains all of it", diagnosis.tried.len())?;
             let fitting =

@@ -4,6 +4,7 @@ mod check;
 mod compare;
 mod diagnose;
 mod fuzz;
+mod html;
 mod layer;
 mod model;
 mod pack;
