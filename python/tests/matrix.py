@@ -667,10 +667,10 @@ def run_network(args, verdict, name, state, images, precision, mode, total):
     found = oracle.compare(dump, model=name, raises=False, end_to_end=not args.isolated)
     reports = {f"{module}: ": report for module, report in alone.modules.items()} | {"isolated: ": found.isolated, "end to end: ": found.end_to_end}
     for place, report in reports.items():
-        for tensor in report.tensors if report else []:
+        for tensor in [] if report is None else report.tensors:
             if not tensor.passed or tensor.share > LARGEST:
                 print(f"{'' if tensor.passed else 'REJECTED '}{text} {place}{described(tensor)}")
-    for unknown in found.end_to_end.unknown if found.end_to_end else []:
+    for unknown in [] if found.end_to_end is None else found.end_to_end.unknown:
         print(f"UNKNOWN {text}: {unknown}")
     verdict(alone.passed and found.passed, f"{text}: correct results are rejected")
     if alone.passed:
@@ -683,20 +683,17 @@ def run_network(args, verdict, name, state, images, precision, mode, total):
         with contextlib.ExitStack() as stack:
             for *_, make in now:
                 stack.enter_context(make())
-            wrong = oracle.compare(recording(model, x, target, precision), model=name, raises=False, end_to_end=False)
-        blamed = {module for modules in wrong.wrong for module in modules.split(" + ")}
+            wrong = oracle.compare(recording(model, x, target, precision), raises=False)
         for module, what, part, _ in now:
             sort = "factor" if f"times {1 - FACTOR[precision]}" in what else "fault"
             total.tried[sort] += 1
-            if module in blamed:
+            if module in wrong.wrong:
                 named += 1
             else:
-                keys = [k for k in (f"output.{module}", f"grad_input.{module}", f"grad_{module}.{part.removeprefix('grad_')}") if k in {v.name for v in wrong.isolated.tensors}]
-                total.accepted[sort].append(f"{text}: {module} {what}; {reason(wrong.isolated, keys)}")
-        for module in wrong.wrong:
-            innocent = not {part for part in module.split(" + ")} & {fault[0] for fault in now}
-            verdict(not innocent, f"{text}: {module} is named, and wrong are {[fault[:2] for fault in now]}")
-    share = lambda report: f"{max(v.share for v in report.tensors):.2f} of {len(report.tensors)}" if report else "-"
+                total.accepted[sort].append(f"{text}: {module} {what}; {reason(wrong.modules[module], [part])}")
+        for module in set(wrong.wrong) - {fault[0] for fault in now}:
+            verdict(False, f"{text}: {module} is named, and wrong are {[fault[:2] for fault in now]}")
+    share = lambda report: f"{max(v.share for v in report.tensors):.2f} of {len(report.tensors)}" if report is not None else "-"
     print(f"{name:9} {label:9} {mode:5} {precision:9} {images:6} {share(found.isolated):>13} {share(found.end_to_end):>13} {named:4} of {args.bugs:2} {time.time() - start:6.0f} s", flush=True)
 
 
