@@ -684,14 +684,15 @@ def run_network(args, verdict, name, state, images, precision, mode, total):
             for *_, make in now:
                 stack.enter_context(make())
             wrong = oracle.compare(recording(model, x, target, precision), raises=False)
+        blamed = {call.split("#")[0] for call in wrong.wrong}  # a second call of a module is named relu#2
         for module, what, part, _ in now:
             sort = "factor" if f"times {1 - FACTOR[precision]}" in what else "fault"
             total.tried[sort] += 1
-            if module in wrong.wrong:
+            if module in blamed:
                 named += 1
             else:
                 total.accepted[sort].append(f"{text}: {module} {what}; {reason(wrong.modules[module], [part])}")
-        for module in set(wrong.wrong) - {fault[0] for fault in now}:
+        for module in blamed - {fault[0] for fault in now}:
             verdict(False, f"{text}: {module} is named, and wrong are {[fault[:2] for fault in now]}")
     share = lambda report: f"{max(v.share for v in report.tensors):.2f} of {len(report.tensors)}" if report is not None else "-"
     print(f"{name:9} {label:9} {mode:5} {precision:9} {images:6} {share(found.isolated):>13} {share(found.end_to_end):>13} {named:4} of {args.bugs:2} {time.time() - start:6.0f} s", flush=True)
