@@ -421,7 +421,7 @@ def judge(tally, text, kind, s, t, theirs, precision, with_faults, with_diagnosi
     for what, wrong in faults(kind, s, t, theirs, precision):
         if not any(size(x.double() - theirs[k].double()) > least * size(theirs[k]) for k, x in wrong.items()):
             continue
-        rounding = max(size(x.double() - theirs[k].double()) / (size(exact[k] - theirs[k].double()) or 1e-300) for k, x in wrong.items())
+        rounding = max(size(x.double() - theirs[k].double()) / max(size(exact[k] - theirs[k].double()), 1e-30) for k, x in wrong.items())
         if rounding < 1:
             tally.hidden += 1
             continue
@@ -429,7 +429,7 @@ def judge(tally, text, kind, s, t, theirs, precision, with_faults, with_diagnosi
         tally.tried[sort] += 1
         report = oracle.check(kind, t, theirs | wrong, raises=False, **how)
         if report:
-            tally.accepted[sort].append(f"{kind} {precision} {text}: {what}; {reason(report, wrong)}, {rounding:.1f} times PyTorch's rounding")
+            tally.accepted[sort].append(f"{kind} {precision} {text}: {what}; {reason(report, wrong)}, {rounding:.2g} times PyTorch's rounding")
         elif with_diagnosis and sort == "factor":
             _, named = diagnosed(tally, f"{text}: {what}", kind, t, theirs | wrong, how)
             if named:
