@@ -32,7 +32,7 @@
 //! ```
 
 use super::arithmetic::Arithmetic;
-use super::rounding::{Backward, Noise, Roots, Rounds, of_gradients, of_loss, of_result, target_weights, view};
+use super::rounding::{self, Backward, Noise, Roots, Rounds, of_gradients, of_loss, of_result, target_weights, view};
 use crate::Activation;
 use crate::layers::{MaxPool2d, Mode, SoftmaxCrossEntropy};
 use crate::parameters::Gradients;
@@ -42,9 +42,9 @@ use crate::tensors::Tensor;
 use ndarray::{Array1, Array2, ArrayD, ArrayViewMutD, Axis, Zip};
 use std::collections::HashMap;
 
-/// How many standard deviations of the simulation are allowed: half as many again as of a single step, since it follows the
-/// errors through steps in another order than the implementation.
-pub const MULTIPLE: f64 = 1.5 * super::rounding::MULTIPLE;
+/// How many standard deviations of the simulation are allowed: more than of a single step, since it follows the errors through
+/// steps in another order than the implementation.
+pub const MULTIPLE: f64 = 12.0;
 
 /// How often the deviation by kinks is allowed: the gates of a group may cancel.
 pub const OF_KINKS: f64 = 3.0;
@@ -184,7 +184,15 @@ impl Disturb<f64> for Simulation<'_> {
         let Some(layer) = self.loss else { return };
         let q = target_weights(&layer, target, logits.ncols());
         let mut value = ArrayD::from_elem(ndarray::IxDyn(&[]), *loss);
-        let noise = of_loss(logits, &q, &Array1::ones(q.nrows()), &value, dlogits, &self.arithmetic);
+        let noise = of_loss(
+            logits,
+            &q,
+            &Array1::ones(q.nrows()),
+            &value,
+            dlogits,
+            &self.arithmetic,
+            rounding::roundings(&layer),
+        );
         self.draw(&noise.dlogits, dlogits.view_mut().into_dyn());
         self.draw(&noise.loss, value.view_mut());
         *loss = value.sum();
@@ -305,6 +313,13 @@ impl Deviations {
         });
         let sizes: Array1<f64> = sizes.collect();
         sizes.iter().any(|size| *size > 0.0 && size.is_finite()).then_some(sizes)
+    }
+
+    /// The larger deviation of each element: larger errors may make others smaller, since a norm divides by them.
+    pub fn or(mut self, other: &Deviations) -> Self {
+        self.squares.zip_mut_with(&other.squares, |own, &other| *own = larger(*own, other));
+        self.whole.iter_mut().zip(other.whole).for_each(|(own, other)| *own = own.max(other));
+        self
     }
 
     /// √(mean of squares) over the runs of Σ error · value and of Σ error.

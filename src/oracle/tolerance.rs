@@ -145,7 +145,8 @@ impl<'a> Exact<'a> {
             && let Some(Value::Rows(dlogits)) = &backward.values[0]
         {
             let (q, loss) = (target_weights(layer, target, logits.ncols()), arr0(*loss).into_dyn());
-            let noise = of_loss(logits, &q, &Array1::ones(q.nrows()), &loss, dlogits, arithmetic);
+            let noise =
+                of_loss(logits, &q, &Array1::ones(q.nrows()), &loss, dlogits, arithmetic, rounding::roundings(layer));
             found.insert("loss".to_string(), noise.loss.allowed(loss.view(), arithmetic, None));
             found.insert("grad_input".to_string(), noise.dlogits.allowed(dlogits.view().into_dyn(), arithmetic, None));
         }
@@ -279,7 +280,7 @@ impl<'a> Exact<'a> {
             for ((own, wider), name) in deviations.iter_mut().zip(wider).zip(self.tensors.names()) {
                 // The values before a fragile norm are themselves known as before.
                 if name.strip_prefix("output.").is_none_or(|step| !widened.contains_key(step)) {
-                    *own = wider;
+                    *own = wider.or(own);
                 }
             }
         }
@@ -377,9 +378,16 @@ impl<'a> Exact<'a> {
     /// What is known of tensors by themselves: the running statistics, and the results of ReLUs whose gates may open.
     fn of_single_tensors(&self, arithmetic: &Arithmetic, kinks: &Kinks<'_>) -> HashMap<String, Allowed> {
         let mut own = self.of_running_statistics(arithmetic);
+        // Of the values, as far as they have such an error: of a ReLU's result, and of what copies it.
+        let mut more: Vec<Option<Value<f64>>> = vec![None; self.program.steps.len() + 1];
         for (index, step) in self.program.steps.iter().enumerate() {
-            if let Some(more) = kinks.of_result(step) {
-                let each = in_dump_layout(more);
+            let copied = match (&step.layer, &more[step.reads[0]]) {
+                (Layer::ZeroPadShortcut(_) | Layer::MaxPool2d(_), Some(more)) => self.copied(step, more),
+                _ => None,
+            };
+            if let Some(error) = kinks.of_result(step).or(copied) {
+                more[index + 1] = as_images(&error);
+                let each = in_dump_layout(error);
                 let mean = each.sum() / each.len().max(1) as f64;
                 let allowed = Allowed { each, factor: 0.0, mean };
                 if index + 1 == self.program.steps.len() {
@@ -389,6 +397,14 @@ impl<'a> Exact<'a> {
             }
         }
         own
+    }
+
+    /// What a step that copies values makes of their errors, none of which is negative.
+    fn copied(&self, step: &program::Step<f64>, errors: &Value<f64>) -> Option<ArrayD<f64>> {
+        let mut program = Program::new();
+        program.push("", step.layer.clone(), 0);
+        let forward = program.forward(errors.clone(), self.request.mode, &mut Undisturbed).ok()?;
+        Some(view(&forward.values[1]).to_owned())
     }
 
     /// Which ReLUs are open and which pixels are maxima.
@@ -413,6 +429,12 @@ impl<'a> Exact<'a> {
         };
         with(self.mistake, disturb, |disturb| emit(self.program, self.input, self.request, first, disturb, sink))
     }
+}
+
+/// An array (N, H, W, C) as a value.
+fn as_images(array: &ArrayD<f64>) -> Option<Value<f64>> {
+    let images = array.clone().into_dimensionality::<ndarray::Ix4>().ok()?;
+    Some(Value::Images(images.into_shared()))
 }
 
 /// (N, H, W, C) as (N, C, H, W).

@@ -5,8 +5,8 @@ use super::model::ModelInput;
 use super::{ComputedInArgs, in_file};
 use crate::cli::{Failure, Result};
 use crate::formats;
-use crate::oracle::diagnose::{Suspicion, diagnose_sgd};
-use crate::oracle::layer::prepare;
+use crate::oracle::diagnose::{Suspicion, diagnose_sgd, needed};
+use crate::oracle::layer::{self, prepare};
 use crate::oracle::{self, Diagnosis, Mistake};
 use clap::Subcommand;
 use serde_json::json;
@@ -58,7 +58,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
             let input = formats::read(path)?;
             let diagnosis = match kind.as_str() {
                 "sgd" => diagnose_sgd(settings, &input, &theirs, &stated),
-                _ => prepare(kind, settings, &input).and_then(|task| oracle::diagnose(&task, &theirs, &stated)),
+                _ => match prepare(kind, settings, &input) {
+                    Ok(task) => oracle::diagnose(&task, &theirs, &stated),
+                    // A loss with class weights and the like is right or wrong, but no mistake can be made in it.
+                    Err(_) => layer::run::<f64>(kind, settings, &input, &needed(&theirs, &stated))
+                        .and_then(|ours| oracle::compare_as(&ours, &theirs, None, &stated))
+                        .map(|right| Diagnosis { right, tried: Vec::new() }),
+                },
             };
             diagnosis.map_err(in_file(path))?
         }

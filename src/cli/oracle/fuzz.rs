@@ -5,7 +5,7 @@ use super::{ComputedInArgs, ExpectedArgs};
 use crate::cli::{Failure, Result, args, progress};
 use crate::formats;
 use crate::oracle::fuzz::{self, Answer, Case, Finding, Fuzzed, Range, USUAL, Value, Values};
-use crate::oracle::{Arithmetic, Settings, layer};
+use crate::oracle::{Settings, layer};
 use crate::tensors::Tensors;
 use crate::{Error, Result as LibraryResult};
 use serde_json::json;
@@ -98,8 +98,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     }
     let usage = |error: Error| Failure::Usage(error.to_string());
     let expected = args.expected.read()?;
-    let mut stated = args.computed_in.stated();
-    stated.all.get_or_insert(Arithmetic::F32);
+    let stated = args.computed_in.stated();
     let values = if args.values.is_empty() { USUAL.to_vec() } else { args.values.clone() };
     let range = Range::new(&args.kind, &args.fixed, &values).map_err(usage)?;
     let one = args.case.as_ref().map(|text| range.case(text)).transpose().map_err(usage)?;
