@@ -2,7 +2,7 @@
 
 use super::compare::{print, to_json};
 use super::{ComputedInArgs, ExpectedArgs};
-use crate::cli::{Failure, Result, args, progress};
+use crate::cli::{Failure, Result, args, interrupt, progress};
 use crate::formats;
 use crate::oracle::fuzz::{self, Answer, Case, Finding, Fuzzed, Range, USUAL, Value, Values};
 use crate::oracle::{Settings, layer};
@@ -12,6 +12,7 @@ use serde_json::json;
 use std::io::{BufRead as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 const FUZZ_HELP: &str = "\
 COMMAND is run by the shell, once for each case. In it stand
@@ -144,9 +145,17 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if found.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
+/// The folder of this run, for Ctrl-C.
+static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn remove_folder() {
+    if let Some(path) = FOLDER.lock().ok().and_then(|mut folder| folder.take()) {
+        let _ = std::fs::remove_dir_all(path);
+    }
+}
+
 /// The files of a case, in a folder that is removed at the end.
 struct Folder {
-    path: PathBuf,
     input: PathBuf,
     output: PathBuf,
 }
@@ -155,14 +164,18 @@ impl Folder {
     fn new(format: &str) -> Result<Folder> {
         let path = std::env::temp_dir().join(format!("resnet-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, "create", error))?;
+        if let Ok(mut folder) = FOLDER.lock() {
+            *folder = Some(path.clone());
+        }
+        interrupt::end_with("stopped", remove_folder)?;
         let [input, output] = ["in", "out"].map(|name| path.join(format!("{name}.{format}")));
-        Ok(Folder { path, input, output })
+        Ok(Folder { input, output })
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        remove_folder();
     }
 }
 
