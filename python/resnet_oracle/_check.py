@@ -19,6 +19,9 @@ ComputedIn = Union[str, Mapping[str, str], None]
 Path = Union[str, "os.PathLike[str]", None]
 
 
+__tracebackhide__ = True  # pytest shows the test, not this file
+
+
 class Unsupported(Exception):
     """Raised by a function that `fuzz` calls: this implementation does not support the case. Say why."""
 
@@ -49,11 +52,14 @@ def flags(computed_in: ComputedIn = None, **files: Path) -> List[str]:
     for name, path in files.items():
         if path is not None:
             arguments += [f"--{name}", os.path.abspath(os.fspath(path))]
-    return arguments
+    # A test that is run again writes its page again.
+    return arguments + (["--force"] if files.get("html") or files.get("tolerances") else [])
 
 
 def layer(kind: str, settings: Mapping[str, Any]) -> List[str]:
     """`conv2d --set stride=2`."""
+    if not isinstance(kind, str):
+        raise OracleError(f"the kind must be a name such as 'conv2d', not {kind!r}; for a PyTorch model: record and compare")
     texts = {name: setting(name, value) for name, value in settings.items()}
     chosen = ",".join(f"{name}={text}" for name, text in texts.items() if text is not None)
     return [kind, "--set", chosen] if chosen else [kind]
@@ -115,6 +121,9 @@ def check(
         answer = ask([*arguments, "layer", *layer(kind, settings), "--in", paths["inputs"]], names(paths))
     found = json.loads(answer.out)
     report = Report.of(found["end_to_end"], found.get("text", "").strip())
+    unknown = found["end_to_end"]["unknown"]
+    if unknown and all(tensor.outcome in ("fits", "not_given") for tensor in report.tensors):
+        raise OracleError(report.text)  # a misspelt name is no verdict
     if raises:
         demand(report)
     return report
@@ -183,6 +192,7 @@ def diagnosis(arguments: List[str], renamed: Dict[str, str]) -> Diagnosis:
         text = "the results are right"
     else:
         text = f"the results are wrong: `{found['first']}` is the first tensor that does not fit\n"
+        text += f"pattern: {found['pattern']}\n" if found.get("pattern") else ""
         text += "".join(f"this mistake explains everything in them: {m.name}\n  {m.explanation}\n" for m in mistakes)
         tried = len(found["tried"])
         if not mistakes:

@@ -11,6 +11,9 @@ import threading
 from typing import List, NamedTuple, Sequence
 
 
+__tracebackhide__ = True
+
+
 class OracleError(RuntimeError):
     """Nothing was judged: the command is missing or died, a name or shape is wrong, a file cannot be read."""
 

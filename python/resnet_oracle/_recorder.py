@@ -12,6 +12,8 @@ from . import _check, _files
 from ._command import OracleError, ask
 from ._report import Comparison, Diagnosis, Mistake, Report
 
+__tracebackhide__ = True
+
 # The settings of each kind are attributes of the module, under PyTorch's names.
 SETTINGS = {
     "conv2d": ("stride", "padding", "dilation", "groups"),
@@ -46,6 +48,8 @@ class Call:
     results: Dict[str, Any] = field(default_factory=dict)
     """What it computes: `output`, the gradients of its input and parameters, its new running statistics."""
     parameters: Dict[str, Any] = field(default_factory=dict, repr=False)
+    minor: bool = False
+    """Whether it is a module of PyTorch without parameters that the oracle does not know, such as `Dropout`."""
 
 
 @dataclass
@@ -64,8 +68,15 @@ class Dump:
     """The calls of modules that are layers, in the order of execution."""
     notes: List[str] = field(default_factory=list)
     """What could not be recorded."""
+    gaps: List[str] = field(default_factory=list)
+    """The notes that `compare` takes for an error if it is strict."""
     complete: bool = False
     """Whether the `with` block has ended."""
+
+    def gap(self, note: str) -> None:
+        """Notes what could not be recorded although it should have been."""
+        self.notes.append(note)
+        self.gaps.append(note)
 
     def save(self, folder: Union[str, "os.PathLike[str]"]) -> None:
         """Writes `theirs.safetensors`, `weights.safetensors` and `batch.safetensors` for `resnet oracle check … model`."""
@@ -169,6 +180,7 @@ class Recorder:
         title = type(module).__name__ if is_root else name
         self.times[title] = self.times.get(title, 0) + 1
         call = Call(title if self.times[title] == 1 else f"{title}#{self.times[title]}", type(module).__name__, kind, settings, reason)
+        call.minor = kind is None and type(module).__module__.startswith("torch.") and not any(True for _ in module.parameters())
         calls.append(call)
         if kind is not None or reason is not None:
             self.dump.calls.append(call)
@@ -239,12 +251,12 @@ class Recorder:
         if self.model.training:
             dump.tensors.update({name: copy(b) for name, b in self.model.named_buffers() if b.is_floating_point()})
         if not dump.calls:
-            dump.notes.append("no module was called: call the model inside `with record(model)`")
+            dump.gap("no module was called: call the model inside `with record(model)`")
         reached = [call for call in dump.calls if "grad_output" in call.inputs]
         if not reached:
-            dump.notes.append("there was no backward pass: call loss.backward() inside `with record(model)` to judge gradients")
+            dump.gap("there was no backward pass: call loss.backward() inside `with record(model)` to judge gradients")
         elif not gradients and any(call.parameters for call in reached):
-            dump.notes.append("no parameter has a gradient at the end of the recording: call zero_grad() after it")
+            dump.gap("no parameter has a gradient at the end of the recording: call zero_grad() after it")
         several = {}
         for call in reached:
             for key, parameter in call.parameters.items():
@@ -260,9 +272,9 @@ class Recorder:
                     call.results["grad_input"] = torch.zeros_like(tap)
         for users, keys in several.items():
             keys = " and ".join(dict.fromkeys(keys))
-            dump.notes.append(f"{users} use the same {keys}: the gradient is of all of them, and not judged for one alone")
+            dump.gap(f"{users} use the same {keys}: the gradient is of all of them, and not judged for one alone")
         for name in self.twice:
-            dump.notes.append(f"gradients reached {name} more than once: they are not judged")
+            dump.gap(f"gradients reached {name} more than once: they are not judged")
             for call in dump.calls:
                 if call.name == name:
                     call.inputs.pop("grad_output", None)
@@ -307,6 +319,10 @@ def record(model: Any, *, kinds: Optional[Mapping[Any, Any]] = None) -> Iterator
     Raises:
         OracleError: a parameter already has a gradient, `kinds` is wrong, or PyTorch is missing.
     """
+    if not hasattr(model, "named_parameters"):
+        raise OracleError(f"record expects a torch.nn.Module, not {type(model).__name__}")
+    if hasattr(model, "_orig_mod"):
+        raise OracleError("a compiled model cannot be recorded: record the model that was given to torch.compile, and call that")
     recorder = Recorder(model, kinds or {})
     hooks = []
     for name, module in model.named_modules():
@@ -379,6 +395,7 @@ def compare(
     xfail: _check.Path = None,
     html: _check.Path = None,
     end_to_end: bool = True,
+    strict: bool = True,
     raises: bool = True,
 ) -> Comparison:
     """Judges a recorded model.
@@ -396,6 +413,8 @@ def compare(
         html: a file to write the report to, as a page; without `model` a folder with a page for each module.
         end_to_end: for a named network, whether the whole pass is judged, too. That takes most of the time, and says little in
             16 bits, where rounding alone may change the gradients of a deep network by as much as their size.
+        strict: without `model`, whether it is an error if something was not judged: a module of an unknown type (but for those of
+            PyTorch without parameters), a gradient that several calls share, a backward pass that is missing.
         raises: whether wrong results raise an error; otherwise look at `comparison.passed`.
 
     Returns:
@@ -403,13 +422,15 @@ def compare(
 
     Raises:
         AssertionError: a module is wrong, or none could be judged. Its message is the report.
-        OracleError: nothing was judged: the dump does not belong to the network, or as for `check`.
+        OracleError: something was not judged and `strict` is true, the dump does not belong to the network, or as for `check`.
     """
     __tracebackhide__ = True
     recorded(dump, "compare expects what `with record(model) as dump` yields")
     found = of_network(dump, model, computed_in, xfail, html, end_to_end) if model else of_modules(dump, computed_in, xfail, html)
     if raises:
         _check.demand(found)
+    if strict and not model and found and (dump.gaps or any(call.name in found.not_judged and not call.minor for call in dump.calls)):
+        raise OracleError(f"{found.text}\nnot everything was judged; if that is intended: compare(dump, strict=False)")
     return found
 
 
@@ -417,6 +438,8 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
     """Every module alone."""
     reports, skipped, lines = {}, {}, []
     arithmetics = stated(computed_in, dump.calls)
+    for arithmetic in set(arithmetics.values()) - {None}:  # a misspelt one is no module that cannot be judged
+        _check.check("relu", {"input": [[[[0.0]]]]}, {"output": [[[[0.0]]]]}, computed_in=arithmetic)
     if html is not None:
         os.makedirs(html, exist_ok=True)
     for call in dump.calls:
@@ -432,6 +455,9 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
         if reason is not None:
             skipped[call.name] = reason
             lines.append(f"not judged: {call.name} ({call.type}): {reason}")
+        elif any(tensor.excused for tensor in reports[call.name].tensors):
+            reasons = {tensor.excused for tensor in reports[call.name].tensors if tensor.excused}
+            lines.append(f"expected to fail: {call.name} ({call.type}): {'; '.join(sorted(reasons))}")
         elif not reports[call.name]:
             lines.append(f"WRONG  {call.name} ({call.type}):\n" + textwrap.indent(reports[call.name].text, "    "))
     wrong = [name for name, report in reports.items() if not report]

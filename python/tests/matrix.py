@@ -56,7 +56,8 @@ ROUND = [kind for kind in KINDS if kind not in ("relu", "max_pool")]
 FACTOR = collections.defaultdict(lambda: 0.02, {"f64": 0.001, "f32": 0.001, "f32-plain": 0.001})
 # The share of faults that must be rejected, the largest share of a tolerance that may be used, and the least median.
 MUST = collections.defaultdict(lambda: 0.95, {"f64": 0.99, "f32": 0.99, "f32-plain": 0.99})
-LARGEST, MEDIAN = 0.5, 0.01
+# Of a tolerance; in a block, whose rounding is simulated, more.
+LARGEST, OF_BLOCKS, MEDIAN = 0.5, 0.75, 0.01
 
 
 # ---- Cases -----------------------------------------------------------------------------------------------------------
@@ -493,7 +494,7 @@ def run_kinds(args, verdict):
                 print(f"ACCUSED {kind} {precision} {text}")
             verdict(not tally.rejected, f"{kind} {precision}: {len(tally.rejected)} correct results are rejected")
             verdict(not tally.accused, f"{kind} {precision}: {len(tally.accused)} results are accused of a mistake that is not theirs")
-            verdict(largest <= LARGEST, f"{kind} {precision}: a correct result uses {largest:.3f} of a tolerance")
+            verdict(largest <= (LARGEST if kind not in BLOCKS else OF_BLOCKS), f"{kind} {precision}: a correct result uses {largest:.3f} of a tolerance")
             verdict(kind not in ROUND or largest == 0 or median >= MEDIAN, f"{kind} {precision}: the median share is only {median:.4f}")
             total.tried += tally.tried
             total.hidden += tally.hidden
@@ -512,9 +513,12 @@ def judged(total, what, precision, args, verdict):
             print(f"{what}: {total.rate(sort)} {sort}s are rejected")
             for text in total.accepted[sort] if args.survivors else []:
                 print(f"    accepted: {text}")
-            # Between the input and the result of a block rounding travels, as in a network end to end: there is no must.
-            rate = 1 - len(total.accepted[sort]) / total.tried[sort]
-            verdict(what.startswith("blocks") or rate >= MUST[precision], f"{what}: only {100 * rate:.1f} % of the {sort}s are rejected")
+    tried, accepted = sum(total.tried.values()), sum(map(len, total.accepted.values()))
+    if tried:
+        # Between the input and the result of a block rounding travels, as in a network end to end: there is no must.
+        rate = 1 - accepted / tried
+        print(f"{what}: {tried - accepted} of {tried} wrong results are rejected, {100 * rate:.1f} %")
+        verdict(what.startswith("blocks") or rate >= MUST[precision], f"{what}: only {100 * rate:.1f} % are rejected")
 
 
 # ---- Networks --------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_wrong_settings(settings, message):
 
 def test_an_unknown_result_and_a_wrong_shape_are_wrong():
     inputs, theirs = linear()
-    with pytest.raises(AssertionError, match="outputs.*did you mean `output`"):
+    with pytest.raises(oracle.OracleError, match="outputs.*did you mean `output`"):
         oracle.check("linear", inputs, {"outputs": theirs["output"], "grad_bias": theirs["grad_bias"]})
     report = oracle.check("linear", inputs, {"output": theirs["output"].T}, raises=False)
     assert report.worst.outcome == "shape" and "SHAPE [3, 5], expected [5, 3]" in report.text

@@ -478,7 +478,7 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
         if error == 0.0 {
             continue;
         }
-        let larger = |error: f64, worst: f64| beyond(error, worst) && !worst.is_nan();
+        let larger = |error: f64, worst: f64| error > worst || error.is_nan() && !worst.is_nan();
         let share = if tolerance.is_finite() { error / tolerance } else { f64::INFINITY };
         if larger(share, worst.1) || worst.1 == 0.0 {
             worst = (i, share);
@@ -804,6 +804,18 @@ mod tests {
         assert!(compare(&ours, &theirs, None).unwrap().passed());
         theirs.insert("y", infinite(f32::INFINITY));
         assert!(!compare(&ours, &theirs, None).unwrap().passed());
+    }
+
+    /// Nothing is worse than an element that is infinite or NaN, wherever others follow.
+    #[test]
+    fn the_worst_element_is_the_one_that_is_not_finite() {
+        let ours = tensors(&[("y", array![1.0, 2.0, 3.0, 4.0].into_dyn())]);
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let theirs = tensors(&[("y", array![1.1, value, 3.0 + 1e-9, 5.0].into_dyn())]);
+            let given = Some(Tolerance { relative: 0.0, absolute: 1e-3 });
+            let report = compare(&ours, &theirs, given).unwrap();
+            assert_eq!(report.tensors[0].worst.at, [1]);
+        }
     }
 
     #[test]

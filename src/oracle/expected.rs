@@ -16,6 +16,8 @@
 
 use super::arithmetic::matches;
 use super::compare::Report;
+use super::layer::KINDS;
+use crate::error::nearest;
 use crate::{Error, Result};
 use std::str::FromStr;
 
@@ -47,6 +49,13 @@ impl FromStr for Expected {
             if kind.contains('=') {
                 let message =
                     format!("line {}: expected the kind of layer first, such as conv2d or *, got `{kind}`", index + 1);
+                return Err(Error::argument("expected failures", message));
+            }
+            let known = KINDS.iter().chain(&["model"]);
+            if !known.clone().any(|known| matches(kind, known)) {
+                let known: Vec<String> = known.map(|kind| kind.to_string()).collect();
+                let hint = nearest(kind, &known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                let message = format!("line {}: there is no kind of layer `{kind}`{hint}", index + 1);
                 return Err(Error::argument("expected failures", message));
             }
             let mut entry = Entry {
@@ -144,5 +153,7 @@ mod tests {
         assert_eq!(expected.of_failure("linear", &[]), None);
         let error = "stride=2".parse::<Expected>().unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("kind of layer first"), "{error}");
+        let error = "relu\nrleu output".parse::<Expected>().unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("did you mean `relu`?"), "{error}");
     }
 }

@@ -15,14 +15,15 @@ mod tensors;
 pub use parameters::Value;
 pub use tensors::{USUAL, Values};
 
-use super::arithmetic::ComputedIn;
-use super::compare::{Report, compare_as};
+use super::arithmetic::{Arithmetic, ComputedIn};
+use super::compare::{Report, coarsest, compare_as};
 use super::diagnose::needed;
 use super::expected::Expected;
 use super::layer::{self, Settings};
 use crate::tensors::Tensors;
 use crate::{Error, Result};
 use parameters::Parameter;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// How many geometries are drawn for a seed before it counts as impossible.
@@ -247,8 +248,13 @@ pub fn judge(
         Answer::Failed(message) => Finding::Failed(message),
         Answer::Unsupported(reason) => Finding::Unsupported(reason),
         Answer::Results(theirs) => {
-            let ours = layer::run::<f64>(case.kind, &case.settings(), &inputs, &needed(&theirs, stated))?;
-            Finding::Judged(compare_as(&ours, &theirs, None, stated)?)
+            let mut stated = stated.clone();
+            // The inputs are float32 then, and so are sums, in whatever the result is stored.
+            if stated.all.is_none() && coarsest(&theirs) == Some(Arithmetic::F64) {
+                stated.all = Some(Arithmetic::F32);
+            }
+            let ours = layer::run::<f64>(case.kind, &case.settings(), &inputs, &needed(&theirs, &stated))?;
+            Finding::Judged(compare_as(&ours, &theirs, None, &stated)?)
         }
     })
 }
@@ -303,6 +309,8 @@ pub struct Fuzzed {
     pub first: Option<Failure>,
     /// The largest share of a tolerance that a right result used.
     pub share: f64,
+    /// Results that were not returned in any case.
+    pub missing: BTreeSet<String>,
 }
 
 impl Fuzzed {
@@ -346,11 +354,17 @@ pub fn fuzz(
     implementation: &mut dyn FnMut(&Case, &Tensors) -> Result<Answer>,
     progress: &mut dyn FnMut(),
 ) -> Result<Fuzzed> {
-    let mut fuzzed = Fuzzed::default();
+    let (mut fuzzed, mut returned) = (Fuzzed::default(), BTreeSet::new());
     for case in cases {
         let case = case?;
         let (found, excused) = excuse(expected, &case, judge(&case, stated, implementation)?);
         progress();
+        if let Finding::Judged(report) = &found {
+            for verdict in &report.tensors {
+                let seen = if verdict.tried() { &mut returned } else { &mut fuzzed.missing };
+                seen.insert(verdict.name.clone());
+            }
+        }
         match &found {
             _ if found.is_wrong() => {
                 fuzzed.wrong.push(case.clone());
@@ -383,6 +397,7 @@ pub fn fuzz(
             _ => fuzzed.unsupported += 1,
         }
     }
+    fuzzed.missing.retain(|name| !returned.contains(name));
     Ok(fuzzed)
 }
 

@@ -80,7 +80,7 @@ fn fuzz_says_what_is_wrong_with_its_arguments() {
         ("relux --ask", &["relux", "relu"]),
         ("conv2d --ask --set strid=3", &["conv2d has no `strid`; did you mean `stride`?", "known: n, groups"]),
         ("conv2d --ask --set stride=a", &["`stride` expects a whole number or height x width, got `a`"]),
-        ("relu --ask --values tinny", &["unknown sort of values `tinny`", "tiny"]),
+        ("relu --ask --values tinny", &["unknown value sort `tinny`", "tiny"]),
         ("relu --ask --case n=1,c=1,h=1,w=1,values=tiny", &["it lacks `seed`"]),
         ("relu --ask --case seed=1,values=tiny,c=1,h=1,w=1", &["it lacks `n`"]),
         ("relu --ask --case seed=1 --seeds 3", &["--case", "--seeds"]),

@@ -159,8 +159,15 @@ pub(super) fn print(out: &mut dyn Write, report: &Report, all: bool, ours: &str,
             outcome(verdict)
         )?;
     }
+    let backward = report.tensors.iter().any(|verdict| verdict.name.starts_with("grad_"));
     for (name, near) in &report.unknown {
-        let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let hint = match near {
+            Some(near) => format!("; did you mean `{near}`?"),
+            None if name.starts_with("grad_") && !backward => {
+                ": without `grad_output` among the inputs there is no backward pass".to_string()
+            }
+            None => String::new(),
+        };
         writeln!(out, "{name:width$}  is not in {ours}{hint}")?;
     }
     if let Some(first) = report.first() {
@@ -182,6 +189,16 @@ pub(super) fn print(out: &mut dyn Write, report: &Report, all: bool, ours: &str,
     if let Some(first) = excused.first() {
         let reason = first.excused.as_deref().unwrap_or_default();
         writeln!(out, "note: {} expected failures, the first in {}: {reason}", excused.len(), first.name)?;
+    }
+    let not_finite =
+        report.tensors.iter().filter(|verdict| verdict.tried() && verdict.fits() && verdict.ours_not_finite > 0);
+    let (count, elements) = not_finite.fold((0, 0), |(n, sum), verdict| (n + 1, sum + verdict.ours_not_finite));
+    if count > 0 {
+        writeln!(
+            out,
+            "note: {} elements of {count} tensors that fit are NaN or infinite in both; they say nothing",
+            text::thousands(elements as u64)
+        )?;
     }
     let vague = report.tensors.iter().filter(|verdict| verdict.fits() && verdict.says_little()).count();
     if vague > 0 {
@@ -268,7 +285,8 @@ pub(super) fn percent(share: f64) -> String {
         share if share <= 1.0 => format!("{:.0} %", 100.0 * share),
         share if share < 1e4 => format!("{share:.3}x"),
         share if share.is_finite() => format!("{share:.0e}x"),
-        _ => "no bound".to_string(),
+        // Equal elements are expected, or theirs is not finite.
+        _ => "not equal".to_string(),
     }
 }
 

@@ -76,6 +76,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
         let value = json!({
             "right": diagnosis.right.passed(),
             "first": diagnosis.right.first().map(|verdict| &verdict.name),
+            "pattern": diagnosis.right.first().and_then(|verdict| verdict.pattern.as_ref()),
             "explains": explains.iter().copied().map(named).collect::<Vec<_>>(),
             "tried": diagnosis.tried.iter().map(|suspicion| suspicion.mistake.name()).collect::<Vec<_>>(),
         });
@@ -102,6 +103,9 @@ fn print_diagnosis(
     }
     if let Some(first) = right.first() {
         writeln!(out, "{theirs} is wrong: `{}` is the first tensor that does not fit", first.name)?;
+        if let Some(pattern) = &first.pattern {
+            writeln!(out, "  pattern: {pattern}")?;
+        }
     }
     match explains {
         [] if diagnosis.tried.is_empty() => {

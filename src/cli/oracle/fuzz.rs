@@ -22,6 +22,10 @@ COMMAND is run by the shell, once for each case. In it stand
   {kind}       the kind of the layer
 Exit code 0: the results are written. 77: the case is not supported. Any other is a failure.
 
+Sizes: n, c or c_in and c_out, h, w, kernel (conv2d), features_in, features_out, classes, rows, columns,
+width (bottleneck); bias, affine, weight, ignored, momentum_buffer: true or false. Settings are those of
+`resnet oracle layer`. If most cases are not supported, fix what your program lacks: --set dilation=1.
+
 A case is its text, such as seed=7,values=small,n=1,c_in=2,...: --case computes it again. --set fixes
 a setting or a size: --set stride=1,n=1.
 
@@ -253,7 +257,7 @@ fn ask(case: &Case, folder: &Folder, out: &mut dyn Write) -> LibraryResult<Optio
 
 /// The result in words.
 fn describe(out: &mut dyn Write, args: &Args, found: &Fuzzed) -> std::io::Result<()> {
-    let Fuzzed { right, unsupported, expected, wrong, first, share } = found;
+    let Fuzzed { right, unsupported, expected, wrong, first, share, missing } = found;
     let mut counts = Vec::new();
     for (count, what) in
         [(*right, "right"), (wrong.len(), "wrong"), (*expected, "expected failures"), (*unsupported, "not supported")]
@@ -267,6 +271,13 @@ fn describe(out: &mut dyn Write, args: &Args, found: &Fuzzed) -> std::io::Result
     if *right > 0 {
         writeln!(out, "the largest share of a tolerance that a right result uses: {:.0} %", 100.0 * share)?;
     }
+    if !missing.is_empty() {
+        let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+        writeln!(out, "never returned, so not judged: {}", missing.join(", "))?;
+    }
+    if right + expected + wrong.len() == 0 {
+        writeln!(out, "no case was tried")?;
+    }
     let Some(failure) = first else { return Ok(()) };
     writeln!(out, "\nwrong: {}", failure.case)?;
     if failure.smallest != failure.case {
@@ -277,7 +288,16 @@ fn describe(out: &mut dyn Write, args: &Args, found: &Fuzzed) -> std::io::Result
         Finding::Failed(message) | Finding::Unsupported(message) => writeln!(out, "it failed: {message}")?,
     }
     if let Some(command) = &args.run {
-        writeln!(out, "again: resnet oracle fuzz {} --case {} --run '{command}'", args.kind, failure.smallest)?;
+        let mut options = String::new();
+        for (pattern, arithmetic) in &args.computed_in.computed_in {
+            let pattern = pattern.as_ref().map_or(String::new(), |pattern| format!("{pattern}:"));
+            options += &format!(" --computed-in '{pattern}{arithmetic}'");
+        }
+        if args.format != "safetensors" {
+            options += &format!(" --format {}", args.format);
+        }
+        let (kind, case) = (&args.kind, &failure.smallest);
+        writeln!(out, "again: resnet oracle fuzz {kind} --case {case}{options} --run '{command}'")?;
     }
     Ok(())
 }
@@ -298,6 +318,7 @@ fn in_json(found: &Fuzzed, text: &str) -> serde_json::Value {
         "expected": found.expected,
         "wrong": found.wrong.iter().map(Case::to_string).collect::<Vec<_>>(),
         "share": found.share,
+        "missing": found.missing,
         "first": failure,
         "text": text,
     })

@@ -85,7 +85,7 @@ impl FromStr for Values {
     fn from_str(text: &str) -> Result<Self> {
         Values::ALL.into_iter().find(|values| values.name() == text).ok_or_else(|| {
             let known = Values::ALL.iter().map(|values| values.name().to_string()).collect();
-            Error::Unknown { kind: "sort of values", name: text.to_string(), known }
+            Error::Unknown { kind: "value sort", name: text.to_string(), known }
         })
     }
 }
