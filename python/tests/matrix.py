@@ -208,8 +208,11 @@ PRODUCTS = collections.defaultdict(lambda: F, {"tf32": types.SimpleNamespace(con
 @contextlib.contextmanager
 def arithmetic(precision):
     """What PyTorch uses inside."""
-    onednn = torch.backends.mkldnn.flags(enabled=False) if precision == "f32-plain" else contextlib.nullcontext()
-    with onednn, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+    with contextlib.ExitStack() as stack:
+        if precision == "f32-plain":  # without oneDNN, and without NNPACK, whose Winograd has tiles of 6x6
+            for backend in (torch.backends.mkldnn, torch.backends.nnpack):
+                stack.enter_context(backend.flags(enabled=False))
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"))
         yield
 
 
@@ -639,7 +642,7 @@ def made(module, part, change):
     if part == "output":
         module.forward = lambda x: (lambda y: y + (change(y) - y).detach())(right(x))
     elif part == "grad_input":
-        module.forward = lambda x: right(Backward.apply(x, change))
+        module.forward = lambda x: right(Backward.apply(x, change).clone())  # which may be overwritten in place
     else:
         hook = getattr(module, part.removeprefix("grad_")).register_hook(change)
     try:
@@ -760,4 +763,5 @@ def main():
     sys.exit(bool(broken))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 //!
 //! A kernel is usually right for the shapes that its author had in mind. The mistakes are in the others: a last row that no
 //! window covers, an even kernel, one image, a padding on one side only, a channel that is constant. [`Case::draw`] makes such
-//! a case of every seed ([`parameters`](self::parameters) lists what may occur), [`fuzz`] gives it to the implementation and
+//! a case of every seed (`parameters.rs` lists what may occur), [`fuzz`] gives it to the implementation and
 //! judges the results, and a case that fails is *shrunk*: one parameter after another is made smaller or simpler as long as
 //! the case still fails. What remains is most often small enough to compute by hand.
 //!

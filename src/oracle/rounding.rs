@@ -26,7 +26,7 @@
 //!
 //! The theorem needs terms that differ. Equal ones (a constant image, the gradient that a global pool passes to every pixel)
 //! are all rounded in the same direction as long as the partial sum keeps its exponent, so their errors add up and do not
-//! cancel ([`steps`]).
+//! cancel (`steps`).
 //!
 //! A batch norm has errors that all pixels of a channel share, because they share the mean and the standard deviation
 //! ([`Shared`]). `docs/checking_gradients.md` derives the formulas layer by layer.
@@ -274,7 +274,7 @@ struct OfParameter {
     operands: [Vec<f64>; 2],
 }
 
-/// How often two of `x` are equal and not 0: the probability for two elements drawn at random, estimated from [`SAMPLE`] of
+/// How often two of `x` are equal and not 0: the probability for two elements drawn at random, estimated from 256 of
 /// them. Equal means up to the rounding errors that a simulation adds.
 fn equal<'a>(x: impl ExactSizeIterator<Item = &'a f64>) -> f64 {
     const SAMPLE: usize = 256;
