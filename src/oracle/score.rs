@@ -38,7 +38,7 @@ impl Scored {
 /// first. `each` receives the number of cases done.
 ///
 /// # Errors
-/// Those of [`compare_by`], which the cases of this crate never cause.
+/// Those of a comparison, which the cases of this crate never cause.
 pub fn score(cases: &[Case], precisions: &[Arithmetic], mut each: impl FnMut(usize)) -> Result<Vec<Scored>> {
     let fresh = |mutant| Scored {
         mutant,

@@ -56,7 +56,7 @@ pub fn write(folder: &Path, each: impl FnMut(&Case)) -> Result<Written> {
 /// The same with some of the cases.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_cases(folder: &Path, cases: Vec<Case>, mut each: impl FnMut(&Case)) -> Result<Written> {
     if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         let message = "already exists; the pack needs a new or empty folder";
