@@ -110,6 +110,18 @@ impl Float {
         (x * 2f64.powi(self.digits() - 1 - exponent)).fract() == 0.0
     }
 
+    /// `x` rounded to nearest, ties to even, as a number of this type.
+    pub fn round(self, x: f64) -> f64 {
+        if x == 0.0 || !x.is_finite() || self == Float::F64 {
+            return x;
+        }
+        // The place of the last bit at this size. Scaling by a power of two is exact.
+        let exponent = ((x.abs().to_bits() >> 52) as i32 - 1023).max(self.least_exponent());
+        let unit = 2f64.powi(exponent - self.digits() + 1);
+        let rounded = (x / unit).round_ties_even() * unit;
+        if rounded.abs() > self.largest() { f64::INFINITY.copysign(x) } else { rounded }
+    }
+
     /// Whether all of `x` are numbers of this type.
     pub fn contains_all<'a>(self, x: impl IntoIterator<Item = &'a f64>) -> bool {
         self == Float::F64 || x.into_iter().all(|&x| self.contains(x))
@@ -144,6 +156,8 @@ impl Arithmetic {
     pub const F64: Arithmetic = Arithmetic::usual(Float::F64);
     /// Everything in `float32`.
     pub const F32: Arithmetic = Arithmetic::usual(Float::F32);
+    /// TF32 products, the rest in `float32`.
+    pub const TF32: Arithmetic = Arithmetic::usual(Float::TF32);
     /// bfloat16, added in `float32`.
     pub const BF16: Arithmetic = Arithmetic::usual(Float::BF16);
     /// float16, added in `float32`.
@@ -311,7 +325,7 @@ impl ComputedIn {
 }
 
 /// Whether `text` has the form of `pattern`, in which `*` stands for any text.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| {

@@ -24,6 +24,8 @@
 use super::arithmetic::{Arithmetic, ComputedIn, Float, looks_like};
 use super::dump::{ALIASES, UNCHANGED, tolerance_name, tolerance_of, whole_key};
 use super::names::{Matched, module_input, translated};
+use super::pattern;
+use super::profile::Profile;
 use crate::error::nearest;
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
@@ -168,11 +170,22 @@ pub struct Verdict {
     pub source: Source,
     /// The narrower type to which all elements of theirs belong, if nobody stated how they were computed.
     pub looks_like: Option<Float>,
+    /// Why it was expected not to fit ([`super::expected`]).
+    pub excused: Option<String>,
+    /// What its errors look like, in words, if it does not fit.
+    pub pattern: Option<String>,
+    /// Where its errors are, if elements exceed their tolerance.
+    pub profile: Option<Profile>,
 }
 
 impl Verdict {
-    /// Whether it fits or was not compared.
+    /// Whether it fits, was not compared or is excused.
     pub fn passed(&self) -> bool {
+        self.fits() || self.excused.is_some()
+    }
+
+    /// Whether it fits or was not compared.
+    pub fn fits(&self) -> bool {
         matches!(self.outcome, Outcome::Fits | Outcome::NotGiven)
     }
 
@@ -183,7 +196,12 @@ impl Verdict {
 
     /// The largest share of a tolerance that is used, by an element, the factor or the mean.
     pub fn share(&self) -> f64 {
-        let of = |error: f64, tolerance: f64| if error == 0.0 { 0.0 } else { error / tolerance };
+        let of = |error: f64, tolerance: f64| match error / tolerance {
+            _ if error == 0.0 => 0.0,
+            // `max` would ignore it.
+            share if share.is_nan() => f64::INFINITY,
+            share => share,
+        };
         let factor = self.factor.map_or(0.0, |whole| of((whole.found - 1.0).abs(), whole.tolerance));
         let mean = self.mean.map_or(0.0, |whole| of(whole.found.abs(), whole.tolerance));
         of(self.worst.error, self.worst.tolerance).max(factor).max(mean)
@@ -219,6 +237,17 @@ impl Report {
     pub fn first(&self) -> Option<&Verdict> {
         self.tensors.iter().find(|verdict| !verdict.passed())
     }
+
+    /// The tensors that do not fit; those that use the largest share of a tolerance first.
+    pub fn worst_first(&self) -> Vec<&Verdict> {
+        let mut wrong: Vec<&Verdict> = self.tensors.iter().filter(|verdict| !verdict.passed()).collect();
+        let share = |verdict: &Verdict| match verdict.outcome {
+            Outcome::Shape(_) => f64::INFINITY,
+            _ => verdict.share(),
+        };
+        wrong.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        wrong
+    }
 }
 
 /// Compares `theirs` with `ours`, in the arithmetic that the coarsest element type of theirs suggests.
@@ -234,16 +263,27 @@ pub fn compare(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>) -> Re
 /// # Errors
 /// If the metadata of `ours` is damaged, or if `ours` has tolerances, but not for an arithmetic that is needed.
 pub fn compare_as(ours: &Tensors, theirs: &Tensors, given: Option<Tolerance>, stated: &ComputedIn) -> Result<Report> {
-    compare_by(ours, ours, theirs, given, stated)
+    judge(ours, ours, theirs, given, stated, true)
 }
 
-/// The same with the tolerances of another dump, `carrier`.
+/// The same with the tolerances of another dump, `carrier`, and without patterns.
 pub(super) fn compare_by(
     ours: &Tensors,
     carrier: &Tensors,
     theirs: &Tensors,
     given: Option<Tolerance>,
     stated: &ComputedIn,
+) -> Result<Report> {
+    judge(ours, carrier, theirs, given, stated, false)
+}
+
+fn judge(
+    ours: &Tensors,
+    carrier: &Tensors,
+    theirs: &Tensors,
+    given: Option<Tolerance>,
+    stated: &ComputedIn,
+    explain: bool,
 ) -> Result<Report> {
     let aliases: HashMap<&str, &str> = pairs(ours, ALIASES)?.into_iter().collect();
     let mut carried: Vec<&str> = Vec::new();
@@ -302,6 +342,10 @@ pub(super) fn compare_by(
                 Ok(Allowed::Carried { arithmetic, each: each.to_f64(), whole })
             }
             None if carried.is_empty() => Ok(Allowed::Type(theirs.dtype())),
+            // What a mistake leaves as it was, such as running statistics in evaluation.
+            None if carried.contains(&arithmetic.to_string().as_str()) => {
+                Ok(Allowed::Given(Tolerance { relative: 0.0, absolute: 0.0 }))
+            }
             None => {
                 let known = carried.join(" and ");
                 let message = format!(
@@ -316,7 +360,7 @@ pub(super) fn compare_by(
     for (name, own) in entries {
         let (tensor, theirs) = (ours.get(own).expect("one of ours"), theirs.get(name));
         let allowed = theirs.map(|theirs| allowed(own, theirs)).transpose()?;
-        let mut verdict = verdict(name, tensor, theirs.zip(allowed));
+        let mut verdict = verdict(name, tensor, theirs.zip(allowed), explain);
         if let (Some(theirs), None, None) = (theirs, stated.of(own), given)
             && theirs.dtype() == Dtype::F32
         {
@@ -354,7 +398,8 @@ fn damaged(key: &str, line: &str) -> Error {
     Error::argument("compare", format!("the reference's metadata `{key}` has the line `{line}`, expected `name value`"))
 }
 
-pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowed)>) -> Verdict {
+/// The verdict on a tensor; with `explain` also the pattern and the profile of its errors.
+pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowed)>, explain: bool) -> Verdict {
     let nothing = Worst { error: 0.0, tolerance: 0.0, at: Vec::new(), values: [0.0; 2] };
     let dtype = theirs.as_ref().map_or(ours.dtype(), |(theirs, _)| theirs.dtype());
     let mut verdict = Verdict {
@@ -376,10 +421,16 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
         mean: None,
         source: Source::Exact,
         looks_like: None,
+        excused: None,
+        pattern: None,
+        profile: None,
     };
     let Some((theirs, allowed)) = theirs else { return verdict };
     if squeezed(ours.shape()) != squeezed(theirs.shape()) {
         verdict.outcome = Outcome::Shape(theirs.shape().to_vec());
+        if explain {
+            verdict.explain_shape(&ours.to_f64(), &theirs.to_f64());
+        }
         return verdict;
     }
     // Both in row-major order, whatever axes of length 1 theirs has.
@@ -418,12 +469,7 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
     // The place in row-major order of the worst element, and its error or share.
     let [mut worst, mut absolute, mut relative] = [(0, 0.0f64); 3];
     for (i, ((&ours, &theirs), &tolerance)) in a.iter().zip(&b).zip(&tolerances).enumerate() {
-        // The same infinity, or both NaN: theirs agrees.
-        let mut error = if ours == theirs || ours.is_nan() && theirs.is_nan() { 0.0 } else { (theirs - ours).abs() };
-        // So does an infinity where the type of theirs ends.
-        if theirs.is_infinite() && ours.abs() + tolerance >= largest && theirs.signum() == ours.signum() {
-            error = 0.0;
-        }
+        let error = error(ours, theirs, tolerance, largest);
         verdict.ours_not_finite += usize::from(!ours.is_finite());
         verdict.not_finite += usize::from(ours.is_finite() && !theirs.is_finite());
         if beyond(error, tolerance) {
@@ -432,7 +478,7 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
         if error == 0.0 {
             continue;
         }
-        let larger = |error: f64, worst: f64| beyond(error, worst) && !worst.is_nan();
+        let larger = |error: f64, worst: f64| error > worst || error.is_nan() && !worst.is_nan();
         let share = if tolerance.is_finite() { error / tolerance } else { f64::INFINITY };
         if larger(share, worst.1) || worst.1 == 0.0 {
             worst = (i, share);
@@ -466,10 +512,55 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
     if let (Outcome::Fits, Allowed::Carried { whole: Some(whole), .. }) = (&verdict.outcome, &allowed) {
         verdict.judge_whole(&a, &b, &tolerances, *whole);
     }
+    if explain && !verdict.passed() {
+        verdict.explain(a, b, tolerances, largest);
+    }
     verdict
 }
 
 impl Verdict {
+    /// The pattern and the profile of the errors.
+    fn explain(&mut self, ours: Vec<f64>, mut theirs: Vec<f64>, tolerances: Vec<f64>, largest: f64) {
+        let whole = |whole: Option<Whole>| whole.map_or(f64::NAN, |whole| whole.found);
+        self.pattern = match self.outcome {
+            Outcome::Factor => {
+                Some(format!("every value is {} times the right one", pattern::number(whole(self.factor), 0.0)))
+            }
+            Outcome::Mean => {
+                let mean = whole(self.mean);
+                let size = if mean < 0.0 { "small" } else { "large" };
+                Some(format!("the values are too {size} by {} in the mean", pattern::number(mean.abs(), 0.0)))
+            }
+            _ => {
+                // What is right for another reason than its distance, see above.
+                for ((theirs, &ours), &tolerance) in theirs.iter_mut().zip(&ours).zip(&tolerances) {
+                    if error(ours, *theirs, tolerance, largest) == 0.0 {
+                        *theirs = ours;
+                    }
+                }
+                let names = pattern::axes_of(&self.name, self.shape.len());
+                self.profile = Some(Profile::new(names, &self.shape, &|i| {
+                    let error = error(ours[i], theirs[i], tolerances[i], largest);
+                    let share = if error == 0.0 { 0.0 } else { error / tolerances[i] };
+                    if share.is_nan() || error > 0.0 && !tolerances[i].is_finite() { f64::INFINITY } else { share }
+                }));
+                let [theirs, ours, tolerances] =
+                    [theirs, ours, tolerances].map(|x| ArrayD::from_shape_vec(self.shape.as_slice(), x).ok());
+                let described = theirs.zip(ours).zip(tolerances);
+                described.map(|((theirs, ours), each)| pattern::describe_within(&theirs, &ours, &each, names))
+            }
+        };
+    }
+
+    /// The same if the shape is another one: the axes may be in another order.
+    fn explain_shape(&mut self, ours: &ArrayD<f64>, theirs: &ArrayD<f64>) {
+        let scale = ours.iter().filter(|x| x.is_finite()).fold(0.0f64, |scale, x| scale.max(x.abs()));
+        let Tolerance { relative, .. } = Tolerance::of_dtype(self.dtypes[1]);
+        let allowed = ArrayD::from_elem(ours.raw_dim(), relative * scale);
+        let names = pattern::axes_of(&self.name, self.shape.len());
+        self.pattern = pattern::of_axes(theirs, ours, &allowed, names);
+    }
+
     /// The fitted factor and the mean error of a tensor whose elements fit.
     fn judge_whole(&mut self, ours: &[f64], theirs: &[f64], tolerances: &[f64], [factor, mean]: [f64; 2]) {
         let pairs = || ours.iter().zip(theirs).map(|(&a, &b)| (a / self.scale, (b - a) / self.scale));
@@ -519,6 +610,14 @@ fn of_equal_values(ours: &[f64], tolerances: &[f64], scale: f64) -> [f64; 2] {
     [2.0 * of_factor.sqrt() / squares, 2.0 * of_mean.sqrt() / order.len().max(1) as f64 * scale]
 }
 
+/// How far an element is off; `largest` is the largest number of the type of theirs.
+fn error(ours: f64, theirs: f64, tolerance: f64, largest: f64) -> f64 {
+    // The same infinity, or both NaN: theirs agrees. So does an infinity where the type of theirs ends.
+    let same = ours == theirs || ours.is_nan() && theirs.is_nan();
+    let overflow = theirs.is_infinite() && ours.abs() + tolerance >= largest && theirs.signum() == ours.signum();
+    if same || overflow { 0.0 } else { (theirs - ours).abs() }
+}
+
 /// √(Σ x²/n), in units of `largest`.
 fn rms(x: impl Iterator<Item = f64>, largest: f64) -> f64 {
     if largest == 0.0 || !largest.is_finite() {
@@ -529,7 +628,7 @@ fn rms(x: impl Iterator<Item = f64>, largest: f64) -> f64 {
 }
 
 /// The index of element `i` in row-major order.
-fn index(i: usize, shape: &[usize]) -> Vec<usize> {
+pub(super) fn index(i: usize, shape: &[usize]) -> Vec<usize> {
     let mut rest = i;
     let mut index = vec![0; shape.len()];
     for (at, &axis) in index.iter_mut().zip(shape).rev() {
@@ -672,7 +771,10 @@ mod tests {
         let scaled = judge(&y * 0.99);
         assert_eq!(scaled.outcome, Outcome::Factor);
         assert!((scaled.factor.unwrap().found - 0.99).abs() < 1e-12 && scaled.share() > 1.9);
-        assert_eq!(judge(&y + 0.01).outcome, Outcome::Mean);
+        assert_eq!(scaled.pattern.as_deref(), Some("every value is 0.99 times the right one"));
+        let shifted = judge(&y + 0.01);
+        assert_eq!(shifted.outcome, Outcome::Mean);
+        assert_eq!(shifted.pattern.as_deref(), Some("the values are too large by 0.01 in the mean"));
         let alternating = ndarray::Array1::from_shape_fn(1000, |i| y[i] + if i % 2 == 0 { 0.04 } else { -0.04 });
         assert_eq!(judge(alternating).outcome, Outcome::Fits);
 
@@ -702,6 +804,18 @@ mod tests {
         assert!(compare(&ours, &theirs, None).unwrap().passed());
         theirs.insert("y", infinite(f32::INFINITY));
         assert!(!compare(&ours, &theirs, None).unwrap().passed());
+    }
+
+    /// Nothing is worse than an element that is infinite or NaN, wherever others follow.
+    #[test]
+    fn the_worst_element_is_the_one_that_is_not_finite() {
+        let ours = tensors(&[("y", array![1.0, 2.0, 3.0, 4.0].into_dyn())]);
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let theirs = tensors(&[("y", array![1.1, value, 3.0 + 1e-9, 5.0].into_dyn())]);
+            let given = Some(Tolerance { relative: 0.0, absolute: 1e-3 });
+            let report = compare(&ours, &theirs, given).unwrap();
+            assert_eq!(report.tensors[0].worst.at, [1]);
+        }
     }
 
     #[test]
@@ -736,5 +850,37 @@ mod tests {
         assert_eq!(ulps(Dtype::F64, 0.0, -0.0), 0);
         assert_eq!(ulps(Dtype::F64, f64::from_bits(1), -f64::from_bits(1)), 2);
         assert_eq!(ulps(Dtype::F32, f64::NAN, 1.0), u64::MAX);
+    }
+
+    #[test]
+    fn what_does_not_fit_has_a_pattern_and_a_profile() {
+        let right =
+            ArrayD::from_shape_fn([2, 3, 100, 4].as_slice(), |at| (at[0] + 2 * at[1] + 3 * at[2] + at[3]) as f64);
+        let mut ours = tensors(&[("output", right.clone()), ("grad_fc.weight", array![[1.0, 2.0, 4.0]].into_dyn())]);
+        ours.insert("tolerance.f64.output", ArrayD::from_elem(right.raw_dim(), 0.5));
+        ours.insert("tolerance.f64.grad_fc.weight", array![[0.0, 0.0, 1.0]]);
+        let mut wrong = right;
+        wrong.slice_each_axis_mut(|axis| if axis.axis.index() == 3 { (3..).into() } else { (..).into() }).fill(9e9);
+        wrong[[1, 2, 99, 3].as_slice()] = f64::NAN;
+        let theirs = tensors(&[("output", wrong), ("grad_fc.weight", array![[1.0, 2.0, 4.5]].into_dyn())]);
+        let report = compare(&ours, &theirs, None).unwrap();
+        let [output, fits] = report.tensors.as_slice() else { panic!("{report:?}") };
+        assert!(fits.pattern.is_none() && fits.profile.is_none());
+        assert!(output.pattern.as_ref().unwrap().starts_with("1 of 2400 values are infinite or NaN"), "{output:?}");
+        let Profile { names, axes, planes } = output.profile.as_ref().unwrap();
+        assert_eq!((names[3], axes[3][2], axes[0][1]), ("column", 0.0, f64::INFINITY));
+        assert!((axes[0][0] / 1.8e10 - 1.0).abs() < 1e-6, "{:?}", axes[0]);
+        let [first, last] = planes.as_slice() else { panic!("{planes:?}") };
+        assert_eq!((first.axes, first.block, first.shares.dim()), ([0, 1], [1, 1], (2, 3)));
+        assert_eq!((last.axes, last.block, last.shares.dim()), ([2, 3], [2, 1], (50, 4)));
+        assert_eq!((last.shares[[49, 3]], last.shares[[49, 2]]), (f64::INFINITY, 0.0));
+        // The axes of another shape, and without a bound only the same value is right.
+        let moved = tensors(&[("output", ours.get("output").unwrap().to_f64().permuted_axes([0, 2, 3, 1].as_slice()))]);
+        let pattern = compare(&ours, &moved, None).unwrap().tensors[0].pattern.clone();
+        assert_eq!(pattern.as_deref(), Some("its axes are image, row, column, channel"));
+        ours.insert("tolerance.f64.grad_fc.weight", array![[0.0, 0.0, f64::INFINITY]]);
+        let verdict = compare(&ours, &theirs, None).unwrap().tensors.swap_remove(1);
+        assert_eq!(verdict.pattern.as_deref(), Some("1 of 3 values is wrong: at output 0, input 2"));
+        assert_eq!(verdict.profile.unwrap().axes, [vec![f64::INFINITY], vec![0.0, 0.0, f64::INFINITY]]);
     }
 }

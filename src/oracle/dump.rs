@@ -135,9 +135,13 @@ pub fn dump<T: Scalar>(program: &Program<f64>, input: &Tensor, request: &Request
         alias(&format!("output.{name}"), &format!("output.{own}"));
         alias(&format!("grad_output.{name}"), &format!("grad_output.{own}"));
     }
-    if let (Some(last), Goal::CrossEntropy { .. }) = (program.steps.last(), &request.goal) {
-        alias("output", "logits");
-        alias("grad_output", &format!("grad_output.{}", last.name));
+    match (program.steps.last(), &request.goal) {
+        (Some(last), Goal::CrossEntropy { .. }) => {
+            alias("output", "logits");
+            alias("grad_output", &format!("grad_output.{}", last.name));
+        }
+        (Some(_), _) => alias("logits", "output"),
+        (None, _) => {}
     }
     if !aliases.is_empty() {
         result.metadata.insert(ALIASES.to_string(), aliases);

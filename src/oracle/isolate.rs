@@ -222,7 +222,7 @@ impl Trial<'_> {
         let arithmetic = self.stated.of(name).unwrap_or(usual);
         let Allowed { each, factor, mean } = allowed(&arithmetic);
         let given = Given::Carried { arithmetic, each, whole: Some([factor, mean]) };
-        Some(verdict(name, &ours.into(), Some((theirs, given))))
+        Some(verdict(name, &ours.into(), Some((theirs, given)), true))
     }
 
     fn module(
@@ -357,8 +357,9 @@ impl Trial<'_> {
         let (value, cache) = layer.forward(&logits, target)?;
         let (dlogits, q) = (layer.backward(&cache), target_weights(layer, target, logits.ncols()));
         let value = arr0(value).into_dyn();
-        let noise =
-            |arithmetic: &Arithmetic| of_loss(&logits, &q, &Array1::ones(q.nrows()), &value, &dlogits, arithmetic);
+        let noise = |arithmetic: &Arithmetic| {
+            of_loss(&logits, &q, &Array1::ones(q.nrows()), &value, &dlogits, arithmetic, rounding::roundings(layer))
+        };
         let of_loss = |arithmetic: &Arithmetic| noise(arithmetic).loss.allowed(value.view(), arithmetic, None);
         let of_logits =
             |arithmetic: &Arithmetic| noise(arithmetic).dlogits.allowed(dlogits.view().into_dyn(), arithmetic, None);

@@ -3,7 +3,7 @@
 //! | kind | reads | settings |
 //! |---|---|---|
 //! | `conv2d` | `input` `weight` (`bias`) | `stride` `padding` `dilation` `groups`; `padding` is also `same`, `valid` or `1:2x0:1`, before:after |
-//! | `batch_norm` | `input` (`weight` `bias` `running_mean` `running_var` `num_batches_tracked`) | `mode` `eps` `momentum` (a number, or `none`: the average of all batches) |
+//! | `batch_norm` | `input` (`weight` `bias` `running_mean` `running_var` `num_batches_tracked`) | `mode` (`train`, `eval`; or `training`, a flag) `eps` `momentum` (a number, or `none`: the average of all batches) |
 //! | `relu` `leaky_relu` | `input` | `negative_slope` of the leaky one |
 //! | `max_pool` | `input` | `kernel_size` `stride` `padding` `dilation` `ceil_mode` |
 //! | `avg_pool` | `input` | `kernel_size` `stride` `padding` `ceil_mode` `count_include_pad` `divisor_override` |
@@ -87,6 +87,19 @@ impl FromStr for Settings {
     }
 }
 
+impl Settings {
+    /// Names and values, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl FromIterator<(String, String)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Settings(pairs.into_iter().collect())
+    }
+}
+
 /// Reads settings and records which were read: a setting that is never read is an error.
 struct Reader<'a> {
     kind: &'a str,
@@ -140,7 +153,9 @@ impl<'a> Reader<'a> {
     }
 
     fn mode(&mut self) -> Result<Mode> {
-        Ok(self.choice("mode", &[("train", Mode::Train), ("eval", Mode::Eval)])?.unwrap_or(Mode::Train))
+        let training = self.flag("training", true)?;
+        let default = if training { Mode::Train } else { Mode::Eval };
+        Ok(self.choice("mode", &[("train", Mode::Train), ("eval", Mode::Eval)])?.unwrap_or(default))
     }
 
     /// Rejects settings that were not read.
@@ -300,7 +315,17 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
         _ => {
             let mut layer = layer(&mut settings, tensors, &mut mode)?;
             match (&mut layer, &mut goal) {
-                (Layer::Conv2d(conv), _) => padding = pad(&mut settings, conv, &mut input)?,
+                (Layer::Conv2d(conv), _) => {
+                    let (own, groups) = (conv.weight.shape()[1], conv.groups);
+                    if let &[_, c, _, _] = input.shape()
+                        && c != own * groups
+                    {
+                        let expected =
+                            format!("(N, {}, H, W): {groups} groups of the weight's {own} channels", own * groups);
+                        return Err(Error::shape("conv2d", "input", expected, input.shape()));
+                    }
+                    padding = pad(&mut settings, conv, &mut input)?;
+                }
                 // PyTorch's AdaptiveAvgPool2d(1) has a result (N, C, 1, 1).
                 (Layer::GlobalAvgPool, Goal::GradOutput(gradient)) => *gradient = rows_of_pixels(gradient),
                 _ => {}

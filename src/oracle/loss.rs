@@ -38,6 +38,8 @@ pub struct Loss {
     /// g (N); `None` without a backward pass.
     g: Option<Array1<f64>>,
     per_row: bool,
+    /// How often u q bounds the roundings of q.
+    roundings: f64,
 }
 
 /// The settings of a loss.
@@ -68,6 +70,7 @@ impl Loss {
         if !(0.0..=1.0).contains(&epsilon) {
             return Err(wrong(format!("label_smoothing must be in [0, 1], got {epsilon}")));
         }
+        let roundings = 2.0 * (1.0 + f64::from(u8::from(weight.is_some())) + f64::from(u8::from(epsilon != 0.0)));
         let weight = match weight {
             None => Array1::ones(classes),
             Some(weight) => {
@@ -135,7 +138,7 @@ impl Loss {
                 Some(if per_row { gradient.iter().copied().collect() } else { Array1::from_elem(rows, gradient.sum()) })
             }
         };
-        Ok(Loss { q, g, per_row })
+        Ok(Loss { q, g, per_row, roundings })
     }
 
     /// `output`, and `grad_input` where there is a backward pass, with the tolerances for each of `computed_in`.
@@ -153,7 +156,15 @@ impl Loss {
         let gradient = dlogits.unwrap_or_else(|| Array2::zeros(logits.dim()));
         let ones = Array1::ones(logits.nrows());
         for arithmetic in computed_in {
-            let noise = of_loss(logits, &self.q, self.g.as_ref().unwrap_or(&ones), &loss, &gradient, arithmetic);
+            let noise = of_loss(
+                logits,
+                &self.q,
+                self.g.as_ref().unwrap_or(&ones),
+                &loss,
+                &gradient,
+                arithmetic,
+                self.roundings,
+            );
             let mut of_tensors = vec![("output".to_string(), noise.loss.allowed(loss.view(), arithmetic, None))];
             if self.g.is_some() {
                 let allowed = noise.dlogits.allowed(gradient.view().into_dyn(), arithmetic, None);

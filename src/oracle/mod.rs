@@ -7,6 +7,8 @@
 //! - [`mod@compare`]: compares two dumps and finds the first module, in the order of execution, where they differ;
 //! - [`mod@isolate`]: judges every module of a dump with its own inputs;
 //! - [`mod@diagnose`]: which classic mistake explains the difference;
+//! - [`expected`]: failures that are known and excused;
+//! - [`mod@fuzz`]: tries an implementation on random geometries and values, and shrinks what fails;
 //! - [`pack`]: inputs and expected results of every layer, for use without this program; [`mod@score`] shows with [`mutants`]
 //!   that the pack detects mistakes.
 //!
@@ -17,6 +19,8 @@ pub mod arithmetic;
 pub mod compare;
 pub mod diagnose;
 pub mod dump;
+pub mod expected;
+pub mod fuzz;
 pub mod isolate;
 pub mod layer;
 pub mod loss;
@@ -24,6 +28,7 @@ pub mod mutants;
 mod names;
 pub mod pack;
 pub mod pattern;
+pub mod profile;
 pub mod rounding;
 pub mod score;
 pub mod simulation;
@@ -33,4 +38,5 @@ pub use arithmetic::{Arithmetic, ComputedIn};
 pub use compare::{Report, Tolerance, Verdict, compare, compare_as};
 pub use diagnose::{Diagnosis, Mistake, diagnose};
 pub use dump::{Goal, Request, dump};
+pub use expected::Expected;
 pub use layer::Settings;

@@ -152,6 +152,11 @@ pub const OPERATIONS: [&str; 12] = [
 ];
 
 impl Mutant {
+    /// Whether its error is a factor of about 1.001.
+    pub fn is_a_thousandth(&self) -> bool {
+        self.what.ends_with("by a thousandth")
+    }
+
     /// The results of a case with this fault. `None` if the fault does not apply to the case; empty if nothing can be computed.
     pub fn compute(&self, case: &Case) -> Option<Tensors> {
         if let Subject::Layer("sgd", settings) = case.subject {

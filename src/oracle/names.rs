@@ -24,19 +24,23 @@ impl Matched {
     /// compared, and no mistake.
     pub fn new(theirs: &Tensors, own: &dyn Fn(&str) -> Option<String>, known: &dyn Fn(&str) -> bool) -> Self {
         let mut matched = Matched { pairs: Vec::new(), unknown: Vec::new() };
+        let mut placed: Vec<&str> = Vec::new();
         for name in theirs.names().filter(|name| !is_counter(name) && tolerance_of(name).is_none()) {
             let translated = translated(name);
             match own(name).or_else(|| own(&translated)) {
                 Some(own) => matched.pairs.push((own, name.to_string())),
                 None if known(name) || known(&translated) => {}
-                None => matched.unknown.push(name.to_string()),
+                None => {
+                    matched.unknown.push(name.to_string());
+                    continue;
+                }
             }
+            placed.push(name);
         }
         // A module that returns what it was given, such as an empty `Sequential` or `Flatten`, has no step here.
-        let Matched { pairs, unknown } = &mut matched;
-        unknown.retain(|name| {
-            let passes_on = |other: &str| same_elements(theirs.get(name), theirs.get(other));
-            module_tensor(name).is_none() || !pairs.iter().any(|(_, other)| passes_on(other))
+        matched.unknown.retain(|name| {
+            let passes_on = |other: &&str| same_elements(theirs.get(name), theirs.get(other));
+            module_tensor(name).is_none() || !placed.iter().any(passes_on)
         });
         matched
     }

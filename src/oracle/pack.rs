@@ -28,7 +28,11 @@ use crate::parameters::{Parameters as _, Role};
 use crate::program::Program;
 use crate::rng::{Purpose, name_hash, stream};
 use crate::tensors::{Tensor, Tensors};
-use ndarray::{Array1, ArrayD, IxDyn};
+use ndarray::{Array1, ArrayD, Axis, IxDyn};
+
+/// The arithmetics for which the pack has tolerances.
+pub const ARITHMETICS: [Arithmetic; 5] =
+    [Arithmetic::F64, Arithmetic::F32, Arithmetic::TF32, Arithmetic::BF16, Arithmetic::F16];
 
 /// What is computed in a case.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +139,13 @@ enum Draw {
     Weight,
     /// ½ to 1½ in steps of 2⁻¹¹: scales and variances.
     Positive,
+    /// −2 to 2 in steps of 2⁻⁵: numbers of bfloat16 and float16.
+    Short,
+    /// [`Draw::Fine`], but the second half of every plane of the last two axes is the first one reversed and negated: sums
+    /// over it are 0.
+    Antisymmetric,
+    /// [`Draw::Fine`], but every other channel is constant.
+    Constant,
 }
 
 impl Draw {
@@ -142,12 +153,13 @@ impl Draw {
     fn tensor(self, case: &str, name: &str, shape: &[usize]) -> ArrayD<f64> {
         let mut rng = stream(0, Purpose::Verify, &[name_hash("pack"), name_hash(case), name_hash(name)]);
         let fan_in: usize = shape.iter().skip(1).product();
-        ArrayD::from_shape_simple_fn(IxDyn(shape), || {
+        let mut tensor = ArrayD::from_shape_simple_fn(IxDyn(shape), || {
             // A whole number from −1024 to 1023.
             let whole = (rng.next_u64() >> 53) as f64 - 1024.0;
             let fine = whole / 512.0;
             match self {
-                Draw::Fine => fine,
+                Draw::Fine | Draw::Antisymmetric | Draw::Constant => fine,
+                Draw::Short => (32.0 * fine).round() / 32.0,
                 Draw::Coarse => (2.0 * fine).round() / 2.0,
                 Draw::Negative => -(fine.abs() + 1.0 / 512.0),
                 Draw::Offset => 16.0 + fine,
@@ -155,7 +167,31 @@ impl Draw {
                 Draw::Weight => fine / f64::from(1u32 << (fan_in.max(1).ilog2() / 2)),
                 Draw::Positive => 1.0 + fine / 4.0,
             }
-        })
+        });
+        let last = Axis(tensor.ndim().saturating_sub(1));
+        match self {
+            Draw::Antisymmetric => {
+                let plane: usize = shape.iter().rev().take(2).product();
+                let flat = tensor.as_slice_mut().expect("in row-major order");
+                for plane in flat.chunks_exact_mut(plane) {
+                    let half = plane.len() / 2;
+                    plane[half] = 0.0;
+                    for i in 0..half {
+                        plane[plane.len() - 1 - i] = -plane[i];
+                    }
+                }
+            }
+            Draw::Constant => {
+                let channels = if last.index() > 1 { Axis(1) } else { last };
+                for (index, mut channel) in
+                    tensor.axis_iter_mut(channels).enumerate().filter(|(index, _)| index % 2 == 0)
+                {
+                    channel.fill(0.375 * (index + 1) as f64);
+                }
+            }
+            _ => {}
+        }
+        tensor
     }
 }
 
@@ -166,6 +202,8 @@ pub fn cases() -> Vec<Case> {
     norms_and_gates(&mut cases);
     pools(&mut cases);
     heads(&mut cases);
+    cancelling(&mut cases);
+    short(&mut cases);
     blocks(&mut cases);
     steps(&mut cases);
     networks(&mut cases);
@@ -306,6 +344,69 @@ fn heads(cases: &mut Vec<Case>) {
     loss("smoothing", "an eighth is spread over all classes", "label_smoothing=0.125", [6, 5], Draw::Fine);
     loss("one-row", "a batch of one, two classes", "", [1, 2], Draw::Fine);
     loss("thousands", "exp(1000) overflows", "", [5, 4], Draw::Thousands);
+}
+
+/// Sums whose terms are far larger than their result: rounding has the size of the terms.
+fn cancelling(cases: &mut Vec<Case>) {
+    let filter: [(&str, &[usize], Draw); 2] =
+        [("input", &[2, 3, 7, 6], Draw::Offset), ("weight", &[4, 3, 3, 3], Draw::Antisymmetric)];
+    cases.push(layer(
+        "conv2d-high-pass",
+        "weights that add up to 0, on large pixels",
+        ("conv2d", "padding=1"),
+        &filter,
+    ));
+    let mut before_a_norm = layer(
+        "conv2d-before-a-norm",
+        "the gradient of a bias before a batch norm is 0: nothing but rounding",
+        ("conv2d", "padding=1"),
+        &[("input", &[3, 2, 5, 7], Draw::Fine), ("weight", &[5, 2, 3, 3], Draw::Fine), ("bias", &[5], Draw::Fine)],
+    );
+    let gradient = Draw::Antisymmetric.tensor(&before_a_norm.name, "grad_output", &[3, 5, 5, 7]);
+    before_a_norm.input.insert("grad_output", gradient);
+    cases.push(before_a_norm);
+    let image: [(&str, &[usize], Draw); 1] = [("input", &[3, 4, 5, 7], Draw::Antisymmetric)];
+    cases.push(layer("global_avg_pool-zero", "the mean of every image is 0", ("global_avg_pool", ""), &image));
+    let channels: [(&str, &[usize], Draw); 5] = [
+        ("input", &[4, 5, 3, 6], Draw::Constant),
+        ("weight", &[5], Draw::Positive),
+        ("bias", &[5], Draw::Fine),
+        ("running_mean", &[5], Draw::Fine),
+        ("running_var", &[5], Draw::Positive),
+    ];
+    let norm = ("batch_norm", "mode=train");
+    cases.push(layer("batch_norm-constant", "channels without variance: only eps is under the root", norm, &channels));
+
+    let (name, logits) = ("softmax_cross_entropy-learnt", [6, 5]);
+    let target = classes(name, logits);
+    let mut learnt = Draw::Fine.tensor(name, "input", &logits);
+    target.iter().enumerate().for_each(|(row, &class)| learnt[[row, class as usize]] += 14.0);
+    let mut input = Tensors::new();
+    input.insert("input", learnt);
+    input.insert("target", target);
+    let subject = Subject::Layer("softmax_cross_entropy", "");
+    let about = "images that have been learnt: p − target is 10⁻⁶ of its terms";
+    cases.push(Case { name: name.to_string(), about, subject, input });
+}
+
+/// Inputs that every 16-bit type has: nothing is lost before the computation.
+fn short(cases: &mut Vec<Case>) {
+    let all = |inputs: &[(&'static str, &'static [usize])]| -> Vec<(&'static str, &'static [usize], Draw)> {
+        inputs.iter().map(|&(name, shape)| (name, shape, Draw::Short)).collect()
+    };
+    let mut short = |name: &str, about, subject, inputs: &[(&str, &[usize], Draw)]| {
+        let mut case = layer(name, about, subject, inputs);
+        let shape = case.input.get("grad_output").expect("just drawn").shape().to_vec();
+        case.input.insert("grad_output", Draw::Short.tensor(name, "grad_output", &shape));
+        cases.push(case);
+    };
+    let inputs = all(&[("input", &[2, 5, 7, 6]), ("weight", &[4, 5, 3, 3]), ("bias", &[4])]);
+    short("conv2d-16-bit", "exact in every 16-bit type", ("conv2d", "stride=2,padding=1"), &inputs);
+    let mut inputs = all(&[("input", &[3, 4, 6, 5]), ("weight", &[4]), ("bias", &[4])]);
+    inputs.extend([("running_mean", &[4][..], Draw::Short), ("running_var", &[4], Draw::Positive)]);
+    short("batch_norm-16-bit", "exact in every 16-bit type", ("batch_norm", "mode=train"), &inputs);
+    let inputs = all(&[("input", &[5, 12]), ("weight", &[7, 12]), ("bias", &[7])]);
+    short("linear-16-bit", "exact in every 16-bit type", ("linear", ""), &inputs);
 }
 
 /// A class for every row.

@@ -22,7 +22,11 @@
 //! That the variance grows with K and not with K², as the worst case does, is the theorem of Higham & Mary 2019, *A new
 //! approach to probabilistic rounding error analysis*; with products in low precision and sums in a higher one,
 //! Connolly, Higham & Mary 2021, *Stochastic rounding and its probabilistic backward error analysis*. A sum of more than
-//! [`BLOCK`] terms is assumed to be formed in blocks of at most this many, as every parallel implementation does.
+//! [`LONGEST`] terms is assumed to be formed in blocks of at most this many, as every parallel implementation does.
+//!
+//! The theorem needs terms that differ. Equal ones (a constant image, the gradient that a global pool passes to every pixel)
+//! are all rounded in the same direction as long as the partial sum keeps its exponent, so their errors add up and do not
+//! cancel (`steps`).
 //!
 //! A batch norm has errors that all pixels of a channel share, because they share the mean and the standard deviation
 //! ([`Shared`]). `docs/checking_gradients.md` derives the formulas layer by layer.
@@ -32,13 +36,20 @@ use crate::layers::{BatchNorm2d, Conv2d, Linear, Mode, Reduction, SoftmaxCrossEn
 use crate::program::{Layer, Step, Value};
 use crate::verify::bounds::winograd_growth;
 use crate::{Activation, Result};
-use ndarray::{Array1, Array2, ArrayD, ArrayView4, ArrayViewD, Axis, Ix2, Ix4, Zip, s};
+use ndarray::{Array1, Array2, ArrayD, ArrayView3, ArrayView4, ArrayViewD, Axis, Ix2, Ix4, Zip, s};
 
-/// How many standard deviations of the model are allowed.
-pub const MULTIPLE: f64 = 8.0;
+/// How many standard deviations of the model are allowed for one element: of 10⁵ elements the largest error is 4.4 of them.
+pub const MULTIPLE: f64 = 10.0;
 
-/// The longest sum that is formed term by term.
-pub const BLOCK: usize = 4096;
+/// The same for a sum over all elements of a tensor. These sums are few, and nothing hides near them.
+const OF_WHOLE: f64 = 16.0;
+
+/// The longest sum that is formed term by term. oneDNN does so on each thread: over 131,072 pixels the errors of a weight's
+/// gradient still grow like √K.
+pub const LONGEST: usize = 1 << 17;
+
+/// The longest sum of a matrix unit that cuts bits off.
+const BLOCK: usize = 4096;
 
 /// The standard deviation, in units of the unit roundoff, of a statistic that may be rounded to the stored type.
 const OF_STATISTIC: f64 = 0.35;
@@ -55,6 +66,8 @@ pub struct Noise {
     pub shared: Vec<Shared>,
     /// The largest error by rounding the result itself and the statistics it depends on.
     pub bound: ArrayD<f64>,
+    /// The largest relative error that all elements share: that of products on units that cut bits off.
+    pub systematic: f64,
 }
 
 /// Errors of the form e_c · pattern, with one random e_c in each channel.
@@ -71,18 +84,24 @@ impl Noise {
     fn of_result(result: ArrayViewD<'_, f64>, stored: Float) -> Self {
         let u = stored.unit_roundoff();
         let bound = result.mapv(|y| 2.0 * u * y.abs() + stored.underflow());
-        Noise { each: ArrayD::zeros(result.raw_dim()), shared: Vec::new(), bound }
+        Noise { each: ArrayD::zeros(result.raw_dim()), shared: Vec::new(), bound, systematic: 0.0 }
     }
 
     /// A copy of values: exact, unless a value is no number of the stored type.
     fn of_copy(result: ArrayViewD<'_, f64>, stored: Float) -> Self {
         let u = stored.unit_roundoff();
         let bound = result.mapv(|y| if stored.contains(y) { 0.0 } else { 2.0 * u * y.abs() + stored.underflow() });
-        Noise { each: ArrayD::zeros(result.raw_dim()), shared: Vec::new(), bound }
+        Noise { each: ArrayD::zeros(result.raw_dim()), shared: Vec::new(), bound, systematic: 0.0 }
     }
 
     fn with(mut self, variance: ArrayD<f64>) -> Self {
         self.each = variance.mapv_into(f64::sqrt);
+        self
+    }
+
+    /// The results are products of this arithmetic.
+    fn of_products(mut self, arithmetic: &Arithmetic) -> Self {
+        self.systematic = bias(arithmetic);
         self
     }
 
@@ -112,12 +131,11 @@ impl Noise {
                 (sums * size).mapv(|s| s * s).sum()
             });
             let bound = self.bound.iter().zip(weight).map(|(b, w)| (b * w).powi(2)).sum::<f64>();
-            // Twice the multiple: these sums are few, and nothing hides near them.
             // Results near the end of the range of the type are all rounded in the same direction, to 0.
             let underflow = arithmetic.stored.underflow() * weight.mapv(f64::abs).sum();
-            2.0 * (MULTIPLE * (alone + shared.sum::<f64>()).sqrt() + bound.sqrt()) + underflow
+            OF_WHOLE * (alone + shared.sum::<f64>()).sqrt() + 2.0 * bound.sqrt() + underflow
         });
-        let (bias, both) = (bias(arithmetic), of_both(arithmetic));
+        let (bias, both) = (self.systematic, of_both(arithmetic));
         Allowed {
             each: each * both,
             factor: both * factor / squares + bias,
@@ -197,11 +215,48 @@ pub(super) fn view(value: &Value<f64>) -> ArrayViewD<'_, f64> {
     }
 }
 
-/// √Σ t² of everything that a convolution or linear layer returns.
+/// √Σ t² of everything that a convolution or linear layer returns, and how often its terms are equal.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    y: Option<ArrayD<f64>>,
-    backward: Option<(ArrayD<f64>, Vec<OfParameter>)>,
+    y: Option<OfProducts>,
+    /// Of the values read, and of the parameters.
+    backward: Option<(OfProducts, Vec<OfParameter>)>,
+}
+
+/// Sums of products of values and weights.
+#[derive(Clone, Debug)]
+struct OfProducts {
+    /// √Σ t².
+    root: ArrayD<f64>,
+    /// How often a value occurs again within a channel, and how often a weight does ([`equal`]).
+    values: f64,
+    weights: f64,
+    /// Terms of one channel: the pixels of the kernel.
+    taps: usize,
+}
+
+impl OfProducts {
+    /// How often two terms are equal.
+    fn equal(&self) -> f64 {
+        self.values * self.weights
+    }
+
+    /// The variance by rounding the operands that are `rounded`, values and weights, of the sums `sum`. Equal operands have
+    /// equal errors, whose products with the other operand add up.
+    fn of_operands(
+        &self,
+        arithmetic: &Arithmetic,
+        sum: ArrayViewD<'_, f64>,
+        [values, weights]: [bool; 2],
+    ) -> ArrayD<f64> {
+        let u = arithmetic.operands.unit_roundoff();
+        let of = |on: bool, factor: f64| if on { u * u / 3.0 * factor } else { 0.0 };
+        let squares = of(values, 1.0 + (self.taps - 1) as f64 * self.values) + of(weights, 1.0);
+        let sums = of(weights, self.weights);
+        let mut variance = self.root.clone();
+        variance.zip_mut_with(&sum, |root, sum| *root = squares * *root * *root + sums * sum * sum);
+        variance
+    }
 }
 
 /// A parameter's gradient is a sum over the images, and over the pixels of each.
@@ -213,6 +268,41 @@ struct OfParameter {
     root: ArrayD<f64>,
     /// √Σ S², S being the sum over one image: where all terms of an image have one sign, partial sums are that large.
     images: ArrayD<f64>,
+    /// How often two terms are equal: one number for all elements, or one for each.
+    equal: Vec<f64>,
+    /// How often a value occurs again within a channel of x, and within one of dy.
+    operands: [Vec<f64>; 2],
+}
+
+/// How often two of `x` are equal and not 0: the probability for two elements drawn at random, estimated from 256 of
+/// them. Equal means up to the rounding errors that a simulation adds.
+fn equal<'a>(x: impl ExactSizeIterator<Item = &'a f64>) -> f64 {
+    const SAMPLE: usize = 256;
+    const BITS: u32 = 22;
+    let step = x.len().div_ceil(SAMPLE).max(1);
+    let mut sample: Vec<u64> = x.step_by(step).map(|x| (x.to_bits() + (1 << (51 - BITS))) >> (52 - BITS)).collect();
+    let all = sample.len();
+    sample.retain(|&x| x << 1 != 0);
+    sample.sort_unstable();
+    let pairs: usize = sample.chunk_by(|a, b| a == b).map(|same| same.len() * (same.len() - 1)).sum();
+    // One pair may be chance.
+    pairs.saturating_sub(2) as f64 / (all * all.saturating_sub(1)).max(1) as f64
+}
+
+/// The mean over the channels of how often two of their values are equal.
+fn mean_equal(x: &Activation<f64>) -> f64 {
+    let channels = equal_in_channels(x.view().into_dyn());
+    channels.iter().sum::<f64>() / channels.len().max(1) as f64
+}
+
+/// Pixels of the kernel.
+fn taps(conv: &Conv2d<f64>) -> usize {
+    conv.weight.shape()[2..].iter().product()
+}
+
+/// The same of every channel of an array whose last axis is the channel.
+fn equal_in_channels(x: ArrayViewD<'_, f64>) -> Vec<f64> {
+    x.axis_iter(Axis(x.ndim() - 1)).map(|channel| equal(channel.iter())).collect()
 }
 
 /// A power of two of the size of the largest finite element: squares of elements in this unit do not overflow.
@@ -260,12 +350,14 @@ impl Roots {
         }
         self.y = match (&step.layer, x) {
             (Layer::Conv2d(conv), Value::Images(x)) => {
+                let (values, weights, taps) = (mean_equal(x), equal(conv.weight.iter()), taps(conv));
                 let ((conv, w), (x, u)) = (squared_conv(conv), squared_images(x));
-                Some(rooted(conv.forward(&x)?.0.into_owned(), w * u))
+                Some(OfProducts { root: rooted(conv.forward(&x)?.0.into_owned(), w * u), values, weights, taps })
             }
             (Layer::Linear(linear), Value::Rows(x)) => {
+                let (values, weights) = (equal(x.iter()), equal(linear.weight.iter()));
                 let ((linear, w), (x, u)) = (squared_linear(linear), squared_rows(x));
-                Some(rooted(linear.forward(&x)?.0, w * u))
+                Some(OfProducts { root: rooted(linear.forward(&x)?.0, w * u), values, weights, taps: 1 })
             }
             _ => None,
         };
@@ -283,6 +375,9 @@ impl Roots {
         self.backward = match (&step.layer, x, dy) {
             (Layer::Conv2d(conv), Value::Images(x), Value::Images(dy)) => {
                 let plain = conv;
+                let [of_x, weights, of_dy] = [equal(x.iter()), equal(conv.weight.iter()), equal(dy.iter())];
+                let (values, taps) = (mean_equal(dy), taps(conv));
+                let operands = [x, dy].map(|values| equal_in_channels(values.view().into_dyn()));
                 let ((conv, w), (squared_x, u), (squared_dy, v)) =
                     (squared_conv(conv), squared_images(x), squared_images(dy));
                 let (_, cache) = conv.forward(&squared_x)?;
@@ -292,23 +387,39 @@ impl Roots {
                     name: "weight".to_string(),
                     root: rooted(grads.weight, u * v),
                     images: of_images,
+                    equal: vec![of_x * of_dy],
+                    operands: operands.clone(),
                 }];
                 parameters.extend(grads.bias.map(|bias| OfParameter {
                     name: "bias".to_string(),
                     root: rooted(bias, v),
                     images: image_sums(dy.view()).mapv_into(f64::sqrt).into_dyn(),
+                    equal: operands[1].clone(),
+                    operands,
                 }));
-                Some((rooted(dx.into_owned(), w * v), parameters))
+                let root = rooted(dx.into_owned(), w * v);
+                Some((OfProducts { root, values, weights, taps }, parameters))
             }
             (Layer::Linear(linear), Value::Rows(x), Value::Rows(dy)) => {
+                let [of_x, weights, of_dy] = [equal(x.iter()), equal(linear.weight.iter()), equal(dy.iter())];
+                let operands = [x, dy].map(|values| equal_in_channels(values.view().into_dyn()));
                 let ((linear, w), (x, u), (dy, v)) = (squared_linear(linear), squared_rows(x), squared_rows(dy));
                 let (_, cache) = linear.forward(&x)?;
                 let (dx, grads) = linear.backward(&dy, &cache)?;
-                let parameters = [("weight", rooted(grads.weight, u * v)), ("bias", rooted(grads.bias, v))];
+                let parameters = [
+                    ("weight", rooted(grads.weight, u * v), vec![of_x * of_dy]),
+                    ("bias", rooted(grads.bias, v), operands[1].clone()),
+                ];
                 // A row is a term.
-                let parameters =
-                    parameters.map(|(name, root)| OfParameter { name: name.to_string(), images: root.clone(), root });
-                Some((rooted(dx, w * v), parameters.into()))
+                let parameters = parameters.map(|(name, root, equal)| OfParameter {
+                    name: name.to_string(),
+                    images: root.clone(),
+                    root,
+                    equal,
+                    operands: operands.clone(),
+                });
+                let products = OfProducts { root: rooted(dx, w * v), values: of_dy, weights, taps: 1 };
+                Some((products, parameters.into()))
             }
             _ => None,
         };
@@ -333,38 +444,52 @@ fn image_sums(x: ArrayView4<'_, f64>) -> Array1<f64> {
     x.sum_axis(Axis(1)).sum_axis(Axis(1)).mapv_into(|sum| sum * sum).sum_axis(Axis(0))
 }
 
-/// The variance of a sum of `terms` terms with the root `root` of their squares, of which `rounded` operands are rounded.
-fn sum_variance(arithmetic: &Arithmetic, terms: usize, root: f64, sum: f64, rounded: usize) -> f64 {
-    let (u, operands) = (arithmetic.sums.unit_roundoff(), arithmetic.operands.unit_roundoff());
-    let steps = (terms.min(BLOCK) + 2) as f64;
-    let underflow = steps * arithmetic.sums.underflow().powi(2);
-    u * u * steps / 6.0 * (root * root + sum * sum) + rounded as f64 / 3.0 * (operands * root).powi(2) + underflow
+/// How many steps of a sum contribute to the variance of its error, of `terms` terms of which two are equal with the
+/// probability `equal`; the error of a step has the variance u² S²/3, and the partial sums S grow.
+///
+/// Different terms: one by one, at most [`LONGEST`]. R = K · equal terms of one value, added one after another, are rounded in
+/// the same direction, by at most u S each: together by 2/3 R u S at most if they are the whole sum, which is 4 standard
+/// deviations of u S √(K R)/6.
+fn steps(terms: usize, equal: f64) -> f64 {
+    (terms.min(LONGEST) + 2) as f64 / 6.0 + (terms as f64).powi(2) * equal / 36.0
+}
+
+/// The variance of a sum of `steps` [`steps`] with the root `root` of the squares of its terms.
+fn sum_variance(arithmetic: &Arithmetic, steps: f64, root: f64, sum: f64) -> f64 {
+    let u = arithmetic.sums.unit_roundoff();
+    let underflow = 6.0 * steps * arithmetic.sums.underflow().powi(2);
+    u * u * steps * (root * root + sum * sum) + underflow
 }
 
 /// The variance of every element of an array of sums, of which `root` is √Σ t² and `sum` is Σ t.
-fn of_sum(
-    arithmetic: &Arithmetic,
-    terms: usize,
-    root: &ArrayD<f64>,
-    sum: ArrayViewD<'_, f64>,
-    rounded: usize,
-) -> ArrayD<f64> {
+fn of_sum(arithmetic: &Arithmetic, steps: f64, root: &ArrayD<f64>, sum: ArrayViewD<'_, f64>) -> ArrayD<f64> {
     let mut variance = root.clone();
-    variance.zip_mut_with(&sum, |root, &sum| *root = sum_variance(arithmetic, terms, *root, sum, rounded));
+    variance.zip_mut_with(&sum, |root, &sum| *root = sum_variance(arithmetic, steps, *root, sum));
+    variance
+}
+
+/// The variance of sums of few terms of which `absolute` is Σ |t|, whose error is at most K u Σ |t|, and of which the operand is
+/// `rounded`.
+fn of_few(arithmetic: &Arithmetic, terms: usize, steps: f64, absolute: &ArrayD<f64>, rounded: bool) -> ArrayD<f64> {
+    let (u, operand) = (arithmetic.sums.unit_roundoff(), arithmetic.operands.unit_roundoff());
+    let steps = steps.min(0.5 * (terms as f64 / MULTIPLE).powi(2));
+    let mut variance = of_sum(arithmetic, steps, absolute, absolute.view());
+    let operand = if rounded { operand * operand / 3.0 } else { 0.0 };
+    // The division.
+    variance.zip_mut_with(absolute, |variance, absolute| *variance += (operand + u * u / 3.0) * absolute * absolute);
     variance
 }
 
 /// The same where a bias is added to every sum. It may be the first term: then every partial sum contains it.
 fn of_sum_and_bias(
     arithmetic: &Arithmetic,
-    terms: usize,
+    steps: f64,
     root: &ArrayD<f64>,
     sum: ArrayViewD<'_, f64>,
-    rounded: usize,
     bias: &Array1<f64>,
 ) -> ArrayD<f64> {
-    let mut variance = of_sum(arithmetic, terms, root, sum, rounded);
-    variance += &bias.mapv(|bias| sum_variance(arithmetic, terms, bias, bias, 0));
+    let mut variance = of_sum(arithmetic, steps, root, sum);
+    variance += &bias.mapv(|bias| sum_variance(arithmetic, steps, bias, bias));
     variance
 }
 
@@ -401,27 +526,27 @@ pub fn of_result(
     let arithmetic = &arithmetic;
     match (&step.layer, x) {
         (Layer::Conv2d(conv), _) => {
-            let root = roots.y.as_ref().expect("computed before");
-            let terms = conv.weight.len() / conv.weight.shape()[0].max(1);
+            let of = roots.y.as_ref().expect("computed before");
+            let steps = steps(conv.weight.len() / conv.weight.shape()[0].max(1), of.equal());
             let bias = conv.bias.clone().unwrap_or_else(|| Array1::zeros(conv.weight.shape()[0]));
             let products = &result - &bias;
-            let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
-            let mut variance = of_sum_and_bias(arithmetic, terms, root, products.view(), rounded, &bias);
+            let mut variance = of_sum_and_bias(arithmetic, steps, &of.root, products.view(), &bias);
+            variance += &of.of_operands(arithmetic, products.view(), [rounds.x, rounds.weight]);
             if in_tiles(conv, arithmetic) {
                 let terms = winograd_growth(TILE)[0] * (conv.weight.shape()[1] + TRANSFORMS) as f64;
-                variance += &tiled(arithmetic, Axis(3), terms, root);
+                variance += &tiled(arithmetic, Axis(3), terms, &of.root);
             }
-            let mut noise = Noise::of_result(result, stored).with(variance);
+            let mut noise = Noise::of_result(result, stored).with(variance).of_products(arithmetic);
             of_bias(&mut noise, &bias, arithmetic);
             with_bias(noise, &products, conv.bias.is_some(), stored)
         }
         (Layer::Linear(linear), _) => {
-            let root = roots.y.as_ref().expect("computed before");
+            let of = roots.y.as_ref().expect("computed before");
+            let steps = steps(linear.weight.ncols(), of.equal());
             let products = &result - &linear.bias;
-            let rounded = usize::from(rounds.x) + usize::from(rounds.weight);
-            let variance =
-                of_sum_and_bias(arithmetic, linear.weight.ncols(), root, products.view(), rounded, &linear.bias);
-            let mut noise = Noise::of_result(result, stored).with(variance);
+            let mut variance = of_sum_and_bias(arithmetic, steps, &of.root, products.view(), &linear.bias);
+            variance += &of.of_operands(arithmetic, products.view(), [rounds.x, rounds.weight]);
+            let mut noise = Noise::of_result(result, stored).with(variance).of_products(arithmetic);
             of_bias(&mut noise, &linear.bias, arithmetic);
             with_bias(noise, &products, true, stored)
         }
@@ -431,15 +556,20 @@ pub fn of_result(
         (Layer::AvgPool2d(pool), Value::Images(x)) => {
             let absolute = pool.forward(&x.mapv(f64::abs).into_shared()).map(|(y, _)| y.into_owned().into_dyn());
             let absolute = absolute.unwrap_or_else(|_| result.to_owned());
-            let variance =
-                of_sum(arithmetic, pool.kernel[0] * pool.kernel[1], &absolute, absolute.view(), usize::from(rounds.x));
+            let terms = pool.kernel[0] * pool.kernel[1];
+            let variance = of_few(arithmetic, terms, steps(terms, equal(x.iter())), &absolute, rounds.x);
             Noise::of_result(result, stored).with(variance)
         }
         (Layer::GlobalAvgPool, Value::Images(x)) => {
             let pixels = x.shape()[1] * x.shape()[2];
             let (squares, unit) = squared_images(x);
             let squares = squares.sum_axis(Axis(1)).sum_axis(Axis(1)) / (pixels as f64).powi(2);
-            let variance = of_sum(arithmetic, pixels, &rooted(squares, unit), result.view(), usize::from(rounds.x));
+            let mut variance = rooted(squares, unit);
+            for (at, root) in variance.indexed_iter_mut() {
+                let steps = steps(pixels, equal(x.slice(s![at[0], .., .., at[1]]).iter()));
+                let operand = if rounds.x { (arithmetic.operands.unit_roundoff() * *root).powi(2) / 3.0 } else { 0.0 };
+                *root = sum_variance(arithmetic, steps, *root, result[&at]) + operand;
+            }
             Noise::of_result(result, stored).with(variance)
         }
         (Layer::Relu(relu), _) if relu.is_leaky() => scaled(result, stored),
@@ -517,40 +647,54 @@ pub fn of_gradients(
     let arithmetic = &arithmetic;
     let own = |name: &str| parameters.iter().find(|(full, _)| full.rsplit('.').next() == Some(name)).map(|(_, g)| g);
     let products = |taps: usize, sums: usize, tiles: Option<[f64; 2]>| {
-        let (root, roots) = roots.backward.as_ref().expect("computed before");
+        let (of, roots) = roots.backward.as_ref().expect("computed before");
         let result = view(&dx[0]);
-        let mut variance =
-            of_sum(arithmetic, taps, root, result.view(), usize::from(rounds.dy) + usize::from(rounds.weight));
+        let mut variance = of_sum(arithmetic, steps(taps, of.equal()), &of.root, result.view());
+        variance += &of.of_operands(arithmetic, result.view(), [rounds.dy, rounds.weight]);
         if let Some([terms, _]) = tiles {
-            variance += &tiled(arithmetic, Axis(3), terms, root);
+            variance += &tiled(arithmetic, Axis(3), terms, &of.root);
         }
-        let parameters = roots.iter().filter_map(|OfParameter { name, root, images }| {
+        let parameters = roots.iter().filter_map(|OfParameter { name, root, images, equal, operands }| {
             let gradient = own(name)?;
             // A bias's gradient is a sum without products.
             let (own, rounded) = match name.as_str() {
-                "weight" => (*arithmetic, usize::from(rounds.dy) + usize::from(rounds.x)),
-                _ => (arithmetic.elementwise(), usize::from(rounds.dy && arithmetic.elementwise() == *arithmetic)),
+                "weight" => (*arithmetic, [rounds.x, rounds.dy]),
+                _ => (arithmetic.elementwise(), [false, rounds.dy && arithmetic.elementwise() == *arithmetic]),
             };
+            let u = own.operands.unit_roundoff();
             let partial = Zip::from(gradient).and(images).map_collect(|sum, images| sum.hypot(*images));
-            let mut variance = of_sum(&own, sums, root, partial.view(), rounded);
+            let mut variance = root.clone();
+            for (index, (root, partial)) in variance.iter_mut().zip(&partial).enumerate() {
+                let equal = equal.get(index).or(equal.first()).copied().unwrap_or(0.0);
+                // Equal operands have equal errors; x and dy of the channels of this element.
+                let of = channels_of(index, gradient.shape(), operands[0].len());
+                let pairs = rounded.iter().zip(operands).zip(of);
+                let coherent = pairs.filter(|((on, _), _)| **on).map(|((_, operand), at)| operand[at]);
+                let operand = coherent.map(|e| u * u / 3.0 * (*root * *root + e * *partial * *partial)).sum::<f64>();
+                *root = sum_variance(&own, steps(sums, equal), *root, *partial) + operand;
+            }
             if let (Some([_, terms]), "weight") = (tiles, name.as_str()) {
                 let each = tiled(arithmetic, Axis(0), terms, root);
                 variance +=
                     &each.into_shape_with_order((root.shape()[0], 1, 1, 1)).expect("one per channel").into_dyn();
             }
-            Some((name.clone(), Noise::of_result(gradient.view(), stored).with(variance)))
+            let noise = Noise::of_result(gradient.view(), stored).with(variance);
+            Some((name.clone(), if name == "weight" { noise.of_products(arithmetic) } else { noise }))
         });
-        GradientNoise { parameters: parameters.collect(), reads: vec![Noise::of_result(result, stored).with(variance)] }
+        let of_dx = Noise::of_result(result, stored).with(variance).of_products(arithmetic);
+        GradientNoise { parameters: parameters.collect(), reads: vec![of_dx] }
     };
     match (&step.layer, reads[0], dy) {
         (Layer::Conv2d(conv), _, Value::Images(dy)) => {
             let [c_out, kh, kw] = [0, 2, 3].map(|axis| conv.weight.shape()[axis]);
-            let taps = (kh * kw * c_out / conv.groups.max(1)).div_ceil((conv.stride[0] * conv.stride[1]).max(1));
+            // Of the pixels that windows read most often.
+            let [kh, kw] = [kh.div_ceil(conv.stride[0].max(1)), kw.div_ceil(conv.stride[1].max(1))];
+            let taps = kh * kw * c_out / conv.groups.max(1);
             let pixels = dy.shape()[0] * dy.shape()[1] * dy.shape()[2];
             let tiles = in_tiles(conv, arithmetic).then(|| {
                 let [growth, growth_weight] = winograd_growth(TILE);
                 let tiles = dy.shape()[0] * dy.shape()[1].div_ceil(TILE) * dy.shape()[2].div_ceil(TILE);
-                [growth * (c_out + TRANSFORMS) as f64, growth_weight * (tiles.min(BLOCK) + TRANSFORMS) as f64]
+                [growth * (c_out + TRANSFORMS) as f64, growth_weight * (tiles.min(LONGEST) + TRANSFORMS) as f64]
             });
             products(taps, pixels, tiles)
         }
@@ -590,6 +734,16 @@ pub fn of_gradients(
     }
 }
 
+/// The channels of x and of dy that an element of a parameter's gradient belongs to: of a weight (C_out, C_in/groups, …) or a
+/// bias (C_out).
+fn channels_of(index: usize, shape: &[usize], c_in: usize) -> [usize; 2] {
+    let Some(&own) = shape.get(1) else { return [0, index] };
+    let inner: usize = shape[2..].iter().product();
+    let (out, channel) = (index / (own * inner), index / inner % own);
+    let groups = c_in / own.max(1);
+    [out / (shape[0] / groups.max(1)).max(1) * own + channel, out]
+}
+
 fn only(noise: Noise) -> GradientNoise {
     GradientNoise { reads: vec![noise], parameters: Vec::new() }
 }
@@ -614,8 +768,14 @@ fn summed(
     let absolute = absolute.map_or_else(|_| view(dx).mapv(f64::abs), |absolute| absolute.into_owned().into_dyn());
     // Each window adds to what is stored.
     let arithmetic = &Arithmetic { sums: arithmetic.stored, ..*arithmetic };
-    let variance = of_sum(arithmetic, terms, &absolute, absolute.view(), usize::from(rounds.dy));
+    let variance = of_few(arithmetic, terms, steps(terms, 0.0), &absolute, rounds.dy);
     Noise::of_result(view(dx), arithmetic.stored).with(variance)
+}
+
+/// The [`steps`] of the sum over each channel.
+fn steps_of_channels<S: ndarray::Data<Elem = f64>>(x: &ndarray::ArrayBase<S, Ix4>) -> Array1<f64> {
+    let channel = |x: ArrayView3<'_, f64>| steps(x.len(), equal(x.iter()));
+    x.axis_iter(Axis(3)).map(channel).collect()
 }
 
 /// The statistics of a batch norm, their errors, and what those do to its results.
@@ -650,30 +810,36 @@ impl Norm {
             Err(_) => (bn.running_mean.clone(), bn.running_var.clone(), Array1::zeros(bn.gamma.len())),
         };
         let slope = (&bn.gamma * &rstd).mapv(f64::abs);
-        let steps = (count.min(BLOCK as f64) + 2.0) / 6.0;
-        let (mean_error, var_error) = match mode {
-            Mode::Eval => (Array1::zeros(mean.len()), Array1::zeros(mean.len())),
-            Mode::Train => {
-                // Σ x² / K = mean² + var.
-                // The values may be added after one of them was subtracted from all: then the sum has the size of a value.
-                let images = image_sums(x.view()) / (count * count);
-                let error = |mean: f64, var: f64, images: f64| {
-                    let squares = mean * mean + var;
-                    u * (steps * (squares / count + mean * mean + images)).sqrt() + u * squares.sqrt()
-                };
-                let mean_error = Zip::from(&mean)
-                    .and(&var)
-                    .and(&images)
-                    .map_collect(|&mean, &var, &images| error(mean, var, images));
-                // A sum of squares, all positive; a wrong mean adds its square.
-                let error = |mean_error: f64, var: f64| {
-                    u * var * (2.0 * steps).sqrt() + 2.0 * u * var + MULTIPLE * mean_error * mean_error
-                };
-                let var_error =
-                    Zip::from(&mean_error).and(&var).map_collect(|&mean_error, &var| error(mean_error, var));
-                (mean_error, var_error)
-            }
-        };
+        let (mean_error, var_error) =
+            match mode {
+                Mode::Eval => (Array1::zeros(mean.len()), Array1::zeros(mean.len())),
+                Mode::Train => {
+                    // Σ x² / K = mean² + var.
+                    let images = image_sums(x.view()) / (count * count);
+                    let steps = steps_of_channels(x);
+                    // The values may be added after one of them, the first, was subtracted from all: then the partial sums have the
+                    // size of its distance from the mean.
+                    let pivot = x.slice(s![0, 0, 0, ..]);
+                    let shifted = steps_of_channels(&(x - &pivot)) * (&mean - &pivot).mapv_into(|shift| shift * shift);
+                    let error = |mean: f64, var: f64, images: f64, steps: f64, shifted: f64| {
+                        let squares = mean * mean + var;
+                        u * (steps * (squares / count + mean * mean + images) + shifted).sqrt() + u * squares.sqrt()
+                    };
+                    let mean_error =
+                        Zip::from(&mean).and(&var).and(&images).and(&steps).and(&shifted).map_collect(
+                            |&mean, &var, &images, &steps, &shifted| error(mean, var, images, steps, shifted),
+                        );
+                    // A sum of squares, all positive; a wrong mean adds its square.
+                    let error = |mean_error: f64, var: f64, steps: f64| {
+                        u * var * (2.0 * steps).sqrt() + 2.0 * u * var + MULTIPLE * mean_error * mean_error
+                    };
+                    let var_error = Zip::from(&mean_error)
+                        .and(&var)
+                        .and(&steps)
+                        .map_collect(|&mean_error, &var, &steps| error(mean_error, var, steps));
+                    (mean_error, var_error)
+                }
+            };
         let rstd_error =
             Zip::from(&var_error).and(&rstd).map_collect(|error, rstd| 0.5 * error * rstd * rstd + 2.0 * u);
         let (stored, operands) = (arithmetic.stored, arithmetic.operands.unit_roundoff());
@@ -741,10 +907,11 @@ impl Norm {
         let (u, v, count) = (self.u, self.stored.unit_roundoff(), self.count);
         let operand = |on: bool| if on { self.operands } else { 0.0 };
         let channels = bn.gamma.len();
-        let steps = (count.min(BLOCK as f64) + 2.0) / 6.0;
         let x_hat = (x - &self.mean) * &self.rstd;
         let of_dy = image_sums(dy.view()) / (count * count);
-        let of_products = image_sums((dy * &x_hat).view()) / (count * count);
+        let products = dy * &x_hat;
+        let of_products = image_sums(products.view()) / (count * count);
+        let [steps1, steps2] = [steps_of_channels(dy), steps_of_channels(&products)];
         let [mut d1, mut d2, mut d1_error, mut d2_error] = [(); 4].map(|()| Array1::<f64>::zeros(channels));
         for c in 0..channels {
             let (mean, rstd) = (self.mean[c], self.rstd[c]);
@@ -764,9 +931,9 @@ impl Norm {
             // The two means may be rounded to the stored type, as the statistics of the forward pass may.
             let stored = OF_STATISTIC * v;
             let [partial1, partial2] = [d1[c] * d1[c] + of_dy[c], d2[c] * d2[c] + of_products[c]];
-            d1_error[c] = (u * u * steps * (squares + partial1) + rounded * squares).sqrt().hypot(stored * d1[c]);
+            d1_error[c] = (u * u * steps1[c] * (squares + partial1) + rounded * squares).sqrt().hypot(stored * d1[c]);
             let products = products / count / count;
-            let sum = u * u * steps * (products + partial2) + rounded * products;
+            let sum = u * u * steps2[c] * (products + partial2) + rounded * products;
             let shared = (d1[c] * rstd * self.mean_error[c]).powi(2) + (d2[c] * self.rstd_error[c]).powi(2);
             let statistics = (rstd * self.of_stored(mean) * d1[c]).powi(2) + 2.0 * (stored * d2[c]).powi(2);
             d2_error[c] = (sum + of_x / count / count + shared + statistics).sqrt();
@@ -872,6 +1039,8 @@ pub struct LossNoise {
 /// The noise of softmax and cross-entropy, loss = −Σ q log p and dlogits = g (s p − q) with s = Σ q of the row; `loss` has one
 /// element, or one per row.
 ///
+/// `of_q` is how often u q bounds the roundings of q: 2, and 2 more each with class weights and with smoothing.
+///
 /// log p = z − log Σ exp z is a difference: its error has the size of z and of log p. p inherits it as a relative
 /// error, and p − q an error of the size of p and of q, even where both cancel.
 pub fn of_loss(
@@ -881,7 +1050,10 @@ pub fn of_loss(
     loss: &ArrayD<f64>,
     dlogits: &Array2<f64>,
     arithmetic: &Arithmetic,
+    of_q: f64,
 ) -> LossNoise {
+    // TF32 is a type of products, and there are none.
+    let arithmetic = &arithmetic.elementwise();
     let (u, v) = (arithmetic.sums.unit_roundoff(), arithmetic.stored.unit_roundoff());
     let (rows, classes) = logits.dim();
     let log_p = crate::layers::softmax_cross_entropy::log_softmax(logits);
@@ -904,9 +1076,9 @@ pub fn of_loss(
             let error = u * magnitude + moved;
             // Where Σ exp is stored, its rounding changes log Σ exp by u, however small log p is. And p of a hopeless class has
             // lost all its digits, and is 0 all the same.
-            let (error_p, stored) = if p > 0.0 { (p * error, 2.0 * p * (log_p.abs() + 1.0)) } else { (0.0, 0.0) };
+            let (error_p, stored) = if p > 0.0 { (p * error, 2.0 * p * (2.0 * log_p.abs() + 1.0)) } else { (0.0, 0.0) };
             each[[n, k]] = scale * (weight * error_p).hypot(2.0 * u * (weight * p + q));
-            bound[[n, k]] += scale * v * (weight * stored + 2.0 * q);
+            bound[[n, k]] += scale * v * (weight * stored + of_q * q);
             if q > 0.0 {
                 let term = q * log_p.abs();
                 let more = [term * term, term, (q * error).powi(2), 2.0 * v * (term + q)];
@@ -916,16 +1088,25 @@ pub fn of_loss(
     }
     let (mut each, mut bound) = (loss.clone(), loss.mapv(|loss| 2.0 * v * loss.abs() + arithmetic.stored.underflow()));
     let variance =
-        |terms, of: ndarray::ArrayView1<'_, f64>| sum_variance(arithmetic, terms, of[0].sqrt(), of[1], 0) + of[2];
+        |steps, of: ndarray::ArrayView1<'_, f64>| sum_variance(arithmetic, steps, of[0].sqrt(), of[1]) + of[2];
     if loss.len() == rows && loss.ndim() == 1 {
-        each.iter_mut().zip(of_rows.outer_iter()).for_each(|(each, of)| *each = variance(classes, of).sqrt());
+        each.iter_mut()
+            .zip(of_rows.outer_iter())
+            .for_each(|(each, of)| *each = variance(steps(classes, 0.0), of).sqrt());
         bound.iter_mut().zip(of_rows.outer_iter()).for_each(|(bound, of)| *bound += of[3]);
     } else {
         let all = of_rows.sum_axis(Axis(0));
-        each.fill(variance(rows * classes, all.view()).sqrt());
+        // The losses of images with the same logits are equal: all log(classes) before the first step.
+        let equal = equal(of_rows.column(1).iter());
+        each.fill(variance(steps(rows * classes, equal / (classes as f64).powi(2)), all.view()).sqrt());
         bound += all[3];
     }
-    LossNoise { loss: Noise { each, shared: Vec::new(), bound }, dlogits: of_gradient }
+    LossNoise { loss: Noise { each, shared: Vec::new(), bound, systematic: 0.0 }, dlogits: of_gradient }
+}
+
+/// How often u q bounds the roundings of the plain loss's q.
+pub fn roundings(loss: &SoftmaxCrossEntropy<f64>) -> f64 {
+    if loss.label_smoothing == 0.0 { 2.0 } else { 4.0 }
 }
 
 /// q of the plain loss: the smoothed classes, divided by N for the mean.

@@ -15,6 +15,12 @@
 //!                              κ · local error of this element  κ = rms s / rms of the local error: large terms err more
 //! ```
 //!
+//! **Fragile norms.** A batch norm over few values divides by a deviation that may itself be little more than error: over two
+//! values it returns ±1, and rounding decides the signs. Its derivative says nothing of that. So if [`MULTIPLE`] times the error
+//! of a channel's values is half of what separates them or more ([`Deviations::fragile`]), the passes are repeated with
+//! errors of that size drawn there ([`Simulation::widened`]), and the rest of the network shows what follows. Which signs change
+//! is chance, and a few passes do not show all: then any element of a tensor may deviate as much as the one that does most.
+//!
 //! **Kinks.** Where |x| of a ReLU is within [`REACH`] standard deviations of 0, rounding decides whether its gate is open:
 //! one correct implementation has dx = 0, another dx = dy. Such gates are listed, and so are the pixels of a max pool that may
 //! be the maximum. They are dealt into at most [`GROUPS`] groups (in a block, [`GROUPS_OF_BLOCKS`]). For each group, backward is repeated with its gates turned;
@@ -26,7 +32,7 @@
 //! ```
 
 use super::arithmetic::Arithmetic;
-use super::rounding::{Backward, Noise, Roots, Rounds, of_gradients, of_loss, of_result, target_weights, view};
+use super::rounding::{self, Backward, Noise, Roots, Rounds, of_gradients, of_loss, of_result, target_weights, view};
 use crate::Activation;
 use crate::layers::{MaxPool2d, Mode, SoftmaxCrossEntropy};
 use crate::parameters::Gradients;
@@ -36,9 +42,9 @@ use crate::tensors::Tensor;
 use ndarray::{Array1, Array2, ArrayD, ArrayViewMutD, Axis, Zip};
 use std::collections::HashMap;
 
-/// How many standard deviations of the simulation are allowed: half as many again as of a single step, since it follows the
-/// errors through steps in another order than the implementation.
-pub const MULTIPLE: f64 = 1.5 * super::rounding::MULTIPLE;
+/// How many standard deviations of the simulation are allowed: more than of a single step, since it follows the errors through
+/// steps in another order than the implementation.
+pub const MULTIPLE: f64 = 12.0;
 
 /// How often the deviation by kinks is allowed: the gates of a group may cancel.
 pub const OF_KINKS: f64 = 3.0;
@@ -70,8 +76,16 @@ pub struct Simulation<'a> {
     rng: Rng,
     /// Errors of this many times their size are drawn; 1 for one implementation.
     pub amplitude: f64,
+    /// Errors that are added to the channels of the results of some steps, by their names.
+    pub widened: &'a Widened,
     known: &'a mut Known,
 }
+
+/// Standard deviations of additional errors: of each channel of the results of some steps.
+pub type Widened = HashMap<String, Array1<f64>>;
+
+/// No additional errors.
+pub static NOT_WIDENED: std::sync::LazyLock<Widened> = std::sync::LazyLock::new(Widened::new);
 
 /// How many times too large the errors of `arithmetic` are drawn: the simulation itself computes in `f64`, which has to resolve
 /// them. Deviations are proportional to errors as small as these.
@@ -98,7 +112,7 @@ impl<'a> Simulation<'a> {
         known: &'a mut Known,
     ) -> Self {
         let rng = stream(run, Purpose::Verify, &[name_hash("rounding")]);
-        Simulation { arithmetic, mode, loss, rng, amplitude: 1.0, known }
+        Simulation { arithmetic, mode, loss, rng, amplitude: 1.0, widened: &NOT_WIDENED, known }
     }
 
     /// Adds a drawn error to every element.
@@ -146,6 +160,12 @@ fn copies(step: &Step<f64>) -> bool {
 
 impl Disturb<f64> for Simulation<'_> {
     fn result(&mut self, step: &Step<f64>, reads: &[&Value<f64>], value: &mut Value<f64>) {
+        if let Some(sizes) = self.widened.get(&step.name) {
+            let (rng, amplitude) = (&mut self.rng, self.amplitude);
+            for mut pixel in view_mut(value).rows_mut() {
+                pixel.zip_mut_with(sizes, |x, size| *x += amplitude * size * normal(rng));
+            }
+        }
         if copies(step) {
             return;
         }
@@ -164,7 +184,15 @@ impl Disturb<f64> for Simulation<'_> {
         let Some(layer) = self.loss else { return };
         let q = target_weights(&layer, target, logits.ncols());
         let mut value = ArrayD::from_elem(ndarray::IxDyn(&[]), *loss);
-        let noise = of_loss(logits, &q, &Array1::ones(q.nrows()), &value, dlogits, &self.arithmetic);
+        let noise = of_loss(
+            logits,
+            &q,
+            &Array1::ones(q.nrows()),
+            &value,
+            dlogits,
+            &self.arithmetic,
+            rounding::roundings(&layer),
+        );
         self.draw(&noise.dlogits, dlogits.view_mut().into_dyn());
         self.draw(&noise.loss, value.view_mut());
         *loss = value.sum();
@@ -274,15 +302,39 @@ impl Deviations {
         }
     }
 
+    /// The error of the values of each channel times [`MULTIPLE`], if that can change what a batch norm in training makes of
+    /// them: the channels' x, (N, H, W, C), and their eps. Of m values the deviation σ is known to about error/√m.
+    pub fn fragile(&self, x: &Activation<f64>, eps: f64) -> Option<Array1<f64>> {
+        let (channel, count) = (self.channel?, (x.len() / x.shape()[3].max(1)) as f64);
+        let sizes = self.squares.axis_iter(channel).zip(x.axis_iter(Axis(3))).map(|(squares, x)| {
+            let error = MULTIPLE * (squares.sum() / squares.len().max(1) as f64 / RUNS as f64).sqrt();
+            let apart = (x.var(0.0) + eps).sqrt() * count.sqrt();
+            if error >= 0.5 * apart { error } else { 0.0 }
+        });
+        let sizes: Array1<f64> = sizes.collect();
+        sizes.iter().any(|size| *size > 0.0 && size.is_finite()).then_some(sizes)
+    }
+
+    /// The larger deviation of each element: larger errors may make others smaller, since a norm divides by them.
+    pub fn or(mut self, other: &Deviations) -> Self {
+        self.squares.zip_mut_with(&other.squares, |own, &other| *own = larger(*own, other));
+        self.whole.iter_mut().zip(other.whole).for_each(|(own, other)| *own = own.max(other));
+        self
+    }
+
     /// √(mean of squares) over the runs of Σ error · value and of Σ error.
     pub fn whole(&self) -> [f64; 2] {
         self.whole.map(|sum| (sum / RUNS as f64).sqrt())
     }
 
-    /// The deviation of each element; see the [module documentation](self).
-    pub fn deviation(self, local: Option<&ArrayD<f64>>) -> ArrayD<f64> {
+    /// The deviation of each element; see the [module documentation](self). `fragile`: behind a fragile norm.
+    pub fn deviation(self, local: Option<&ArrayD<f64>>, fragile: bool) -> ArrayD<f64> {
         let Deviations { mut squares, channel, .. } = self;
         squares /= RUNS as f64;
+        if fragile {
+            let most = squares.iter().copied().filter(|s| s.is_finite()).fold(0.0, f64::max);
+            squares.mapv_inplace(|s| if s == 0.0 { 0.0 } else { larger(s, most) });
+        }
         let mean = |squares: ndarray::ArrayViewD<'_, f64>| {
             let (sum, count) =
                 squares.iter().filter(|s| s.is_finite()).fold((0.0, 0usize), |(sum, n), s| (sum + s, n + 1));
@@ -339,13 +391,15 @@ pub struct Kinks<'a> {
     group: usize,
     /// By the name of the step: how far the gradient of its result may be off.
     uncertain: HashMap<String, ArrayD<f64>>,
+    /// Whether the program has a fragile norm in this pass.
+    pub fragile: bool,
 }
 
 impl<'a> Kinks<'a> {
     /// The kinks of a program in the pass `exact`.
     pub fn new(exact: &'a Forward<f64>) -> Self {
         let (squares, reach, first) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Kinks { exact, squares, reach, first, count: 0, group: 0, uncertain: HashMap::new() }
+        Kinks { exact, squares, reach, first, count: 0, group: 0, uncertain: HashMap::new(), fragile: false }
     }
 
     /// Measures how far the input of each kink deviates, in a pass whose errors were drawn `amplitude` times too large.
@@ -370,7 +424,7 @@ impl<'a> Kinks<'a> {
             let mean =
                 squares.iter().filter(|s| s.is_finite()).sum::<f64>() / squares.len().max(1) as f64 / RUNS as f64;
             let channel = Some(Axis(squares.ndim() - 1));
-            let own = Deviations { squares, channel, whole: [0.0; 2] }.deviation(None);
+            let own = Deviations { squares, channel, whole: [0.0; 2] }.deviation(None, self.fragile);
             let mut reach = own.mapv_into(|s| if s == 0.0 { 0.0 } else { REACH * larger(s, mean.sqrt()) });
             if let (Layer::MaxPool2d(_), Value::Images(x)) = (&step.layer, x) {
                 // An exact 0 after a ReLU, whose own gate is within reach, may be positive: let it reach as far.
@@ -447,11 +501,13 @@ impl Disturb<f64> for Kinks<'_> {
         _: &mut Gradients<f64>,
     ) {
         let (Some(reach), Some(&first)) = (self.reach.get(&step.name), self.first.get(&step.name)) else { return };
-        let groups = self.groups();
+        let (groups, alone) = (self.groups().max(1), self.count <= self.groups());
         let mut gate = first;
         let mut turned = || {
             gate += 1;
-            (gate - 1) % groups.max(1) == self.group
+            // Dealt in turn, the gates of a channel would all be in one group: channels are often a power of two.
+            let dealt = if alone { gate } else { (gate.wrapping_mul(0x9e37_79b9) >> 16) & 0xffff };
+            dealt % groups == self.group % groups
         };
         match (&step.layer, passage.reads[0], passage.dy, &mut gradients[0]) {
             (Layer::Relu(relu), x, dy, dx) => {
@@ -539,11 +595,11 @@ mod tests {
         }
         let rms = ((9.0 + 1.0 + 0.25) / 4.0f64).sqrt() * 1e-3;
         let close = |a: &ArrayD<f64>, b: [f64; 4]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
-        assert!(close(&deviations.clone().deviation(None), [3e-3, rms, rms, 0.0]));
+        assert!(close(&deviations.clone().deviation(None, false), [3e-3, rms, rms, 0.0]));
         // Locally the third has ten times the error of the others.
         let local = arr1(&[1e-4, 1e-4, 1e-3, 0.0]).into_dyn();
         let growth = rms / (1.02e-6f64 / 4.0).sqrt();
-        assert!(close(&deviations.deviation(Some(&local)), [3e-3, rms, growth * 1e-3, 0.0]));
+        assert!(close(&deviations.deviation(Some(&local), false), [3e-3, rms, growth * 1e-3, 0.0]));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::rounding::{
     self, Allowed, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics, target_weights, view,
 };
 use super::simulation::{
-    Deviations, Kinks, Known, MULTIPLE, OF_KINKS, RUNS, Simulation, amplitude, difference, disturbed, disturbed_tensor,
-    sums,
+    Deviations, Kinks, Known, MULTIPLE, OF_KINKS, RUNS, Simulation, Widened, amplitude, difference, disturbed,
+    disturbed_tensor, sums,
 };
 use crate::Result;
 use crate::layers::{Mode, SoftmaxCrossEntropy};
@@ -145,7 +145,8 @@ impl<'a> Exact<'a> {
             && let Some(Value::Rows(dlogits)) = &backward.values[0]
         {
             let (q, loss) = (target_weights(layer, target, logits.ncols()), arr0(*loss).into_dyn());
-            let noise = of_loss(logits, &q, &Array1::ones(q.nrows()), &loss, dlogits, arithmetic);
+            let noise =
+                of_loss(logits, &q, &Array1::ones(q.nrows()), &loss, dlogits, arithmetic, rounding::roundings(layer));
             found.insert("loss".to_string(), noise.loss.allowed(loss.view(), arithmetic, None));
             found.insert("grad_input".to_string(), noise.dlogits.allowed(dlogits.view().into_dyn(), arithmetic, None));
         }
@@ -209,12 +210,13 @@ impl<'a> Exact<'a> {
 
     /// Of many steps: by simulation.
     fn of_many_steps(&self, arithmetic: &Arithmetic) -> Result<Vec<Allowed>> {
-        let (mut kinks, mut known) = (Kinks::new(&self.first.forward), Known::default());
-        let deviations = self.simulate(arithmetic, &mut kinks, &mut known)?;
+        let mut known = Known::default();
+        let (deviations, mut kinks) = self.simulate(arithmetic, &mut known)?;
         kinks.settle(self.program);
         let wholes: Vec<[f64; 2]> = deviations.iter().map(Deviations::whole).collect();
         let smooth = self.tensors.names().zip(deviations);
-        let smooth: Vec<ArrayD<f64>> = smooth.map(|(name, own)| own.deviation(known.local(name)) * MULTIPLE).collect();
+        let smooth: Vec<ArrayD<f64>> =
+            smooth.map(|(name, own)| own.deviation(known.local(name), kinks.fragile) * MULTIPLE).collect();
 
         let mut by_kinks = self.turn(&mut kinks, &smooth, &[])?;
         if arithmetic.coarsest() > COARSE {
@@ -260,8 +262,57 @@ impl<'a> Exact<'a> {
         Ok(allowed)
     }
 
-    /// The deviations of every tensor in passes with drawn errors, with the choices of the exact pass.
-    fn simulate(&self, arithmetic: &Arithmetic, kinks: &mut Kinks<'_>, known: &mut Known) -> Result<Vec<Deviations>> {
+    /// The deviations of every tensor in passes with drawn errors, with the choices of the exact pass, and the gates within
+    /// their reach. Where batch norms are fragile the errors before them are widened, which may make others fragile.
+    fn simulate(&self, arithmetic: &Arithmetic, known: &mut Known) -> Result<(Vec<Deviations>, Kinks<'_>)> {
+        const ROUNDS: usize = 4;
+        let mut widened = Widened::new();
+        let (mut deviations, mut kinks) = self.passes(arithmetic, known, &widened)?;
+        for _ in 1..ROUNDS {
+            let more = self.fragile(&deviations, &widened);
+            if more.is_empty() {
+                break;
+            }
+            widened.extend(more);
+            let (wider, of_wider) = self.passes(arithmetic, known, &widened)?;
+            kinks = of_wider;
+            kinks.fragile = true;
+            for ((own, wider), name) in deviations.iter_mut().zip(wider).zip(self.tensors.names()) {
+                // The values before a fragile norm are themselves known as before.
+                if name.strip_prefix("output.").is_none_or(|step| !widened.contains_key(step)) {
+                    *own = wider.or(own);
+                }
+            }
+        }
+        Ok((deviations, kinks))
+    }
+
+    /// The steps whose results a fragile batch norm reads, with the errors to be added to them; without those of `before`.
+    fn fragile(&self, deviations: &[Deviations], before: &Widened) -> Widened {
+        let places: HashMap<&str, usize> =
+            self.tensors.names().enumerate().map(|(place, name)| (name, place)).collect();
+        let mut found = Widened::new();
+        for step in self.program.steps.iter().filter(|_| self.request.mode == Mode::Train) {
+            let (Layer::BatchNorm2d(bn), Some(read)) = (&step.layer, step.reads[0].checked_sub(1)) else { continue };
+            let (name, value) = (&self.program.steps[read].name, &self.first.forward.values[read + 1]);
+            let place = places.get(format!("output.{name}").as_str());
+            if let (Some(&place), Value::Images(x), false) = (place, value, before.contains_key(name))
+                && let Some(sizes) = deviations[place].fragile(x, bn.eps)
+            {
+                found.insert(name.clone(), sizes);
+            }
+        }
+        found
+    }
+
+    /// [`RUNS`] passes with drawn errors.
+    fn passes(
+        &self,
+        arithmetic: &Arithmetic,
+        known: &mut Known,
+        widened: &Widened,
+    ) -> Result<(Vec<Deviations>, Kinks<'_>)> {
+        let mut kinks = Kinks::new(&self.first.forward);
         let (choices, amplitude) = (self.choices(), amplitude(arithmetic));
         let of_tensor = |(name, tensor): (&str, &Tensor)| Deviations::new(name, tensor.shape());
         let mut deviations: Vec<Deviations> = self.tensors.iter().map(of_tensor).collect();
@@ -275,7 +326,7 @@ impl<'a> Exact<'a> {
             }
             let mut replay = Replay::new(&program, &choices);
             let mut simulation = Simulation::new(*arithmetic, self.request.mode, self.loss(), run, known);
-            simulation.amplitude = amplitude;
+            (simulation.amplitude, simulation.widened) = (amplitude, widened);
             let first = with(self.mistake, &mut Both(&mut replay, &mut simulation), |disturb| {
                 step(&program, &input, &request, disturb)
             })?;
@@ -284,7 +335,7 @@ impl<'a> Exact<'a> {
                 deviations[place].add(exact, noisy, amplitude);
             })?;
         }
-        Ok(deviations)
+        Ok((deviations, kinks))
     }
 
     /// The deviations by kinks, a group of gates after the other. The gradient that a gate passes on may be off by `smooth`
@@ -327,9 +378,16 @@ impl<'a> Exact<'a> {
     /// What is known of tensors by themselves: the running statistics, and the results of ReLUs whose gates may open.
     fn of_single_tensors(&self, arithmetic: &Arithmetic, kinks: &Kinks<'_>) -> HashMap<String, Allowed> {
         let mut own = self.of_running_statistics(arithmetic);
+        // Of the values, as far as they have such an error: of a ReLU's result, and of what copies it.
+        let mut more: Vec<Option<Value<f64>>> = vec![None; self.program.steps.len() + 1];
         for (index, step) in self.program.steps.iter().enumerate() {
-            if let Some(more) = kinks.of_result(step) {
-                let each = in_dump_layout(more);
+            let copied = match (&step.layer, &more[step.reads[0]]) {
+                (Layer::ZeroPadShortcut(_) | Layer::MaxPool2d(_), Some(more)) => self.copied(step, more),
+                _ => None,
+            };
+            if let Some(error) = kinks.of_result(step).or(copied) {
+                more[index + 1] = as_images(&error);
+                let each = in_dump_layout(error);
                 let mean = each.sum() / each.len().max(1) as f64;
                 let allowed = Allowed { each, factor: 0.0, mean };
                 if index + 1 == self.program.steps.len() {
@@ -339,6 +397,14 @@ impl<'a> Exact<'a> {
             }
         }
         own
+    }
+
+    /// What a step that copies values makes of their errors, none of which is negative.
+    fn copied(&self, step: &program::Step<f64>, errors: &Value<f64>) -> Option<ArrayD<f64>> {
+        let mut program = Program::new();
+        program.push("", step.layer.clone(), 0);
+        let forward = program.forward(errors.clone(), self.request.mode, &mut Undisturbed).ok()?;
+        Some(view(&forward.values[1]).to_owned())
     }
 
     /// Which ReLUs are open and which pixels are maxima.
@@ -363,6 +429,12 @@ impl<'a> Exact<'a> {
         };
         with(self.mistake, disturb, |disturb| emit(self.program, self.input, self.request, first, disturb, sink))
     }
+}
+
+/// An array (N, H, W, C) as a value.
+fn as_images(array: &ArrayD<f64>) -> Option<Value<f64>> {
+    let images = array.clone().into_dimensionality::<ndarray::Ix4>().ok()?;
+    Some(Value::Images(images.into_shared()))
 }
 
 /// (N, H, W, C) as (N, C, H, W).

@@ -1,6 +1,7 @@
 //! The command `resnet` as people and scripts use it: its output, its exit codes, the files it writes.
 
 use super::common::{self, Folder};
+use super::report::{assert_self_contained, assert_well_formed};
 use resnet_by_hand::formats;
 use resnet_by_hand::tensors::Tensors;
 use std::fs;
@@ -747,6 +748,71 @@ fn the_oracle_judges_a_layer() {
 }
 
 #[test]
+fn the_oracle_makes_a_page_about_what_is_wrong() {
+    let folder = Folder::new("oracle-page");
+    let ours = convolution(&folder);
+    let mut theirs = Tensors::new();
+    for (name, tensor) in ours.iter().filter(|(name, _)| !name.starts_with("tolerance")) {
+        theirs.insert(name, tensor.to_f64());
+    }
+    formats::write(&folder.path("right.npz"), &theirs).unwrap();
+    let mut output = theirs.get("output").unwrap().to_f64();
+    output.index_axis_mut(ndarray::Axis(3), 2).fill(0.0);
+    theirs.insert("output", output);
+    theirs.insert("grad_weight", theirs.get("grad_weight").unwrap().to_f64() * 2.0);
+    formats::write(&folder.path("a&b.npz"), &theirs).unwrap();
+
+    let compare = "oracle compare ours.safetensors a&b.npz";
+    let layer = "layer conv2d --set stride=2,padding=1 --in in.npz";
+    let [printed, run] =
+        [compare.to_string(), format!("{compare} --html page.html")].map(|command| folder.run(&command));
+    assert_eq!((run.code, &run.stdout, run.stderr.as_str()), (Some(1), &printed.stdout, ""));
+    assert!(printed.stdout.contains("\n  pattern: 24 of 72 values are wrong, only in the last column (2), each 0\n"));
+    let page = folder.read("page.html");
+    assert_self_contained(&page);
+    assert_well_formed(&page);
+    for part in [
+        "a&amp;b.npz does not fit",
+        "24 of 72 values are wrong, only in the last column (2), each 0",
+        "every value is 2 times the right one",
+        "by column: 1 of 3 wrong, worst 2",
+        "<title>row 1: wrong in 1 of 3 cells, worst at column 2 (",
+        "output channel (down) by input channel (across)",
+        "All 3 tensors, in the order of execution",
+    ] {
+        assert!(page.contains(part), "`{part}` is missing in\n{page}");
+    }
+    // Worst first: a gradient that is twice too large, of larger values.
+    let place = |name: &str| page.find(&format!("<h3>{name}</h3>")).unwrap_or_else(|| panic!("no {name}"));
+    let report: serde_json::Value = serde_json::from_str(&folder.run(&format!("{compare} --json")).stdout).unwrap();
+    let tensor = |name: &str| {
+        report["tensors"].as_array().unwrap().iter().find(|tensor| tensor["name"] == name).unwrap().clone()
+    };
+    let (output, weight) = (tensor("output"), tensor("grad_weight"));
+    let share = |tensor: &serde_json::Value| tensor["share"].as_f64().unwrap();
+    assert_eq!(share(&output) > share(&weight), place("output") < place("grad_weight"));
+    assert_eq!(output["pattern"], "24 of 72 values are wrong, only in the last column (2), each 0");
+    let profile = &output["profile"];
+    assert_eq!((&profile["names"][3], profile["axes"][3].as_array().unwrap().len()), (&"column".into(), 3));
+    assert!(profile["axes"][3][1].as_f64().unwrap() <= 1.0 && profile["axes"][3][2].as_f64().unwrap() > 1e6);
+    assert_eq!(profile["planes"][1]["shares"].as_array().unwrap().len(), 3);
+    assert!(tensor("grad_input")["pattern"].is_null());
+
+    // The same of `check`; a page of results that are right; and only with --force instead of another file.
+    folder.run(&format!("oracle check a&b.npz --html check.html {layer}"));
+    assert!(folder.read("check.html").contains("only in the last column (2), each 0"));
+    folder.ok("oracle compare ours.safetensors right.npz --html page.html --force");
+    assert!(folder.read("page.html").contains("All 3 tensors fit."));
+    let right = "oracle compare ours.safetensors right.npz --html";
+    folder.fails(&format!("{right} page.html"), 1, &["page.html already exists and was not changed", "--force"]);
+    fs::create_dir(folder.path("folder.html")).unwrap();
+    folder.fails(&format!("{right} folder.html --force"), 1, &["folder.html is a folder"]);
+    folder.fails(&format!("{right} page.txt"), 2, &["--html expects a name that ends in .html, got page.txt"]);
+    folder.fails(&format!("{right} none/page.html"), 1, &["none/page.html"]);
+    folder.fails(&format!("oracle check right.npz --html page.html {layer}"), 1, &["already exists"]);
+}
+
+#[test]
 fn the_oracle_runs_a_network() {
     let folder = Folder::new("oracle-model");
     folder.run("train --epochs 1 --out run").ok();
@@ -834,7 +900,7 @@ fn the_oracle_packs_and_judges_a_folder_of_results() {
     assert_eq!(files(&folder.path("yours")), ["conv2d-3x3-stride2.npz", "conv2d-3x3-stride3.npz"]);
     let stdout = folder.run("oracle compare pack yours --all").ok();
     assert!(stdout.contains("fits   conv2d-3x3-stride2: 4 tensors\n"), "{stdout}");
-    assert!(stdout.contains("yours: 2 of 2 cases fit; 69 cases of the pack have no result"), "{stdout}");
+    assert!(stdout.contains("yours: 2 of 2 cases fit; 77 cases of the pack have no result"), "{stdout}");
 
     let path = folder.path("yours/conv2d-3x3-stride2.npz");
     let mut wrong = formats::read(&path).unwrap();

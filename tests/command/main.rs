@@ -8,6 +8,7 @@ mod cli;
 mod common;
 mod data;
 mod fetch;
+mod fuzz;
 mod reader;
 mod report;
 #[cfg(unix)]

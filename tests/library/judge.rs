@@ -847,7 +847,7 @@ fn every_mistake_in_every_step_is_rejected() {
     let pre = small("pre-activation", BlockKind::Basic, ShortcutOption::B);
     let stem = small("7x7 stem", BlockKind::Bottleneck, ShortcutOption::B);
     for case in [
-        Case::new(named("resnet8"), 5, [13, 11]),
+        Case::new(named("resnet8"), 4, [9, 11]),
         Case::new(Architecture { order: Order::PreActivation, ..pre }, 3, ODD),
         Case::new(Architecture { stem: Stem::Cifar7x7, ..stem }, 3, ODD),
     ] {

@@ -8,6 +8,7 @@
 mod checkpoints;
 #[cfg(feature = "formats")]
 mod formats;
+mod fuzz;
 mod golden;
 mod gradients;
 mod isolate;

@@ -340,7 +340,7 @@ fn tasks() -> Vec<(&'static str, Task)> {
     let pool = input(&[("input", &[2, 3, 6, 6]), ("grad_output", &[2, 3, 3, 3])]);
     let mut loss = input(&[("input", &[5, 7])]);
     loss.insert("target", ndarray::arr1(&[0i64, 6, 2, 3, 3]));
-    let network = |name: &str, steps: usize| {
+    let network = |name: &str, steps: usize, side: usize| {
         let mut architecture = architectures().into_iter().find(|architecture| architecture.name == name).unwrap();
         // The second stage has a stride; more would only take longer.
         architecture.stages.truncate(2);
@@ -348,7 +348,7 @@ fn tasks() -> Vec<(&'static str, Task)> {
         (request.steps, request.lr) = (steps, 0.05);
         request.sgd.weight_decay = 0.01;
         let program = Program::of_network(&network(&architecture));
-        Task { program, input: wave(&[3, 3, 24, 24], 1).into(), request }
+        Task { program, input: wave(&[3, 3, side, side], 1).into(), request }
     };
     let mut forward = conv.clone();
     forward.remove("grad_output");
@@ -361,8 +361,8 @@ fn tasks() -> Vec<(&'static str, Task)> {
         ("avg_pool", layer("avg_pool", "kernel_size=3,stride=2,padding=1", &pool)),
         ("loss", layer("softmax_cross_entropy", "", &loss)),
         ("summed loss", layer("softmax_cross_entropy", "reduction=sum", &loss)),
-        ("resnet8", network("resnet8", 2)),
-        ("resnet50", network("resnet50", 0)),
+        ("resnet8", network("resnet8", 2, 12)),
+        ("resnet50", network("resnet50", 0, 24)),
     ]
 }
 

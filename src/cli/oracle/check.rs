@@ -1,16 +1,17 @@
 //! `resnet oracle check`.
 
 use super::compare::{print, to_json};
+use super::html::{HtmlArgs, Section};
 use super::layer::LayerInput;
 use super::model::ModelInput;
-use super::{ComputedInArgs, in_file};
+use super::{ComputedInArgs, ExpectedArgs, in_file};
 use crate::cli::{Failure, Result, args};
 use crate::formats;
 use crate::oracle::diagnose::needed;
 use crate::oracle::dump::tolerance_of;
 use crate::oracle::isolate::{Isolated, isolate};
 use crate::oracle::layer::{self, Task, prepare};
-use crate::oracle::{self, ComputedIn, Report};
+use crate::oracle::{self, Arithmetic, ComputedIn, Expected, Report};
 use crate::tensors::Tensors;
 use clap::Subcommand;
 use serde_json::json;
@@ -43,6 +44,9 @@ pub struct Args {
     #[command(flatten)]
     computed_in: ComputedInArgs,
 
+    #[command(flatten)]
+    expected: ExpectedArgs,
+
     /// Judge every module of a network by itself only
     #[arg(long, conflicts_with = "end_to_end")]
     isolate: bool,
@@ -63,6 +67,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    html: HtmlArgs,
+
     #[command(subcommand)]
     what: What,
 }
@@ -75,11 +82,25 @@ enum What {
     Model(Box<ModelInput>),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            What::Layer(input) => {
+                write!(f, "{}", input.kind)?;
+                input.settings.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+            }
+            What::Model(input) => write!(f, "{}", input.name()),
+        }
+    }
+}
+
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if let Some(path) = &args.tolerances {
         formats::Format::of_extension(path).map_err(|error| Failure::Usage(error.to_string()))?;
-        args::check_output(path, false)?;
+        args::check_output(path, args.html.force)?;
     }
+    let expected = args.expected.read()?;
+    args.html.check()?;
     let theirs = formats::read(&args.theirs)?;
     let stated = args.computed_in.stated();
     let arithmetics = needed(&theirs, &stated);
@@ -118,25 +139,84 @@ pub fn run(args: &Args) -> Result<()> {
     if let (Some(path), Some(ours)) = (&args.tolerances, &ours) {
         formats::write(path, &tolerances(ours))?;
     }
-    let mut out = std::io::stdout().lock();
+    let mut judged = Judged { isolated, whole };
+    judged.excuse(&expected, &args.what);
+    let mut text = Vec::new();
+    judged.print(&mut text, args.all, &args.theirs)?;
+    if !judged.passed()
+        && let Some(same) = in_narrow_sums(&args.what, &theirs, &stated)?
+    {
+        writeln!(
+            text,
+            "note: computed in {same} everything fits. If your program adds in 16 bits, say so: --computed-in {same}"
+        )?;
+    }
+    let what = args.what.to_string();
+    let title = args.theirs.file_name().map_or(what.clone(), |file| format!("{what}: {}", file.to_string_lossy()));
+    args.html.write("the reference", Path::new(&title), &judged.sections(), &text)?;
     if args.json {
         let value = json!({
-            "passed": passed(isolated.as_ref(), whole.as_ref()),
-            "isolated": isolated.as_ref().map(isolated_json),
-            "end_to_end": whole.as_ref().map(to_json),
+            "passed": judged.passed(),
+            "isolated": judged.isolated.as_ref().map(isolated_json),
+            "end_to_end": judged.whole.as_ref().map(to_json),
+            "text": String::from_utf8_lossy(&text),
         });
         writeln!(out, "{value:#}")?;
     } else {
-        if let Some(isolated) = &isolated {
-            print_isolated(&mut out, isolated, args.all, &args.theirs)?;
+        out.write_all(&text)?;
+    }
+    if judged.passed() { Ok(()) } else { Err(Failure::Verdict) }
+}
+
+/// Both verdicts; one of them may not have been wanted.
+struct Judged {
+    isolated: Option<Isolated>,
+    whole: Option<Report>,
+}
+
+impl Judged {
+    /// Excuses what is expected to fail.
+    fn excuse(&mut self, expected: &Expected, what: &What) {
+        let owned = |(name, value): (&str, &str)| (name.to_string(), value.to_string());
+        let (kind, properties) = match what {
+            What::Layer(input) => (input.kind.as_str(), input.settings.iter().map(owned).collect()),
+            What::Model(input) => ("model", vec![("model".to_string(), input.name().to_string())]),
+        };
+        for report in self.isolated.iter_mut().map(|isolated| &mut isolated.report).chain(&mut self.whole) {
+            expected.excuse(kind, &properties, report);
         }
-        if let Some(whole) = &whole {
-            if isolated.is_some() {
+    }
+
+    fn passed(&self) -> bool {
+        // A dump without the inputs of its modules is judged end to end alone.
+        let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0 || self.whole.is_none());
+        isolated.is_none_or(Isolated::passed) && self.whole.as_ref().is_none_or(Report::passed)
+    }
+
+    fn sections(&self) -> Vec<Section<'_>> {
+        let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0).map(|isolated| {
+            let wrong = |(module, expected): &(String, String)| {
+                format!("Wrong connection: the input of {module} is not {expected}")
+            };
+            let notes = isolated.connections.iter().map(wrong).collect();
+            Section { title: "Every module with its own inputs", report: &isolated.report, notes }
+        });
+        let title = if isolated.is_some() { "End to end" } else { "" };
+        let whole = self.whole.as_ref().map(|report| Section { title, report, notes: Vec::new() });
+        isolated.into_iter().chain(whole).collect()
+    }
+
+    fn print(&self, out: &mut dyn Write, all: bool, theirs: &Path) -> std::io::Result<()> {
+        if let Some(isolated) = &self.isolated {
+            print_isolated(out, isolated, all, theirs)?;
+        }
+        if let Some(whole) = &self.whole {
+            if self.isolated.is_some() {
                 writeln!(out, "\nend to end:")?;
             }
-            print(&mut out, whole, args.all, "the reference", &args.theirs)?;
+            print(out, whole, all, "the reference", theirs)?;
         }
-        if let (Some(isolated), Some(whole)) = (&isolated, &whole)
+        if let (Some(isolated), Some(whole)) = (&self.isolated, &self.whole)
             && isolated.passed()
             && isolated.lacking.is_empty()
             && let Some(first) = whole.first()
@@ -147,14 +227,22 @@ pub fn run(args: &Args) -> Result<()> {
                 first.name
             )?;
         }
+        Ok(())
     }
-    if passed(isolated.as_ref(), whole.as_ref()) { Ok(()) } else { Err(Failure::Verdict) }
 }
 
-fn passed(isolated: Option<&Isolated>, whole: Option<&Report>) -> bool {
-    // A dump without the inputs of its modules is judged end to end alone.
-    let isolated = isolated.filter(|isolated| isolated.report.tried() > 0 || whole.is_none());
-    isolated.is_none_or(Isolated::passed) && whole.is_none_or(Report::passed)
+/// The arithmetic with narrow sums in which the results of a layer fit, if they are of 16 bits.
+fn in_narrow_sums(what: &What, theirs: &Tensors, stated: &ComputedIn) -> Result<Option<Arithmetic>> {
+    let What::Layer(LayerInput { kind, settings, input }) = what else { return Ok(None) };
+    let &[arithmetic] = needed(theirs, stated).as_slice() else { return Ok(None) };
+    let same = Arithmetic { sums: arithmetic.operands, ..arithmetic };
+    if arithmetic.stored.unit_roundoff() < 1e-4 || same == arithmetic {
+        return Ok(None);
+    }
+    let stated = ComputedIn::all(same);
+    let ours = layer::run::<f64>(kind, settings, &formats::read(input)?, &[same]).map_err(in_file(input))?;
+    let report = oracle::compare_as(&ours, theirs, None, &stated).map_err(in_file(input))?;
+    Ok(report.passed().then_some(same))
 }
 
 fn of_modules(task: &Task, theirs: &Tensors, stated: &ComputedIn) -> crate::Result<Isolated> {
@@ -175,7 +263,7 @@ fn tolerances(ours: &Tensors) -> Tensors {
     alone
 }
 
-fn print_isolated(out: &mut impl Write, isolated: &Isolated, all: bool, theirs: &Path) -> std::io::Result<()> {
+fn print_isolated(out: &mut dyn Write, isolated: &Isolated, all: bool, theirs: &Path) -> std::io::Result<()> {
     let Isolated { report, connections, lacking, .. } = isolated;
     if report.tried() == 0 && connections.is_empty() {
         return writeln!(

@@ -1,10 +1,12 @@
 //! `resnet oracle compare`.
 
 use super::ComputedInArgs;
+use super::html::{DETAILED, HtmlArgs, Section};
 use crate::cli::{Failure, Result, args, text};
 use crate::formats;
 use crate::oracle::compare::{DECADES, Outcome, Whole, Worst};
 use crate::oracle::pack::folder;
+use crate::oracle::profile::{Plane, Profile};
 use crate::oracle::{self, Report, Tolerance, Verdict};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -51,11 +53,15 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    html: HtmlArgs,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
+    args.html.check()?;
     if args.ours.is_dir() {
-        return compare_folders(args);
+        return compare_folders(args, out);
     }
     let (ours, theirs) = (formats::read(&args.ours)?, formats::read(&args.theirs)?);
     let given = match (args.rtol, args.atol) {
@@ -66,17 +72,20 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let report = oracle::compare_as(&ours, &theirs, given, &args.computed_in.stated())
         .map_err(|error| Failure::Failed(format!("{}: {error}", args.ours.display())))?;
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        writeln!(out, "{:#}", to_json(&report))?;
-    } else {
-        print(&mut out, &report, args.all, &args.ours.display().to_string(), &args.theirs)?;
+    let ours = args.ours.display().to_string();
+    let mut printed = Vec::new();
+    print(&mut printed, &report, args.all, &ours, &args.theirs)?;
+    let section = Section { title: "", report: &report, notes: Vec::new() };
+    args.html.write(&ours, &args.theirs, &[section], &printed)?;
+    match args.json {
+        true => writeln!(out, "{:#}", to_json(&report))?,
+        false => out.write_all(&printed)?,
     }
     if report.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 /// Compares a folder of results with the folder of a pack.
-fn compare_folders(args: &Args) -> Result<()> {
+fn compare_folders(args: &Args, out: &mut dyn Write) -> Result<()> {
     if args.rtol.is_some() || args.atol.is_some() {
         let message = "--rtol and --atol are for two files; a pack contains its own tolerances";
         return Err(Failure::Usage(message.to_string()));
@@ -85,7 +94,11 @@ fn compare_folders(args: &Args) -> Result<()> {
     let found: Vec<(&str, &Report)> =
         judged.iter().filter_map(|judged| Some((judged.case.as_str(), &judged.found.as_ref()?.1))).collect();
     let passed = found.iter().filter(|(_, report)| report.passed()).count();
-    let mut out = std::io::stdout().lock();
+    let mut printed = Vec::new();
+    print_folders(&mut printed, args, &found, judged.len())?;
+    let wrong = found.iter().filter(|(_, report)| !report.passed());
+    let sections: Vec<Section> = wrong.map(|&(title, report)| Section { title, report, notes: Vec::new() }).collect();
+    args.html.write(&args.ours.display().to_string(), &args.theirs, &sections, &printed)?;
     if args.json {
         let case = |(name, report): &(&str, &Report)| json!({ "case": name, "report": to_json(report) });
         let value = json!({
@@ -96,33 +109,33 @@ fn compare_folders(args: &Args) -> Result<()> {
         });
         writeln!(out, "{value:#}")?;
     } else {
-        for (name, report) in &found {
-            match (report.passed(), report.first(), report.unknown.first()) {
-                (true, ..) if args.all => writeln!(out, "fits   {name}: {} tensors", report.tried())?,
-                (true, ..) => {}
-                (false, Some(first), _) => writeln!(out, "WRONG  {name}: first in {}, {}", first.name, outcome(first))?,
-                (false, None, Some((unknown, near))) => {
-                    let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                    writeln!(out, "WRONG  {name}: unknown tensor `{unknown}`{hint}")?;
-                }
-                (false, None, None) => writeln!(out, "WRONG  {name}: nothing could be compared")?,
-            }
-        }
-        let missing = judged.len() - found.len();
-        let missing = if missing > 0 { format!("; {missing} cases of the pack have no result") } else { String::new() };
-        writeln!(out, "{}: {passed} of {} cases fit{missing}", args.theirs.display(), found.len())?;
+        out.write_all(&printed)?;
     }
     if passed == found.len() && passed > 0 { Ok(()) } else { Err(Failure::Verdict) }
 }
 
+/// A line for each case that does not fit, and the verdict.
+fn print_folders(out: &mut dyn Write, args: &Args, found: &[(&str, &Report)], cases: usize) -> std::io::Result<()> {
+    for (name, report) in found {
+        match (report.passed(), report.first(), report.unknown.first()) {
+            (true, ..) if args.all => writeln!(out, "fits   {name}: {} tensors", report.tried())?,
+            (true, ..) => {}
+            (false, Some(first), _) => writeln!(out, "WRONG  {name}: first in {}, {}", first.name, outcome(first))?,
+            (false, None, Some((unknown, near))) => {
+                let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                writeln!(out, "WRONG  {name}: unknown tensor `{unknown}`{hint}")?;
+            }
+            (false, None, None) => writeln!(out, "WRONG  {name}: nothing could be compared")?,
+        }
+    }
+    let passed = found.iter().filter(|(_, report)| report.passed()).count();
+    let missing = cases - found.len();
+    let missing = if missing > 0 { format!("; {missing} cases of the pack have no result") } else { String::new() };
+    writeln!(out, "{}: {passed} of {} cases fit{missing}", args.theirs.display(), found.len())
+}
+
 /// A line for each tensor that is shown, what is known of the first that does not fit, and the verdict.
-pub(super) fn print(
-    out: &mut impl Write,
-    report: &Report,
-    all: bool,
-    ours: &str,
-    theirs: &Path,
-) -> std::io::Result<()> {
+pub(super) fn print(out: &mut dyn Write, report: &Report, all: bool, ours: &str, theirs: &Path) -> std::io::Result<()> {
     let shown = |verdict: &&Verdict| verdict.tried() && (all || !verdict.passed());
     let width = report.tensors.iter().filter(shown).map(|verdict| verdict.name.len()).max().unwrap_or(0).max(6);
     let tensors: Vec<&Verdict> = report.tensors.iter().filter(shown).collect();
@@ -146,8 +159,15 @@ pub(super) fn print(
             outcome(verdict)
         )?;
     }
+    let backward = report.tensors.iter().any(|verdict| verdict.name.starts_with("grad_"));
     for (name, near) in &report.unknown {
-        let hint = near.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let hint = match near {
+            Some(near) => format!("; did you mean `{near}`?"),
+            None if name.starts_with("grad_") && !backward => {
+                ": without `grad_output` among the inputs there is no backward pass".to_string()
+            }
+            None => String::new(),
+        };
         writeln!(out, "{name:width$}  is not in {ours}{hint}")?;
     }
     if let Some(first) = report.first() {
@@ -165,7 +185,22 @@ pub(super) fn print(
             name = float.name()
         )?;
     }
-    let vague = report.tensors.iter().filter(|verdict| verdict.passed() && verdict.says_little()).count();
+    let excused: Vec<&Verdict> = report.tensors.iter().filter(|verdict| verdict.excused.is_some()).collect();
+    if let Some(first) = excused.first() {
+        let reason = first.excused.as_deref().unwrap_or_default();
+        writeln!(out, "note: {} expected failures, the first in {}: {reason}", excused.len(), first.name)?;
+    }
+    let not_finite =
+        report.tensors.iter().filter(|verdict| verdict.tried() && verdict.fits() && verdict.ours_not_finite > 0);
+    let (count, elements) = not_finite.fold((0, 0), |(n, sum), verdict| (n + 1, sum + verdict.ours_not_finite));
+    if count > 0 {
+        writeln!(
+            out,
+            "note: {} elements of {count} tensors that fit are NaN or infinite in both; they say nothing",
+            text::thousands(elements as u64)
+        )?;
+    }
+    let vague = report.tensors.iter().filter(|verdict| verdict.fits() && verdict.says_little()).count();
     if vague > 0 {
         writeln!(
             out,
@@ -178,7 +213,8 @@ pub(super) fn print(
         missing => format!("; {missing} of {tensors} are missing in it"),
     };
     let verdict = match (report.passed(), tried) {
-        (true, _) => format!("all {tried} tensors fit"),
+        (true, _) if excused.is_empty() => format!("all {tried} tensors fit"),
+        (true, _) => format!("{} of {tried} tensors fit, the others as expected", tried - excused.len()),
         (false, 0) => "nothing could be compared".to_string(),
         (false, _) => format!("{wrong} of {tried} tensors do not fit, {} are unknown", report.unknown.len()),
     };
@@ -186,15 +222,18 @@ pub(super) fn print(
 }
 
 /// What is known of the first tensor that does not fit.
-fn print_first(out: &mut impl Write, report: &Report, first: &Verdict) -> std::io::Result<()> {
+fn print_first(out: &mut dyn Write, report: &Report, first: &Verdict) -> std::io::Result<()> {
     writeln!(out, "\nfirst failure in the order of execution: {}", first.name)?;
     let [ours, theirs] = first.dtypes;
+    let pattern = first.pattern.as_ref().map_or(String::new(), |pattern| format!("  pattern: {pattern}\n"));
     if let Outcome::Shape(found) = &first.outcome {
         writeln!(out, "  shape {:?} in OURS, {found:?} in THEIRS", first.shape)?;
+        write!(out, "{pattern}")?;
     } else {
         let Worst { values: [a, b], at, tolerance, .. } = &first.worst;
         writeln!(out, "  {ours} {a:e} in OURS, {theirs} {b:e} in THEIRS, at {at:?} of {:?}", first.shape)?;
         writeln!(out, "  tolerance there {tolerance:.2e}: {}", first.source)?;
+        write!(out, "{pattern}")?;
         if let (Outcome::Factor, Some(Whole { found, tolerance })) = (&first.outcome, first.factor) {
             writeln!(
                 out,
@@ -240,17 +279,18 @@ fn factor(found: f64) -> String {
 }
 
 /// A share of a tolerance: `0.3 %`, `85 %`, `120x`.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     match share {
         share if share <= 0.0995 => format!("{:.1} %", 100.0 * share),
         share if share <= 1.0 => format!("{:.0} %", 100.0 * share),
         share if share < 1e4 => format!("{share:.3}x"),
         share if share.is_finite() => format!("{share:.0e}x"),
-        _ => "no bound".to_string(),
+        // Equal elements are expected, or theirs is not finite.
+        _ => "not equal".to_string(),
     }
 }
 
-fn outcome(verdict: &Verdict) -> String {
+pub(super) fn outcome(verdict: &Verdict) -> String {
     match &verdict.outcome {
         Outcome::Fits => "fits".to_string(),
         Outcome::Leaves(count) => {
@@ -275,6 +315,21 @@ fn histogram(counts: &[usize; DECADES]) -> String {
     if bins.is_empty() { "none".to_string() } else { bins.join(", ") }
 }
 
+/// Shares with three digits; an infinite one is `null`.
+fn profile_json(profile: &Profile) -> Value {
+    let short = |share: &f64| format!("{share:.2e}").parse::<f64>().unwrap_or(*share);
+    let shares = |of: &mut dyn Iterator<Item = &f64>| of.map(short).collect::<Vec<f64>>();
+    let plane = |plane: &Plane| {
+        let rows = plane.shares.rows().into_iter().map(|row| shares(&mut row.iter())).collect::<Vec<_>>();
+        json!({ "axes": plane.axes, "block": plane.block, "shares": rows })
+    };
+    json!({
+        "names": profile.names,
+        "axes": profile.axes.iter().map(|axis| shares(&mut axis.iter())).collect::<Vec<_>>(),
+        "planes": profile.planes.iter().map(plane).collect::<Vec<_>>(),
+    })
+}
+
 pub(super) fn to_json(report: &Report) -> Value {
     let worst = |worst: &Worst| {
         json!({
@@ -286,6 +341,10 @@ pub(super) fn to_json(report: &Report) -> Value {
         })
     };
     let whole = |whole: Option<Whole>| whole.map(|whole| json!({ "found": whole.found, "tolerance": whole.tolerance }));
+    // Those that the page shows in detail; of hundreds of tensors they would be millions of values.
+    let worst_first = report.worst_first();
+    let detailed = |verdict: &Verdict| worst_first.iter().take(DETAILED).any(|shown| std::ptr::eq(*shown, verdict));
+    let profile = |verdict: &Verdict| verdict.profile.as_ref().filter(|_| detailed(verdict)).map(profile_json);
     let tensor = |verdict: &Verdict| {
         json!({
             "name": verdict.name,
@@ -308,6 +367,7 @@ pub(super) fn to_json(report: &Report) -> Value {
             "factor": whole(verdict.factor),
             "mean": whole(verdict.mean),
             "rms": verdict.rms,
+            "excused": verdict.excused,
             "looks_like": verdict.looks_like.map(|float| float.name()),
             "absolute": worst(&verdict.absolute),
             "relative": worst(&verdict.relative),
@@ -316,6 +376,8 @@ pub(super) fn to_json(report: &Report) -> Value {
             "ours_not_finite": verdict.ours_not_finite,
             "scale": verdict.scale,
             "decades": verdict.histogram,
+            "pattern": verdict.pattern,
+            "profile": profile(verdict),
         })
     };
     json!({

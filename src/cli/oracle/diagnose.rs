@@ -5,8 +5,8 @@ use super::model::ModelInput;
 use super::{ComputedInArgs, in_file};
 use crate::cli::{Failure, Result};
 use crate::formats;
-use crate::oracle::diagnose::{Suspicion, diagnose_sgd};
-use crate::oracle::layer::prepare;
+use crate::oracle::diagnose::{Suspicion, diagnose_sgd, needed};
+use crate::oracle::layer::{self, prepare};
 use crate::oracle::{self, Diagnosis, Mistake};
 use clap::Subcommand;
 use serde_json::json;
@@ -50,7 +50,7 @@ enum What {
     Model(Box<ModelInput>),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let theirs = formats::read(&args.theirs)?;
     let stated = args.computed_in.stated();
     let diagnosis = match &args.what {
@@ -58,31 +58,37 @@ pub fn run(args: &Args) -> Result<()> {
             let input = formats::read(path)?;
             let diagnosis = match kind.as_str() {
                 "sgd" => diagnose_sgd(settings, &input, &theirs, &stated),
-                _ => prepare(kind, settings, &input).and_then(|task| oracle::diagnose(&task, &theirs, &stated)),
+                _ => match prepare(kind, settings, &input) {
+                    Ok(task) => oracle::diagnose(&task, &theirs, &stated),
+                    // A loss with class weights and the like is right or wrong, but no mistake can be made in it.
+                    Err(_) => layer::run::<f64>(kind, settings, &input, &needed(&theirs, &stated))
+                        .and_then(|ours| oracle::compare_as(&ours, &theirs, None, &stated))
+                        .map(|right| Diagnosis { right, tried: Vec::new() }),
+                },
             };
             diagnosis.map_err(in_file(path))?
         }
         What::Model(input) => oracle::diagnose(&input.task()?, &theirs, &stated).map_err(in_file(&input.input))?,
     };
-    let mut out = std::io::stdout().lock();
     let explains: Vec<Mistake> = diagnosis.explains().collect();
     if args.json {
         let named = |mistake: Mistake| json!({ "name": mistake.name(), "explanation": mistake.explanation() });
         let value = json!({
             "right": diagnosis.right.passed(),
             "first": diagnosis.right.first().map(|verdict| &verdict.name),
+            "pattern": diagnosis.right.first().and_then(|verdict| verdict.pattern.as_ref()),
             "explains": explains.iter().copied().map(named).collect::<Vec<_>>(),
             "tried": diagnosis.tried.iter().map(|suspicion| suspicion.mistake.name()).collect::<Vec<_>>(),
         });
         writeln!(out, "{value:#}")?;
     } else {
-        print_diagnosis(&mut out, &diagnosis, &explains, &args.theirs)?;
+        print_diagnosis(out, &diagnosis, &explains, &args.theirs)?;
     }
     if diagnosis.right.passed() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 fn print_diagnosis(
-    out: &mut impl Write,
+    out: &mut dyn Write,
     diagnosis: &Diagnosis,
     explains: &[Mistake],
     theirs: &Path,
@@ -97,8 +103,17 @@ fn print_diagnosis(
     }
     if let Some(first) = right.first() {
         writeln!(out, "{theirs} is wrong: `{}` is the first tensor that does not fit", first.name)?;
+        if let Some(pattern) = &first.pattern {
+            writeln!(out, "  pattern: {pattern}")?;
+        }
     }
     match explains {
+        [] if diagnosis.tried.is_empty() => {
+            writeln!(
+                out,
+                "no classic mistake is possible in this layer; `resnet oracle check` shows the pattern of the errors"
+            )?;
+        }
         [] => {
             writeln!(out, "none of {} classic mistakes explains all of it", diagnosis.tried.len())?;
             let fitting =

@@ -5,6 +5,7 @@ use crate::cli::Result;
 use crate::cli::args::Float;
 use crate::formats;
 use crate::oracle::{self, Arithmetic, Settings};
+use std::io::Write;
 use std::path::PathBuf;
 
 const LAYER_HELP: &str = "\
@@ -59,7 +60,7 @@ pub struct LayerInput {
     pub input: PathBuf,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     check_output(&args.out)?;
     let LayerInput { kind, settings, input: path } = &args.input;
     let input = formats::read(path)?;
@@ -68,5 +69,5 @@ pub fn run(args: &Args) -> Result<()> {
         Float::F64 => oracle::layer::run::<f64>,
     };
     let result = run(kind, settings, &input, &args.out.arithmetics(&Arithmetic::USUAL)).map_err(in_file(path))?;
-    write(&args.out, &result)
+    write(&args.out, &result, out)
 }

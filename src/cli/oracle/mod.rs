@@ -3,20 +3,23 @@
 mod check;
 mod compare;
 mod diagnose;
+mod fuzz;
+mod html;
 mod layer;
 mod model;
 mod pack;
 mod score;
+mod serve;
 
 use super::args::{self, Float};
 use super::{Failure, Result, text};
 use crate::Error;
 use crate::formats::{self, Format};
 use crate::oracle::dump::tolerance_of;
-use crate::oracle::{Arithmetic, ComputedIn};
+use crate::oracle::{Arithmetic, ComputedIn, Expected};
 use crate::tensors::{Tensor, Tensors};
 use clap::Subcommand;
-use std::io::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Check the results of another implementation of a layer or network
@@ -38,19 +41,35 @@ enum Command {
     Model(Box<model::Args>),
     Compare(compare::Args),
     Diagnose(diagnose::Args),
+    Fuzz(fuzz::Args),
     Pack(pack::Args),
     Score(score::Args),
+    Serve(serve::Args),
+}
+
+impl Args {
+    /// Whether the command reads lines from stdin.
+    fn reads_stdin(&self) -> bool {
+        matches!(self.command, Command::Serve(_) | Command::Fuzz(fuzz::Args { .. }))
+    }
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    run_to(args, &mut std::io::stdout().lock())
+}
+
+/// The same, printing to `out`.
+fn run_to(args: &Args, out: &mut dyn Write) -> Result<()> {
     match &args.command {
-        Command::Check(args) => check::run(args),
-        Command::Layer(args) => layer::run(args),
-        Command::Model(args) => model::run(args),
-        Command::Compare(args) => compare::run(args),
-        Command::Diagnose(args) => diagnose::run(args),
-        Command::Pack(args) => pack::run(args),
-        Command::Score(args) => score::run(args),
+        Command::Check(args) => check::run(args, out),
+        Command::Layer(args) => layer::run(args, out),
+        Command::Model(args) => model::run(args, out),
+        Command::Compare(args) => compare::run(args, out),
+        Command::Diagnose(args) => diagnose::run(args, out),
+        Command::Fuzz(args) => fuzz::run(args, out),
+        Command::Pack(args) => pack::run(args, out),
+        Command::Score(args) => score::run(args, out),
+        Command::Serve(args) => serve::run(args, out),
     }
 }
 
@@ -81,6 +100,22 @@ fn computed_in(text: &str) -> std::result::Result<(Option<String>, Arithmetic), 
     match text.rsplit_once(':') {
         Some((pattern, arithmetic)) => Ok((Some(pattern.to_string()), arithmetic.parse()?)),
         None => Ok((None, text.parse()?)),
+    }
+}
+
+/// What THEIRS is known not to do.
+#[derive(Debug, clap::Args)]
+struct ExpectedArgs {
+    /// File of expected failures, one per line: KIND [SETTING=VALUE | TENSOR]... # reason
+    #[arg(long, value_name = "FILE")]
+    xfail: Option<PathBuf>,
+}
+
+impl ExpectedArgs {
+    fn read(&self) -> Result<Expected> {
+        let Some(path) = &self.xfail else { return Ok(Expected::default()) };
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
+        text.parse().map_err(in_file(path))
     }
 }
 
@@ -126,12 +161,11 @@ fn check_output(args: &OutArgs) -> Result<()> {
     args::check_output(&args.out, args.force)
 }
 
-fn write(args: &OutArgs, result: &Tensors) -> Result<()> {
+fn write(args: &OutArgs, result: &Tensors, out: &mut dyn Write) -> Result<()> {
     formats::write(&args.out, result)?;
     let results = || result.iter().filter(|(name, _)| tolerance_of(name).is_none());
     let numbers: usize = results().map(|(_, tensor)| tensor.len()).sum();
     let (tensors, numbers) = (text::thousands(results().count() as u64), text::thousands(numbers as u64));
-    let mut out = std::io::stdout().lock();
     if let Some(loss) = result.get("loss") {
         writeln!(out, "loss   {:?}", loss.to_f64().sum())?;
     }

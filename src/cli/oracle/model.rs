@@ -14,6 +14,7 @@ use crate::program::Program;
 use crate::tensors::Tensors;
 use crate::weights::state_dict;
 use clap::ValueEnum;
+use std::io::Write;
 use std::path::PathBuf;
 
 const MODEL_HELP: &str = "\
@@ -86,7 +87,7 @@ enum ModeArg {
     Eval,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     check_output(&args.out)?;
     let mut task = args.input.task()?;
     task.request.activations = !args.no_activations;
@@ -99,10 +100,15 @@ pub fn run(args: &Args) -> Result<()> {
     let mut result = result.map_err(in_file(&args.input.input))?;
     result.metadata.insert("model".into(), args.input.model.name.clone());
     result.metadata.insert("mode".into(), format!("{:?}", args.input.mode).to_lowercase());
-    write(&args.out, &result)
+    write(&args.out, &result, out)
 }
 
 impl ModelInput {
+    /// The name of the network.
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
     /// Reads the files.
     pub fn task(&self) -> Result<Task> {
         let weights = formats::read(&self.weights)?;

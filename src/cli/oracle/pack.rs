@@ -2,7 +2,7 @@
 
 use crate::cli::Result;
 use crate::oracle::pack::{Level, folder};
-use std::io::Write as _;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Write the backward conformance pack: inputs and expected results of every layer, as files
@@ -17,7 +17,7 @@ pub struct Args {
     out: PathBuf,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let mut counts = [0; 3];
     let written = folder::write(&args.out, |case| {
         counts[match case.level() {
@@ -26,7 +26,6 @@ pub fn run(args: &Args) -> Result<()> {
             Level::Network => 2,
         }] += 1;
     })?;
-    let mut out = std::io::stdout().lock();
     let [layers, blocks, networks] = counts;
     writeln!(out, "{} cases: {layers} of layers and SGD, {blocks} of blocks, {networks} of networks", written.cases)?;
     let megabytes = written.bytes as f64 / 1e6;

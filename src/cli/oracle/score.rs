@@ -3,6 +3,7 @@
 use crate::cli::{Failure, Result, progress};
 use crate::oracle;
 use crate::oracle::mutants::Mutant;
+use crate::oracle::pack::ARITHMETICS;
 use crate::oracle::score::Scored;
 use serde_json::json;
 use std::io::Write;
@@ -11,7 +12,7 @@ use std::io::Write;
 ///
 /// Computes every operation with one fault after the other; each is called a mutant.
 ///
-/// Exit code 0 if the pack catches every mutant, 1 if it misses one.
+/// Exit code 0 if the pack catches every mutant in float64 and in float32, 1 if it misses one.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -23,14 +24,14 @@ pub struct Args {
     all: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let start = std::time::Instant::now();
     let cases = oracle::pack::cases();
     let bar = progress::counter("cases", cases.len());
-    let all = oracle::score::score(&cases, |done| bar.set_position(done as u64))?;
+    let all = oracle::score::score(&cases, &ARITHMETICS, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    let survivors = all.iter().filter(|scored| !scored.is_caught()).count();
-    let mut out = std::io::stdout().lock();
+    // The first two are float64 and float32; a fault may be less than what 16 bits resolve.
+    let survivors = all.iter().filter(|scored| scored.caught_in[..2].contains(&false)).count();
     if args.json {
         let mutant = |scored: &Scored| {
             json!({
@@ -41,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
                 "layers": scored.caught[0],
                 "blocks": scored.caught[1],
                 "networks": scored.caught[2],
-                "float32": scored.caught_in_float32,
+                "caught_in": ARITHMETICS.iter().zip(&scored.caught_in).map(|(arithmetic, caught)| (arithmetic.to_string(), *caught)).collect::<std::collections::BTreeMap<_, _>>(),
                 "forward": scored.caught_forward,
             })
         };
@@ -52,25 +53,35 @@ pub fn run(args: &Args) -> Result<()> {
         });
         writeln!(out, "{value:#}")?;
     } else {
-        print_score(&mut out, &all, args.all)?;
-        let share = 100.0 * (all.len() - survivors) as f64 / all.len() as f64;
-        let seconds = start.elapsed().as_secs();
-        writeln!(
-            out,
-            "\nthe pack catches {} of {} mutants ({share:.1} %), in {seconds} s",
-            all.len() - survivors,
-            all.len()
-        )?;
+        print_score(out, &all, args.all)?;
+        writeln!(out)?;
+        for (place, arithmetic) in ARITHMETICS.iter().enumerate() {
+            let caught = all.iter().filter(|scored| scored.caught_in[place]).count();
+            let share = 100.0 * caught as f64 / all.len() as f64;
+            writeln!(
+                out,
+                "{:<5} the pack catches {caught} of {} mutants ({share:.1} %)",
+                arithmetic.to_string(),
+                all.len()
+            )?;
+        }
+        writeln!(out, "in {} s", start.elapsed().as_secs())?;
     }
     if survivors == 0 { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 /// A line for each operation, and one for each mutant that the pack misses.
-fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Result<()> {
+fn print_score(out: &mut dyn Write, all: &[Scored], every: bool) -> std::io::Result<()> {
     writeln!(
         out,
-        "{:<22} {:>7} {:>7} {:>8}   caught by {:>6} {:>6} {:>8} {:>14}",
-        "operation", "mutants", "caught", "float32", "layers", "blocks", "networks", "results alone"
+        "{:<22} {:>7} caught in{}   by {:>6} {:>6} {:>8} {:>14}",
+        "operation",
+        "mutants",
+        ARITHMETICS.map(|arithmetic| format!("{:>5}", arithmetic.to_string())).concat(),
+        "layers",
+        "blocks",
+        "networks",
+        "results alone"
     )?;
     let total = |name: &str, own: &dyn Fn(&&Scored) -> bool, out: &mut dyn Write| {
         let own: Vec<&Scored> = all.iter().filter(own).collect();
@@ -78,10 +89,9 @@ fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Re
         let level = |level: usize| count(&|scored| scored.caught[level]);
         writeln!(
             out,
-            "{name:<22} {:>7} {:>7} {:>8}             {:>6} {:>6} {:>8} {:>14}",
+            "{name:<22} {:>7}          {}      {:>6} {:>6} {:>8} {:>14}",
             own.len(),
-            count(&|scored| scored.caught.contains(&true)),
-            count(&|scored| scored.caught_in_float32),
+            [0, 1, 2, 3, 4].map(|place| format!("{:>5}", count(&|scored| scored.caught_in[place]))).concat(),
             level(0),
             level(1),
             level(2),
@@ -92,16 +102,19 @@ fn print_score(out: &mut impl Write, all: &[Scored], every: bool) -> std::io::Re
         total(operation, &|scored| scored.mutant.operation == operation, out)?;
     }
     total("all", &|_| true, out)?;
-    for scored in all.iter().filter(|scored| every || !scored.is_caught()) {
+    for scored in all.iter().filter(|scored| every || scored.caught_in.contains(&false)) {
         let Mutant { operation, part, what, .. } = scored.mutant;
         let part = if part == "all" { String::new() } else { format!(" {part}") };
-        let verdict = match (scored.caught.contains(&true), scored.caught_in_float32, scored.cases) {
-            (true, true, _) => "caught",
-            (true, false, _) => "MISSED in float32",
-            (false, _, 0) => "NOT POSSIBLE in any case",
-            (false, ..) => "MISSED",
+        let missed = ARITHMETICS.iter().zip(&scored.caught_in).filter(|(_, caught)| !**caught);
+        let missed: Vec<String> = missed.map(|(arithmetic, _)| arithmetic.to_string()).collect();
+        let verdict = match (missed.is_empty(), scored.cases) {
+            (true, _) => "caught".to_string(),
+            (false, 0) => "NOT POSSIBLE in any case".to_string(),
+            (false, _) => format!("MISSED in {}", missed.join(", ")),
         };
-        writeln!(out, "{verdict}: {operation}{part} {what}")?;
+        let small = scored.mutant.is_a_thousandth() && !missed.is_empty();
+        let small = if small { " (a fiftieth in 16 bits)" } else { "" };
+        writeln!(out, "{verdict}: {operation}{part} {what}{small}")?;
     }
     Ok(())
 }

@@ -39,17 +39,18 @@ impl Page {
         page.times(runs);
         page.configuration(runs);
         page.footer();
-        Ok(Page { html: document(&title, page.body), figures: page.figures })
+        let css = Markup::written_here(include_str!("style.css"));
+        Ok(Page { html: document("resnet report", &title, css, page.body), figures: page.figures })
     }
 }
 
-/// The whole file around the body.
-fn document(title: &str, body: Markup) -> Markup {
+/// The whole file around the body; `generator` is the command that makes it.
+pub fn document(generator: &str, title: &str, css: Markup, body: Markup) -> Markup {
     let mut head = void("meta", &[("charset", "utf-8")]);
-    head.push(void("meta", &[("name", "generator"), ("content", "resnet report")]));
+    head.push(void("meta", &[("name", "generator"), ("content", generator)]));
     head.push(void("meta", &[("name", "viewport"), ("content", "width=device-width, initial-scale=1")]));
     head.push(element("title", &[], title));
-    head.push(element("style", &[], Markup::written_here(include_str!("style.css"))));
+    head.push(element("style", &[], css));
     let mut html = element("head", &[], head);
     html.push("\n");
     html.push(element("body", &[], body));

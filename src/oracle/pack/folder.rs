@@ -49,7 +49,15 @@ pub struct Written {
 ///
 /// # Errors
 /// If `folder` exists and is not empty, or cannot be written.
-pub fn write(folder: &Path, mut each: impl FnMut(&Case)) -> Result<Written> {
+pub fn write(folder: &Path, each: impl FnMut(&Case)) -> Result<Written> {
+    write_cases(folder, cases(), each)
+}
+
+/// The same with some of the cases.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_cases(folder: &Path, cases: Vec<Case>, mut each: impl FnMut(&Case)) -> Result<Written> {
     if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         let message = "already exists; the pack needs a new or empty folder";
         return Err(Error::argument("oracle", format!("{} {message}", folder.display())));
@@ -57,7 +65,7 @@ pub fn write(folder: &Path, mut each: impl FnMut(&Case)) -> Result<Written> {
     let temporary = beside(folder);
     // Left over from an interrupted run.
     let _ = std::fs::remove_dir_all(&temporary);
-    let result = write_files(&temporary, &mut each).and_then(|written| {
+    let result = write_files(&temporary, cases, &mut each).and_then(|written| {
         // Not every system replaces an empty folder.
         let _ = std::fs::remove_dir(folder);
         std::fs::rename(&temporary, folder).map_err(|error| Error::io(folder, "create", error))?;
@@ -75,7 +83,7 @@ fn beside(folder: &Path) -> PathBuf {
     folder.with_file_name(name)
 }
 
-fn write_files(folder: &Path, each: &mut dyn FnMut(&Case)) -> Result<Written> {
+fn write_files(folder: &Path, cases: Vec<Case>, each: &mut dyn FnMut(&Case)) -> Result<Written> {
     for dtype in DTYPES {
         let folder = folder.join(dtype.name());
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, "create", error))?;
@@ -87,9 +95,9 @@ fn write_files(folder: &Path, each: &mut dyn FnMut(&Case)) -> Result<Written> {
         written.bytes += bytes.len() as u64;
         std::fs::write(&path, bytes).map_err(|error| Error::io(&path, "write", error))
     };
-    for case in cases() {
+    for case in cases {
         each(&case);
-        let expected = case.expected(&Arithmetic::USUAL);
+        let expected = case.expected(&super::ARITHMETICS);
         let mut entry = description(&case);
         for dtype in DTYPES {
             let mut files = Map::new();
