@@ -54,7 +54,7 @@ fn a_program_is_tried_and_what_fails_is_shrunk() {
     let (code, stdout, _) = fuzz(&folder, &format!("avg_pool --seeds 8 {fixed} --xfail known.txt"), &wrong);
     assert!(code == Some(0) && stdout.contains(" right, ") && stdout.contains(" expected failures\n"), "{stdout}");
     let (code, stdout, _) = fuzz(&folder, "relu --seeds 2", "test {in} -a {out}; exit 77");
-    assert!(code == Some(1) && stdout == "relu, 2 cases: 2 not supported\n", "{stdout}");
+    assert!(code == Some(1) && stdout == "relu, 2 cases: 2 not supported\nno case was tried\n", "{stdout}");
     let (code, stdout, _) = fuzz(&folder, "relu --seeds 2", "test {in} -a {out}; echo out of memory >&2; exit 3");
     assert!(code == Some(1) && stdout.contains("it failed: exit status: 3: out of memory"), "{stdout}");
     let (code, stdout, _) = fuzz(&folder, "relu --seeds 1", "true {in} {out}");
