@@ -1120,3 +1120,24 @@ pub fn target_weights(loss: &SoftmaxCrossEntropy<f64>, target: &[usize], classes
         Reduction::Sum => q,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_terms_are_counted() {
+        let of = |value: &dyn Fn(usize) -> f64| {
+            let x: Vec<f64> = (0..1000).map(value).collect();
+            equal(x.iter())
+        };
+        assert!((of(&|_| 0.1) - 1.0).abs() < 1e-3);
+        // Up to rounding in float32, which a simulation adds.
+        assert!((of(&|i| 0.1 * (1.0 + 3e-8 * (i % 2) as f64)) - 1.0).abs() < 1e-3);
+        // Zeros change no sum.
+        assert!((of(&|i| if i % 8 < 4 { 0.1 } else { 0.0 }) - 0.25).abs() < 0.01);
+        assert_eq!((of(&|_| 0.0), of(&|i| (i as f64).sin())), (0.0, 0.0));
+        // All terms equal: four standard deviations are what they err by at most, 2/3 K u S.
+        assert!((4.0 * steps(1000, 1.0).sqrt() / (2.0 / 3.0 * 1000.0) - 1.0).abs() < 0.01);
+    }
+}

@@ -633,6 +633,24 @@ mod tests {
         near_ties(&pool, &x, &reach(0.0), |at, _, _| panic!("{at:?}: nothing can deviate"));
     }
 
+    /// Of two values that are ±σ apart from their mean, an error of σ decides the sign.
+    #[test]
+    fn a_norm_over_values_that_rounding_separates_is_fragile() {
+        let x = ndarray::arr3(&[[[1.0, 1e-3]], [[-1.0, -1e-3]]]).insert_axis(Axis(1)).into_shared();
+        let mut deviations = Deviations::new("output.conv", &[2, 2, 1, 1]);
+        for _ in 0..RUNS {
+            let exact = ArrayD::zeros(vec![2, 2, 1, 1]);
+            deviations.add(&exact, &(&exact + 1e-3), 1.0);
+        }
+        let sizes = deviations.fragile(&x, 0.0).unwrap();
+        assert!(sizes[0] == 0.0 && (sizes[1] - MULTIPLE * 1e-3).abs() < 1e-12, "{sizes}");
+        // A large eps is under the root as well: nothing is fragile.
+        assert!(deviations.fragile(&x, 1.0).is_none());
+        // The larger deviation of two rounds counts.
+        let larger = deviations.clone().or(&Deviations::new("output.conv", &[2, 2, 1, 1]));
+        assert_eq!(larger.squares, deviations.squares);
+    }
+
     /// Every ReLU within reach of 0 is turned in exactly one group, and one beyond it in none.
     #[test]
     fn gates_within_reach_are_turned_once() {
