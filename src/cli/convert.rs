@@ -1,5 +1,7 @@
 //! `resnet convert`.
 
+mod onnx;
+
 use super::args::Float;
 use super::{Failure, Result, args, text};
 use crate::Error;
@@ -16,14 +18,16 @@ Examples:
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
   resnet eval --weights resnet20.safetensors --data cifar10/
   resnet convert runs/resnet8-demo-1/weights.safetensors resnet8.pth    for torch.load
-  resnet convert checkpoint.pth arrays.npz --dtype f64                   for numpy.load";
+  resnet convert checkpoint.pth arrays.npz --dtype f64                   for numpy.load
+  resnet convert weights.safetensors model.onnx --with-normalization     for ONNX Runtime";
 
 /// Convert weights between file formats
 ///
 /// IN is a safetensors file, a PyTorch checkpoint (.pth, .pt, .th, in both of PyTorch's formats; no code
 /// in it is executed), or a NumPy file (.npz, .npy). Its format is detected from its content. The
 /// extension of OUT selects the format to write: .safetensors, .pth, .pt, .th, .npz, or .npy for a
-/// single array.
+/// single array; or .onnx for the whole network as an ONNX model (standard operators, opset 13), for any
+/// number of images of one size, its input `images` (N, 3, H, W), its output `logits` (N, classes).
 ///
 /// Tensor names do not change. With --model they are converted to those of torchvision, and the
 /// tensors must be exactly those of the network.
@@ -48,6 +52,14 @@ pub struct Args {
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Float>,
 
+    /// ONNX: normalise the images in the model, so that its input is red, green and blue from 0 to 1
+    #[arg(long)]
+    with_normalization: bool,
+
+    /// ONNX: height and width of the images [default: from IN, or those the network was designed for]
+    #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
+    image_size: Option<usize>,
+
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
@@ -57,7 +69,16 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let format = Format::of_extension(&args.output).map_err(|error| Failure::Usage(error.to_string()))?;
+    if onnx::is_meant(args) {
+        args::check_output(&args.output, args.force)?;
+        return onnx::run(args);
+    }
+    let format = Format::of_extension(&args.output)
+        .map_err(|error| Failure::Usage(format!("{error}; a network can also be written as .onnx")))?;
+    if args.with_normalization || args.image_size.is_some() {
+        let message = "--with-normalization and --image-size need an OUT in .onnx; other formats contain weights only";
+        return Err(Failure::Usage(message.to_string()));
+    }
     let normalization = args.normalization.given()?;
     if normalization.is_some() && !(args.model.is_some() && format.has_metadata()) {
         let message = "--mean and --std need --model and an OUT in .safetensors; other formats cannot store them";

@@ -69,6 +69,11 @@ impl Trained {
         self.about.get(key).map(String::as_str)
     }
 
+    /// The metadata of the file.
+    pub fn metadata(&self) -> &Metadata {
+        &self.about
+    }
+
     /// The normalisation and its origin.
     pub fn normalization(&self, args: &args::NormalizationArgs) -> Result<(Normalization, &'static str)> {
         if let Some(given) = args.given()? {

@@ -2,7 +2,7 @@
 //!
 //! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of other programs;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
-//! - [`tensorboard`]: event files, which are only written;
+//! - [`tensorboard`], [`onnx`]: event files and models, which are only written;
 //! - [`atomic`]: writing a file whole or not at all.
 //!
 //! [`read`] recognises each by its content; [`write()`] chooses by extension:
@@ -41,6 +41,7 @@
 
 pub mod atomic;
 pub mod npy;
+pub mod onnx;
 pub mod pickle;
 pub mod safetensors;
 pub mod tensorboard;
@@ -48,6 +49,7 @@ pub mod torch;
 
 mod archive;
 mod numbers;
+mod protobuf;
 
 use crate::tensors::Tensors;
 use crate::{Error, Result};

@@ -6,8 +6,10 @@
 //! weights, and the same weights give the same bytes.
 //!
 //! - [`state_dict`]: the names of other programs, and which tensors belong to a model;
-//! - [`pretrained`]: a trained network inside the program.
+//! - [`pretrained`]: a trained network inside the program;
+//! - [`onnx`]: a network as an ONNX model.
 
+pub mod onnx;
 pub mod pretrained;
 pub mod state_dict;
 
