@@ -5,7 +5,7 @@ mod onnx;
 use super::args::Float;
 use super::{Failure, Result, args, text};
 use crate::Error;
-use crate::formats::{self, Contents, Format};
+use crate::formats::{self, Format};
 use crate::model::{Architecture, ResNet};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::weights::{self, state_dict};
@@ -48,6 +48,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     model: Option<Architecture>,
 
+    /// The tensors under this key of a PyTorch checkpoint, keys joined by points
+    ///
+    /// By default the first of `state_dict`, `model`, `net` and other usual keys, before averaged weights
+    /// such as `model_ema`.
+    #[arg(long, value_name = "PATH", verbatim_doc_comment)]
+    key: Option<String>,
+
     /// Convert floats to this type [default: unchanged, but 16 bits become 32]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Float>,
@@ -85,16 +92,16 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Failure::Usage(message.to_string()));
     }
     args::check_output(&args.output, args.force)?;
-    let Contents { format: found, mut tensors, unwrapped, dropped } = formats::open(&args.input)?;
+    let contents = formats::open_at(&args.input, args.key.as_deref())?;
 
-    let mut lines = vec![("read", format!("{} ({found})", args.input.display()))];
-    if !unwrapped.is_empty() {
-        lines.push(("unwrapped", unwrapped.join(", ")));
-    }
-    lines.extend(dropped.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+    let mut lines = vec![("read", format!("{} ({})", args.input.display(), contents.format))];
+    lines.extend(contents.notes());
+    lines.extend(contents.dropped.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+    let mut tensors = contents.tensors.clone();
     if let Some(architecture) = &args.model {
         let mut about = weights::metadata_of(&args.input, &tensors)?;
-        let (fitted, classes) = fit(&args.input, &tensors, architecture)?;
+        let (fitted, classes) = fit(&args.input, &tensors, architecture).map_err(|error| contents.explain(error))?;
+        lines.extend(contents.unreadable.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
         lines.extend(renamed(&tensors, &fitted));
         lines.push(("model", format!("{}, {classes} classes: all tensors found", architecture.name)));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);
@@ -104,6 +111,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
         tensors = fitted;
         weights::set_metadata(&mut tensors, &about);
+    } else {
+        tensors = contents.complete(&args.input)?;
     }
     if let Some(float) = args.dtype {
         tensors = as_float(&tensors, float);
@@ -127,7 +136,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The tensors of the network under its own names, and the number of classes.
-fn fit(path: &Path, tensors: &Tensors, architecture: &Architecture) -> Result<(Tensors, usize)> {
+fn fit(path: &Path, tensors: &Tensors, architecture: &Architecture) -> crate::Result<(Tensors, usize)> {
     let classes = state_dict::classes(tensors).unwrap_or(architecture.classes);
     let model = ResNet::<f32>::zeroed(&architecture.clone().with_classes(classes))?;
     let mut fitted = Tensors::new();

@@ -8,8 +8,9 @@ use std::path::Path;
 
 /// Loads those tensors of the file that fit into `model`; returns lines that report what happened to the others.
 pub fn apply(path: &Path, model: &mut ResNet<f32>) -> Result<Vec<String>> {
-    let tensors = read(path)?;
-    let partial = state_dict::assign_matching(path, &tensors, model)?;
+    let contents = read(path, None)?;
+    let partial =
+        state_dict::assign_matching(path, &contents.tensors, model).map_err(|error| contents.explain(error))?;
     let (taken, left) = (partial.taken.len(), partial.left.len());
     let fresh = match left {
         0 => "all tensors of the network".to_string(),
@@ -21,5 +22,7 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>) -> Result<Vec<String>> {
         lines.push(format!("{} tensors of the file are not in the network:", partial.unused.len()));
         lines.extend(partial.unused.iter().map(|name| format!("  {name}")));
     }
+    lines.extend(contents.notes().into_iter().map(|(key, line)| format!("{key}: {line}")));
+    lines.extend(contents.unreadable.iter().map(|(name, what)| format!("not read: {name} ({what})")));
     Ok(lines)
 }

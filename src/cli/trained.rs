@@ -2,12 +2,12 @@
 
 use super::{Failure, Result, args};
 use crate::data::Normalization;
-use crate::formats;
+use crate::formats::{self, Contents, Format};
 use crate::model::{Architecture, ResNet};
-use crate::tensors::Tensors;
 use crate::weights::{self, Metadata};
 use crate::weights::{pretrained, state_dict};
 use crate::{Error, Scalar};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The trained weights.
@@ -18,6 +18,10 @@ pub struct WeightsArgs {
     /// `pretrained` is a ResNet-20 embedded in this program, trained on the ten classes of CIFAR-10.
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     weights: Option<PathBuf>,
+
+    /// The tensors under this key of a PyTorch checkpoint, keys joined by points, such as model_ema.module
+    #[arg(long, value_name = "PATH", requires = "weights")]
+    key: Option<String>,
 
     /// The network, see `resnet models` [default: from the weights file]
     #[arg(long, value_name = "NAME", value_parser = args::model)]
@@ -30,27 +34,37 @@ pub struct Trained {
     pub path: PathBuf,
     /// The network that the weights are for, with its published number of classes.
     pub architecture: Architecture,
-    tensors: Tensors,
+    contents: Contents,
     about: Metadata,
 }
 
-/// The tensors of a file, or those embedded in the program.
-pub fn read(path: &Path) -> Result<Tensors> {
-    Ok(if pretrained::is_meant(path) { pretrained::tensors() } else { formats::read(path)? })
+/// The tensors of a file under `key`, or those embedded in the program.
+pub fn read(path: &Path, key: Option<&str>) -> Result<Contents> {
+    Ok(match pretrained::is_meant(path) {
+        true => Contents { tensors: pretrained::tensors(), ..Contents::new(Format::Safetensors) },
+        false => formats::open_at(path, key)?,
+    })
 }
 
 impl WeightsArgs {
     /// Reads the file.
     pub fn open(&self) -> Result<Trained> {
-        Trained::read(self.weights.as_deref().unwrap_or(Path::new(pretrained::NAME)), self.model.as_ref())
+        let path = self.weights.as_deref().unwrap_or(Path::new(pretrained::NAME));
+        let contents = read(path, self.key.as_deref())?;
+        // On stderr: stdout has the results.
+        contents.notes().iter().try_for_each(|(key, line)| writeln!(std::io::stderr(), "{key}: {line}"))?;
+        Trained::of(path, contents, self.model.as_ref())
     }
 }
 
 impl Trained {
     /// Reads a weights file for `model`, or for the network that the file names.
     pub fn read(path: &Path, model: Option<&Architecture>) -> Result<Self> {
-        let tensors = read(path)?;
-        let about = weights::metadata_of(path, &tensors)?;
+        Trained::of(path, read(path, None)?, model)
+    }
+
+    fn of(path: &Path, contents: Contents, model: Option<&Architecture>) -> Result<Self> {
+        let about = weights::metadata_of(path, &contents.tensors)?;
         let architecture = match (model, about.get("model")) {
             (Some(architecture), _) => architecture.clone(),
             (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(path, &error.to_string()))?,
@@ -61,7 +75,7 @@ impl Trained {
                 )));
             }
         };
-        Ok(Trained { path: path.to_path_buf(), architecture, tensors, about })
+        Ok(Trained { path: path.to_path_buf(), architecture, contents, about })
     }
 
     /// The metadata of the file under `key`.
@@ -101,7 +115,7 @@ impl Trained {
 
     /// The number of classes, and their names if the file has them.
     pub fn classes(&self) -> Result<(usize, Option<Vec<String>>)> {
-        let classes = state_dict::classes(&self.tensors).ok_or_else(|| {
+        let classes = state_dict::classes(&self.contents.tensors).ok_or_else(|| {
             let message = "expected the weight of the last layer, `fc.weight` (classes, features), found none";
             Error::format(&self.path, None, message)
         })?;
@@ -118,7 +132,8 @@ impl Trained {
     /// The network with these weights.
     pub fn model<T: Scalar>(&self, classes: usize) -> Result<ResNet<T>> {
         let mut model = ResNet::<T>::zeroed(&self.architecture.clone().with_classes(classes))?;
-        state_dict::assign(&self.path, &self.tensors, &mut model)?;
+        state_dict::assign(&self.path, &self.contents.tensors, &mut model)
+            .map_err(|error| self.contents.explain(error))?;
         Ok(model)
     }
 

@@ -42,7 +42,7 @@ pub fn save<T: Scalar>(path: &Path, model: &ResNet<T>, metadata: &Metadata) -> R
 /// # Errors
 /// If the file cannot be read or has no known format.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
-    metadata_of(path, &formats::read(path)?)
+    metadata_of(path, &formats::open(path)?.tensors)
 }
 
 /// Reads the tensors of `model` from `path`, in any format and rounded to the model's type, and returns the metadata.
@@ -51,9 +51,9 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
 /// If the file cannot be read, or its tensors are not exactly those of the model ([`state_dict::fit`]); the message
 /// lists every missing, extra and wrongly shaped one, and the model is not changed.
 pub fn load<T: Scalar>(path: &Path, model: &mut ResNet<T>) -> Result<Metadata> {
-    let tensors = formats::read(path)?;
-    let metadata = metadata_of(path, &tensors)?;
-    state_dict::assign(path, &tensors, model)?;
+    let contents = formats::open(path)?;
+    let metadata = metadata_of(path, &contents.tensors)?;
+    state_dict::assign(path, &contents.tensors, model).map_err(|error| contents.explain(error))?;
     Ok(metadata)
 }
 
