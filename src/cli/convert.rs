@@ -1,12 +1,12 @@
 //! `resnet convert`.
 
 use super::args::Float;
-use super::{Failure, Result, args, text};
+use super::{Failure, Result, args, imagenet, text, trained};
 use crate::Error;
 use crate::formats::{self, Contents, Format};
 use crate::model::{Architecture, ResNet};
 use crate::tensors::{Dtype, Tensor, Tensors};
-use crate::weights::{self, state_dict};
+use crate::weights::{self, names, recognise, state_dict};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,16 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     model: Option<Architecture>,
 
+    /// Only the tensors whose names begin with PREFIX, without it, such as `teacher.`
+    ///
+    /// For a file with more than one network.
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+
+    /// If the weights do not fit --model, list every problem, not only the first ten
+    #[arg(long, requires = "model")]
+    all: bool,
+
     /// Convert floats to this type [default: unchanged, but 16 bits become 32]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Float>,
@@ -71,23 +81,47 @@ pub fn run(args: &Args) -> Result<()> {
         lines.push(("unwrapped", unwrapped.join(", ")));
     }
     lines.extend(dropped.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+    let mut about = weights::metadata_of(&args.input, &tensors)?;
+    if let Some(prefix) = &args.prefix {
+        let all = tensors.len();
+        tensors = names::under(&args.input, &tensors, prefix)?;
+        lines.push(("left out", format!("{} tensors outside of `{prefix}`", all - tensors.len())));
+    }
     if let Some(architecture) = &args.model {
-        let mut about = weights::metadata_of(&args.input, &tensors)?;
-        let (fitted, classes) = fit(&args.input, &tensors, architecture)?;
-        lines.extend(renamed(&tensors, &fitted));
+        let reading = names::read(&args.input, &tensors)?;
+        lines.extend(reading.line().map(|line| ("names", line)));
+        let counters = reading.left_out.iter().filter(|name| state_dict::is_counter(name)).count();
+        if counters > 0 {
+            lines.push(("left out", format!("{counters} counters num_batches_tracked")));
+        }
+        let (fitted, classes) = fit(&args.input, &tensors, architecture, args.all)?;
         lines.push(("model", format!("{}, {classes} classes: all tensors found", architecture.name)));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);
+        if let Some(preset) =
+            imagenet::preset(&args.input, architecture, classes).filter(|_| !about.contains_key("class_names"))
+        {
+            preset.store(&mut about);
+            lines.push(("imagenet", preset.line));
+        }
         if let Some(normalization) = normalization {
             about.insert("mean".into(), args::write_three(normalization.mean()));
             about.insert("std".into(), args::write_three(normalization.std()));
         }
         tensors = fitted;
-        weights::set_metadata(&mut tensors, &about);
+    }
+    if args.model.is_none()
+        && let Some(line) = names::read(&args.input, &tensors).ok().and_then(|reading| recognised(&reading))
+    {
+        lines.push(("network", line));
     }
     if let Some(float) = args.dtype {
         tensors = as_float(&tensors, float);
     }
     lines.extend(widened(&tensors));
+    // Last, because it contains the checksum of the tensors.
+    if !about.is_empty() {
+        weights::set_metadata(&mut tensors, &about);
+    }
     if !format.has_metadata() && !tensors.metadata.is_empty() {
         lines.push(("left out", format!("metadata, which {format} cannot store")));
     }
@@ -105,34 +139,33 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The network that fits, and what `--model` would do.
+fn recognised(reading: &names::Reading) -> Option<String> {
+    let candidates = recognise::candidates(reading);
+    let names: Vec<&str> = candidates.iter().map(|network| network.name.as_str()).collect();
+    let first = names.first()?;
+    let changes = if reading.changes.is_empty() {
+        "stores it in OUT"
+    } else {
+        "stores it in OUT and changes the names to its own"
+    };
+    Some(format!("{}, recognised by its tensors; --model {first} {changes}", names.join(" or ")))
+}
+
 /// The tensors of the network under its own names, and the number of classes.
-fn fit(path: &Path, tensors: &Tensors, architecture: &Architecture) -> Result<(Tensors, usize)> {
+fn fit(path: &Path, tensors: &Tensors, architecture: &Architecture, all: bool) -> Result<(Tensors, usize)> {
     let classes = state_dict::classes(tensors).unwrap_or(architecture.classes);
     let model = ResNet::<f32>::zeroed(&architecture.clone().with_classes(classes))?;
+    let fitting = state_dict::fit(path, tensors, &model);
+    if all && fitting.is_err() {
+        return Err(trained::every_problem(path, tensors, &model)?);
+    }
     let mut fitted = Tensors::new();
-    for (name, tensor) in state_dict::fit(path, tensors, &model)? {
+    for (name, tensor) in fitting? {
         fitted.insert(name, tensor.clone());
     }
     fitted.metadata = tensors.metadata.clone();
     Ok((fitted, classes))
-}
-
-/// The number of changed names with an example, and the number of omitted counters.
-fn renamed(given: &Tensors, fitted: &Tensors) -> Vec<(&'static str, String)> {
-    let counters = given.names().filter(|name| state_dict::is_counter(name)).count();
-    let changed: Vec<&str> =
-        given.names().filter(|name| fitted.get(name).is_none() && !state_dict::is_counter(name)).collect();
-    let mut lines = Vec::new();
-    if let Some(last) = changed.last() {
-        lines.push((
-            "renamed",
-            format!("{} tensors, for example {last} to {}", changed.len(), state_dict::our_name(last)),
-        ));
-    }
-    if counters > 0 {
-        lines.push(("left out", format!("{counters} counters num_batches_tracked")));
-    }
-    lines
 }
 
 /// Converts every tensor of floats to this type; the others do not change.
