@@ -218,10 +218,11 @@ impl NormalizationArgs {
         let (Some(mean), Some(std)) = (self.mean, self.std) else {
             return Ok(None);
         };
-        match Normalization::new(mean, std) {
-            Ok(normalization) => Ok(Some(normalization)),
-            Err(_) => Err(Failure::Usage(format!("--std must be above 0 for every colour, got {}", write_three(std)))),
+        if std.iter().any(|&std| std <= 0.0) {
+            return Err(Failure::Usage(format!("--std must be above 0 for every colour, got {}", write_three(std))));
         }
+        let normalization = Normalization::new(mean, std);
+        normalization.map(Some).map_err(|error| Failure::Usage(format!("--mean and --std: {error}")))
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Config {
     pub zero_init_residual: Option<bool>,
     /// A weights file.
     pub init_from: Option<PathBuf>,
+    /// Whether a part of its tensors is enough.
+    pub init_partial: Option<bool>,
     /// `fast` or `reference`.
     pub engine: Option<String>,
     pub conv: Option<String>,
@@ -98,6 +100,7 @@ macro_rules! for_keys {
             ema_decay,
             zero_init_residual,
             init_from,
+            init_partial,
             engine,
             conv
         )
@@ -302,6 +305,7 @@ impl Config {
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
+            init_partial: self.init_partial,
             engine: Some(self.engine()?.name().to_string()),
             conv: match self.engine()? {
                 EngineKind::Fast => Some(self.conv()?.unwrap_or_default().name().to_string()),

@@ -1,8 +1,9 @@
 //! `resnet eval`.
 
-use super::images::{DEFAULT_SIZE, DataArgs};
+use super::images::DataArgs;
 use super::trained::WeightsArgs;
 use super::{Result, args, text};
+use crate::data::picture::Framing;
 use crate::data::{Dataset, Normalization};
 use crate::model::ResNet;
 use crate::parameters::{Parameters as _, fingerprint};
@@ -30,8 +31,9 @@ Examples:
 /// Prints accuracy, loss, the accuracy of every class and the confusion matrix. Every image counts
 /// exactly once, including those of the smaller last batch.
 ///
-/// Weights written by `resnet train` contain the model, the normalisation and the image size. For
-/// other weights give --model, --mean, --std and, for pictures in folders, --image-size.
+/// Weights written by `resnet train` contain the model, the normalisation and the image size. The
+/// network of other weights is recognised by its tensors; give --mean and --std and, for pictures in
+/// folders, --image-size if it is not that of `resnet models`.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -77,9 +79,16 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
-    let trained = args.weights.open()?;
+    let mut trained = args.weights.open()?;
     let (normalization, origin) = trained.normalization(&args.normalization)?;
-    let (splits, about) = args.data.load(trained.image_size()?.unwrap_or(DEFAULT_SIZE))?;
+    if let Some(preset) = &trained.preset {
+        let Framing { resize, crop } = preset.framing;
+        trained.notes.push(format!(
+            "ImageNet, because of the 1,000 classes; the pictures of a folder are resized to {crop}x{crop} without a larger \
+             border (`resnet predict` resizes to {resize} and cuts)"
+        ));
+    }
+    let (splits, about) = args.data.load(trained.framing(args.data.image_size, None)?.crop)?;
     let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
     let dataset = Arc::new(dataset);
 
@@ -108,6 +117,7 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
 
     let mut out = std::io::stdout().lock();
     if args.json {
+        trained.print_notes();
         let value = to_json(&model, &dataset, set, normalization, &evaluation);
         return Ok(writeln!(out, "{value:#}")?);
     }
@@ -132,6 +142,9 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         ("", String::new()),
     ] {
         writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
+        if key == "weights" {
+            trained.notes.iter().try_for_each(|note| writeln!(out, "{:<14} {note}", "note"))?;
+        }
         if key == "data" {
             about.notes.iter().try_for_each(|note| writeln!(out, "{:<14} {note}", "note"))?;
         }

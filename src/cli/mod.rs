@@ -3,6 +3,7 @@
 //! - `train`, `eval`, `predict`, `report`, `data`, `convert`, `models`, `gradcheck`, `bench`,
 //!   `oracle`: the flags, the help and the implementation of each subcommand;
 //! - `args`, `images`, `trained`: flags that several subcommands share, and how their values are parsed;
+//! - `imagenet`: how torchvision prepares pictures for ImageNet's networks, and its class names;
 //! - `init_from`: the initial weights of fine-tuning;
 //! - `config`: the configuration of a run, as a TOML file;
 //! - `run_folder`, `events`, `progress`, `interrupt`, `text`: files, display and Ctrl-C of long commands;
@@ -19,6 +20,7 @@ mod data;
 mod eval;
 mod events;
 mod gradcheck;
+mod imagenet;
 mod images;
 mod init_from;
 mod interrupt;

@@ -1,9 +1,10 @@
 //! `resnet predict`.
 
 use super::trained::{Trained, WeightsArgs};
-use super::{Failure, Result, args, images};
+use super::{Failure, Result, args, imagenet};
 use crate::Error;
-use crate::data::{Normalization, picture};
+use crate::data::Normalization;
+use crate::data::picture::{self, Framing};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
@@ -19,8 +20,7 @@ Examples:
   resnet predict --weights runs/resnet20-quick-1/weights.safetensors photo.jpg
   resnet predict --weights weights.safetensors --top 1 photos/*.png
   resnet predict --weights weights.safetensors --json photo.jpg
-  resnet predict --weights resnet18.pth --model resnet18 --image-size 224 \\
-      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 photo.jpg";
+resnet predict --weights resnet50-11ad3fa6.pth photo.jpg          weights of torchvision for ImageNet";
 
 /// Classify pictures
 ///
@@ -31,8 +31,12 @@ Examples:
 /// of CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. Every picture is
 /// assigned to one of these classes, whatever it shows.
 ///
-/// Weights written by `resnet train` contain the model, the classes, the normalisation and N. For
-/// other weights give --model, --mean, --std and --image-size.
+/// Weights written by `resnet train` contain the model, the classes, the normalisation and N. The
+/// network of other weights is recognised by its tensors. If it is one of ImageNet, with 1,000 classes,
+/// everything else is as in torchvision: the shorter side is resized to 256 pixels (232 for the V2
+/// weights, known by the hash in the file's name), the centre 224 x 224 is used, and the classes have
+/// torchvision's names. For other weights give --mean and --std, and --image-size if it is not that of
+/// `resnet models`.
 ///
 /// If a picture cannot be read, an error is printed on stderr, the other pictures are classified, and
 /// the exit code is 1.
@@ -58,9 +62,13 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Resize pictures to N x N pixels [default: from the weights file, or 32]
+    /// Resize pictures to N x N pixels [default: from the weights file, or that of the network]
     #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
     image_size: Option<usize>,
+
+    /// Resize the shorter side of pictures to R pixels, then cut out N x N [default: N; ImageNet: 256 or 232]
+    #[arg(long, value_name = "R", value_parser = args::count(1, 4096), allow_negative_numbers = true)]
+    resize_size: Option<usize>,
 
     #[command(flatten)]
     normalization: args::NormalizationArgs,
@@ -75,7 +83,7 @@ struct Predictor {
     executor: Arc<dyn Executor<f32>>,
     normalization: Normalization,
     test_flip: bool,
-    size: usize,
+    framing: Framing,
     classes: Vec<String>,
     path: PathBuf,
 }
@@ -87,8 +95,14 @@ struct Guess {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let trained = args.weights.open()?;
+    let mut trained = args.weights.open()?;
     let predictor = Predictor::new(args, &trained)?;
+    if let Some(preset) = &trained.preset {
+        let known = trained.about("image_size").is_some();
+        let names = "ImageNet, because of the 1,000 classes: class names of torchvision";
+        trained.notes.push(if known { names.to_string() } else { preset.line.clone() });
+    }
+    trained.print_notes();
     let mut out = io::stdout().lock();
     let (mut predictions, mut errors) = (Vec::new(), Vec::new());
     // One by one, so that the result for a picture does not depend on the others.
@@ -113,7 +127,8 @@ pub fn run(args: &Args) -> Result<()> {
         let value = json!({
             "model": predictor.model.architecture().name,
             "weights": predictor.path.display().to_string(),
-            "image_size": predictor.size,
+            "image_size": predictor.framing.crop,
+            "resize_size": predictor.framing.resize,
             "mean": predictor.normalization.mean(),
             "std": predictor.normalization.std(),
             "classes": predictor.classes,
@@ -128,12 +143,19 @@ pub fn run(args: &Args) -> Result<()> {
 impl Predictor {
     fn new(args: &Args, trained: &Trained) -> Result<Self> {
         let (normalization, _) = trained.normalization(&args.normalization)?;
-        let size = match args.image_size {
-            Some(size) => size,
-            None => trained.image_size()?.unwrap_or(images::DEFAULT_SIZE),
-        };
+        let framing = trained.framing(args.image_size, args.resize_size)?;
+        let size = framing.crop;
         let (count, names) = trained.classes()?;
-        let classes = names.unwrap_or_else(|| (0..count).map(|class| format!("class {class}")).collect());
+        if count == 1 {
+            let message = "the last layer has one output, so the softmax would always be 100 %; this command needs an output \
+                           for every class (two for a yes-or-no question)";
+            return Err(Error::format(&trained.path, None, message).into());
+        }
+        let classes = match (names, &trained.preset) {
+            (Some(names), _) => names,
+            (None, Some(_)) => imagenet::classes().map(String::from).collect(),
+            (None, None) => (0..count).map(|class| format!("class {class}")).collect(),
+        };
         let model = trained.model::<f32>(count)?;
         model.cost(1, [size, size]).map_err(|error| {
             let name = &model.architecture().name;
@@ -142,14 +164,14 @@ impl Predictor {
             ))
         })?;
         let (test_flip, path, executor) = (args.test_flip, trained.path.clone(), args.engine.executor()?);
-        Ok(Predictor { model, executor, normalization, test_flip, size, classes, path })
+        Ok(Predictor { model, executor, normalization, test_flip, framing, classes, path })
     }
 
     /// Every class, the most likely first; equal ones in their order.
     ///
     /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
     fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
-        let pixels = picture::read(path, self.size)?;
+        let pixels = picture::read(path, self.framing)?;
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
         let logits = logits(&*self.executor, &self.model, &x, self.test_flip)?;
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();

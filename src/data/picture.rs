@@ -1,10 +1,11 @@
 //! A picture of any size, as a network takes it: a PNG or JPEG file to `(S, S, 3)`.
 //!
-//! What torchvision's `Resize(S)` and `CenterCrop(S)` do to an image of Pillow, in this order:
+//! What torchvision's `Resize(R)` and `CenterCrop(S)` do to an image of Pillow, in this order; usually R = S
+//! ([`Framing`]):
 //!
 //! ```text
 //! decode        red, green, blue from 0 to 255                                     (h, w, 3)
-//! resize        the shorter side to S, the longer one to ⌊S · longer / shorter⌋    (h', w', 3)
+//! resize        the shorter side to R, the longer one to ⌊R · longer / shorter⌋    (h', w', 3)
 //! centre crop   S x S, its corner at (h' − S)/2, (w' − S)/2, halves to even        (S, S, 3)
 //! ```
 //!
@@ -60,11 +61,26 @@ pub const MOST_SIDE: u32 = 16_384;
 /// Extensions of the files that can be read, in lower case.
 pub const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// Reads a file as `(S, S, 3)`, S = `size`; see the [module documentation](self).
+/// How a picture becomes a square; a `usize` is both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// Length of the shorter side after resizing, R.
+    pub resize: usize,
+    /// Side of the square that is cut from the centre, S; at most R.
+    pub crop: usize,
+}
+
+impl From<usize> for Framing {
+    fn from(size: usize) -> Self {
+        Framing { resize: size, crop: size }
+    }
+}
+
+/// Reads a file as `(S, S, 3)`; see the [module documentation](self).
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is not a whole PNG or JPEG file or too large.
-pub fn read(path: &Path, size: usize) -> Result<Array3<u8>> {
+pub fn read(path: &Path, framing: impl Into<Framing>) -> Result<Array3<u8>> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, "read", error))?;
     if metadata.is_dir() {
         return Err(Error::format(path, None, "expected a PNG or JPEG image, found a folder"));
@@ -74,7 +90,7 @@ pub fn read(path: &Path, size: usize) -> Result<Array3<u8>> {
         return Err(Error::format(path, None, format!("expected at most {MOST_BYTES} bytes, found {length}")));
     }
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
-    Ok(resize_and_crop(decode(path, &bytes)?.view(), size))
+    Ok(resize_and_crop(decode(path, &bytes)?.view(), framing))
 }
 
 /// The pixels `(h, w, 3)` of a PNG or JPEG file, which is recognised by its content; `path` stands in messages.
@@ -159,17 +175,18 @@ fn room(height: usize, width: usize, channels: usize) -> std::result::Result<Arr
     Ok(Array3::zeros((height, width, channels)))
 }
 
-/// The middle `(S, S, 3)` of `picture (h, w, 3)` after its shorter side was made S = `size`.
+/// The middle `(S, S, 3)` of `picture (h, w, 3)` after its shorter side was made R.
 ///
 /// # Panics
-/// If the picture or `size` is empty.
-pub fn resize_and_crop(picture: ArrayView3<'_, u8>, size: usize) -> Array3<u8> {
+/// If the picture or the square is empty, or the square larger than the resized picture.
+pub fn resize_and_crop(picture: ArrayView3<'_, u8>, framing: impl Into<Framing>) -> Array3<u8> {
+    let Framing { resize, crop } = framing.into();
     let (h, w, _) = picture.dim();
     let shorter = h.min(w);
     let window = |side: usize| {
-        let resized = size * side / shorter;
-        let first = centre(resized, size);
-        Axis::new(side, resized, first..first + size)
+        let resized = resize * side / shorter;
+        let first = centre(resized, crop);
+        Axis::new(side, resized, first..first + crop)
     };
     resample(picture, &window(h), &window(w))
 }
@@ -366,15 +383,22 @@ mod tests {
         assert!(message.contains("expected an image with pixels, found one of 0x7"), "{message}");
     }
 
-    /// Sums Σ (k + 1) y[k] of what `CenterCrop(S)(Resize(S)(image))` of torchvision 0.29.2 gives with Pillow 12.0.0 and
+    /// Sums Σ (k + 1) y[k] of what `CenterCrop(S)(Resize(R)(image))` of torchvision 0.29.2 gives with Pillow 12.0.0 and
     /// 13.0.0; made smaller, larger, and cut.
     #[test]
     fn sums_of_what_torchvision_gives() {
-        for (h, w, size, expected) in [(51, 37, 20, 90191920), (23, 37, 32, 576073082), (97, 201, 24, 186809303)] {
+        for (h, w, resize, crop, expected) in [
+            (51, 37, 20, 20, 90191920),
+            (23, 37, 32, 32, 576073082),
+            (97, 201, 24, 24, 186809303),
+            (97, 201, 29, 24, 186622330),
+            (51, 37, 32, 28, 346226663),
+            (301, 240, 256, 224, 1414344640994),
+        ] {
             let byte = |(i, j, c)| ((i * 71 + j * 31 + c * 101 + (i * j) % 17 * 9) % 251) as u8;
-            let y = resize_and_crop(Array::from_shape_fn((h, w, 3), byte).view(), size);
+            let y = resize_and_crop(Array::from_shape_fn((h, w, 3), byte).view(), Framing { resize, crop });
             let sum: u64 = (1..).zip(&y).map(|(k, &y)| k * u64::from(y)).sum();
-            assert_eq!(sum, expected, "{h}x{w} to {size}");
+            assert_eq!(sum, expected, "{h}x{w} to {resize}, {crop}");
         }
     }
 }

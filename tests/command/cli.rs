@@ -87,6 +87,10 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("train --mean 0,0,0", &["--std"]),
         ("train --mean 0,0,0 --std 1,0,1", &["--std must be above 0"]),
         ("train --mean 0,0 --std 1,1,1", &["three numbers"]),
+        (
+            "eval --mean 125.3,123,113.9 --std 63,62.1,66.7",
+            &["divide by 255: mean 0.491373,0.482353,0.446667 and std 0.2"],
+        ),
         ("train --no-augment --flip", &["cannot be used with"]),
         ("train --threads 0", &["--threads"]),
         ("eval --weights", &["--weights"]),
@@ -616,8 +620,9 @@ fn weights_are_converted_there_and_back_and_tested() {
             "{stdout}"
         );
     }
-    // For formats without metadata the model has to be given; a safetensors file then contains it.
-    folder.run("eval --weights b.npz").fails(2, &["b.npz does not name the network of its weights", "--model"]);
+    // For formats without metadata the network is recognised, the normalisation has to be given; a safetensors file then
+    // contains both.
+    folder.run("eval --weights b.npz").fails(2, &["b.npz does not contain the normalisation of its images", "--mean"]);
     let normalization = "--mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010";
     let stdout = folder.run(&format!("convert b.npz c.safetensors --model resnet8 {normalization}")).ok();
     assert_eq!(value(&stdout, "model"), "resnet8, 10 classes: all tensors found");

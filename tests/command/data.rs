@@ -301,7 +301,7 @@ fn fine_tuning_takes_what_fits() {
     let second = format!("{TRAIN} --data photos --epochs 2 --init-from first/weights.safetensors");
     let stdout = folder.ok(&format!("{second} --out second"));
     for part in [
-        " tensors from first/weights.safetensors, 2 keep their initial values:",
+        " tensors from first/weights.safetensors, 99.83 % of the parameters, 2 keep their initial values:",
         "fc.weight: (3, 64) in the file, (2, 64) in the model",
         "fc.bias: (3) in the file, (2) in the model",
     ] {
@@ -336,7 +336,18 @@ fn fine_tuning_takes_what_fits() {
         "conv1.weight: (1, 2, 3, 3) in the file, (16, 3, 3, 3) in the model",
     ];
     folder.fails(&format!("{TRAIN} --data photos --init-from other.npz --out none"), 1, &parts);
+    // A part does not fit: an error that names the network, unless a part is enough.
+    let deeper = format!("{TRAIN} --model resnet14 --data photos --init-from first/weights.safetensors --epochs 1")
+        .replacen("--model resnet8 ", "", 1);
+    let parts =
+        ["--init-from needs all of them", "this file is a resnet8 (`--model resnet8`)", "--init-partial", "\n  and "];
+    folder.fails(&format!("{deeper} --out none"), 1, &parts);
     assert!(!folder.path("none").exists());
+    assert!(
+        folder
+            .ok(&format!("{deeper} --init-partial --out part"))
+            .contains("layer1.1.conv1.weight: missing in the file")
+    );
 
     // Interrupted after an epoch, the run resumes without the file and ends with the same bytes.
     fs::remove_file(folder.path("again/result.json")).unwrap();

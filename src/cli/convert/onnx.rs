@@ -21,10 +21,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (classes, names) = trained.classes()?;
     let model = trained.model::<f32>(classes)?;
     let architecture = model.architecture();
-    let size = match args.image_size {
-        Some(size) => [size; 2],
-        None => trained.image_size()?.map_or(architecture.image, |size| [size; 2]),
-    };
+    let size = [trained.framing(args.image_size, None)?.crop; 2];
     // Without --with-normalization it is only described.
     let normalization = match args.with_normalization {
         true => Some(trained.normalization(&args.normalization)?.0),
@@ -41,9 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
         (None, None) => "red, green, blue, normalised as in training",
     };
     metadata.insert("input".into(), input.to_string());
-    if size[0] == size[1] {
-        metadata.insert("image_size".into(), size[0].to_string());
-    }
+    metadata.insert("image_size".into(), size[0].to_string());
     if let Some(normalization) = normalization {
         metadata.insert("mean".into(), write_three(normalization.mean()));
         metadata.insert("std".into(), write_three(normalization.std()));
@@ -54,6 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
     let bytes = graph.to_bytes();
     atomic::write(&args.output, &bytes)?;
 
+    trained.print_notes();
     let [height, width] = size;
     let named = if names.is_some() { ", named in the metadata" } else { "" };
     let mut out = std::io::stdout().lock();

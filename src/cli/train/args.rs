@@ -211,10 +211,17 @@ pub struct Args {
     /// Start from the weights of this file where they fit (fine-tuning)
     ///
     /// A safetensors file, a PyTorch file (.pth, .pt, .th), an .npz file, or `pretrained`, a ResNet-20
-    /// for CIFAR-10 embedded in this program. Tensors whose name or shape differs keep their random
-    /// initial values and are listed: the last layer, for example, if the classes are different.
+    /// for CIFAR-10 embedded in this program. If the classes are different, the last layer keeps its
+    /// random initial values. Every other tensor of the network must be in the file.
     #[arg(long, value_name = "FILE", verbatim_doc_comment, help_heading = "Optimisation")]
     init_from: Option<PathBuf>,
+
+    /// With --init-from: begin with those tensors of the file that fit, however few
+    ///
+    /// The others keep their random initial values and are listed.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
+          help_heading = "Optimisation")]
+    init_partial: Option<bool>,
 
     /// Images per batch of an evaluation; changes only speed and memory
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Computation")]
@@ -278,6 +285,7 @@ impl Args {
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
+            init_partial: self.init_partial,
             engine: self.engine.engine.map(|engine| engine.name().to_string()),
             conv: self.engine.conv.map(|algorithm| algorithm.name().to_string()),
         })

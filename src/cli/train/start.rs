@@ -147,7 +147,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     let config = given.effective(&recipe)?;
     let mut model = prepare(&recipe, &train)?;
     let initialised = match &config.init_from {
-        Some(path) => init_from::apply(path, &mut model)?,
+        Some(path) => init_from::apply(path, &mut model, config.init_partial == Some(true), train.pixels.dim().1)?,
         None => Vec::new(),
     };
     let stem = format!("{}-{}", recipe.model, recipe.name);
