@@ -90,8 +90,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn info(args: &InfoArgs) -> Result<()> {
     let (splits, about) = args.data.load(DEFAULT_SIZE)?;
-    let splits = [("training", "train", &splits.train), ("test", "test", &splits.test)];
-    let classes = &splits[0].2.classes;
+    let validation = splits.validation.as_ref().map(|validation| ("validation", "validation", validation));
+    let mut all = vec![("training", "train", &splits.train)];
+    all.extend(validation);
+    all.push(("test", "test", &splits.test));
+    let (splits, classes) = (all, &splits.train.classes);
     let mut out = std::io::stdout().lock();
     if args.json {
         let split = |&(_, key, dataset): &(&str, &str, &Dataset)| (key.to_string(), to_json(dataset));
@@ -116,11 +119,14 @@ fn info(args: &InfoArgs) -> Result<()> {
         writeln!(out, "{:<14} {}", "std", std.map(|value| format!("{value:.6}")).join(","))?;
     }
     let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
-    let counts = splits.map(|(_, _, dataset)| dataset.counts());
-    writeln!(out, "\n{:<width$}  {:>9}  {:>9}", "class", "training", "test")?;
+    let counts: Vec<Vec<usize>> = splits.iter().map(|(_, _, dataset)| dataset.counts()).collect();
+    let header: String = splits.iter().map(|(name, ..)| format!("  {name:>9}")).collect();
+    writeln!(out, "\n{:<width$}{header}", "class")?;
     for (class, name) in classes.iter().enumerate() {
-        let [train, test] = counts.each_ref().map(|counts| text::thousands(counts[class] as u64));
-        writeln!(out, "{name:<width$}  {train:>9}  {test:>9}")?;
+        let cell = |(split, counts): (&(&str, &str, &Dataset), &Vec<usize>)| {
+            format!("  {:>1$}", text::thousands(counts[class] as u64), split.0.len().max(9))
+        };
+        writeln!(out, "{name:<width$}{}", splits.iter().zip(&counts).map(cell).collect::<String>())?;
     }
     Ok(())
 }

@@ -251,6 +251,7 @@ impl Published {
         let source = |what| format!("{} {what} images, {}", self.name, source.display());
         Ok(Splits {
             train: train.expect("a file to train on").into_dataset(names.clone(), source("training"))?,
+            validation: None,
             test: test.expect("a file to test on").into_dataset(names, source("test"))?,
         })
     }
@@ -401,7 +402,7 @@ impl Images {
     pub fn into_dataset(self, classes: Vec<String>, source: impl Into<String>) -> Result<Dataset> {
         let shape = (self.labels.len(), SIZE, SIZE, 3);
         let pixels = Array4::from_shape_vec(shape, self.pixels).expect("push adds 3·32·32 bytes a label");
-        Dataset::new(pixels, self.labels, classes, source)
+        Dataset::new(pixels, self.labels.into_iter().map(u16::from).collect(), classes, source)
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Dataset {
     /// Pixels `(N, H, W, 3)`: red, green, blue from 0 to 255.
     pub pixels: Array4<u8>,
     /// The class of every image, an index into `classes`.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
     /// The names of the classes.
     pub classes: Vec<String>,
     /// The source of the images, for messages.
@@ -61,6 +61,8 @@ pub struct Dataset {
 pub struct Splits {
     /// The images for training.
     pub train: Dataset,
+    /// The images to choose by, such as the best epoch; most data sets have none, and a part of `train` can be held out.
+    pub validation: Option<Dataset>,
     /// The images for the final evaluation; choosing anything by them invalidates it.
     pub test: Dataset,
 }
@@ -71,7 +73,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::Shape`] when the pixels do not have three channels or the labels are not one per image,
     /// [`Error::Argument`] when a label is not a class.
-    pub fn new(pixels: Array4<u8>, labels: Vec<u8>, classes: Vec<String>, source: impl Into<String>) -> Result<Self> {
+    pub fn new(pixels: Array4<u8>, labels: Vec<u16>, classes: Vec<String>, source: impl Into<String>) -> Result<Self> {
         let (n, _, _, channels) = pixels.dim();
         if channels != 3 {
             return Err(Error::shape("Dataset::new", "pixels", "(N, H, W, 3)", pixels.shape()));
@@ -230,7 +232,7 @@ pub(crate) mod tests {
     pub(crate) fn counting(n: usize, h: usize, w: usize) -> Dataset {
         let pixels =
             Array::from_shape_fn((n, h, w, 3), |(i, y, x, c)| ((i * 71 + y * 31 + x * 7 + c * 101) % 251) as u8);
-        let labels = (0..n).map(|i| (i % 10) as u8).collect();
+        let labels = (0..n).map(|i| (i % 10) as u16).collect();
         let classes = cifar10::CLASSES.map(String::from).to_vec();
         Dataset::new(pixels, labels, classes, "counting").unwrap()
     }
@@ -238,7 +240,7 @@ pub(crate) mod tests {
     #[test]
     fn a_dataset_must_be_consistent() {
         let classes = vec!["a".to_string(), "b".to_string()];
-        let new = |shape, labels: &[u8]| Dataset::new(Array4::zeros(shape), labels.to_vec(), classes.clone(), "");
+        let new = |shape, labels: &[u16]| Dataset::new(Array4::zeros(shape), labels.to_vec(), classes.clone(), "");
         assert!(new((2, 4, 4, 3), &[0, 1]).is_ok());
         let message = |result: Result<Dataset>| result.unwrap_err().to_string();
         assert!(message(new((2, 4, 4, 1), &[0, 1])).contains("(N, H, W, 3), got shape [2, 4, 4, 1]"));

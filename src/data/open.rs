@@ -43,12 +43,14 @@ pub fn open(path: &Path, size: usize, memory: Option<u64>) -> Result<Opened> {
         return Ok(Opened { splits, kind, description, notes: Vec::new() });
     }
     open_folder(path, size, memory)?.ok_or_else(|| {
-        let expected = format!(
-            "expected {}, or PNG and JPEG images in train/CLASS/ and test/CLASS/ (or val/CLASS/), or in CLASS/",
-            sets.map(cifar::Published::where_it_is).join(", or ")
-        );
+        let folders = "PNG or JPEG images in train/CLASS/ and test/CLASS/ (or val/CLASS/), or in CLASS/";
+        if let Some(left_out) = left_out(path) {
+            let message = format!("expected {folders}, or the files of CIFAR-10 or CIFAR-100, found none: {left_out}");
+            return Error::format(path, None, message);
+        }
+        let sets = sets.map(cifar::Published::where_it_is).join(", or ");
         match cifar::list(path) {
-            Ok(found) => Error::format(path, None, format!("{expected}; found {found}")),
+            Ok(found) => Error::format(path, None, format!("expected {sets}, or {folders}; found {found}")),
             Err(error) => error,
         }
     })
@@ -69,6 +71,17 @@ fn open_folder(path: &Path, size: usize, memory: Option<u64>) -> Result<Option<O
         format!("{} classes of images from {}, as {size}x{size} pixels", folder.classes().len(), path.display());
     let splits = folder.load(size)?;
     Ok(Some(Opened { splits, kind: Kind::Folder, description, notes: folder.notes().to_vec() }))
+}
+
+/// The files of other kinds in a folder without pictures.
+#[cfg(feature = "formats")]
+fn left_out(path: &Path) -> Option<String> {
+    super::folder::left_out(path).ok().flatten()
+}
+
+#[cfg(not(feature = "formats"))]
+fn left_out(_: &Path) -> Option<String> {
+    None
 }
 
 #[cfg(not(feature = "formats"))]

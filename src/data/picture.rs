@@ -58,7 +58,7 @@ pub const MOST_BYTES: u64 = 1 << 28;
 /// The most pixels in a row or a column.
 pub const MOST_SIDE: u32 = 16_384;
 /// Extensions of the files that can be read, in lower case.
-pub const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+pub const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "jpe", "jfif"];
 
 /// Reads a file as `(S, S, 3)`, S = `size`; see the [module documentation](self).
 ///

@@ -63,7 +63,11 @@ fn info_of_train_and_val_against_numbers_by_hand() {
     let info = json(&folder.ok("data info --data set --image-size 4 --json"));
     assert_eq!(info["kind"], "folder");
     assert_eq!(info["classes"], serde_json::json!(["owl", "yak"]));
-    assert_eq!(info["notes"], serde_json::json!(["2 files left out, hidden or not PNG or JPEG: .txt 1, hidden 1"]));
+    let notes = [
+        "train: train/, 2 classes; test: val/ (there is no other folder to test on)",
+        "2 files left out, hidden or not PNG or JPEG: .txt 1, hidden 1",
+    ];
+    assert_eq!(info["notes"], serde_json::json!(notes));
     for (split, images, counts) in [("train", 2, [1, 1]), ("test", 3, [2, 1])] {
         let split = &info["splits"][split];
         assert_eq!((&split["images"], &split["counts"]), (&images.into(), &serde_json::json!(counts)));
@@ -188,9 +192,53 @@ fn what_cannot_be_read_is_named() {
     for name in ["test/a/1.png", "test/c/1.png"] {
         write(&folder, &format!("set/{name}"), &painted(8, 8, [1, 2, 3], 1));
     }
-    folder.fails("data info --data set", 1, &["set/test", "only in train/: b; only in test/: c"]);
+    folder.fails("data info --data set", 1, &["set: ", "only in train/: b; only in test/: c"]);
     fs::remove_dir_all(folder.path("set/train/b")).unwrap();
+    fs::remove_dir_all(folder.path("set/test/c")).unwrap();
     folder.fails("data info --data set", 1, &["two or more classes, found only a/"]);
+}
+
+#[test]
+fn the_validation_images_of_a_data_set_choose_the_epoch() {
+    let folder = Folder::new("data-validation");
+    for (split, images) in [("Training", 4), ("valid", 2), ("Testing", 3)] {
+        for ((name, colour), i) in COLOURS.into_iter().flat_map(|class| (0..images).map(move |i| (class, i))) {
+            write(&folder, &format!("set/{split}/{name}/{i}.png"), &painted(16, 16, colour, i + 9));
+        }
+    }
+    let info = folder.ok("data info --data set");
+    assert!(info.contains("note           train: Training/, 3 classes; validation: valid/; test: Testing/"), "{info}");
+    assert!(
+        info.contains("\nclass   training  validation       test\nblue           4           2          3\n"),
+        "{info}"
+    );
+
+    let train = "train --model resnet8 --image-size 16 --batch-size 6 --data set --epochs 1";
+    let stdout = folder.ok(&format!("{train} --out run"));
+    assert!(stdout.contains("12 images for training, 6 for validation, 9 for testing"), "{stdout}");
+    assert!(stdout.contains("the best epoch is chosen by the validation images of the data set"), "{stdout}");
+    let config: toml::Table = folder.read("run/config.toml").parse().unwrap();
+    assert_eq!(config["validation"].as_str(), Some("folder"));
+    let about = json(&folder.ok("eval --weights run/best.safetensors --data set --validation-set --json"));
+    let validated: f64 = csv(&folder.read("run/metrics.csv"), "validation_top1").parse().unwrap();
+    assert_eq!(about["images"], 6);
+    assert_eq!(about["accuracy"].as_f64(), Some(validated));
+    // The same settings again, from the file; the test images are not for selection, nor are others used unasked.
+    folder.ok("train --config run/config.toml --out again");
+    assert_eq!(folder.read("again/config.toml"), folder.read("run/config.toml"));
+    let stdout = folder.ok(&format!("{train} --validation 0 --out none"));
+    assert!(stdout.contains("validation images of the data set are not used, because --validation is 0"), "{stdout}");
+    assert!(!folder.path("none/best.safetensors").exists());
+    folder.fails("train --validation folder --out no", 2, &["--validation folder needs a data set with its own"]);
+    folder.fails("train --validation most --out no", 2, &["expected a whole number, at least 0, or `folder`"]);
+    folder.fails("eval --validation-set", 2, &["--validation-set needs a data set with its own"]);
+}
+
+/// The value in a column of the last row.
+fn csv<'a>(text: &'a str, column: &str) -> &'a str {
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    let column = rows[0].iter().position(|name| *name == column).unwrap();
+    rows.last().unwrap()[column]
 }
 
 fn info_ok(folder: &Folder) {

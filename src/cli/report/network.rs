@@ -213,11 +213,12 @@ impl Findings {
     /// Evaluates the network on its images, if they are those of the run.
     fn judge(&mut self, run: &Run, network: &Network, set: Set, splits: &Splits) -> Result<()> {
         // An error here means another data set, or another number of images.
-        let parts = train::train_and_validation(splits.train.clone(), run.config.train_images, &run.recipe);
+        let (train, own) = (splits.train.clone(), splits.validation.clone());
+        let parts = train::train_and_validation(train, own, run.config.train_images, &run.recipe);
         let Ok((train, validation)) = parts else {
             self.warnings.push(format!(
-                "The images are not those of the run: it used more training images than the {} that were found. No \
-                 images were evaluated.",
+                "The images are not those of the run: it used more training images than the {} that were found, or \
+                 validation images that were not found. No images were evaluated.",
                 text::thousands(splits.train.len() as u64)
             ));
             return Ok(());
