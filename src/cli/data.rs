@@ -97,13 +97,13 @@ fn info(args: &InfoArgs) -> Result<()> {
     let (splits, classes) = (all, &splits.train.classes);
     let mut out = std::io::stdout().lock();
     if args.json {
-        let split = |&(_, key, dataset): &(&str, &str, &Dataset)| (key.to_string(), to_json(dataset));
+        let split = |&(_, key, dataset): &(&str, &str, &Dataset)| Ok((key.to_string(), to_json(dataset)?));
         let value = json!({
             "data": about.description,
             "kind": kind(&about),
             "notes": about.notes,
             "classes": classes,
-            "splits": splits.iter().map(split).collect::<Map<String, Value>>(),
+            "splits": splits.iter().map(split).collect::<Result<Map<String, Value>>>()?,
         });
         return Ok(writeln!(out, "{value:#}")?);
     }
@@ -113,7 +113,7 @@ fn info(args: &InfoArgs) -> Result<()> {
     }
     for (name, _, dataset) in &splits {
         let (_, height, width, _) = dataset.pixels.dim();
-        let (mean, std) = dataset.mean_and_std();
+        let (mean, std) = dataset.mean_and_std()?;
         writeln!(out, "\n{name:<14} {} images of {height}x{width} pixels", text::thousands(dataset.len() as u64))?;
         writeln!(out, "{:<14} {}", "mean", mean.map(|value| format!("{value:.6}")).join(","))?;
         writeln!(out, "{:<14} {}", "std", std.map(|value| format!("{value:.6}")).join(","))?;
@@ -139,10 +139,10 @@ fn kind(about: &About) -> &'static str {
     }
 }
 
-fn to_json(dataset: &Dataset) -> Value {
+fn to_json(dataset: &Dataset) -> Result<Value> {
     let (_, height, width, _) = dataset.pixels.dim();
-    let (mean, std) = dataset.mean_and_std();
-    json!({
+    let (mean, std) = dataset.mean_and_std()?;
+    Ok(json!({
         "images": dataset.len(),
         "height": height,
         "width": width,
@@ -150,7 +150,7 @@ fn to_json(dataset: &Dataset) -> Value {
         "mean": mean,
         "std": std,
         "source": dataset.source,
-    })
+    }))
 }
 
 fn grid(args: &GridArgs) -> Result<()> {

@@ -51,7 +51,7 @@ impl About {
         if self.kind == Kind::Cifar10 {
             return Ok(None);
         }
-        let (mean, std) = train.mean_and_std();
+        let (mean, std) = train.mean_and_std()?;
         let derived = Normalization::new(mean, std).map_err(|_| {
             Failure::Failed(format!(
                 "{}: the images cannot be normalised by their own statistics, because a channel is constant (standard \

@@ -358,8 +358,10 @@ fn load_archive<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Resul
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
     file.take(2).read_to_end(&mut start).map_err(|e| Error::io(path, "read", e))?;
     if start != [0x1f, 0x8b] {
-        let message =
-            format!("expected a folder or a .tar.gz archive (bytes 1f 8b), found a file that starts {start:02x?}");
+        let hint = if start == *b"PK" { "; unpack the zip archive and give its folder" } else { "" };
+        let message = format!(
+            "expected a folder or a .tar.gz archive (bytes 1f 8b), found a file that starts {start:02x?}{hint}"
+        );
         return Err(Error::format(path, Some(0), message));
     }
     #[cfg(feature = "formats")]

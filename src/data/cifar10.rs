@@ -141,6 +141,9 @@ pub fn write_records(dataset: &Dataset, to: &mut impl Write, path: impl AsRef<Pa
     if dataset.pixels.shape()[1..] != [SIZE, SIZE, 3] {
         return Err(Error::shape("write_records", "pixels", "(N, 32, 32, 3)", dataset.pixels.shape()));
     }
+    if dataset.in_memory() < dataset.len() {
+        return Err(Error::argument("write_records", "expected all images in memory"));
+    }
     for (image, &label) in dataset.pixels.outer_iter().zip(&dataset.labels) {
         let mut record = Vec::with_capacity(RECORD_BYTES);
         record.push(u8::try_from(label).map_err(|_| {

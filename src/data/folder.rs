@@ -17,7 +17,8 @@
 //! test images: the same ones every time, independent of the other classes.
 //!
 //! The data set contains the first image of each class, then the second of each, and so on: its first n images are as
-//! balanced as the classes are. Pictures are decoded on all threads, each into its place.
+//! balanced as the classes are. Pictures are decoded on all threads, each into its place. If not all fit into the memory
+//! given, the first ones are kept, and the others are decoded again whenever they are used.
 
 mod layout;
 mod messages;
@@ -118,15 +119,19 @@ impl ImageFolder {
         (self.count() * size * size * 3) as u64
     }
 
-    /// Reads every picture as `(S, S, 3)`, S = `size`.
+    /// Reads every picture as `(S, S, 3)`, S = `size`, and keeps at most `memory` bytes of pixels: first training images,
+    /// which are used most often.
     ///
     /// # Errors
     /// [`Error::Format`] when pictures cannot be read; the message names up to ten of them, with the reasons.
-    pub fn load(&self, size: usize) -> Result<Splits> {
+    pub fn load(&self, size: usize, memory: u64) -> Result<Splits> {
         let mut broken = Vec::new();
-        let mut read = |files, what| {
+        let mut room = usize::try_from(memory / (3 * size * size) as u64).unwrap_or(usize::MAX);
+        let mut read = |files: &Files, what| {
             let source = format!("{what} images, {}", self.path.display());
-            self.read(files, size, source, &mut broken)
+            let kept = files.len().min(room);
+            room -= kept;
+            self.read(files, kept, size, source, &mut broken)
         };
         let train = read(&self.train, "training")?;
         let validation = self.validation.as_ref().map(|files| read(files, "validation")).transpose()?;
@@ -146,19 +151,31 @@ impl ImageFolder {
         Err(Error::format(&self.path, None, message))
     }
 
-    fn read(&self, files: &Files, size: usize, source: String, broken: &mut Vec<Error>) -> Result<Dataset> {
-        let mut pixels = vec![0; files.len() * size * size * 3];
-        let read = |(place, (path, _)): (&mut [u8], &(PathBuf, u16))| match picture::read(path, size) {
+    /// Reads `files` and keeps the pixels of the first `kept`.
+    fn read(
+        &self,
+        files: &Files,
+        kept: usize,
+        size: usize,
+        source: String,
+        broken: &mut Vec<Error>,
+    ) -> Result<Dataset> {
+        let mut pixels = vec![0; kept * size * size * 3];
+        let keep = |(place, (path, _)): (&mut [u8], &(PathBuf, u16))| match picture::read(path, size) {
             Ok(image) => {
                 place.copy_from_slice(image.as_slice().expect("standard layout"));
                 None
             }
             Err(error) => Some(error),
         };
-        let errors: Vec<Option<Error>> = pixels.par_chunks_mut(size * size * 3).zip(files).map(read).collect();
+        let errors: Vec<Option<Error>> = pixels.par_chunks_mut(size * size * 3).zip(&files[..kept]).map(keep).collect();
         broken.extend(errors.into_iter().flatten());
-        let pixels = Array4::from_shape_vec((files.len(), size, size, 3), pixels).expect("one place a file");
-        Dataset::new(pixels, files.iter().map(|&(_, label)| label).collect(), self.classes.clone(), source)
+        // A picture that cannot be read is an error now, not after hours of training.
+        let check = |(path, _): &(PathBuf, u16)| picture::read(path, size).err();
+        broken.extend(files[kept..].par_iter().filter_map(check).collect::<Vec<_>>());
+        let pixels = Array4::from_shape_vec((kept, size, size, 3), pixels).expect("one place a file");
+        let (paths, labels) = files.iter().cloned().unzip();
+        Dataset::partly_in_memory(pixels, labels, self.classes.clone(), source, paths)
     }
 }
 
@@ -199,7 +216,7 @@ fn check_filled(places: &Places, folder: &Folder) -> Result<()> {
     }
     let left_out = places.top.left_out().note().map_or(String::new(), |note| format!(" ({note})"));
     let found = format!("found none in {}{left_out}", shortened(&empty));
-    Err(places.error(format!("expected PNG or JPEG images in the folder of every class, {found}")))
+    Err(places.error(format!("expected {} images in the folder of every class, {found}", picture::KINDS)))
 }
 
 /// The classes in `folder`.

@@ -184,6 +184,7 @@ pub fn evaluate_each<T: Scalar>(
     let (mut loss, mut top1, mut top5) = (0.0, 0, 0);
     let mut confusion = Array2::zeros((classes, classes));
     for batch in loader.epoch(0) {
+        let batch = batch?;
         let logits = logits(executor, model, &batch.images, test_flip)?;
         let log_p = log_softmax(&logits);
         let p = log_softmax(&logits.mapv(|z| z.as_f64())).mapv(f64::exp);

@@ -225,7 +225,7 @@ impl Findings {
         };
         let same_classes = network.classes()?.is_none_or(|classes| classes == splits.test.classes);
         match Checkpoints::new(run.path.join("checkpoints"), 1).peek() {
-            Some(checkpoint) if checkpoint.data == data_hash(&train) && same_classes => {}
+            Some(checkpoint) if checkpoint.data == data_hash(&train)? && same_classes => {}
             None if same_classes => self.notes.push(
                 "There is no valid checkpoint in the folder of the run, so it could not be checked whether the images \
                  are those of the run."
@@ -269,9 +269,13 @@ impl Findings {
         }
         self.compare(run, network, set, &evaluation);
         let mistakes = surest(wrong).into_iter();
-        let with_image =
-            |prediction: Prediction| Mistake { prediction, image: dataset.image(prediction.index).to_owned() };
-        let mistakes = mistakes.map(with_image).collect();
+        let (_, height, width, _) = dataset.pixels.dim();
+        let with_image = |prediction: Prediction| {
+            let pixels = dataset.images(&[prediction.index])?.remove(0).into_owned();
+            let image = Array3::from_shape_vec((height, width, 3), pixels).expect("(H, W, 3)");
+            Ok(Mistake { prediction, image })
+        };
+        let mistakes = mistakes.map(with_image).collect::<Result<_>>()?;
         self.judgement = Some(Judgement { set, classes: dataset.classes.clone(), evaluation, mistakes });
         Ok(())
     }

@@ -179,7 +179,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     let stem = format!("{}-{}", recipe.model, recipe.name);
     let mut folder = RunFolder::create(out, &stem, args.keep_checkpoints)?;
     folder.write_text("config.toml", &config.to_toml())?;
-    let data = data_hash(&train);
+    let data = data_hash(&train)?;
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
     // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.
@@ -219,7 +219,7 @@ pub fn resume(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>
     let (mut recipe, executor) = (config.recipe()?, executor(&config, args)?);
     let Images { train, validation, test, about } = Images::load(&config, &mut recipe)?;
     let mut model = prepare(&recipe, &train)?;
-    let data = data_hash(&train);
+    let data = data_hash(&train)?;
     if data != checkpoint.data {
         return Err(Failure::Failed(format!(
             "the training images are not those that the run started with: {}; give their location with --data",

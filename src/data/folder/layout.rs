@@ -80,7 +80,7 @@ fn of_classes(split: &Folder) -> Option<&Folder> {
         return None;
     }
     if let [only] = split.filled()[..] {
-        if is_generic(&only.name()) || role(&only.name()).is_some() {
+        if is_generic(&only.name()) || role(&only.name()).is_some() || only.name() == split.name() {
             return of_classes(only);
         }
         if only.pictures.is_empty() {

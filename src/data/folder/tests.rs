@@ -116,7 +116,7 @@ fn what_is_beside_the_splits_and_classes_is_reported() {
         "__MACOSX/train/a/1.png",
         "train/.DS_Store",
         "train/.ipynb_checkpoints/1-checkpoint.png",
-        "pred/1.png",
+        "pred/pred/1.png",
     ] {
         files.add(stray);
     }
@@ -295,7 +295,7 @@ fn ten_broken_pictures_are_named() {
     (0..2).for_each(|i| files.add(&format!("b/{i:02}.png")));
     let pixels = ndarray::Array3::zeros((4, 4, 3));
     picture::write_png(&files.0.join("b/00.png"), pixels.view()).unwrap();
-    let message = files.found().load(4).unwrap_err().to_string();
+    let message = files.found().load(4, 1000).unwrap_err().to_string();
     assert!(message.contains("13 of 14 images cannot be read") && message.ends_with("\n  and 3 more"), "{message}");
     assert_eq!(message.matches("found an empty file").count(), 10, "{message}");
 }

@@ -123,7 +123,7 @@ impl LeftOut {
         let count: usize = self.0.values().sum();
         let kinds: Vec<String> = self.0.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let files = if count == 1 { "file" } else { "files" };
-        (count > 0).then(|| format!("{count} {files} left out, hidden or not PNG or JPEG: {}", kinds.join(", ")))
+        (count > 0).then(|| format!("{count} {files} left out, hidden or not {}: {}", picture::KINDS, kinds.join(", ")))
     }
 
     /// Whether there are files with this extension, such as `.csv`.
