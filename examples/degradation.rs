@@ -55,8 +55,8 @@ fn train(data: &str, folder: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let paper = Recipe { schedule: Schedule::constant(), validation: 0, ..Recipe::by_name("paper")? };
     let ((name, _, epochs), splits, recipe) = match data {
         "embedded" => {
-            let Splits { train, test } = embedded::load();
-            let splits = Splits { train: halved(train), test: halved(test) };
+            let Splits { train, test, .. } = embedded::load();
+            let splits = Splits { train: halved(train), validation: None, test: halved(test) };
             // In batches of 128 an epoch would be only 11 steps.
             let recipe = Recipe { batch_size: 32, lr: 0.02, augmentation: Augmentation::NONE, ..paper };
             (RUNS[0], splits, recipe)

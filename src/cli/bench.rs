@@ -298,10 +298,10 @@ fn load(batch_size: usize) -> Result<f64> {
     let mut times: Vec<f64> = (0..12)
         .map(|epoch| {
             let start = Instant::now();
-            std::hint::black_box(loader.batch(epoch, &indices));
-            start.elapsed().as_secs_f64()
+            std::hint::black_box(loader.batch(epoch, &indices)?);
+            Ok(start.elapsed().as_secs_f64())
         })
-        .collect();
+        .collect::<Result<_>>()?;
     Ok(median(&mut times[2..]))
 }
 

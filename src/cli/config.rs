@@ -12,9 +12,9 @@ use crate::data::{Augmentation, Normalization};
 use crate::engine::Algorithm;
 use crate::model::Architecture;
 use crate::optim::{DecayExemption, Sgd, SgdConfig};
-use crate::train::{Executor, Recipe};
-use serde::{Deserialize, Serialize};
-use std::fmt::Display;
+use crate::train::{Executor, Recipe, Validation};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     pub image_size: Option<usize>,
     pub train_images: Option<usize>,
-    pub validation: Option<usize>,
+    /// A number of images, or `folder`.
+    pub validation: Option<Validation>,
     pub validate_every: Option<usize>,
     pub early_stopping: Option<usize>,
     pub crop_padding: Option<usize>,
@@ -327,6 +328,39 @@ fn check<V: Display, R>(
     Ok(())
 }
 
+/// A number or a word, as the flag.
+impl Serialize for Validation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Validation::HeldOut(images) => images.serialize(serializer),
+            Validation::Folder => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Validation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Words;
+        impl de::Visitor<'_> for Words {
+            type Value = Validation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of images or \"folder\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> std::result::Result<Validation, E> {
+                let images = usize::try_from(number);
+                images.map(Validation::HeldOut).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Validation, E> {
+                text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
 fn shown(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -339,12 +373,21 @@ mod tests {
     fn the_effective_configuration_says_everything_and_starts_the_same_run_again() {
         let config = Config::parse("recipe = \"paper\"\nlr = 0.05\nmomentum = 0.85\nseed = 9").unwrap();
         let recipe = config.recipe().unwrap();
-        assert_eq!((recipe.lr, recipe.sgd.momentum, recipe.seed, recipe.validation), (0.05, 0.85, 9, 5000));
+        assert_eq!(
+            (recipe.lr, recipe.sgd.momentum, recipe.seed, recipe.validation),
+            (0.05, 0.85, 9, Validation::HeldOut(5000))
+        );
         let effective = config.effective(&recipe).unwrap();
         let again = Config::parse(&effective.to_toml()).unwrap();
         assert_eq!(again, effective);
         assert_eq!(again.recipe().unwrap(), recipe);
         assert!(config.conflicts(&effective).is_empty());
+        let folder = Config::parse("validation = \"folder\"").unwrap();
+        assert_eq!(folder.recipe().unwrap().validation, Validation::Folder);
+        assert_eq!(Config::parse(&folder.to_toml()).unwrap(), folder);
+        for text in ["validation = \"none\"", "validation = -1", "validation = true"] {
+            assert!(Config::parse(text).unwrap_err().contains("expected a number of images or \"folder\""), "{text}");
+        }
         let other = Config { epochs: Some(3), ..Config::default() };
         assert_eq!(other.conflicts(&effective), [("epochs", "3".to_string(), "182".to_string())]);
         assert_eq!(other.clone().or(effective.clone()).epochs, Some(3));

@@ -2,7 +2,7 @@
 
 use super::images::DataArgs;
 use super::trained::WeightsArgs;
-use super::{Result, args, text};
+use super::{Failure, Result, args, text};
 use crate::data::picture::Framing;
 use crate::data::{Dataset, Normalization};
 use crate::model::ResNet;
@@ -51,6 +51,10 @@ pub struct Args {
     #[arg(long, help_heading = "Data")]
     train_set: bool,
 
+    /// Evaluate on the data set's own validation images (folder valid/ or val/) instead of the test images
+    #[arg(long, conflicts_with = "train_set", help_heading = "Data")]
+    validation_set: bool,
+
     /// Average the logits of each image and its mirror image
     #[arg(long, help_heading = "Data")]
     test_flip: bool,
@@ -78,6 +82,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+fn no_validation() -> Failure {
+    let message = "--validation-set needs a data set with its own validation images, in valid/ or val/ beside train/ and \
+                   test/, and this one has none";
+    Failure::Usage(message.to_string())
+}
+
 fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
     let mut trained = args.weights.open()?;
     let (normalization, origin) = trained.normalization(&args.normalization)?;
@@ -89,7 +99,11 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         ));
     }
     let (splits, about) = args.data.load(trained.framing(args.data.image_size, None)?.crop)?;
-    let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
+    let (dataset, set) = match (args.train_set, args.validation_set) {
+        (true, _) => (splits.train, "training"),
+        (false, false) => (splits.test, "test"),
+        (false, true) => (splits.validation.ok_or_else(no_validation)?, "validation"),
+    };
     let dataset = Arc::new(dataset);
 
     let model = trained.model::<T>(dataset.classes.len())?;

@@ -58,8 +58,10 @@ use std::path::Path;
 pub const MOST_BYTES: u64 = 1 << 28;
 /// The most pixels in a row or a column.
 pub const MOST_SIDE: u32 = 16_384;
-/// Extensions of the files that can be read, in lower case.
-pub const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+/// The kinds of files that can be read, in words.
+pub const KINDS: &str = "PNG or JPEG";
+/// Their extensions, in lower case.
+pub const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "jpe", "jfif"];
 
 /// How a picture becomes a square; a `usize` is both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +281,8 @@ impl Axis {
 /// A picture with a row for each class and its first `columns` images in it, white lines between them: `(h, w, 3)`.
 ///
 /// # Errors
-/// [`Error::Argument`] when it would be wider or higher than [`MOST_SIDE`] or take more than [`MOST_BYTES`].
+/// [`Error::Argument`] when it would be wider or higher than [`MOST_SIDE`] or take more than [`MOST_BYTES`]; as
+/// [`Dataset::images`].
 pub fn grid(dataset: &Dataset, columns: usize) -> Result<Array3<u8>> {
     const LINE: usize = 2;
     let (_, h, w, _) = dataset.pixels.dim();
@@ -291,14 +294,19 @@ pub fn grid(dataset: &Dataset, columns: usize) -> Result<Array3<u8>> {
     }
     let mut picture = Array3::from_elem((height, width, 3), 255);
     let mut shown = vec![0; dataset.classes.len()];
+    let (mut indices, mut corners) = (Vec::new(), Vec::new());
     for (i, &label) in dataset.labels.iter().enumerate() {
         let row = usize::from(label);
         let column = shown[row];
         if column < columns {
             shown[row] += 1;
-            let (top, left) = (LINE + row * (h + LINE), LINE + column * (w + LINE));
-            picture.slice_mut(s![top..top + h, left..left + w, ..]).assign(&dataset.image(i));
+            indices.push(i);
+            corners.push((LINE + row * (h + LINE), LINE + column * (w + LINE)));
         }
+    }
+    for (image, (top, left)) in dataset.images(&indices)?.iter().zip(corners) {
+        let image = ArrayView3::from_shape((h, w, 3), image).expect("(H, W, 3)");
+        picture.slice_mut(s![top..top + h, left..left + w, ..]).assign(&image);
     }
     Ok(picture)
 }

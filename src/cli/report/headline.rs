@@ -6,6 +6,7 @@ use super::run::{Outcome, Run};
 use super::summary::{by_seed, mean_and_deviation, standard_error};
 use crate::cli::text;
 use crate::cli::train::words;
+use crate::train::Validation;
 
 /// Writes it; returns the title of the page.
 pub fn write(page: &mut Writer, runs: &[Examined]) -> String {
@@ -91,13 +92,17 @@ fn cards(run: &Run) -> Vec<Card> {
             more: format!("{} of {} images; standard error {error:.2} points", of[0], of[1]),
         });
     } else if let Some((epoch, top1)) = run.best_epoch() {
-        let images = run.recipe.validation;
-        let error = 100.0 * standard_error((top1 * images as f64).round() as usize, images);
-        let images = text::thousands(images as u64);
+        let images = match run.recipe.validation {
+            Validation::HeldOut(images) => {
+                let error = 100.0 * standard_error((top1 * images as f64).round() as usize, images);
+                format!("{} images; standard error {error:.2} points", text::thousands(images as u64))
+            }
+            Validation::Folder => "the validation images of the data set".to_string(),
+        };
         cards.push(Card {
             what: "best validation accuracy so far",
             value: format!("{:.2} %", 100.0 * top1),
-            more: format!("epoch {epoch}, {images} images; standard error {error:.2} points"),
+            more: format!("epoch {epoch}, {images}"),
         });
     }
     let tested = match &run.result {
@@ -153,8 +158,10 @@ fn images(run: &Run) -> String {
     let count = |count: usize| text::thousands(count as u64);
     let mut parts = Vec::new();
     parts.extend(run.epochs.first().map(|epoch| format!("{} for training", count(epoch.images))));
-    if run.has_validation() {
-        parts.push(format!("{} for validation", count(run.recipe.validation)));
+    match run.recipe.validation {
+        Validation::NONE => {}
+        Validation::HeldOut(images) => parts.push(format!("{} for validation", count(images))),
+        Validation::Folder => parts.push("those of the data set for validation".to_string()),
     }
     parts.extend(run.result.as_ref().map(|result| format!("{} for testing", count(result.test_images))));
     if parts.is_empty() { String::new() } else { format!("; images: {}", parts.join(", ")) }

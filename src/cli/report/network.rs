@@ -213,18 +213,19 @@ impl Findings {
     /// Evaluates the network on its images, if they are those of the run.
     fn judge(&mut self, run: &Run, network: &Network, set: Set, splits: &Splits) -> Result<()> {
         // An error here means another data set, or another number of images.
-        let parts = train::train_and_validation(splits.train.clone(), run.config.train_images, &run.recipe);
+        let (train, own) = (splits.train.clone(), splits.validation.clone());
+        let parts = train::train_and_validation(train, own, run.config.train_images, &run.recipe);
         let Ok((train, validation)) = parts else {
             self.warnings.push(format!(
-                "The images are not those of the run: it used more training images than the {} that were found. No \
-                 images were evaluated.",
+                "The images are not those of the run: it used more training images than the {} that were found, or \
+                 validation images that were not found. No images were evaluated.",
                 text::thousands(splits.train.len() as u64)
             ));
             return Ok(());
         };
         let same_classes = network.classes()?.is_none_or(|classes| classes == splits.test.classes);
         match Checkpoints::new(run.path.join("checkpoints"), 1).peek() {
-            Some(checkpoint) if checkpoint.data == data_hash(&train) && same_classes => {}
+            Some(checkpoint) if checkpoint.data == data_hash(&train)? && same_classes => {}
             None if same_classes => self.notes.push(
                 "There is no valid checkpoint in the folder of the run, so it could not be checked whether the images \
                  are those of the run."
@@ -268,9 +269,13 @@ impl Findings {
         }
         self.compare(run, network, set, &evaluation);
         let mistakes = surest(wrong).into_iter();
-        let with_image =
-            |prediction: Prediction| Mistake { prediction, image: dataset.image(prediction.index).to_owned() };
-        let mistakes = mistakes.map(with_image).collect();
+        let (_, height, width, _) = dataset.pixels.dim();
+        let with_image = |prediction: Prediction| {
+            let pixels = dataset.images(&[prediction.index])?.remove(0).into_owned();
+            let image = Array3::from_shape_vec((height, width, 3), pixels).expect("(H, W, 3)");
+            Ok(Mistake { prediction, image })
+        };
+        let mistakes = mistakes.map(with_image).collect::<Result<_>>()?;
         self.judgement = Some(Judgement { set, classes: dataset.classes.clone(), evaluation, mistakes });
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::Error;
 use crate::cli::config::Config;
 use crate::cli::run_folder::{COLUMNS, LAYERS, TIMES};
 use crate::cli::{Failure, Result};
-use crate::train::Recipe;
+use crate::train::{Recipe, Validation};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ impl Run {
 
     /// Whether its weights are selected by their accuracy on validation images.
     pub fn has_validation(&self) -> bool {
-        self.recipe.validation > 0
+        self.recipe.validation != Validation::NONE
     }
 
     /// The epoch with the best validation accuracy so far, counted from 1, and this accuracy.

@@ -6,7 +6,7 @@ use crate::cli::images::DataArgs;
 use crate::cli::{Result, args};
 use crate::model::Architecture;
 use crate::optim::Schedule;
-use crate::train::Recipe;
+use crate::train::{Recipe, Validation};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,12 +95,13 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, usize::MAX), allow_negative_numbers = true, help_heading = "Data")]
     train_images: Option<usize>,
 
-    /// Hold out N of the training images for validation; 0: none
+    /// Hold out N of the training images for validation; 0: none; `folder`: those of the data set
     ///
-    /// With N above 0, best.safetensors contains the weights of the epoch with the highest accuracy on
-    /// these images, and these weights are evaluated on the test images.
-    #[arg(long, value_name = "N", value_parser = args::count(0, usize::MAX), allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
-    validation: Option<usize>,
+    /// With validation images, best.safetensors contains the weights of the epoch with the highest
+    /// accuracy on them, and these weights are evaluated on the test images. `folder` is the default
+    /// for pictures in folders with train/, valid/ (or val/) and test/.
+    #[arg(long, value_name = "N", value_parser = args::validation, allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
+    validation: Option<Validation>,
 
     /// Evaluate on the validation images every N epochs, and after the last [default: 1]
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Data")]

@@ -6,7 +6,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{Result, args, text};
 use crate::data::Dataset;
 use crate::optim::DecayExemption;
-use crate::train::{EpochMetrics, Evaluation, Position, Recipe, recipe};
+use crate::train::{EpochMetrics, Evaluation, Position, Recipe, Validation, recipe};
 
 /// The recipes with their values, for `--help`.
 pub fn recipes() -> String {
@@ -14,8 +14,8 @@ pub fn recipes() -> String {
     for (name, about) in recipe::RECIPES {
         let recipe = Recipe::by_name(name).expect("a known recipe");
         let held_out = match recipe.validation {
-            0 => String::new(),
-            n => format!("; {n} validation images"),
+            Validation::NONE => String::new(),
+            images => format!("; {images} validation images"),
         };
         help += &format!(
             "  {name}: {about}\n      {}, {}\n      {}; {}{held_out}\n      {}\n",

@@ -67,7 +67,7 @@ fn assert_is_the_data_set(splits: &Splits) {
             assert_eq!(p, byte(first + i / IMAGES, i % IMAGES, channel, row, column));
         }
         for (i, &found) in dataset.labels.iter().enumerate() {
-            assert_eq!(found, label(first + i / IMAGES, i % IMAGES));
+            assert_eq!(found, u16::from(label(first + i / IMAGES, i % IMAGES)));
         }
     }
 }
@@ -497,7 +497,7 @@ mod with_formats {
             for ((i, row, column, channel), &p) in dataset.pixels.indexed_iter() {
                 assert_eq!(p, byte(part, i, channel, row, column));
             }
-            assert_eq!(dataset.labels, (0..PARTS[part]).map(|i| fine(part, i)).collect::<Vec<_>>());
+            assert_eq!(dataset.labels, (0..PARTS[part]).map(|i| u16::from(fine(part, i))).collect::<Vec<_>>());
         }
     }
 

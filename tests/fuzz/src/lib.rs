@@ -328,7 +328,7 @@ pub fn cifar_archive(input: &[u8]) -> bool {
     let file = if is_archive { input.to_vec() } else { tar_gz(input) };
     // The unpacked size of the archive is bounded whatever its length.
     let most = factor::PICKLE * cifar10::most_unpacked(1).min(1032 * file.len()) + SPARE;
-    within(most, || cifar10::read_archive(Path::new("f"), &file[..], 1)).is_ok_and(|Splits { train, test }| {
+    within(most, || cifar10::read_archive(Path::new("f"), &file[..], 1)).is_ok_and(|Splits { train, test, .. }| {
         assert_eq!((train.len(), test.len()), (5, 1));
         check_records(&train);
         check_records(&test);
