@@ -27,15 +27,14 @@
 //!
 //! Grey is repeated three times, a palette is looked up, alpha is dropped (not blended), of 16 bits the upper 8 are
 //! taken. One difference: Pillow clips *grey* of 16 bits at 255, which makes nearly every such picture white; here it is
-//! treated as colours are. JPEG leaves a decoder some freedom: its pixels differ from those of Pillow's libjpeg by a few
-//! units (`docs/data.md` has numbers). The orientation that a camera writes into EXIF is not applied; torchvision's
+//! treated as colours are. JPEG leaves a decoder some freedom; here its pixels are those of Pillow's libjpeg. The orientation that a camera writes into EXIF is not applied; torchvision's
 //! `ImageFolder` does not either.
 //!
 //! # Trust
 //!
-//! A file is at most [`MOST_BYTES`] long, a picture at most [`MOST_SIDE`] pixels wide and high, and its samples take at
-//! most [`MOST_BYTES`] when they are decoded; a larger claim is rejected before memory is allocated. A JPEG that ends
-//! early is an error (its decoder would fill the rest with grey), and so is a file on which a decoder panics.
+//! A file is at most [`MOST_BYTES`] long, a picture at most [`MOST_SIDE`] pixels wide and high, of at most
+//! [`MOST_PIXELS`]; a larger claim is rejected before memory is allocated. A picture that ends early is an error, and so
+//! is a file on which a decoder panics.
 //!
 //! # Decoders
 //!
@@ -54,10 +53,12 @@ use std::ops::Range;
 use std::panic;
 use std::path::Path;
 
-/// The most bytes of a file, and of its decoded samples.
-pub const MOST_BYTES: u64 = 1 << 28;
+/// The most bytes of a file.
+pub const MOST_BYTES: u64 = 1 << 30;
 /// The most pixels in a row or a column.
-pub const MOST_SIDE: u32 = 16_384;
+pub const MOST_SIDE: usize = 65_535;
+/// The most pixels.
+pub const MOST_PIXELS: usize = 1 << 28;
 /// The kinds of files that can be read, in words.
 pub const KINDS: &str = "PNG or JPEG";
 /// Their extensions, in lower case.
@@ -119,8 +120,9 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Array3<u8>> {
 type Decoder = fn(&[u8]) -> std::result::Result<Array3<u8>, Fault>;
 
 /// Why a decoder gives nothing.
+#[derive(Debug)]
 enum Fault {
-    /// A side is longer than [`MOST_SIDE`], or [`MOST_BYTES`] are not enough.
+    /// A side is longer than [`MOST_SIDE`], or there are more than [`MOST_PIXELS`].
     TooLarge,
     /// Anything else, in words.
     Broken(String),
@@ -138,8 +140,7 @@ fn decode_with(decoder: Decoder, path: &Path, bytes: &[u8]) -> Result<Array3<u8>
         let message = match fault {
             Fault::Broken(message) => message,
             Fault::TooLarge => format!(
-                "expected an image of at most {MOST_SIDE}x{MOST_SIDE} pixels and {MOST_BYTES} bytes in memory, found a \
-                 larger one"
+                "expected an image of at most {MOST_PIXELS} pixels and {MOST_SIDE} in a row or column, found a larger one"
             ),
         };
         Error::format(path, None, message)
@@ -165,15 +166,14 @@ fn words(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Whether a picture may be so large; asked before there is memory for it.
-fn check_size(height: usize, width: usize, channels: usize) -> std::result::Result<(), Fault> {
-    let bytes = [height, width, channels].iter().fold(1, |product: u64, &size| product.saturating_mul(size as u64));
-    let fits = height.max(width) <= MOST_SIDE as usize && bytes <= MOST_BYTES;
+fn check_size(height: usize, width: usize) -> std::result::Result<(), Fault> {
+    let fits = height.max(width) <= MOST_SIDE && height * width <= MOST_PIXELS;
     if fits { Ok(()) } else { Err(Fault::TooLarge) }
 }
 
 /// Zeros `(height, width, channels)` for a decoder to write to, if a picture may be so large.
 fn room(height: usize, width: usize, channels: usize) -> std::result::Result<Array3<u8>, Fault> {
-    check_size(height, width, channels)?;
+    check_size(height, width)?;
     Ok(Array3::zeros((height, width, channels)))
 }
 
@@ -281,14 +281,13 @@ impl Axis {
 /// A picture with a row for each class and its first `columns` images in it, white lines between them: `(h, w, 3)`.
 ///
 /// # Errors
-/// [`Error::Argument`] when it would be wider or higher than [`MOST_SIDE`] or take more than [`MOST_BYTES`]; as
+/// [`Error::Argument`] when it would be wider or higher than [`MOST_SIDE`] or have more than [`MOST_PIXELS`]; as
 /// [`Dataset::images`].
 pub fn grid(dataset: &Dataset, columns: usize) -> Result<Array3<u8>> {
     const LINE: usize = 2;
     let (_, h, w, _) = dataset.pixels.dim();
     let (height, width) = (dataset.classes.len() * (h + LINE) + LINE, columns * (w + LINE) + LINE);
-    let fits = height.max(width) <= MOST_SIDE as usize && (3 * height * width) as u64 <= MOST_BYTES;
-    if !fits {
+    if check_size(height, width).is_err() {
         let message = format!("a picture of {height}x{width} pixels is too large; fewer columns would make it smaller");
         return Err(Error::argument("grid", message));
     }
@@ -325,6 +324,11 @@ pub fn write_png(path: &Path, picture: ArrayView3<'_, u8>) -> Result<()> {
 mod tests {
     use super::*;
     use ndarray::Array;
+
+    /// Σ (k + 1) y[k], which another program can compute too.
+    pub fn sum(y: ArrayView3<'_, u8>) -> u64 {
+        (1..).zip(y).map(|(k, &y)| k * u64::from(y)).sum()
+    }
 
     #[test]
     fn halves_go_to_even_as_in_python() {

@@ -18,7 +18,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Array3<u8>, Fault> {
     decoder.set_ignore_iccp_chunk(true);
     // Before the decoder makes room for a row; how many channels there are depends on chunks that follow the header.
     let (width, height) = decoder.read_header_info()?.size();
-    check_size(height as usize, width as usize, 1)?;
+    check_size(height as usize, width as usize)?;
     let mut reader = decoder.read_info()?;
     let (colours, _) = reader.output_color_type();
     let mut samples = room(height as usize, width as usize, colours.samples())?;
