@@ -16,6 +16,9 @@ use std::time::Duration;
 /// exceeds 64 bits.
 pub const MOST: usize = 100_000;
 
+/// The largest number of checkpoints to keep.
+pub const MOST_CHECKPOINTS: usize = 1000;
+
 /// The largest number of runs of `--repeat`.
 pub const MOST_RUNS: usize = 1000;
 
@@ -85,6 +88,21 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
         .filter(|seconds| *seconds > 0.0 && *seconds < 1e9)
         .map(Duration::from_secs_f64)
         .ok_or_else(wrong)
+}
+
+/// Formats a duration so that [`duration`] can parse it.
+pub fn write_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match [(3600.0, "h"), (60.0, "m")].into_iter().find(|(unit, _)| seconds % unit == 0.0) {
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
+/// A number of hours.
+pub fn hours(text: &str) -> std::result::Result<Duration, String> {
+    let hours = number(text, "a number of hours above 0, such as 12 or 0.5", |hours| hours > 0.0 && hours < 1e6)?;
+    Ok(Duration::from_secs_f64(3600.0 * hours))
 }
 
 /// Three numbers, `R,G,B`.
@@ -254,6 +272,22 @@ mod tests {
             assert!(positive(wrong).is_err(), "{wrong}");
         }
         assert!(not_negative("-0.1").is_err() && not_negative("nan").is_err() && share("1.01").is_err());
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds, written) in [("90s", 90.0, "90s"), ("10m", 600.0, "10m"), ("1.5h", 5400.0, "90m")] {
+            let read = duration(text).unwrap();
+            assert_eq!((read.as_secs_f64(), write_duration(read)), (seconds, written.to_string()));
+        }
+        for text in ["0.001s", "7h", "0.1s", "86399.5s"] {
+            assert_eq!(write_duration(duration(text).unwrap()), text);
+        }
+        for wrong in ["10", "0s", "-1m", "1d", "", "h", "nan s", "1e99h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(hours("0.5"), Ok(Duration::from_secs(1800)));
+        assert!(hours("0").is_err() && hours("1e9").is_err() && hours("2h").is_err());
     }
 
     #[test]

@@ -6,17 +6,19 @@
 
 use super::args::{self, EngineKind};
 use super::images::{DEFAULT_SIZE, DataArgs};
-use super::{Failure, Result};
+use super::{Failure, Result, text};
 use crate::Error;
 use crate::data::{Augmentation, Normalization};
 use crate::engine::Algorithm;
 use crate::model::Architecture;
 use crate::optim::{DecayExemption, Sgd, SgdConfig};
 use crate::train::{Executor, Recipe, Validation};
+use crate::weights::pretrained;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The keys of the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,7 +65,13 @@ pub struct Config {
     /// `fast` or `reference`.
     pub engine: Option<String>,
     pub conv: Option<String>,
+    /// A duration, such as `10m`.
+    pub checkpoint_every: Option<String>,
+    pub keep_checkpoints: Option<usize>,
 }
+
+/// Default number of checkpoints to keep.
+const KEEP_CHECKPOINTS: usize = 2;
 
 /// Calls `$each!(field)` for every key.
 macro_rules! for_keys {
@@ -103,7 +111,9 @@ macro_rules! for_keys {
             init_from,
             init_partial,
             engine,
-            conv
+            conv,
+            checkpoint_every,
+            keep_checkpoints
         )
     };
 }
@@ -133,6 +143,54 @@ impl Config {
         for_keys!(merged)
     }
 
+    /// The settings that do not change the result, which are removed from `self`: a resumed run may change them.
+    pub fn take_changeable(&mut self) -> Config {
+        Config {
+            data: self.data.take(),
+            eval_batch_size: self.eval_batch_size.take(),
+            checkpoint_every: self.checkpoint_every.take(),
+            keep_checkpoints: self.keep_checkpoints.take(),
+            ..Config::default()
+        }
+    }
+
+    /// Makes the paths absolute, so that the run can be resumed in any folder.
+    pub fn make_paths_absolute(&mut self) -> Result<()> {
+        let is_path = |path: &&mut PathBuf| path.as_os_str() != "embedded" && !pretrained::is_meant(path);
+        for path in [&mut self.data, &mut self.init_from].into_iter().flatten().filter(is_path) {
+            let absolute = std::path::absolute(&path).map_err(|error| Error::io(&path, "find", error))?;
+            // It is written into config.toml, which is UTF-8.
+            if absolute.to_str().is_none() {
+                let message =
+                    "expected a path in UTF-8, because config.toml contains it; rename the folder or the file";
+                return Err(Error::format(absolute, None, message).into());
+            }
+            *path = absolute;
+        }
+        Ok(())
+    }
+
+    /// The interval of checkpoints within an epoch.
+    pub fn checkpoint_every(&self) -> Result<Option<Duration>> {
+        let read = |text: &String| {
+            let wrong = |expected| Failure::Usage(format!("`checkpoint_every` = {text}: {expected}"));
+            args::duration(text).map_err(wrong)
+        };
+        self.checkpoint_every.as_ref().map(read).transpose()
+    }
+
+    /// The number of checkpoints to keep.
+    pub fn keep_checkpoints(&self) -> usize {
+        self.keep_checkpoints.unwrap_or(KEEP_CHECKPOINTS)
+    }
+
+    /// Every key that has different values in `self` and `other`: key, value here, value there.
+    pub fn differences(&self, other: &Config) -> Vec<(&'static str, String, String)> {
+        let missing = other.conflicts(self).into_iter().filter(|(_, _, here)| here == NO_VALUE);
+        let missing = missing.map(|(key, there, here)| (key, here, there));
+        self.conflicts(other).into_iter().chain(missing).collect()
+    }
+
     /// Every key of `self` that has another value, or none, in `other`: key, value here, value there.
     pub fn conflicts(&self, other: &Config) -> Vec<(&'static str, String, String)> {
         let mut conflicts = Vec::new();
@@ -140,7 +198,7 @@ impl Config {
             ($($key:ident),*) => {
                 $(if let Some(own) = &self.$key {
                     if other.$key.as_ref() != Some(own) {
-                        let there = other.$key.as_ref().map_or("no value".to_string(), |there| shown(there));
+                        let there = other.$key.as_ref().map_or(NO_VALUE.to_string(), |there| shown(there));
                         conflicts.push((stringify!($key), shown(own), there));
                     }
                 })*
@@ -155,11 +213,15 @@ impl Config {
         let conflicts = self.conflicts(saved);
         let Some((key, given, saved)) = conflicts.first() else { return Ok(()) };
         let flag = key.replace('_', "-");
+        let hint = match *key {
+            "epochs" => " (only a complete run can be lengthened)",
+            _ => "",
+        };
         Err(Failure::Usage(format!(
-            "--{flag} is {given}, but the run started with {saved}, and a resumed run keeps its settings; to start a new \
-             run: resnet train --config {} --{flag} {}",
-            run.join("config.toml").display(),
-            given.trim_matches('"')
+            "--{flag} is {given}, but the run started with {saved}, and a resumed run keeps its settings{hint}; to start a \
+             new run: resnet train --config {} --{flag} {}",
+            text::shell(run.join("config.toml")),
+            text::shell(given.trim_matches('"'))
         )))
     }
 
@@ -191,6 +253,8 @@ impl Config {
         check("cutout", self.cutout, args::count(0, args::MOST))?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
         check("image_size", self.image_size, args::count(1, 2048))?;
+        check("keep_checkpoints", self.keep_checkpoints, args::count(1, args::MOST_CHECKPOINTS))?;
+        self.checkpoint_every()?;
         for (key, value) in
             [("epochs", self.epochs), ("batch_size", self.batch_size), ("eval_batch_size", self.eval_batch_size)]
         {
@@ -312,9 +376,14 @@ impl Config {
                 EngineKind::Fast => Some(self.conv()?.unwrap_or_default().name().to_string()),
                 EngineKind::Reference => None,
             },
+            checkpoint_every: self.checkpoint_every.clone(),
+            keep_checkpoints: Some(self.keep_checkpoints()),
         })
     }
 }
+
+/// The value of a key that a file does not contain, in messages.
+const NO_VALUE: &str = "no value";
 
 /// Checks a value of a file with the parser of its flag.
 fn check<V: Display, R>(
@@ -392,6 +461,31 @@ mod tests {
         assert_eq!(other.conflicts(&effective), [("epochs", "3".to_string(), "182".to_string())]);
         assert_eq!(other.clone().or(effective.clone()).epochs, Some(3));
         assert_eq!(Config::default().or(effective.clone()), effective);
+        // Both directions, and a key that is missing on one side.
+        let edited = Config { epochs: Some(3), seed: None, ..effective.clone() };
+        let value = |key, here: &str, there: &str| (key, here.to_string(), there.to_string());
+        let expected = [value("epochs", "3", "182"), value("seed", "no value", "9")];
+        assert_eq!(edited.differences(&effective), expected);
+        assert!(effective.differences(&effective).is_empty());
+    }
+
+    #[test]
+    fn paths_are_kept_absolute() {
+        let text = "data = \"a/b\"\ninit_from = \"pretrained\"";
+        let mut config = Config::parse(text).unwrap();
+        config.make_paths_absolute().unwrap();
+        assert_eq!(config.data.unwrap(), std::env::current_dir().unwrap().join("a/b"));
+        assert_eq!(config.init_from.unwrap(), Path::new("pretrained"));
+        let mut config = Config::parse("data = \"embedded\"").unwrap();
+        config.make_paths_absolute().unwrap();
+        assert_eq!(config.data.unwrap(), Path::new("embedded"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt as _;
+            let name = Path::new(std::ffi::OsStr::from_bytes(b"a\xff")).to_path_buf();
+            let mut config = Config { data: Some(name), ..Config::default() };
+            assert!(config.make_paths_absolute().is_err());
+        }
     }
 
     #[test]
@@ -407,5 +501,7 @@ mod tests {
         assert!(refused("schedule = \"cosin\"").contains("cosine"));
         assert!(refused("mean = [0.5, 0.5, 0.5]").contains("together"));
         assert!(refused("epochs = 0").contains("`epochs` = 0"));
+        assert!(refused("checkpoint_every = \"10\"").contains("`checkpoint_every` = 10: expected a duration"));
+        assert!(refused("keep_checkpoints = 0").contains("`keep_checkpoints` = 0"));
     }
 }

@@ -32,11 +32,19 @@ pub fn new_name(folder: &Path) -> Result<String> {
     let mut seconds = now() as u64;
     for entry in fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let earlier =
-            name.to_str().and_then(|name| name.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?.parse::<u64>().ok());
+        let earlier = name.to_str().and_then(seconds_of);
         seconds = seconds.max(earlier.map_or(0, |earlier| earlier.saturating_add(1)));
     }
     Ok(format!("{BEFORE}{seconds:010}{BEHIND}"))
+}
+
+/// Whether a file of this name is one of a run.
+pub fn is_name(name: &str) -> bool {
+    seconds_of(name).is_some()
+}
+
+fn seconds_of(name: &str) -> Option<u64> {
+    name.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?.parse().ok()
 }
 
 /// The first records of a file that starts after `epochs` epochs.

@@ -6,11 +6,12 @@
 //! - `imagenet`: how torchvision prepares pictures for ImageNet's networks, and its class names;
 //! - `init_from`: the initial weights of fine-tuning;
 //! - `config`: the configuration of a run, as a TOML file;
-//! - `run_folder`, `events`, `progress`, `interrupt`, `text`: files, display and Ctrl-C of long commands;
+//! - `run_folder`, `events`, `progress`, `interrupt`, `text`: files, display and signals of long commands;
 //! - `memory`: peak and available memory.
 //!
 //! # Exit codes
-//! 0: success. 1: failure (a file, the data, a loss that is not finite). 2: usage error. 130: stopped by Ctrl-C.
+//! 0: success. 1: failure (a file, the data, a loss that is not finite). 2: usage error. 129, 130, 143: stopped by SIGHUP,
+//! Ctrl-C, SIGTERM.
 
 mod args;
 mod bench;
@@ -98,8 +99,8 @@ enum Failure {
     Diverged(String),
     /// The command ran, and its answer is no; the answer is already printed.
     Verdict,
-    /// Ctrl-C; the message about what is saved is already printed.
-    Interrupted,
+    /// A signal, or the end of `--max-hours`; the message about what is saved is already printed.
+    Interrupted(interrupt::Cause),
     /// The reader of stdout has closed the pipe (`resnet models | head -1`).
     PipeClosed,
 }
@@ -141,7 +142,7 @@ pub fn run() -> ExitCode {
     match dispatch(cli) {
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
         Err(Failure::Verdict) => ExitCode::FAILURE,
-        Err(Failure::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(Failure::Interrupted(cause)) => ExitCode::from(cause.exit_code()),
         Err(Failure::Failed(message) | Failure::Diverged(message)) => {
             // stderr may be closed too; then the message is lost.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("error: {message}\n"));

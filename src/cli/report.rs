@@ -165,6 +165,6 @@ fn check_classes(runs: &[Examined]) -> Result<()> {
 fn message(failure: Failure) -> String {
     match failure {
         Failure::Usage(message) | Failure::Failed(message) | Failure::Diverged(message) => message,
-        Failure::Verdict | Failure::Interrupted | Failure::PipeClosed => "interrupted".to_string(),
+        Failure::Verdict | Failure::Interrupted(_) | Failure::PipeClosed => "interrupted".to_string(),
     }
 }

@@ -9,8 +9,9 @@
 //! | `events.out.tfevents.…` | a record after every epoch, one at the end; a new file when the run is resumed | the same for TensorBoard: [`events`] |
 //! | `weights.safetensors` | replaced after every epoch | the weights, with the metadata needed to use them |
 //! | `best.safetensors` | when the validation accuracy improves | the same, only with `--validation` |
-//! | `checkpoints/` | at the start, after every epoch, every `--checkpoint-every`, on Ctrl-C | everything needed to resume |
+//! | `checkpoints/` | at the start, after every epoch and before its validation, every `--checkpoint-every`, on a signal | everything needed to resume |
 //! | `result.json` | at the end | the test set's accuracy and loss |
+//! | `result-of-epoch-….json` | when a complete run is lengthened | the result before that |
 //! | `report/` | on `resnet report` | a page about the run |
 //! | `lock` | always | locked by the process that writes here |
 //!
@@ -18,7 +19,11 @@
 //! written after the checkpoint that a run resumes from is written again, with the same bytes. Event files are kept; a new
 //! one marks the epoch from which the earlier ones no longer count.
 
-use super::events;
+mod remains;
+
+pub use remains::{has_begun, is_unbegun};
+
+use super::{events, text};
 use crate::formats::atomic;
 use crate::model::ResNet;
 use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
@@ -78,6 +83,8 @@ pub struct RunFolder {
     _lock: File,
     /// The position of the last checkpoint.
     saved: Option<Position>,
+    /// What computed the steps of the run so far.
+    kernels: Vec<String>,
     /// The folder of the repeated runs that this run belongs to.
     all: Option<PathBuf>,
     /// This process's file for TensorBoard.
@@ -86,24 +93,39 @@ pub struct RunFolder {
 
 /// Rejects a folder given with `--out` that is not empty.
 pub fn check_out(path: &Path) -> Result<()> {
-    let in_use = |what: &str| {
-        let message = format!("{what}; nothing was changed. Give another folder with --out, or remove this one");
+    let in_use = |what: &str, advice: &str| {
+        let message = format!("{what}; nothing was changed. Give another folder with --out, or {advice}");
         Err(Error::format(path, None, message))
     };
     match fs::read_dir(path) {
         Ok(mut entries) => match entries.next() {
             None => Ok(()),
-            Some(_) => in_use("expected a new or empty folder, found files in it"),
+            Some(_) if is_unbegun(path) => Ok(()),
+            Some(_) if has_begun(path) => {
+                let advice = format!("resume the run: resnet train --resume {}", text::shell(path));
+                in_use("expected a new or empty folder, found a run in it", &advice)
+            }
+            Some(_) => in_use("expected a new or empty folder, found files in it", "remove this one"),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotADirectory => in_use("expected a folder, found a file"),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            // Without a slash at its end, with which a file is not found.
+            let path = path.components().as_path();
+            match path.ancestors().find(|part| part.is_file()) {
+                Some(file) if file != path => {
+                    in_use(&format!("{} is a file, which cannot contain a folder", file.display()), "remove this file")
+                }
+                _ => in_use("expected a folder, found a file", "remove it"),
+            }
+        }
         Err(error) => Err(Error::io(path, "list", error)),
     }
 }
 
 impl RunFolder {
-    /// Creates the folder `out`, or else `runs/<stem>-<n>` with the first free n.
-    pub fn create(out: Option<&Path>, stem: &str, keep: usize) -> Result<Self> {
+    /// Creates the folder `out`, or else `runs/<stem>-<n>` with the first free n. The configuration is its first file: a run
+    /// that is killed later can be started again with it.
+    pub fn create(out: Option<&Path>, stem: &str, config: &str, keep: usize) -> Result<Self> {
         let path = match out {
             Some(out) => {
                 check_out(out)?;
@@ -113,26 +135,48 @@ impl RunFolder {
             None => first_free(Path::new("runs"), stem)?,
         };
         let lock = lock(&path)?;
-        let events = path.join(events::new_name(&path)?);
-        let folder =
-            RunFolder { checkpoints: checkpoints(&path, keep), path, _lock: lock, saved: None, all: None, events };
+        // Again, with the lock: another process may have begun meanwhile.
+        check_out(&path)?;
+        remains::clear(&path)?;
+        let (checkpoints, events) = (checkpoints(&path, keep), path.join(events::new_name(&path)?));
+        let folder = RunFolder { checkpoints, path, _lock: lock, saved: None, kernels: Vec::new(), all: None, events };
+        folder.write_text("config.toml", config)?;
         GROWING.iter().try_for_each(|name| folder.start_file(name, &beginning(name)))?;
         folder.start_events(0)?;
         Ok(folder)
     }
 
     /// Opens the folder of an interrupted run, and its latest checkpoint.
-    pub fn open(path: &Path, keep: usize) -> Result<(Self, Latest)> {
+    pub fn open(path: &Path) -> Result<(Self, Latest)> {
         if !path.join("checkpoints").is_dir() {
             let message = "expected the folder of a run with `checkpoints` in it";
             return Err(Error::format(path, None, message));
         }
         let lock = lock(path)?;
-        let checkpoints = checkpoints(path, keep);
+        let checkpoints = checkpoints(path, 1);
         let latest = checkpoints.latest()?;
-        let saved = Some(latest.checkpoint.position);
-        let events = path.join(events::new_name(path)?);
-        Ok((RunFolder { path: path.to_path_buf(), checkpoints, _lock: lock, saved, all: None, events }, latest))
+        let (saved, kernels) = (Some(latest.checkpoint.position), latest.checkpoint.kernels.clone());
+        let (path, events) = (path.to_path_buf(), path.join(events::new_name(path)?));
+        Ok((RunFolder { path, checkpoints, _lock: lock, saved, kernels, all: None, events }, latest))
+    }
+
+    /// From now on this many checkpoints are kept.
+    pub fn keep(&mut self, keep: usize) {
+        self.checkpoints = checkpoints(&self.path, keep);
+    }
+
+    /// Removes the temporary files that an interrupted write left, and returns them.
+    pub fn remove_temporary(&self) -> Vec<PathBuf> {
+        remains::remove_temporary(&self.path)
+    }
+
+    /// Records what computes the steps of this process. Returns what computed those before, if it was something else.
+    pub fn compute_with(&mut self, kernels: String) -> Option<String> {
+        let before = self.kernels.last().filter(|before| **before != kernels).cloned();
+        if before.is_some() || self.kernels.is_empty() {
+            self.kernels.push(kernels);
+        }
+        before
     }
 
     /// Restores the metrics files to their state at a checkpoint, and starts a new event file.
@@ -158,12 +202,18 @@ impl RunFolder {
 
     /// The command that resumes the run.
     pub fn resume_command(&self) -> String {
-        format!("resnet train --resume {}", self.all.as_ref().unwrap_or(&self.path).display())
+        format!("resnet train --resume {}", text::shell(self.all.as_ref().unwrap_or(&self.path)))
     }
 
     /// Whether the run is complete: its result exists.
     pub fn is_complete(&self) -> bool {
         self.path.join(RESULT).exists()
+    }
+
+    /// Keeps the result of a run that was complete after `epochs` epochs and is lengthened.
+    pub fn set_result_aside(&self, epochs: usize) -> Result<()> {
+        let aside = self.path.join(format!("result-of-epoch-{epochs}.json"));
+        fs::rename(self.path.join(RESULT), &aside).map_err(|error| Error::io(aside, "write", error))
     }
 
     /// The contents of the metrics files, for a checkpoint.
@@ -178,9 +228,10 @@ impl RunFolder {
 
     /// Writes a checkpoint of the run.
     pub fn checkpoint(&mut self, trainer: &Trainer<f32>, best: Option<&Best>, config: &str, data: u64) -> Result<()> {
-        let checkpoint = Checkpoint::of(trainer, best.cloned(), config.to_string(), self.growing()?, data);
-        self.checkpoints.save(&checkpoint)?;
-        self.saved = Some(checkpoint.position);
+        let mut checkpoint = Checkpoint::of(trainer, best.cloned(), config.to_string(), self.growing()?, data);
+        checkpoint.kernels.clone_from(&self.kernels);
+        self.checkpoints.save(checkpoint)?;
+        self.saved = Some(trainer.position());
         Ok(())
     }
 
@@ -216,16 +267,13 @@ impl RunFolder {
         format!(
             "the last good checkpoint is {place}; a resumed run would diverge again. To start a new run with another \
              learning rate: resnet train --config {} --lr …",
-            config.display()
+            text::shell(config)
         )
     }
 
     /// The position of the last checkpoint, as a text.
     fn saved(&self) -> Option<String> {
-        self.saved.map(|position| match position {
-            Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
-            Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
-        })
+        self.saved.map(place)
     }
 
     /// Wall-clock time of all epochs, including interrupted attempts as far as they count.
@@ -292,9 +340,12 @@ impl RunFolder {
     }
 }
 
-/// Whether the folder `path` contains a run that can be resumed: its first checkpoint is written before its first step.
-pub fn has_begun(path: &Path) -> bool {
-    checkpoints(path, 1).files().is_ok_and(|files| !files.is_empty())
+/// A position as a text.
+pub fn place(position: Position) -> String {
+    match position {
+        Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
+        Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
+    }
 }
 
 /// A single write for a whole epoch, so that a reader of the file never sees half an epoch.

@@ -1,4 +1,6 @@
-//! Formats numbers for people.
+//! Formats numbers and paths for people.
+
+use std::path::Path;
 
 /// `1,234,567`.
 pub fn thousands(value: u64) -> String {
@@ -83,9 +85,33 @@ pub fn chance(classes: usize) -> String {
     if percent.fract() == 0.0 { format!("{percent} %") } else { format!("{percent:.2} %") }
 }
 
+/// A path or a value as one word of a shell, for the commands that messages propose: `'my run'`.
+pub fn shell(word: impl AsRef<Path>) -> String {
+    let word = word.as_ref().display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./,:=@%+".contains(c);
+    match word.starts_with('-') || word.is_empty() || !word.chars().all(is_plain) {
+        false => word,
+        true if cfg!(windows) => format!("\"{word}\""),
+        // A word that begins with `-` would be read as a flag.
+        true => format!("{}'{}'", if word.starts_with('-') { "./" } else { "" }, word.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn words_of_a_shell_are_read_back_by_one() {
+        assert_eq!([shell("runs/a-1"), shell("über/ß"), shell("my run")], ["runs/a-1", "über/ß", "'my run'"]);
+        assert_eq!(shell("-x"), "./'-x'");
+        for word in ["a b", "it's", "$HOME", "a\"b", "`x`", "a\nb", "*", "~", "a;b", "'", "\\", "ä&"] {
+            let script = format!("printf %s {}", shell(word));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+    }
 
     #[test]
     fn dates_are_counted_day_by_day() {

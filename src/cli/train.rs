@@ -1,10 +1,11 @@
 //! `resnet train`.
 //!
-//! [`args`](Args): the flags; [`start`]: creates a [`Run`] from a configuration or a checkpoint; this file: runs the epochs and
-//! the final test; [`repeat`]: several runs; [`words`]: texts about them.
+//! [`args`](Args): the flags; [`start`] and [`resume`]: create a [`Run`] from a configuration or a checkpoint; this file: runs
+//! the epochs and the final test; [`repeat`]: several runs; [`words`]: texts about them.
 
 mod args;
 mod repeat;
+mod resume;
 mod start;
 pub mod words;
 
@@ -12,14 +13,14 @@ use super::args::write_three;
 use super::config::Config;
 use super::images::About;
 use super::progress::{Plan, Progress};
-use super::run_folder::RunFolder;
+use super::run_folder::{RunFolder, place};
 use super::{Failure, Result, interrupt, memory, text};
 use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
 use crate::parameters::fingerprint;
 use crate::train::checkpoint::{Best, Checkpoint};
-use crate::train::{EpochMetrics, Evaluation, Position, Recipe, Trainer, evaluate_each};
+use crate::train::{EpochMetrics, Evaluation, Prediction, Recipe, Trainer, evaluate_each};
 use crate::weights::{self, Metadata, state_dict};
 pub use args::Args;
 use serde_json::json;
@@ -47,22 +48,31 @@ struct Run {
 
 /// Starts or resumes one run or several.
 pub fn run(args: &Args) -> Result<()> {
-    let flags = args.flags()?;
+    // Too many hours for the clock are as good as none.
+    interrupt::listen(args.max_hours.and_then(|hours| Instant::now().checked_add(hours)))?;
+    let mut flags = args.flags()?;
+    flags.make_paths_absolute()?;
     if let Some(path) = &args.resume {
         if let Some(config) = repeat::configuration(path)? {
             return repeat::resume(flags, config, path, args);
         }
-        let Some(run) = start::resume(flags, path, args)? else { return Ok(()) };
+        let Some(run) = before_first_step(|| resume::resume(flags, path, args))? else { return Ok(()) };
         return run.go(args);
     }
-    let given = match &args.config {
+    let mut given = match &args.config {
         Some(path) => flags.or(Config::read(path)?),
         None => flags,
     };
+    given.make_paths_absolute()?;
     match given.repeat {
-        None => start::begin(given, args.out.as_deref(), args)?.go(args),
+        None => before_first_step(|| start::begin(given, args.out.as_deref(), args))?.go(args),
         Some(_) => repeat::begin(given, args),
     }
+}
+
+/// Reads data and creates or opens the folder. A signal meanwhile ends the program at once.
+fn before_first_step<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+    interrupt::at_once("stopped before the first step: nothing was trained, and nothing is lost", work)
 }
 
 impl Run {
@@ -70,7 +80,6 @@ impl Run {
     fn go(mut self, args: &Args) -> Result<()> {
         let mut progress = self.progress()?;
         self.describe(&mut progress)?;
-        interrupt::listen()?;
         let ended = self.epochs(args, &mut progress).map_err(|failure| match failure {
             Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept())),
             Failure::Diverged(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept_good())),
@@ -96,7 +105,7 @@ impl Run {
         Ok(Progress::new(plan, trainer.position(), multiply_adds, recipe.early_stopping > 0))
     }
 
-    /// Evaluates on `images` and shows the progress.
+    /// Evaluates on `images` and shows the progress. Everything is in a checkpoint, so a signal ends the program at once.
     fn evaluate(
         &self,
         model: &ResNet<f32>,
@@ -105,12 +114,19 @@ impl Run {
         progress: &mut Progress,
     ) -> Result<Evaluation> {
         let (options, epoch) = (self.trainer.recipe().evaluation(), self.trainer.epoch());
-        Ok(evaluate_each(&**self.trainer.executor(), model, images, options, &mut |prediction| {
+        let saved = format!("epoch {epoch} is saved; resume with `{}`", self.folder.resume_command());
+        let mut look = |prediction: Prediction| {
             let seen = prediction.index + 1;
             if seen.is_multiple_of(options.batch_size) || seen == images.len() {
                 progress.evaluated(epoch, what, seen, images.len());
             }
-        })?)
+        };
+        let executor = &**self.trainer.executor();
+        let evaluation = interrupt::at_once(&format!("stopped {what}: {saved}"), || {
+            evaluate_each(executor, model, images, options, &mut look)
+        });
+        executor.release();
+        Ok(evaluation?)
     }
 
     fn checkpoint(&mut self) -> Result<()> {
@@ -122,42 +138,53 @@ impl Run {
     /// `--steps`.
     fn epochs(&mut self, args: &Args, progress: &mut Progress) -> Result<bool> {
         let (mut last_checkpoint, mut steps) = (Instant::now(), 0);
+        let checkpoint_every = self.config.checkpoint_every()?;
         let used_up = |steps: usize| args.steps.is_some_and(|most| steps >= most);
         while !self.trainer.is_done() && !self.is_stopped_early() {
             if self.trainer.position().step == 0 {
                 progress.begin_epoch();
             }
+            let validates = self.validates(self.trainer.epoch() + 1);
             let trained = self.trainer.train_epoch(&mut |step| {
                 progress.step(step);
                 steps += 1;
-                let due = args.checkpoint_every.is_some_and(|every| last_checkpoint.elapsed() >= every);
-                if interrupt::requested() || due || used_up(steps) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+                let due = checkpoint_every.is_some_and(|every| last_checkpoint.elapsed() >= every);
+                let pauses = match step.step + 1 == step.steps_per_epoch {
+                    // A kill in the validation must not cost the epoch. Otherwise there is nothing between this step and
+                    // the checkpoint of the epoch.
+                    true => validates,
+                    false => interrupt::requested().is_some() || due || used_up(steps),
+                };
+                if pauses { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             let trained = trained.map_err(|error| match error {
                 Error::NotFinite { message } => Failure::Diverged(message),
                 error => error.into(),
             })?;
+            // What follows, saving and evaluating, needs memory of other sizes.
+            self.trainer.executor().release();
             if let Some(epoch) = trained {
                 self.end_of_epoch(&epoch, progress)?;
             }
             self.checkpoint()?;
             last_checkpoint = Instant::now();
-            let stops = interrupt::requested() || used_up(steps);
+            let interrupted = interrupt::requested();
+            // `--steps` ends with the validation that follows the last of them.
+            let stops = interrupted.is_some() || (used_up(steps) && !self.trainer.has_all_steps());
             if stops && !self.trainer.is_done() && !self.is_stopped_early() {
                 progress.finish();
-                let place = match self.trainer.position() {
-                    Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
-                    Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
-                };
+                let place = place(self.trainer.position());
                 progress.line(&format!("stopped {place}; resume with `{}`", self.folder.resume_command()));
-                return if interrupt::requested() { Err(Failure::Interrupted) } else { Ok(false) };
+                return interrupted.map_or(Ok(false), |cause| Err(Failure::Interrupted(cause)));
             }
         }
         Ok(true)
+    }
+
+    /// Whether the validation images are evaluated after `epochs` epochs.
+    fn validates(&self, epochs: usize) -> bool {
+        let recipe = self.trainer.recipe();
+        self.validation.is_some() && (epochs.is_multiple_of(recipe.validate_every) || epochs == recipe.epochs)
     }
 
     /// Whether the validation accuracy has not improved for as many epochs as the recipe waits.
@@ -168,8 +195,7 @@ impl Run {
 
     fn end_of_epoch(&mut self, epoch: &EpochMetrics, progress: &mut Progress) -> Result<()> {
         let (recipe, model) = (self.trainer.recipe(), &self.trainer.result());
-        let due = (epoch.epoch + 1).is_multiple_of(recipe.validate_every) || self.trainer.is_done();
-        let validated = self.validation.as_ref().filter(|_| due);
+        let validated = self.validation.as_ref().filter(|_| self.validates(epoch.epoch + 1));
         let validated = validated.map(|images| self.evaluate(model, images, "validating", progress)).transpose()?;
         let about = metadata(recipe, &self.test, epoch, validated.as_ref());
         self.folder.save_weights(model, &about)?;

@@ -64,6 +64,19 @@ impl Shelf {
         }
     }
 
+    /// Frees the arrays that are not in use.
+    pub fn clear(&self) {
+        let arrays = std::mem::take(&mut self.lock().arrays);
+        // Without the lock: returning memory to the system takes time.
+        drop(arrays);
+    }
+
+    /// Values of the arrays that are not in use.
+    #[cfg(test)]
+    pub fn values(&self) -> usize {
+        self.lock().arrays.iter().map(|(_, array)| array.capacity()).sum()
+    }
+
     /// `len` arbitrary values, for a caller that overwrites all of them. In debug builds they are NaN, so every test
     /// also checks that no value is left unwritten.
     pub fn dirty(&self, len: usize) -> Vec<f32> {
@@ -200,5 +213,8 @@ mod tests {
         shelf.recycle(x);
         let again = shelf.dirty(len);
         assert_eq!(again.as_ptr(), address);
+        shelf.give(again);
+        shelf.clear();
+        assert_eq!(format!("{shelf:?}"), "Shelf of 0 arrays");
     }
 }

@@ -40,7 +40,7 @@
 //!
 //! `network.rs` calls `unit.rs`, `block.rs` and `pre_activation.rs`; these call the convolutions of `conv/` with prologues
 //! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; `leaves.rs` splits sums over the batch; `pool.rs` has
-//! the layers that are not convolutions.
+//! the layers that are not convolutions; `memory.rs` estimates the memory of a pass.
 
 mod block;
 mod buffers;
@@ -50,6 +50,7 @@ mod conv;
 mod fused;
 pub mod kernels;
 mod leaves;
+mod memory;
 mod network;
 mod norm;
 mod pool;
@@ -57,6 +58,7 @@ mod pre_activation;
 mod unit;
 
 pub use conv::Algorithm;
+pub use memory::PassMemory;
 pub use network::{Cache, Chosen};
 
 use crate::Activation;
@@ -81,6 +83,11 @@ impl Engine {
     /// The algorithm of the convolutions.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// Frees the arrays of earlier passes that are kept for the next ones.
+    pub fn release(&self) {
+        self.shelf.clear();
     }
 
     /// Reuses the memory of gradients that are no longer needed in the next step.

@@ -7,6 +7,7 @@
 //! | `average.…` | the moving average of the weights, if one is kept |
 //! | `best.…` | the weights with the best validation accuracy so far, if there is a validation set |
 //! | `sums` | the metrics of the unfinished epoch: Σ loss · images, Σ gradient norm, learning rate, seconds |
+//! | `layers.…` | if all steps of the epoch are taken: norms of weight and gradient and the ratio of the update, if defined |
 //! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of everything |
 //!
 //! No state of a random number generator is saved, because there is none ([`Position`]); the schedule, too, is a
@@ -16,8 +17,8 @@
 //! at any moment leaves only complete checkpoints. If a file is damaged later, its SHA-256 does not match, and
 //! [`Checkpoints::latest`] uses the checkpoint before it.
 
-use super::Trainer;
 use super::trainer::{Position, Snapshot, Sums};
+use super::{LayerMetrics, Trainer};
 use crate::data::Dataset;
 use crate::formats::{atomic, safetensors};
 use crate::model::ResNet;
@@ -26,13 +27,17 @@ use crate::rng::{FNV_OFFSET, fnv1a};
 use crate::tensors::{Tensor, Tensors};
 use crate::weights::state_dict;
 use crate::{Error, Result};
-use ndarray::arr1;
+use ndarray::{Array1, arr1};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// The version of the file's layout. 2: the hash of the images includes their shape; `layers.csv` is one of the files.
-const VERSION: u64 = 2;
+/// 3: a checkpoint after the last step of an epoch, before its validation; the kernels at the start of the run.
+const VERSION: u64 = 3;
+
+/// The oldest version that can be read.
+const OLDEST: u64 = 2;
 
 /// The metadata entry that contains the state as JSON.
 const STATE: &str = "resnet-by-hand.checkpoint";
@@ -69,6 +74,8 @@ pub struct Checkpoint {
     pub momentum: Tensors,
     /// The average of the weights; empty if the recipe has none.
     pub average: Tensors,
+    /// [`Trainer::layers`] of an epoch that is complete except for its validation.
+    pub layers: Vec<LayerMetrics>,
     /// The best weights so far.
     pub best: Option<Best>,
     /// The configuration of the run, as text.
@@ -77,6 +84,8 @@ pub struct Checkpoint {
     pub files: Vec<(String, String)>,
     /// [`data_hash`] of the training images.
     pub data: u64,
+    /// What computed the steps so far, in the words of the caller, each once; unknown before version 3.
+    pub kernels: Vec<String>,
 }
 
 /// A hash of images and labels, to detect that a run is resumed with other images.
@@ -106,14 +115,17 @@ impl Checkpoint {
         let averages = trainer.average().into_iter().flat_map(WeightAverage::tensors);
         averages.for_each(|(name, tensor)| average.insert(name, Tensor::real(tensor.view())));
         let model = state_dict::collect(trainer.model());
-        Checkpoint { position: trainer.position(), model, momentum, average, best, config, files, data }
+        let layers = if trainer.has_all_steps() { trainer.layers().to_vec() } else { Vec::new() };
+        let (position, kernels) = (trainer.position(), Vec::new());
+        Checkpoint { position, model, momentum, average, layers, best, config, files, data, kernels }
     }
 
     /// What [`Trainer::resume`] needs in addition to the model.
     pub fn snapshot(&self) -> Snapshot<f32> {
         let real = |tensor: &Tensor| tensor.to_real::<f32>().expect("weights are real");
         let all = |tensors: &Tensors| tensors.iter().map(|(name, tensor)| (name.to_string(), real(tensor))).collect();
-        Snapshot { momentum: all(&self.momentum), average: all(&self.average), position: self.position }
+        let (momentum, average) = (all(&self.momentum), all(&self.average));
+        Snapshot { momentum, average, layers: self.layers.clone(), position: self.position }
     }
 
     /// Copies the weights of `tensors`, those of the position or the best, to `model`.
@@ -124,20 +136,21 @@ impl Checkpoint {
         state_dict::assign(path, tensors, model)
     }
 
-    fn to_tensors(&self) -> Tensors {
+    /// The content of the file. Consumes the weights, of which a large network should not have another copy here.
+    fn into_tensors(self) -> Tensors {
         let Position { epoch, step, sums } = self.position;
         let mut all = Tensors::new();
-        let best = self.best.as_ref().map(|best| &best.weights);
-        let parts = [
-            ("model.", Some(&self.model)),
-            ("momentum.", Some(&self.momentum)),
-            ("average.", Some(&self.average)),
-            ("best.", best),
-        ];
+        let about_best = self.best.as_ref().map(|best| json!({ "epoch": best.epoch, "correct": best.correct }));
+        let best = self.best.map_or_else(Tensors::new, |best| best.weights);
+        let parts = [("model.", self.model), ("momentum.", self.momentum), ("average.", self.average), ("best.", best)];
         for (prefix, part) in parts {
-            for (name, tensor) in part.into_iter().flat_map(Tensors::iter) {
-                all.insert(format!("{prefix}{name}"), tensor.clone());
+            for (name, tensor) in part {
+                all.insert(format!("{prefix}{name}"), tensor);
             }
+        }
+        for layer in &self.layers {
+            let known = [Some(layer.weight_norm), Some(layer.gradient_norm), layer.update_ratio];
+            all.insert(format!("layers.{}", layer.parameter), Array1::from_iter(known.into_iter().flatten()));
         }
         // Values that must be restored bit-identically are tensors, not text.
         all.insert("sums", arr1(&[sums.loss, sums.gradient_norm, sums.lr, sums.seconds]));
@@ -148,10 +161,12 @@ impl Checkpoint {
             "top1": sums.top1,
             "top5": sums.top5,
             "images": sums.images,
-            "best": self.best.as_ref().map(|best| json!({ "epoch": best.epoch, "correct": best.correct })),
+            "best": about_best,
             "config": self.config,
             "files": self.files,
             "data": format!("{:016x}", self.data),
+            "kernels": self.kernels,
+            "layers": self.layers.iter().map(|layer| &layer.parameter).collect::<Vec<_>>(),
         });
         all.metadata.insert(STATE.to_string(), state.to_string());
         all.metadata.insert(HASH.to_string(), hash(&all));
@@ -162,8 +177,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        atomic::write(path, &safetensors::to_bytes(path, &self.to_tensors())?)
+    pub fn write(self, path: &Path) -> Result<()> {
+        let bytes = safetensors::to_bytes(path, &self.into_tensors())?;
+        atomic::write(path, &bytes)
     }
 
     /// Reads a checkpoint and verifies its SHA-256.
@@ -173,6 +189,7 @@ impl Checkpoint {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
         let mut all = safetensors::read_bytes(path, &bytes)?;
+        drop(bytes);
         let wrong = |message: String| Error::format(path, None, message);
         let (Some(text), Some(expected)) = (all.metadata.get(STATE).cloned(), all.metadata.remove(HASH)) else {
             return Err(wrong("expected a checkpoint of `resnet train`, found other tensors".to_string()));
@@ -182,8 +199,9 @@ impl Checkpoint {
             return Err(wrong(format!("damaged: expected the SHA-256 {expected}, found {found}")));
         }
         let state: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        if state["version"] != json!(VERSION) {
-            let message = format!("expected a checkpoint of version {VERSION}, found {}", state["version"]);
+        if !state["version"].as_u64().is_some_and(|version| (OLDEST..=VERSION).contains(&version)) {
+            let versions = format!("{OLDEST} to {VERSION}");
+            let message = format!("expected a checkpoint of version {versions}, found {}", state["version"]);
             return Err(wrong(format!("{message}; resume with the version of this program that wrote it")));
         }
         let whole = |value: &Value, key: &str| {
@@ -212,7 +230,18 @@ impl Checkpoint {
                 weights: part("best."),
             }),
         };
-        let files = state["files"].as_array().map_or(&[][..], Vec::as_slice).iter();
+        let list = |key: &str| state[key].as_array().map_or(&[][..], Vec::as_slice).iter();
+        let layer = |name: &Value| {
+            let parameter = text(name)?;
+            let values = all.get(&format!("layers.{parameter}")).map(Tensor::to_f64);
+            let values: Vec<f64> = values.into_iter().flatten().collect();
+            match values[..] {
+                [weight_norm, gradient_norm, ref ratio @ ..] if ratio.len() < 2 => {
+                    Ok(LayerMetrics { parameter, weight_norm, gradient_norm, update_ratio: ratio.first().copied() })
+                }
+                _ => Err(wrong(format!("expected two or three values `layers.{parameter}`, found {}", values.len()))),
+            }
+        };
         let data = text(&state["data"])?;
         Ok(Checkpoint {
             position: Position {
@@ -231,9 +260,11 @@ impl Checkpoint {
             model: part("model."),
             momentum: part("momentum."),
             average: part("average."),
+            layers: list("layers").map(layer).collect::<Result<_>>()?,
             best,
             config: text(&state["config"])?,
-            files: files.map(|file| Ok((text(&file[0])?, text(&file[1])?))).collect::<Result<_>>()?,
+            files: list("files").map(|file| Ok((text(&file[0])?, text(&file[1])?))).collect::<Result<_>>()?,
+            kernels: list("kernels").map(text).collect::<Result<_>>()?,
             data: u64::from_str_radix(&data, 16).map_err(|_| wrong(format!("expected a hash, found `{data}`")))?,
         })
     }
@@ -287,7 +318,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// If it cannot be written; the existing checkpoints are kept.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
+    pub fn save(&self, checkpoint: Checkpoint) -> Result<PathBuf> {
         std::fs::create_dir_all(&self.folder).map_err(|error| Error::io(&self.folder, "create", error))?;
         let Position { epoch, step, .. } = checkpoint.position;
         let path = self.folder.join(format!("epoch-{epoch:06}-step-{step:08}.safetensors"));
@@ -418,26 +449,33 @@ mod tests {
         let folder = folder(name);
         let path = folder.0.join("c.safetensors");
         let mut whole = trainer_of(recipe.clone());
-        let mut expected = Vec::new();
+        let (mut expected, mut expected_layers) = (Vec::new(), Vec::new());
         while !whole.is_done() {
             expected.push(whole.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap().unwrap());
+            expected_layers.push(whole.layers().to_vec());
         }
-        let (mut broken, mut found, mut breaks) = (trainer_of(recipe.clone()), Vec::new(), 0);
+        let (mut broken, mut found, mut layers, mut breaks) = (trainer_of(recipe.clone()), Vec::new(), Vec::new(), 0);
         while !broken.is_done() {
             let epoch = broken.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
-            found.extend(epoch);
+            if epoch.is_some() {
+                layers.push(broken.layers().to_vec());
+            }
+            found.extend(epoch.iter().copied());
             of(&broken).write(&path).unwrap();
             let read = Checkpoint::read(&path).unwrap();
             assert_eq!(read, of(&broken));
+            assert_eq!(read.layers.is_empty(), !broken.has_all_steps());
             assert_eq!(read.data, data_hash(&data()).unwrap());
             let mut model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 99).unwrap();
             Checkpoint::load(&path, &read.model, &mut model).unwrap();
             broken = Trainer::resume(model, executor(), read.snapshot(), recipe.clone(), data()).unwrap();
-            breaks += 1;
+            breaks += usize::from(epoch.is_none());
         }
         assert_eq!(breaks, 2 * steps);
         assert_eq!(fingerprint(broken.model()), fingerprint(whole.model()));
         assert_eq!(fingerprint(&broken.result()), fingerprint(&whole.result()));
+        // The norms of the last step are those of the process that took it.
+        assert_eq!(layers, expected_layers);
         for (a, b) in expected.iter().zip(&found) {
             // Seconds are not reproducible.
             assert_eq!(super::super::EpochMetrics { seconds: a.seconds, ..*b }, *a);
@@ -451,7 +489,7 @@ mod tests {
         let mut trainer = trainer();
         for _ in 0..3 {
             trainer.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
-            checkpoints.save(&of(&trainer)).unwrap();
+            checkpoints.save(of(&trainer)).unwrap();
         }
         let files = checkpoints.files().unwrap();
         assert_eq!(files.len(), 2, "the last two are kept");
@@ -492,8 +530,10 @@ mod tests {
             error.map(|_| ()).map_err(|error| error.to_string())
         };
         let at = |epoch, step| Position { epoch, step, ..Position::default() };
-        assert!(resume(at(1, 4), Vec::new()).is_ok() && resume(at(2, 0), Vec::new()).is_ok());
-        for wrong in [at(0, 5), at(2, 1), at(3, 0)] {
+        for within in [at(1, 4), at(1, 5), at(2, 0)] {
+            assert!(resume(within, Vec::new()).is_ok());
+        }
+        for wrong in [at(0, 6), at(2, 1), at(3, 0)] {
             assert!(resume(wrong, Vec::new()).unwrap_err().contains("2 epochs of 5 steps"));
         }
         let buffer = ("conv1.weight".to_string(), ArrayD::zeros(vec![1]));

@@ -29,6 +29,9 @@ pub trait Executor<T: Scalar>: Debug + Send + Sync {
     /// As [`ResNet::predict`].
     fn predict(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<Array2<T>>;
 
+    /// Frees the memory of earlier passes that is kept for the next ones: before something else needs it.
+    fn release(&self) {}
+
     /// Reuses the memory of gradients that are no longer needed.
     fn recycle(&self, gradients: Gradients<T>) {
         drop(gradients);
@@ -88,6 +91,10 @@ impl Executor<f32> for Engine {
 
     fn predict(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<Array2<f32>> {
         Engine::predict(self, model, x)
+    }
+
+    fn release(&self) {
+        Engine::release(self);
     }
 
     fn recycle(&self, gradients: Gradients<f32>) {

@@ -64,6 +64,8 @@ pub struct Snapshot<T> {
     pub momentum: Vec<(String, ArrayD<T>)>,
     /// The average of the weights ([`WeightAverage::tensors`]), if the recipe has one.
     pub average: Vec<(String, ArrayD<T>)>,
+    /// [`Trainer::layers`], if all steps of the epoch are taken.
+    pub layers: Vec<LayerMetrics>,
     /// The position of the run.
     pub position: Position,
 }
@@ -74,7 +76,7 @@ pub struct Snapshot<T> {
 pub struct Position {
     /// Epochs completed.
     pub epoch: usize,
-    /// Steps taken in the epoch after these.
+    /// Steps taken in the epoch after these; all of them if only its metrics are still to be returned.
     pub step: usize,
     /// The sums over these steps.
     pub sums: Sums,
@@ -143,12 +145,12 @@ impl<T: Scalar> Trainer<T> {
         recipe: Recipe,
         train: Arc<Dataset>,
     ) -> Result<Self> {
-        let Snapshot { momentum, average, position } = snapshot;
+        let Snapshot { momentum, average, layers, position } = snapshot;
         let mut trainer = Trainer::new(model, executor, recipe, train)?;
         let (epochs, steps) = (trainer.recipe.epochs, trainer.steps_per_epoch());
         let Position { epoch, step, .. } = position;
         // There are no steps after the last epoch.
-        if epoch > epochs || step >= steps || (epoch == epochs && step > 0) {
+        if epoch > epochs || step > steps || (epoch == epochs && step > 0) {
             let found = format!("got epoch {epoch}, step {step}");
             let message = format!("expects a position within {epochs} epochs of {steps} steps, {found}");
             return Err(Error::argument("resume", message));
@@ -157,7 +159,7 @@ impl<T: Scalar> Trainer<T> {
         if let Some(own) = &mut trainer.average {
             own.restore(average)?;
         }
-        trainer.position = position;
+        (trainer.position, trainer.layers) = (position, layers);
         Ok(trainer)
     }
 
@@ -171,7 +173,7 @@ impl<T: Scalar> Trainer<T> {
         &self.sgd
     }
 
-    /// The effect of the last step of the last completed epoch on every trained tensor; empty in the first epoch.
+    /// The effect of the last step of the last completed epoch on every trained tensor; empty before the first.
     pub fn layers(&self) -> &[LayerMetrics] {
         &self.layers
     }
@@ -215,13 +217,19 @@ impl<T: Scalar> Trainer<T> {
         self.position.epoch
     }
 
+    /// Whether all steps of the current epoch are taken, and only its metrics are still to be returned.
+    pub fn has_all_steps(&self) -> bool {
+        self.position.step == self.steps_per_epoch()
+    }
+
     /// Whether every epoch of the recipe is completed.
     pub fn is_done(&self) -> bool {
         self.position.epoch >= self.recipe.epochs
     }
 
     /// Trains on the rest of the epoch. `observe` is called after every step and may interrupt the epoch; then the
-    /// result is `None`, the model has taken the steps so far, and the next call continues after them.
+    /// result is `None`, the model has taken the steps so far, and the next call continues after them. After the last
+    /// step there is nothing left to train on, and the next call returns the metrics at once.
     ///
     /// # Errors
     /// If the loss is no longer finite, or a layer rejects its input.
@@ -232,7 +240,8 @@ impl<T: Scalar> Trainer<T> {
         let Position { epoch, step: first, .. } = self.position;
         let (start, before) = (Instant::now(), self.position.sums.seconds);
         let (steps_per_epoch, accumulate) = (self.steps_per_epoch(), self.recipe.accumulate);
-        let mut batches = self.loader.epoch_from(epoch as u64, first * accumulate)?;
+        let first_batch = (first * accumulate).min(self.loader.batches_per_epoch());
+        let mut batches = self.loader.epoch_from(epoch as u64, first_batch)?;
         for step in first..steps_per_epoch {
             let progress = TrainingTime::in_epoch(epoch, step, steps_per_epoch, self.recipe.epochs)?;
             let lr = self.recipe.schedule.lr(self.recipe.lr, progress);
@@ -257,8 +266,7 @@ impl<T: Scalar> Trainer<T> {
                 correct: outcome.top1,
                 gradient_norm: outcome.gradient_norm,
             };
-            // After the last step the epoch is complete, whatever the observer returns.
-            if observe(&metrics).is_break() && self.position.step < steps_per_epoch {
+            if observe(&metrics).is_break() {
                 return Ok(None);
             }
         }
@@ -487,7 +495,10 @@ mod tests {
         let mut average = weight(trainer.model());
         // Two epochs of four steps; the count of steps continues.
         for d in [1.0 / 10.0, 2.0 / 11.0, 3.0 / 12.0, 0.3, 0.3, 0.3, 0.3, 0.3] {
-            trainer.train_epoch(&mut |_| ControlFlow::Break(())).unwrap();
+            if trainer.has_all_steps() {
+                assert!(trainer.train_epoch(&mut |_| panic!("a step too many")).unwrap().is_some());
+            }
+            assert!(trainer.train_epoch(&mut |_| ControlFlow::Break(())).unwrap().is_none());
             average = d * average + (1.0 - d) * weight(trainer.model());
             assert!((weight(&trainer.result()) - average).abs() <= 1e-15, "{d}");
         }

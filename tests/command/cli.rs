@@ -576,9 +576,6 @@ fn a_closed_pipe_is_not_an_error() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_the_last_complete_checkpoint() {
-    if common::skip_under_nohup() {
-        return;
-    }
     let folder = Folder::new("interrupt");
     let mut child = folder
         .command("train --train-images 60 --batch-size 10 --epochs 5000 --out run")

@@ -73,15 +73,11 @@ impl Drop for Folder {
     }
 }
 
-/// Whether this process runs under nohup, where `resnet` does not handle signals; prints a note if so.
-pub fn skip_under_nohup() -> bool {
+/// Whether this process ignores SIGHUP, as under nohup. Known on Linux only.
+pub fn ignores_hangup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(|mask| mask.trim().to_string());
-    let ignored = mask.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1);
-    if ignored {
-        eprintln!("SKIPPED: run under nohup, where resnet does not handle signals");
-    }
-    ignored
+    mask.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap() & 1 == 1)
 }
 
 /// Whether this machine lacks the program `curl`, with which `resnet` downloads; says so.

@@ -711,9 +711,6 @@ fn ctrl_c_leaves_the_part() {
         return;
     }
     use std::process::Stdio;
-    if common::skip_under_nohup() {
-        return;
-    }
     let (folder, bytes) = (Folder::new("fetch-interrupt"), archive());
     let server = Server::new(&[Answer::whole(&bytes).cut(40_000).silent(), Answer::rest(&bytes, 40_000)]);
     let mut command = folder.command(&fetch(&server, &bytes));
@@ -737,7 +734,7 @@ fn ctrl_c_leaves_the_part() {
 #[test]
 fn ctrl_c_ends_curl_too() {
     use std::process::Stdio;
-    if common::skip_without_curl() || common::skip_under_nohup() {
+    if common::skip_without_curl() {
         return;
     }
     let (folder, server) = (Folder::new("fetch-orphan"), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -747,7 +744,7 @@ fn ctrl_c_ends_curl_too() {
     head(&mut stream);
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(output.status.code(), Some(143));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "\nstopped; the same command goes on where it was\n");
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let end = stream.read(&mut [0]);

@@ -12,6 +12,11 @@ fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
     let names =
         ["weights.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl", "layers.csv", "config.toml"];
     let mut results: Vec<_> = names.map(|name| (name.to_string(), fs::read(run.join(name)).unwrap())).to_vec();
+    // How often a run is saved does not change its result.
+    let config = String::from_utf8(results.pop().unwrap().1).unwrap();
+    let config: Vec<&str> =
+        config.lines().filter(|line| !line.contains("_checkpoint") && !line.contains("checkpoint_")).collect();
+    results.push(("config.toml".to_string(), config.join("\n").into_bytes()));
     let result: serde_json::Value = serde_json::from_slice(&fs::read(run.join("result.json")).unwrap()).unwrap();
     for key in ["fingerprint", "test_correct", "test_loss", "tested_weights_of_epoch"] {
         results.push((key.to_string(), result[key].to_string().into_bytes()));
@@ -78,15 +83,13 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
             child.kill().unwrap();
             child.wait().unwrap();
             kills += 1;
-            // Before its first checkpoint a run cannot be resumed.
             let begun = fs::read_dir(folder.path(&run).join("checkpoints")).is_ok_and(|files| {
                 files.flatten().any(|file| file.file_name().to_string_lossy().ends_with(".safetensors"))
             });
-            if begun {
-                inside += 1;
-                next = format!("train --resume {run} --checkpoint-every 0.001s");
-            } else {
-                let _ = fs::remove_dir_all(folder.path(&run));
+            inside += usize::from(begun);
+            // Before its settings are saved, a run is started again by the same command.
+            if folder.path(&run).join("config.toml").exists() {
+                next = format!("train --resume {run}");
             }
         }
         same_results(&folder.path("whole"), &folder.path(&run));
@@ -95,15 +98,15 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
     assert!(inside > 5, "only {inside} of {kills} kills hit a run with a checkpoint");
 }
 
-/// SIGTERM and Ctrl-C finish the step and save; the resumed run ends with the same bytes.
+/// A signal finishes the step and saves; the resumed run ends with the same bytes.
 #[test]
 fn an_interrupted_run_says_how_to_go_on_and_does() {
-    if common::skip_under_nohup() {
-        return;
-    }
     let folder = Folder::new("resume-interrupt");
     folder.ok(&format!("{RUN} --out whole"));
-    for signal in ["-TERM", "-INT"] {
+    for (signal, code) in [("-TERM", 143), ("-INT", 130), ("-HUP", 129)] {
+        if signal == "-HUP" && (common::ignores_hangup() || !cfg!(target_os = "linux")) {
+            continue;
+        }
         let run = format!("run{signal}");
         let child = folder.command(&format!("{RUN} --out {run}")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.unwrap();
@@ -117,7 +120,7 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
         if output.status.code() == Some(0) {
             continue; // It had ended before the signal.
         }
-        assert_eq!(output.status.code(), Some(130), "{stdout}");
+        assert_eq!(output.status.code(), Some(code), "{stdout}");
         let last = stdout.lines().last().unwrap();
         let advice = format!("resume with `resnet train --resume {run}`");
         assert!(last.starts_with("stopped ") && last.ends_with(&advice), "{stdout}");
@@ -159,7 +162,10 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     // Also with a limit of one checkpoint: the damaged one, whose position is later, must not replace the good one.
     let stdout = folder.ok("train --resume run --keep-checkpoints 1 --checkpoint-every 0.001s");
     assert!(stdout.contains("is unusable, using the previous checkpoint: "), "{stdout}");
-    assert!(stdout.contains("damaged: expected the SHA-256") && stdout.contains("after epoch 11 of 12"), "{stdout}");
+    // The one before is of the same epoch: all its steps, before its validation.
+    assert!(stdout.contains("damaged: expected the SHA-256"), "{stdout}");
+    assert!(stdout.contains("in epoch 12 of 12, after step 10 of 10"), "{stdout}");
+    assert!(stdout.contains("removed run/checkpoints/epoch-000099-step-00000000.safetensors.tmp"), "{stdout}");
     same_results(&folder.path("whole"), &folder.path("run"));
     let left = checkpoints(&folder);
     let ends = |end: &str| left.iter().filter(|file| file.to_string_lossy().ends_with(end)).count();
@@ -185,11 +191,19 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     folder.fails("train --resume run --out other", 2, &["--resume", "--out"]);
     folder.fails("train --resume nothing", 1, &["nothing: expected the folder of a run with `checkpoints` in it"]);
     folder.fails("train --resume run --data nowhere", 1, &["nowhere does not exist"]);
-    // The settings are in the checkpoint of the run; an edited file is ignored.
-    fs::write(folder.path("run/config.toml"), "repeat = 2\nepochs = ").unwrap();
-    // The same settings may be repeated.
     assert_eq!(fs::read(folder.path("run/metrics.csv")).unwrap(), before);
-    folder.ok("train --resume run --epochs 12 --seed 4");
+    // The settings are in the checkpoint of the run. An edited file is noticed, and one that cannot be read.
+    let config = folder.read("run/config.toml");
+    fs::write(folder.path("run/config.toml"), config.replace("seed = 4", "seed = 40")).unwrap();
+    let stdout = folder.ok("train --resume run --epochs 12 --seed 4");
+    assert!(stdout.contains("run/config.toml was edited: seed is 40, not 4. "), "{stdout}");
+    assert_eq!(folder.read("run/config.toml"), config);
+    assert!(folder.read("run/config.edited.toml").contains("seed = 40"));
+    fs::remove_file(folder.path("run/result.json")).unwrap();
+    fs::write(folder.path("run/config.toml"), "repeat = 2\nepochs = ").unwrap();
+    let stdout = folder.ok("train --resume run");
+    assert!(stdout.contains("run/config.toml is damaged: TOML parse error at line 2"), "{stdout}");
+    assert_eq!(folder.read("run/config.toml"), config);
 
     // Two at once.
     let mut child = folder
@@ -223,7 +237,7 @@ fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
         &[
             "cannot write run/weights.safetensors.tmp",
             "No space left on device",
-            "the last checkpoint is after epoch 11",
+            "the last checkpoint is in epoch 12, after step 10",
             "resume with `resnet train --resume run`",
         ],
     );
@@ -233,6 +247,97 @@ fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
     same_results(&folder.path("whole"), &folder.path("run"));
     // If the folder cannot be created, nothing is trained.
     folder.fails(&format!("{RUN} --out /proc/run"), 1, &["cannot create /proc/run"]);
+}
+
+/// What does not change the result may be changed and is remembered; a complete run can be lengthened.
+#[test]
+fn settings_that_do_not_change_the_result_are_remembered() {
+    const SHORT: &str = "train --train-images 40 --batch-size 10 --validation 10 --schedule constant";
+    let folder = Folder::new("resume-settings");
+    folder.ok(&format!("{SHORT} --epochs 3 --out whole"));
+    // A path with a space, in all commands that messages propose.
+    let words = |arguments: &str| {
+        let mut command = folder.command(arguments);
+        command.args(["--resume", "my run"]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let mut begin = folder.command(&format!("{SHORT} --epochs 2 --steps 1 --checkpoint-every 0.001s"));
+    assert!(begin.args(["--out", "my run"]).status().unwrap().success());
+    let (code, stdout, _) = words("train --steps 1 --eval-batch-size 3 --keep-checkpoints 5");
+    assert!(code == Some(0) && stdout.ends_with("resume with `resnet train --resume 'my run'`\n"), "{stdout}");
+    assert!(stdout.contains("eval_batch_size is 3 from now on; it was 250"), "{stdout}");
+    let (code, stdout, _) = words("train");
+    assert!(code == Some(0) && !stdout.contains("eval_batch_size"), "{stdout}");
+    // One after every step and one after every epoch.
+    assert_eq!(fs::read_dir(folder.path("my run/checkpoints")).unwrap().count(), 5);
+    let config = folder.read("my run/config.toml");
+    assert!(config.contains("checkpoint_every = \"0.001s\"\nkeep_checkpoints = 5\n"), "{config}");
+
+    let (code, _, stderr) = words("train --epochs 1");
+    assert!(code == Some(2) && stderr.contains("resnet train --config 'my run/config.toml' --epochs 1"), "{stderr}");
+    let (code, _, stderr) = words("train --epochs 3");
+    assert!(code == Some(0) && stderr.contains("note: 'my run' is lengthened from 2 to 3 epochs"), "{stderr}");
+    assert!(stderr.contains("the weights will be those of an uninterrupted run"), "{stderr}");
+    for name in ["metrics.csv", "layers.csv", "weights.safetensors"] {
+        let bytes = |run: &str| fs::read(folder.path(run).join(name)).unwrap();
+        // The weights name the number of epochs of the run.
+        assert!(bytes("my run") == bytes("whole") || name == "weights.safetensors", "{name}");
+    }
+    let fingerprint = |run: &str| {
+        folder.read(&format!("{run}/result.json")).lines().find(|l| l.contains("fingerprint")).unwrap().to_string()
+    };
+    assert_eq!(fingerprint("my run"), fingerprint("whole"));
+    assert!(folder.path("my run/result-of-epoch-2.json").exists());
+    assert!(folder.read("my run/config.toml").contains("epochs = 3\n"));
+}
+
+/// Killed before its first checkpoint, and before its settings were saved.
+#[test]
+fn a_run_that_has_not_begun_starts_again() {
+    const SHORT: &str = "train --train-images 40 --batch-size 10 --epochs 1";
+    let folder = Folder::new("resume-unbegun");
+    folder.ok(&format!("{SHORT} --out whole"));
+    fs::create_dir_all(folder.path("run/checkpoints")).unwrap();
+    fs::write(folder.path("run/lock"), "").unwrap();
+    folder.fails("train --resume run", 1, &["run: the run was killed before its settings were saved", "--out run"]);
+    fs::copy(folder.path("whole/config.toml"), folder.path("run/config.toml")).unwrap();
+    fs::write(folder.path("run/checkpoints/epoch-000000-step-00000000.safetensors.tmp"), "half").unwrap();
+    folder.fails("train --resume run --seed 9", 2, &["--seed is 9, but the run started with 1"]);
+    let stdout = folder.ok("train --resume run");
+    assert!(
+        stdout.starts_with("note           the run was killed before its first checkpoint, so it starts again\n"),
+        "{stdout}"
+    );
+    fs::create_dir_all(folder.path("again")).unwrap();
+    fs::write(folder.path("again/lock"), "").unwrap();
+    folder.ok(&format!("{SHORT} --out again"));
+    for run in ["run", "again"] {
+        assert!(
+            fs::read(folder.path(run).join("weights.safetensors")).unwrap()
+                == fs::read(folder.path("whole/weights.safetensors")).unwrap()
+        );
+    }
+    folder.fails(&format!("{SHORT} --out run"), 1, &["found a run in it", "resnet train --resume run"]);
+    fs::write(folder.path("file"), "").unwrap();
+    for out in ["file", "file/", "file/run", "file/a/b"] {
+        let part = if out.starts_with("file/") && out.len() > 5 {
+            "file is a file, which cannot contain a folder"
+        } else {
+            "found a file"
+        };
+        folder.fails(&format!("{SHORT} --out {out}"), 1, &[part]);
+    }
+}
+
+/// `--max-hours` saves and ends with success.
+#[test]
+fn the_time_of_a_run_can_be_limited() {
+    let folder = Folder::new("resume-hours");
+    let stdout = folder.ok("train --train-images 60 --batch-size 10 --epochs 5000 --max-hours 0.0001 --out run");
+    let last = stdout.lines().last().unwrap();
+    assert!(last.starts_with("stopped ") && last.contains("resnet train --resume run"), "{stdout}");
+    assert!(!folder.path("run/result.json").exists());
 }
 
 #[test]

@@ -289,7 +289,7 @@ fn report(path: &Path, expected: &Expected) -> Result<()> {
     line("archive", &format!("{}, {}", path.display(), text::bytes(length)))?;
     let Expected { md5, sha256, .. } = expected;
     line("checked", &md5.map_or(format!("SHA-256 {sha256}"), |md5| format!("MD5 {md5}, SHA-256 {sha256}")))?;
-    line("next", &format!("resnet train --data {}", path.display()))
+    line("next", &format!("resnet train --data {}", text::shell(path)))
 }
 
 fn line(key: &str, value: &str) -> Result<()> {

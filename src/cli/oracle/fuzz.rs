@@ -2,7 +2,7 @@
 
 use super::compare::{print, to_json};
 use super::{ComputedInArgs, ExpectedArgs};
-use crate::cli::{Failure, Result, args, interrupt, progress};
+use crate::cli::{Failure, Result, args, interrupt, progress, text};
 use crate::formats;
 use crate::oracle::fuzz::{self, Answer, Case, Finding, Fuzzed, Range, USUAL, Value, Values};
 use crate::oracle::{Settings, layer};
@@ -297,7 +297,7 @@ fn describe(out: &mut dyn Write, args: &Args, found: &Fuzzed) -> std::io::Result
             options += &format!(" --format {}", args.format);
         }
         let (kind, case) = (&args.kind, &failure.smallest);
-        writeln!(out, "again: resnet oracle fuzz {kind} --case {case}{options} --run '{command}'")?;
+        writeln!(out, "again: resnet oracle fuzz {kind} --case {case}{options} --run {}", text::shell(command))?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ fn answer(line: &str) -> Answer {
         Ok(Err(Failure::Verdict)) => (1, String::new()),
         Ok(Err(Failure::Failed(message) | Failure::Diverged(message))) => (1, format!("error: {message}")),
         Ok(Err(Failure::Usage(message))) => (2, format!("error: {message}")),
-        Ok(Err(Failure::Interrupted)) => (crate::cli::interrupt::EXIT_CODE, String::new()),
+        Ok(Err(Failure::Interrupted(cause))) => (cause.exit_code(), String::new()),
         // The message of the panic is on the stderr of this process.
         Err(_) => (101, "error: a bug in resnet: the command panicked; its stderr shows where".to_string()),
     };

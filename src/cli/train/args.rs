@@ -36,9 +36,11 @@ Examples:
 /// metrics for TensorBoard (`tensorboard --logdir runs`). The test images are evaluated once, at
 /// the end.
 ///
-/// Ctrl-C (or SIGTERM) completes the step, saves a checkpoint and stops; a second one stops at once.
-/// A run that was interrupted in any way, even by a kill or a power cut, continues from its last
-/// checkpoint with --resume. It ends with bit-identical weights, with any number of threads.
+/// Ctrl-C, SIGTERM and, on Linux, SIGHUP complete the step, save a checkpoint and stop, with exit code
+/// 130, 143 or 129; a second signal stops at once, and so does the first one during an evaluation,
+/// where everything is saved already. Under nohup, SIGHUP is ignored. A run that was interrupted in any
+/// way, even by a kill or a power cut, continues from its last checkpoint with --resume. It ends with
+/// bit-identical weights, with any number of threads.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES, after_long_help = format!("{}\n\n{EXAMPLES}", words::recipes()))]
 pub struct Args {
@@ -64,18 +66,19 @@ pub struct Args {
 
     /// Resume the run in this folder from its last checkpoint
     ///
-    /// A run keeps its settings: different ones are rejected. If the images were moved, --data gives
-    /// their new location.
+    /// A run keeps its settings: different ones are rejected. What does not change the result may be
+    /// given again, and is kept from then on: --data (if the images were moved), --eval-batch-size,
+    /// --checkpoint-every, --keep-checkpoints. With a larger --epochs, a complete run is lengthened.
     #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     pub resume: Option<PathBuf>,
 
     /// Save a checkpoint after every epoch and at this interval, such as 90s, 10m or 1.5h
     #[arg(long, value_name = "TIME", value_parser = args::duration, allow_negative_numbers = true)]
-    pub checkpoint_every: Option<Duration>,
+    checkpoint_every: Option<Duration>,
 
-    /// Number of checkpoints to keep
-    #[arg(long, value_name = "N", default_value = "2", value_parser = args::count(1, 1000), allow_negative_numbers = true)]
-    pub keep_checkpoints: usize,
+    /// Number of checkpoints to keep [default: 2]
+    #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST_CHECKPOINTS), allow_negative_numbers = true)]
+    keep_checkpoints: Option<usize>,
 
     /// Seed of the initial weights, the order of the images, the augmentation and the validation split
     #[arg(long, value_name = "N", value_parser = args::seed, allow_negative_numbers = true)]
@@ -236,6 +239,15 @@ pub struct Args {
           help_heading = "Computation")]
     pub steps: Option<usize>,
 
+    /// Stop after X hours, save a checkpoint and exit with code 0
+    ///
+    /// For a batch system that ends a job after a fixed time, or for the night on a laptop. The step
+    /// in progress is completed. The time counts from the start of this command; give the flag again
+    /// to limit the resumed run.
+    #[arg(long, value_name = "X", value_parser = args::hours, allow_negative_numbers = true, verbatim_doc_comment,
+          help_heading = "Computation")]
+    pub max_hours: Option<Duration>,
+
     /// Print shape and magnitude of every array of every step (needs --engine reference)
     ///
     /// Prints one line per array, in the order of the computation: its name, its shape (N, H, W, C),
@@ -289,6 +301,8 @@ impl Args {
             init_partial: self.init_partial,
             engine: self.engine.engine.map(|engine| engine.name().to_string()),
             conv: self.engine.conv.map(|algorithm| algorithm.name().to_string()),
+            checkpoint_every: self.checkpoint_every.map(args::write_duration),
+            keep_checkpoints: self.keep_checkpoints,
         })
     }
 }

@@ -10,12 +10,13 @@
 //! A single seed says little: two runs that differ only in the seed differ by some tenths of a percent in accuracy, which hides
 //! smaller improvements. The standard deviation is that of the sample, with K − 1 in the denominator.
 
-use super::{Args, start};
+use super::{Args, resume, start};
 use crate::Error;
 use crate::cli::config::Config;
 use crate::cli::run_folder::{RESULT, check_out, first_free, has_begun, lock};
 use crate::cli::{Failure, Result, text};
 use crate::formats::atomic;
+use crate::train::checkpoint::Checkpoints;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
@@ -56,8 +57,10 @@ pub fn begin(mut given: Config, args: &Args) -> Result<()> {
 
 /// Resumes the runs in the folder `path`.
 pub fn resume(mut flags: Config, mut config: Config, path: &Path, args: &Args) -> Result<()> {
-    if let Some(data) = flags.data.take() {
-        config.data = Some(data);
+    let changed = flags.take_changeable();
+    if changed != Config::default() {
+        config = changed.or(config);
+        atomic::write(&path.join("config.toml"), config.to_toml().as_bytes())?;
     }
     let recipe = config.recipe()?;
     let runs = config.repeat.unwrap_or(1);
@@ -80,20 +83,47 @@ fn folder_of(path: &Path, seed: u64) -> PathBuf {
     path.join(format!("seed-{seed}"))
 }
 
+/// Rejects common settings that are not those with which a run has begun: somebody edited the file.
+fn check_common(config: &Config, folder: &Path) -> Result<()> {
+    let Some(checkpoint) = Checkpoints::new(folder.join("checkpoints"), 1).peek() else { return Ok(()) };
+    let wrong = |message| Failure::Failed(format!("{}: {message}", folder.display()));
+    let mut begun = Config::parse(&checkpoint.config).map_err(wrong)?;
+    let mut common = config.effective(&config.recipe()?)?;
+    if config.mean.is_none() {
+        // Those of the images.
+        (common.mean, common.std) = (begun.mean, begun.std);
+    }
+    common.seed = begun.seed;
+    if begun.engine.is_none() {
+        // Of a version with a single engine.
+        (common.engine, common.conv) = (None, None);
+    }
+    for config in [&mut begun, &mut common] {
+        config.take_changeable();
+    }
+    let differences = common.differences(&begun);
+    let Some((key, here, there)) = differences.first() else { return Ok(()) };
+    Err(Failure::Failed(format!(
+        "config.toml was edited: {key} is {here}, but {} began with {there}; restore it, or start new runs with another --out",
+        folder.display()
+    )))
+}
+
 /// The run of one seed: starts it, resumes it, or does nothing if it is complete.
 fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     let folder = folder_of(path, seed);
     let run = if has_begun(&folder) {
-        // The location of the images may have changed; everything else is in the run's checkpoint.
-        let flags = Config { data: config.data.clone(), ..Config::default() };
-        start::resume(flags, &folder, args)?
+        check_common(config, &folder)?;
+        // What may change may have changed; everything else is in the run's checkpoint.
+        let flags = config.clone().take_changeable();
+        super::before_first_step(|| resume::resume(flags, &folder, args))?
     } else {
         if folder.exists() {
             // Interrupted before its first checkpoint, so nothing was trained.
             fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, "remove", error))?;
         }
         let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
-        Some(start::begin(config, Some(&folder), args)?)
+        Some(super::before_first_step(|| start::begin(config, Some(&folder), args))?)
     };
     let Some(mut run) = run else { return Ok(()) };
     run.folder.set_all(path);
@@ -127,8 +157,8 @@ fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
     let spread = std.map_or(String::new(), |std| format!(", standard deviation {:.2}", 100.0 * std));
     writeln!(out, "{:<14} {:.2} %{spread}", "mean", 100.0 * mean)?;
     writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?;
-    let path = path.display();
-    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {path}/report", "for a report")?)
+    let (path, report) = (text::shell(path), text::shell(path.join("report")));
+    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {report}", "for a report")?)
 }
 
 fn read_result(folder: &Path) -> Result<Value> {

@@ -1,32 +1,33 @@
-//! Creates a run from a configuration, or from the last checkpoint of an earlier run.
+//! Creates a run from a configuration.
 
+use super::resume::kernels;
 use super::{Args, Run};
 use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
 use crate::cli::images::{About, DEFAULT_SIZE};
+use crate::cli::memory::estimate::Plan;
 use crate::cli::run_folder::{RunFolder, check_out};
-use crate::cli::{Failure, Result, init_from, memory, text};
+use crate::cli::{Failure, Result, init_from, memory};
 use crate::data::Dataset;
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
-use crate::train::checkpoint::{Checkpoint, data_hash};
+use crate::train::checkpoint::data_hash;
 use crate::train::{Executor, Recipe, Trace, Trainer, Validation};
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Training, validation (optional) and test images.
-struct Images {
-    train: Dataset,
-    validation: Option<Dataset>,
-    test: Dataset,
-    about: About,
+pub struct Images {
+    pub train: Dataset,
+    pub validation: Option<Dataset>,
+    pub test: Dataset,
+    pub about: About,
 }
 
 impl Images {
     /// Loads the images of a run. The data set's own validation images are used if the configuration does not say
     /// otherwise: then the recipe is changed.
-    fn load(config: &Config, recipe: &mut Recipe) -> Result<Self> {
+    pub fn load(config: &Config, recipe: &mut Recipe) -> Result<Self> {
         let (splits, mut about) = config.data().load(DEFAULT_SIZE)?;
         if config.validation.is_none() && splits.validation.is_some() {
             recipe.validation = Validation::Folder;
@@ -45,6 +46,11 @@ impl Images {
         }));
         let (train, validation) = train_and_validation(splits.train, splits.validation, config.train_images, recipe)?;
         Ok(Images { train, validation, test: splits.test, about })
+    }
+
+    /// What decides about the memory of a run with them.
+    pub fn memory<'a>(&self, config: &Config, recipe: &'a Recipe, model: &'a ResNet<f32>) -> Result<Plan<'a>> {
+        memory_plan(config, recipe, model, &self.train, self.validation.as_ref(), &self.test)
     }
 }
 
@@ -84,7 +90,7 @@ pub fn train_and_validation(
 }
 
 /// The model of a recipe, after a check that it can be trained on the images.
-fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
+pub fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
     let mut model = ResNet::<f32>::new(&architecture, recipe.seed)?;
     if recipe.zero_init_residual {
@@ -106,45 +112,35 @@ fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
             ))
         })?;
     }
-    fits_in_memory(&model, recipe, train)?;
     Ok(model)
 }
 
-/// Rejects a step that does not fit into the available memory; the error names a batch size that does.
-fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Result<()> {
-    let Some(available) = memory::available() else { return Ok(()) };
+/// What decides about the memory of a run with these images.
+pub fn memory_plan<'a>(
+    config: &Config,
+    recipe: &'a Recipe,
+    model: &'a ResNet<f32>,
+    train: &Dataset,
+    validation: Option<&Dataset>,
+    test: &Dataset,
+) -> Result<Plan<'a>> {
     let (_, height, width, _) = train.pixels.dim();
-    let needed =
-        |batch: usize| Ok::<u64, Failure>(model.cost(batch.min(train.len()), [height, width])?.training_bytes(4));
-    let bytes = needed(recipe.batch_size)?;
-    if bytes <= available {
-        return Ok(());
-    }
-    // Bisection for the largest batch that fits: memory grows with the batch.
-    let (mut fits, mut too_large) = (0, recipe.batch_size);
-    while too_large - fits > 1 {
-        let middle = fits + (too_large - fits) / 2;
-        if needed(middle)? <= available {
-            fits = middle;
-        } else {
-            too_large = middle;
-        }
-    }
-    let advice = match fits {
-        0 => "not even a batch of one image fits".to_string(),
-        fits => format!("--batch-size {fits} fits"),
-    };
-    Err(Failure::Failed(format!(
-        "not enough memory: a step of `{}` with {} images needs about {}, but {} is available; {advice}",
-        recipe.model,
-        recipe.batch_size,
-        text::bytes(bytes),
-        text::bytes(available)
-    )))
+    let bytes = |dataset: &Dataset| dataset.pixels.len() as u64;
+    Ok(Plan {
+        model,
+        recipe,
+        engine: config.engine()?,
+        conv: config.conv()?.unwrap_or_default(),
+        size: [height, width],
+        training_images: train.len(),
+        evaluated_images: test.len().max(validation.map_or(0, Dataset::len)),
+        images: bytes(train) + validation.map_or(0, bytes) + bytes(test),
+        threads: rayon::current_num_threads(),
+    })
 }
 
 /// The executor of a run.
-fn executor(config: &Config, args: &Args) -> Result<Arc<dyn Executor<f32>>> {
+pub fn executor(config: &Config, args: &Args) -> Result<Arc<dyn Executor<f32>>> {
     let executor = config.executor()?;
     match (args.trace, config.engine()?) {
         (false, _) => Ok(executor),
@@ -163,22 +159,26 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     if let Some(out) = out {
         check_out(out)?;
     }
-    let Images { train, validation, test, about } = Images::load(&given, &mut recipe)?;
+    let images = Images::load(&given, &mut recipe)?;
     given.validation = Some(recipe.validation);
     if given.mean.is_none() {
-        let derived = about.normalization(&train)?;
+        let derived = images.about.normalization(&images.train)?;
         (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
     }
     let recipe = given.recipe()?;
     let config = given.effective(&recipe)?;
-    let mut model = prepare(&recipe, &train)?;
+    let mut model = prepare(&recipe, &images.train)?;
+    images.memory(&config, &recipe, &model)?.check(memory::room())?;
     let initialised = match &config.init_from {
-        Some(path) => init_from::apply(path, &mut model, config.init_partial == Some(true), train.pixels.dim().1)?,
+        Some(path) => {
+            init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
+        }
         None => Vec::new(),
     };
+    let Images { train, validation, test, about } = images;
     let stem = format!("{}-{}", recipe.model, recipe.name);
-    let mut folder = RunFolder::create(out, &stem, args.keep_checkpoints)?;
-    folder.write_text("config.toml", &config.to_toml())?;
+    let mut folder = RunFolder::create(out, &stem, &config.to_toml(), config.keep_checkpoints())?;
+    folder.compute_with(kernels(config.engine()?));
     let data = data_hash(&train)?;
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
@@ -186,51 +186,4 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
     Ok(Run { config, folder, trainer, best: None, train, validation, test, about, initialised, data })
-}
-
-/// The run in a folder, at its last checkpoint; `None` if the run is complete.
-pub fn resume(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
-    let (folder, latest) = RunFolder::open(path, args.keep_checkpoints)?;
-    let mut out = std::io::stdout().lock();
-    for (file, problem) in &latest.damaged {
-        writeln!(out, "note           {} is unusable, using the previous checkpoint: {problem}", file.display())?;
-    }
-    let checkpoint = latest.checkpoint;
-    let wrong = |message: String| Failure::Failed(format!("{}: {message}", latest.path.display()));
-    let mut config = Config::parse(&checkpoint.config).map_err(wrong)?;
-    // The location of the images is not a setting of the run. A hash checks that the images are the same.
-    if let Some(data) = flags.data.take() {
-        config.data = Some(data);
-    }
-    if config.engine.is_none() {
-        writeln!(
-            out,
-            "note           started by a version with a single engine; --engine fast gives bit-identical results"
-        )?;
-        config.engine = Some(EngineKind::Fast.name().to_string());
-        config.conv = config.conv()?.map(|algorithm| algorithm.name().to_string());
-    }
-    flags.refuse_conflicts(&config, path)?;
-    if folder.is_complete() {
-        writeln!(out, "{} is complete: nothing to do", path.display())?;
-        return Ok(None);
-    }
-    drop(out);
-    let (mut recipe, executor) = (config.recipe()?, executor(&config, args)?);
-    let Images { train, validation, test, about } = Images::load(&config, &mut recipe)?;
-    let mut model = prepare(&recipe, &train)?;
-    let data = data_hash(&train)?;
-    if data != checkpoint.data {
-        return Err(Failure::Failed(format!(
-            "the training images are not those that the run started with: {}; give their location with --data",
-            about.description
-        )));
-    }
-    Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
-    folder.rewind(&checkpoint)?;
-    let train = Arc::new(train);
-    let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
-    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
-    let (best, initialised) = (checkpoint.best, Vec::new());
-    Ok(Some(Run { config, folder, trainer, best, train, validation, test, about, initialised, data }))
 }

@@ -1,6 +1,6 @@
 //! Texts about a recipe, about a run before it starts, and about a finished epoch.
 
-use super::Run;
+use super::{Run, start};
 use crate::cli::args::EngineKind;
 use crate::cli::progress::Progress;
 use crate::cli::{Result, args, text};
@@ -89,10 +89,8 @@ impl Run {
         let recipe = self.trainer.recipe();
         let (_, height, width, _) = self.train.pixels.dim();
         let cost = self.trainer.model().cost(1, [height, width])?;
-        let batch = recipe.batch_size.min(self.train.len());
-        let step_bytes = self.trainer.model().cost(batch, [height, width])?.training_bytes(4);
-        let datasets = [Some(&self.train), self.validation.as_ref(), Some(&self.test)];
-        let image_bytes: u64 = datasets.into_iter().flatten().map(|images| images.pixels.len() as u64).sum();
+        let (model, validation) = (self.trainer.model(), self.validation.as_deref());
+        let memory = start::memory_plan(&self.config, recipe, model, &self.train, validation, &self.test)?;
         let held_out = self.validation.as_ref();
         let held_out =
             held_out.map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
@@ -112,15 +110,7 @@ impl Run {
                     text::short(cost.multiply_adds)
                 ),
             ),
-            (
-                "memory",
-                format!(
-                    "about {}: {} for a training step, {} for the images",
-                    text::bytes(step_bytes + image_bytes),
-                    text::bytes(step_bytes),
-                    text::bytes(image_bytes)
-                ),
-            ),
+            ("memory", memory.estimate()?.describe()),
             (
                 "data",
                 format!(

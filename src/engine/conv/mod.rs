@@ -110,6 +110,11 @@ impl<'a> Convolution<'a> {
         Ok(Convolution { engine, algorithm: engine.algorithm.for_geometry(&g), weight: &conv.weight, g })
     }
 
+    /// How it is computed.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     /// Shape of y.
     pub fn output(&self) -> (usize, usize, usize, usize) {
         (self.g.n, self.g.h_out, self.g.w_out, self.g.c_out)

@@ -1,0 +1,224 @@
+//! Resumes the run in a folder, from its last checkpoint. The settings are those in the checkpoint; `config.toml` is a copy
+//! for people, and for a run that was killed before its first checkpoint.
+
+use super::start::{self, Images};
+use super::{Args, Run};
+use crate::cli::args::EngineKind;
+use crate::cli::config::Config;
+use crate::cli::progress::say;
+use crate::cli::run_folder::{self, RunFolder};
+use crate::cli::{Failure, Result, memory, text};
+use crate::engine::kernels::simd::{Isa, isa};
+use crate::optim::TrainingTime;
+use crate::train::checkpoint::{Checkpoint, data_hash};
+use crate::train::{Recipe, Trainer};
+use crate::{Error, formats::atomic};
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The file that receives an edited `config.toml` when the settings of the run are written again.
+const EDITED: &str = "config.edited.toml";
+
+/// The run in a folder; `None` if it is complete.
+pub fn resume(flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
+    if run_folder::is_unbegun(path) {
+        return start_again(flags, path, args).map(Some);
+    }
+    from_checkpoint(flags, path, args)
+}
+
+/// A run that was killed before its first checkpoint: nothing was trained.
+fn start_again(mut flags: Config, path: &Path, args: &Args) -> Result<Run> {
+    let file = path.join("config.toml");
+    if !file.exists() {
+        let message =
+            "the run was killed before its settings were saved; start it again with the same command and --out";
+        return Err(Error::format(path, None, format!("{message} {}", text::shell(path))).into());
+    }
+    note("the run was killed before its first checkpoint, so it starts again")?;
+    let saved = Config::read(&file)?;
+    let changed = flags.take_changeable();
+    flags.refuse_conflicts(&saved, path)?;
+    start::begin(changed.or(saved), Some(path), args)
+}
+
+fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
+    let (mut folder, latest) = RunFolder::open(path)?;
+    for (file, problem) in &latest.damaged {
+        note(&format!("{} is unusable, using the previous checkpoint: {problem}", file.display()))?;
+    }
+    for file in folder.remove_temporary() {
+        note(&format!("removed {}, which an interrupted write left", file.display()))?;
+    }
+    let checkpoint = latest.checkpoint;
+    let wrong = |message: String| Failure::Failed(format!("{}: {message}", latest.path.display()));
+    let saved = Config::parse(&checkpoint.config).map_err(wrong)?;
+    check_file(path, &saved, &checkpoint.config)?;
+    let mut config = flags.take_changeable().or(saved.clone());
+    if config.engine.is_none() {
+        note("started by a version with a single engine; --engine fast gives bit-identical results")?;
+        config.engine = Some(EngineKind::Fast.name().to_string());
+        config.conv = config.conv()?.map(|algorithm| algorithm.name().to_string());
+    }
+    if folder.is_complete() {
+        match (flags.epochs.take(), config.epochs) {
+            (Some(epochs), Some(before)) if epochs > before => lengthen(&mut config, epochs, path, &checkpoint)?,
+            (epochs, _) => {
+                flags.epochs = epochs;
+                flags.refuse_conflicts(&config, path)?;
+                writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
+                return Ok(None);
+            }
+        }
+    }
+    flags.refuse_conflicts(&config, path)?;
+    folder.keep(config.keep_checkpoints());
+    let (mut recipe, executor) = (config.recipe()?, start::executor(&config, args)?);
+    if let Some(before) = folder.compute_with(kernels(config.engine()?)) {
+        let now = kernels(config.engine()?);
+        note(&format!(
+            "the steps so far were computed with {before}, the following ones with {now}, which round differently: the \
+             result will not be bit-identical to that of an uninterrupted run"
+        ))?;
+    }
+    let images = Images::load(&config, &mut recipe)?;
+    let mut model = start::prepare(&recipe, &images.train)?;
+    images.memory(&config, &recipe, &model)?.check(memory::room())?;
+    let Images { train, validation, test, about } = images;
+    let data = data_hash(&train)?;
+    if data != checkpoint.data {
+        return Err(Failure::Failed(format!(
+            "the training images are not those that the run started with: {}; give their location with --data",
+            about.description
+        )));
+    }
+    Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
+    folder.rewind(&checkpoint)?;
+    let train = Arc::new(train);
+    let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
+    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
+    let (best, initialised) = (checkpoint.best, Vec::new());
+    let mut run = Run { config, folder, trainer, best, train, validation, test, about, initialised, data };
+    let changes = run.config.differences(&saved);
+    // First: a run without a result is complete only after another test, whatever its number of epochs.
+    if run.folder.is_complete() {
+        run.folder.set_result_aside(run.trainer.epoch())?;
+    }
+    if !changes.is_empty() {
+        // The checkpoint is the truth; the file is written after it.
+        run.checkpoint()?;
+        run.folder.write_text("config.toml", &run.config.to_toml())?;
+        for (key, now, before) in changes.iter().filter(|(key, ..)| !matches!(*key, "engine" | "conv" | "epochs")) {
+            note(&format!("{key} is {now} from now on; it was {before}"))?;
+        }
+    }
+    Ok(Some(run))
+}
+
+fn note(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{:<14} {text}", "note")?)
+}
+
+/// Compares `config.toml` with the settings in the checkpoint, which are those of the run. If they differ, the file is
+/// written again, and what was in it is kept beside it.
+fn check_file(run: &Path, saved: &Config, text: &str) -> Result<()> {
+    let file = run.join("config.toml");
+    let found = fs::read_to_string(&file);
+    let problem = match &found {
+        Ok(found) if found == text => return Ok(()),
+        Ok(found) => match Config::parse(found) {
+            Ok(edited) => match edited.differences(saved).as_slice() {
+                // Comments, or another order.
+                [] => return Ok(()),
+                differences => {
+                    let each = differences.iter().map(|(key, here, there)| format!("{key} is {here}, not {there}"));
+                    format!("was edited: {}", each.collect::<Vec<_>>().join("; "))
+                }
+            },
+            Err(error) => format!("is damaged: {}", error.lines().map(str::trim).collect::<Vec<_>>().join(" ")),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => "is missing".to_string(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    let kept = match fs::rename(&file, run.join(EDITED)) {
+        Ok(()) => format!(", what was in it is in {EDITED}"),
+        Err(_) => String::new(),
+    };
+    atomic::write(&file, text.as_bytes())?;
+    note(&format!("{} {problem}. The settings of the run are those in its checkpoint", file.display()))?;
+    Ok(writeln!(std::io::stdout(), "{:<14} and are written into the file again{kept}", "")?)
+}
+
+/// A complete run that is to train for more epochs.
+fn lengthen(config: &mut Config, epochs: usize, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let (before, done) = (config.recipe()?, checkpoint.position.epoch);
+    if done < before.epochs {
+        return Err(Failure::Usage(format!(
+            "--epochs {epochs}: the run stopped early, after epoch {done} of {}, so more epochs would not be trained",
+            before.epochs
+        )));
+    }
+    config.epochs = Some(epochs);
+    let after = config.recipe()?;
+    let schedule = if rates(&before, done)? == rates(&after, done)? {
+        "its learning rates do not depend on the number of epochs, so the weights will be those of an uninterrupted run"
+            .to_string()
+    } else {
+        let [last, next] = [(&before, done - 1), (&after, done)].map(|(recipe, epoch)| rate(recipe, epoch));
+        format!(
+            "its schedule now ends after epoch {epochs}: the learning rate, {:.2e} in epoch {done}, is {:.2e} in the next. A \
+             run of {epochs} epochs from the start has other rates: resnet train --config {} --epochs {epochs}",
+            last?,
+            next?,
+            text::shell(path.join("config.toml"))
+        )
+    };
+    say(&format!("note: {} is lengthened from {done} to {epochs} epochs; {schedule}", text::shell(path)));
+    say("note: the test images have been evaluated already; a result that is selected by them is too good");
+    Ok(())
+}
+
+/// The learning rate at the beginning of an epoch, counted from 0, in which there are 100 steps.
+fn rate(recipe: &Recipe, epoch: usize) -> Result<f64> {
+    Ok(recipe.schedule.lr(recipe.lr, TrainingTime::in_epoch(epoch, 0, 100, recipe.epochs)?))
+}
+
+/// The learning rates of the first epochs.
+fn rates(recipe: &Recipe, epochs: usize) -> Result<Vec<f64>> {
+    let rate =
+        |epoch, step| Ok(recipe.schedule.lr(recipe.lr, TrainingTime::in_epoch(epoch, step, 100, recipe.epochs)?));
+    (0..epochs).flat_map(|epoch| [0, 50, 99].map(|step| (epoch, step))).map(|(epoch, step)| rate(epoch, step)).collect()
+}
+
+/// What decides how a step rounds. The engine's kernels for AVX2 and AVX-512 give the same bits, and so do the matrix
+/// products of the crate `matrixmultiply` on all processors with FMA; the reference consists of those products.
+pub fn kernels(engine: EngineKind) -> String {
+    #[cfg(target_arch = "x86_64")]
+    let fma = is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    let fma = cfg!(target_arch = "aarch64");
+    let products = if fma { "products with FMA" } else { "products without FMA" };
+    match (engine, isa()) {
+        (EngineKind::Reference, _) => format!("the reference, {products}"),
+        (EngineKind::Fast, Isa::Portable) => format!("the portable kernels, {products}"),
+        (EngineKind::Fast, Isa::Avx2 | Isa::Avx512) => format!("the kernels for AVX2 and AVX-512, {products}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_that_depend_on_the_number_of_epochs_are_noticed() {
+        let same = |schedule: &str| {
+            let of =
+                |epochs| Recipe { epochs, schedule: schedule.parse().unwrap(), ..Recipe::by_name("demo").unwrap() };
+            rates(&of(4), 4).unwrap() == rates(&of(6), 4).unwrap()
+        };
+        assert!(same("constant") && same("multistep:2,5@0.1"));
+        assert!(!same("cosine") && !same("warmup:2@0.1+cosine"));
+    }
+}
