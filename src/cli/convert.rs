@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         let mut about = weights::metadata_of(&args.input, &tensors)?;
         let (fitted, classes) = fit(&args.input, &tensors, architecture)?;
         lines.extend(renamed(&tensors, &fitted));
-        lines.push(("model", format!("{}, {classes} classes: all tensors found", architecture.name)));
+        lines.push(("model", format!("{}, {}: all tensors found", architecture.name, text::count(classes, "class"))));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);
         if let Some(normalization) = normalization {
             about.insert("mean".into(), args::write_three(normalization.mean()));
@@ -95,8 +95,8 @@ pub fn run(args: &Args) -> Result<()> {
     formats::write(&args.output, &tensors)?;
     let numbers: usize = tensors.iter().map(|(_, tensor)| tensor.len()).sum();
     let size = std::fs::metadata(&args.output).map_err(|error| Error::io(&args.output, "read", error))?.len();
-    let (count, numbers) = (text::thousands(tensors.len() as u64), text::thousands(numbers as u64));
-    lines.push(("tensors", format!("{count}, {numbers} elements")));
+    let (count, numbers) = (text::thousands(tensors.len() as u64), text::count(numbers, "element"));
+    lines.push(("tensors", format!("{count}, {numbers}")));
     lines.push(("wrote", format!("{} ({format}), {} bytes", args.output.display(), text::thousands(size))));
     let mut out = std::io::stdout().lock();
     for (key, value) in lines {
@@ -126,7 +126,7 @@ fn renamed(given: &Tensors, fitted: &Tensors) -> Vec<(&'static str, String)> {
     if let Some(last) = changed.last() {
         lines.push((
             "renamed",
-            format!("{} tensors, for example {last} to {}", changed.len(), state_dict::our_name(last)),
+            format!("{}, for example {last} to {}", text::count(changed.len(), "tensor"), state_dict::our_name(last)),
         ));
     }
     if counters > 0 {
