@@ -123,7 +123,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         let (fitted, classes) = fit(args, &contents, &tensors, architecture)?;
         lines.extend(contents.unreadable.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
-        lines.push(("model", format!("{}, {classes} classes: all tensors found", architecture.name)));
+        lines.push(("model", format!("{}, {}: all tensors found", architecture.name, text::count(classes, "class"))));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);
         if let Some(preset) =
             imagenet::preset(&args.input, architecture, classes).filter(|_| !about.contains_key("class_names"))
@@ -160,8 +160,8 @@ pub fn run(args: &Args) -> Result<()> {
     formats::write(&args.output, &tensors)?;
     let numbers: usize = tensors.iter().map(|(_, tensor)| tensor.len()).sum();
     let size = std::fs::metadata(&args.output).map_err(|error| Error::io(&args.output, "read", error))?.len();
-    let (count, numbers) = (text::thousands(tensors.len() as u64), text::thousands(numbers as u64));
-    lines.push(("tensors", format!("{count}, {numbers} elements")));
+    let (count, numbers) = (text::thousands(tensors.len() as u64), text::count(numbers, "element"));
+    lines.push(("tensors", format!("{count}, {numbers}")));
     lines.push(("wrote", format!("{} ({format}), {} bytes", args.output.display(), text::thousands(size))));
     let mut out = std::io::stdout().lock();
     for (key, value) in lines {

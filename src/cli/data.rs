@@ -114,7 +114,7 @@ fn info(args: &InfoArgs) -> Result<()> {
     for (name, _, dataset) in &splits {
         let (_, height, width, _) = dataset.pixels.dim();
         let (mean, std) = dataset.mean_and_std()?;
-        writeln!(out, "\n{name:<14} {} images of {height}x{width} pixels", text::thousands(dataset.len() as u64))?;
+        writeln!(out, "\n{name:<14} {} of {height}x{width} pixels", text::count(dataset.len(), "image"))?;
         writeln!(out, "{:<14} {}", "mean", mean.map(|value| format!("{value:.6}")).join(","))?;
         writeln!(out, "{:<14} {}", "std", std.map(|value| format!("{value:.6}")).join(","))?;
     }

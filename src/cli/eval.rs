@@ -118,7 +118,8 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         );
         return Err(Error::format(&trained.path, None, message).into());
     }
-    let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
+    let spinner =
+        ProgressBar::new_spinner().with_message(format!("classifying {}", text::count(dataset.len(), "image")));
     spinner.enable_steady_tick(Duration::from_millis(100));
     let options = EvaluationOptions { normalization, batch_size: args.batch_size, test_flip: args.test_flip };
     let evaluated = evaluate(executor, &model, &dataset, options);
@@ -145,7 +146,7 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         ("weights", format!("{}{}", trained.path.display(), trained.training())),
         ("fingerprint", format!("{:016x}", fingerprint(&model))),
         ("normalisation", format!("mean {mean}, std {std} ({origin})")),
-        ("data", format!("{} {set} images: {}", text::thousands(images as u64), about.description)),
+        ("data", format!("{}: {}", text::count(images, &format!("{set} image")), about.description)),
         ("", String::new()),
         (
             "accuracy",

@@ -1,7 +1,7 @@
 //! `resnet train --init-from`: the initial weights of fine-tuning.
 
 use super::trained::read;
-use super::{Failure, Result, imagenet};
+use super::{Failure, Result, imagenet, text};
 use crate::model::ResNet;
 use crate::weights::{self, names, recognise, state_dict};
 use std::path::Path;
@@ -35,9 +35,10 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
     }
     let fresh = match left {
         0 => "all tensors of the network".to_string(),
+        1 => format!("{share}, 1 keeps its initial values:"),
         left => format!("{share}, {left} keep their initial values:"),
     };
-    let mut lines = vec![format!("{taken} tensors from {}, {fresh}", path.display())];
+    let mut lines = vec![format!("{} from {}, {fresh}", text::count(taken, "tensor"), path.display())];
     lines.extend(found.left.iter().map(|line| format!("  {line}")));
     lines.extend(reading.line().map(|line| format!("names: {line}")));
     let designed_for = model.architecture().image[0];
@@ -48,7 +49,8 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
         ));
     }
     if !found.unused.is_empty() {
-        lines.push(format!("{} tensors of the file are not in the network:", found.unused.len()));
+        let are = if found.unused.len() == 1 { "is" } else { "are" };
+        lines.push(format!("{} of the file {are} not in the network:", text::count(found.unused.len(), "tensor")));
         lines.extend(found.unused.iter().map(|name| format!("  {name}")));
     }
     lines.extend(contents.notes().into_iter().map(|(key, line)| format!("{key}: {line}")));

@@ -161,7 +161,8 @@ fn dispatch(cli: Cli) -> Result<()> {
     crate::engine::kernels::simd::requested_isa().map_err(|error| Failure::Usage(error.to_string()))?;
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build_global().map_err(|error| Failure::Failed(format!("cannot start {threads} threads: {error}")))?;
+        pool.build_global()
+            .map_err(|error| Failure::Failed(format!("cannot start {}: {error}", text::count(threads, "thread"))))?;
     }
     // Runs on a thread of the pool. From any other thread, each of the thousands of small parallel loops of a step would
     // have to wake the pool and then wait for it.

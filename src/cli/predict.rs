@@ -1,26 +1,39 @@
 //! `resnet predict`.
+//!
+//! [`files`]: the pictures; this file: the network, and one picture after the other; [`output`]: what is printed.
+
+mod files;
+mod output;
 
 use super::trained::{Trained, WeightsArgs};
-use super::{Failure, Result, args, imagenet};
+use super::{Failure, Result, args, imagenet, progress, text};
 use crate::Error;
 use crate::data::Normalization;
 use crate::data::picture::{self, Framing};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
+use files::Files;
+use indicatif::ProgressBar;
 use ndarray::Axis;
+use output::{Format, Output};
+use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// From this many pictures on, a terminal shows a progress bar.
+const MANY: usize = 20;
 
 const AFTER_HELP: &str = "\
 Examples:
   resnet predict photo.jpg                        with the pretrained network, classes of CIFAR-10
   resnet predict --weights runs/resnet20-quick-1/weights.safetensors photo.jpg
   resnet predict --weights weights.safetensors --top 1 photos/*.png
-  resnet predict --weights weights.safetensors --json photo.jpg
-resnet predict --weights resnet50-11ad3fa6.pth photo.jpg          weights of torchvision for ImageNet";
+  resnet predict --weights weights.safetensors --format json photo.jpg
+  resnet predict --weights weights.safetensors --format csv photos/ > photos.csv
+  resnet predict --weights resnet50-11ad3fa6.pth photo.jpg        weights of torchvision for ImageNet";
 
 /// Classify pictures
 ///
@@ -38,29 +51,40 @@ resnet predict --weights resnet50-11ad3fa6.pth photo.jpg          weights of tor
 /// torchvision's names. For other weights give --mean and --std, and --image-size if it is not that of
 /// `resnet models`.
 ///
-/// If a picture cannot be read, an error is printed on stderr, the other pictures are classified, and
-/// the exit code is 1.
+/// In a folder, all pictures are classified, including those in its subfolders, sorted by name. The result
+/// for a picture does not depend on the other pictures.
+///
+/// A picture that cannot be read is named on stderr and skipped; --strict stops at it instead. The exit
+/// code is 0 if at least one picture was classified, and otherwise 1.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
-    /// PNG or JPEG files
+    /// PNG or JPEG files, and folders with such files
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
     #[command(flatten)]
     weights: WeightsArgs,
 
-    /// Print the K most likely classes
-    #[arg(long, value_name = "K", default_value = "5", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
-    top: usize,
+    /// Print the K most likely classes [default: 5; 1 in a table or CSV]
+    #[arg(long, value_name = "K", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
+    top: Option<usize>,
 
     /// Average the logits of each picture and its mirror image
     #[arg(long)]
     test_flip: bool,
 
-    /// Print JSON
-    #[arg(long)]
+    /// How to print the results [default: list; table if a folder is given]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+
+    /// Stop at the first picture that cannot be read
+    #[arg(long)]
+    strict: bool,
 
     /// Resize pictures to N x N pixels [default: from the weights file, or that of the network]
     #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
@@ -103,41 +127,85 @@ pub fn run(args: &Args) -> Result<()> {
         trained.notes.push(if known { names.to_string() } else { preset.line.clone() });
     }
     trained.print_notes();
-    let mut out = io::stdout().lock();
-    let (mut predictions, mut errors) = (Vec::new(), Vec::new());
-    // One by one, so that the result for a picture does not depend on the others.
-    for path in &args.images {
-        match predictor.predict(path) {
-            Ok(guesses) => {
-                let top = &guesses[..args.top.min(guesses.len())];
-                match args.json {
-                    true => predictions.push(predictor.to_json(path, top)),
-                    false => predictor.write(&mut out, path, top)?,
+    let Files { pictures, left_out, empty, errors } = Files::find(&args.images);
+    if let Some(note) = left_out.note() {
+        progress::say(&note);
+    }
+    let mut skipped = Skipped { stops: args.strict, errors: Vec::new() };
+    errors.into_iter().try_for_each(|(folder, error)| skipped.add(&folder, error))?;
+    if pictures.is_empty() {
+        let places: Vec<String> = args.images.iter().map(|path| output::name(path)).collect();
+        return Err(Failure::Failed(format!("{}: expected {} files, found none", places.join(", "), picture::KINDS)));
+    }
+    for folder in empty {
+        progress::say(&format!("note: no {} files in {}", picture::KINDS, output::name(&folder)));
+    }
+
+    let format = args.format();
+    let out = io::BufWriter::new(io::stdout().lock());
+    let mut output = Output::begin(out, format, args.top.unwrap_or(format.top()), &predictor.classes, &pictures)?;
+    let bar = if pictures.len() < MANY { ProgressBar::hidden() } else { progress::counter("pictures", pictures.len()) };
+    // Several at a time, but each on its own, so that the result for a picture does not depend on the others.
+    for paths in pictures.chunks(2 * rayon::current_num_threads()) {
+        let predictions: Vec<_> = paths.par_iter().map(|path| predictor.predict(path)).collect();
+        // All output of both streams, in the order of the pictures, above the bar.
+        bar.suspend(|| {
+            for (path, prediction) in paths.iter().zip(predictions) {
+                match prediction {
+                    Ok(guesses) => output.picture(path, &guesses)?,
+                    Err(error) => {
+                        output.flush()?;
+                        skipped.add(path, error)?;
+                    }
                 }
             }
-            Err(error) => {
-                // Keeps the order of the pictures if both streams go to the same terminal.
-                out.flush()?;
-                let _ = writeln!(io::stderr(), "error: {error}");
-                errors.push(json!({ "image": path.display().to_string(), "error": error.to_string() }));
-            }
+            Ok::<(), Failure>(output.flush()?)
+        })?;
+        bar.inc(paths.len() as u64);
+    }
+    bar.finish_and_clear();
+    let classified = output.pictures();
+    output.end(json!({
+        "model": predictor.model.architecture().name,
+        "weights": predictor.path.display().to_string(),
+        "image_size": predictor.framing.crop,
+        "resize_size": predictor.framing.resize,
+        "mean": predictor.normalization.mean(),
+        "std": predictor.normalization.std(),
+        "classes": predictor.classes,
+        "errors": skipped.errors,
+    }))?;
+    match (classified, skipped.errors.len()) {
+        (0, _) => return Err(Failure::Verdict),
+        (_, 0) => {}
+        (_, some) => progress::say(&format!("note: {} classified, {some} skipped", text::count(classified, "picture"))),
+    }
+    Ok(())
+}
+
+/// Pictures that cannot be read.
+struct Skipped {
+    /// Whether the first one ends the command.
+    stops: bool,
+    errors: Vec<Value>,
+}
+
+impl Skipped {
+    fn add(&mut self, path: &Path, error: Error) -> Result<()> {
+        if self.stops {
+            return Err(error.into());
         }
+        progress::say(&format!("error: {error}"));
+        self.errors.push(json!({ "image": output::name(path), "error": error.to_string() }));
+        Ok(())
     }
-    if args.json {
-        let value = json!({
-            "model": predictor.model.architecture().name,
-            "weights": predictor.path.display().to_string(),
-            "image_size": predictor.framing.crop,
-            "resize_size": predictor.framing.resize,
-            "mean": predictor.normalization.mean(),
-            "std": predictor.normalization.std(),
-            "classes": predictor.classes,
-            "predictions": predictions,
-            "errors": errors,
-        });
-        writeln!(out, "{value:#}")?;
+}
+
+impl Args {
+    fn format(&self) -> Format {
+        let default = if self.images.iter().any(|path| path.is_dir()) { Format::Table } else { Format::List };
+        if self.json { Format::Json } else { self.format.unwrap_or(default) }
     }
-    if errors.is_empty() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 impl Predictor {
@@ -187,18 +255,5 @@ impl Predictor {
         let mut guesses: Vec<Guess> = shares.into_iter().enumerate().map(guess).collect();
         guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         Ok(guesses)
-    }
-
-    fn write(&self, out: &mut impl io::Write, path: &Path, guesses: &[Guess]) -> io::Result<()> {
-        writeln!(out, "{}", path.display())?;
-        for Guess { class, probability } in guesses {
-            writeln!(out, "  {:>6.2} %  {}", 100.0 * probability, self.classes[*class])?;
-        }
-        Ok(())
-    }
-
-    fn to_json(&self, path: &Path, guesses: &[Guess]) -> Value {
-        let guess = |Guess { class, probability }: &Guess| json!({ "label": class, "class": self.classes[*class], "probability": probability });
-        json!({ "image": path.display().to_string(), "top": guesses.iter().map(guess).collect::<Vec<_>>() })
     }
 }

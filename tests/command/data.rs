@@ -353,14 +353,31 @@ fn from_a_folder_to_predictions() {
     }
     assert_eq!(eval["correct"], correct);
 
-    // A picture that cannot be read is reported, the others are classified, and the exit code is 1.
+    // A picture that cannot be read is named and skipped; --strict stops at it.
     fs::write(folder.path("text.png"), "not a picture").unwrap();
-    folder.fails(&format!("predict {weights} photos"), 1, &["photos: expected a PNG or JPEG image, found a folder"]);
-    let run = folder.run(&format!("predict {weights} --top 1 photos/red/00.png text.png photos/blue/00.png"));
-    let lines: Vec<&str> = run.stdout.lines().collect();
-    assert!(lines.len() == 4 && lines[0] == "photos/red/00.png" && lines[2] == "photos/blue/00.png", "{run:?}");
-    assert!(lines[1].contains(" %  "), "{run:?}");
-    run.fails(1, &["text.png: expected a PNG or JPEG image"]);
+    let with_text = format!("predict {weights} --top 1 photos/red/00.png text.png photos/blue/00.png");
+    let run = folder.run(&with_text);
+    let broken = "error: text.png: expected a PNG or JPEG image";
+    assert!(run.stderr.starts_with(broken), "{run:?}");
+    assert!(run.stderr.ends_with("note: 2 pictures classified, 1 skipped\n"), "{run:?}");
+    let stdout = run.ok();
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert!(lines.len() == 4 && lines[0] == "photos/red/00.png" && lines[2] == "photos/blue/00.png", "{stdout}");
+    assert!(lines[1].contains(" %  "), "{stdout}");
+    let run = folder.run(&format!("{with_text} --strict"));
+    assert_eq!(run.stdout.lines().collect::<Vec<_>>(), lines[..2]);
+    run.fails(1, &[broken]);
+    folder.fails(&format!("predict {weights} text.png absent.png"), 1, &[broken, "cannot read absent.png"]);
+
+    // A folder is its pictures, in this order, each with the bits it has on its own.
+    let paths = folder.ok(&format!("predict {weights} --format csv photos"));
+    let paths: Vec<&str> = paths.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    assert!(paths.len() > 20 && paths.is_sorted() && paths[0] == "photos/blue/00.png", "{paths:?}");
+    let whole = folder.ok(&format!("predict {weights} --format jsonl photos --threads 3"));
+    let single = folder.ok(&format!("predict {weights} --format jsonl {}", paths[7]));
+    assert_eq!(whole.lines().nth(7), single.lines().next());
+    fs::create_dir(folder.path("nothing")).unwrap();
+    folder.fails(&format!("predict {weights} nothing"), 1, &["nothing: expected PNG or JPEG files, found none"]);
     folder.fails(&format!("predict {weights}"), 2, &["<IMAGE>"]);
 
     // Weights for other classes are rejected.
