@@ -10,12 +10,18 @@ use std::path::{Path, PathBuf};
 const TENSOR: &str = "ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nL4L\ntQL0L\n\
                       (L2L\nL2L\nt(L2L\nL1L\ntI00\n}tR";
 
+/// The same tensor in a storage without a type.
+fn untyped(tensor: &str) -> String {
+    let tensor = tensor.replace("_v2", "_v3").replace("ctorch\nFloatStorage", "ctorch.storage\nUntypedStorage");
+    tensor.replace("L4L\ntQ", "L16L\ntQ").replace("}tR", "}ctorch\nfloat32\ntR")
+}
+
 fn here() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(here().join("../formats").join(name)).expect("a fixture")
+    fs::read(here().join("../library/formats").join(name)).expect("a fixture")
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
@@ -95,10 +101,21 @@ fn main() {
         ("ordered", format!("ccollections\nOrderedDict\n)R(Vw\n{tensor}u}}Vx\nNsb.")),
         ("wrapped", format!("}}Vstate_dict\n}}Vw\n{tensor}ssVepoch\nI3\ns.")),
         ("shared", format!("}}p0\n0{tensor}p1\n0g0\n(Vv\ng1\nVw\ng1\nVw\np2\nNg2\nNu.")),
+        (
+            "beside",
+            format!(
+                "}}(Vmodel\n}}Vw\n{tensor}sVargs\ncargparse\nNamespace\n)R}}bVx\n(Va\niset\nb\nVy\n(cos\nsystem\nNou."
+            ),
+        ),
+        ("averaged", format!("}}(Vmodel\n}}Vw\n{tensor}sVema\n}}Vmodule\ncm\nDict\n)RVw\n{tensor}ssu.")),
+        ("negative", format!("}}Vw\n{}s.", tensor.replace("}tR", "}}Vneg\nI01\nstR"))),
+        ("untyped", format!("}}Vw\n{}s.", untyped(tensor))),
+        ("parameter", format!("}}Vw\nctorch._utils\n_rebuild_parameter_with_state\n({tensor}I01\n}}}}tRs.")),
         ("pairs", format!("ccollections\nOrderedDict\n(((Vk\n{tensor}lltR.")),
     ] {
         write("pth", name, &[b"0a/data.pkl|", pickle.as_bytes(), MARK, b"0a/data/0|0123456789abcdef"].concat());
-        let storage = [&4u64.to_le_bytes()[..], b"0123456789abcdef"].concat();
+        let len = if name == "untyped" { 16u64 } else { 4 };
+        let storage = [&len.to_le_bytes()[..], b"0123456789abcdef"].concat();
         let system = b"\x80\x02}Vlittle_endian\n\x88s.";
         write("pth_old", name, &[&system[..], pickle.as_bytes(), b"]V0\na.", &storage].concat());
     }

@@ -57,10 +57,11 @@ const MODULE: [&str; 2] = ["_parameters", "_modules"];
 fn is_machinery(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.starts_with("optim")
-        || ["schedul", "scaler", "callback", "rng_state", "hyper_param", "hparam", "message_hub", "loops"]
+        || key.ends_with("_scaler")
+        || ["schedul", "callback", "rng_state", "hyper_param", "hparam", "message_hub", "loops"]
             .iter()
             .any(|part| key.contains(part))
-        || ["opt", "amp", "args", "config", "cfg", "param_groups", "meta"].contains(&key.as_str())
+        || ["opt", "amp", "scaler", "args", "config", "cfg", "param_groups", "meta"].contains(&key.as_str())
 }
 
 /// A dict or list on the way to a state dict.

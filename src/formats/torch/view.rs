@@ -94,7 +94,7 @@ fn parse(value: Value<'_>) -> Result<Found<'_>> {
         break;
     }
     if at.id() != value.id() {
-        return Err(at.unexpected("the tensor of a parameter"));
+        return Ok(Found::Unreadable(format!("a parameter whose tensor is {}: save `parameter.data`", at.describe())));
     }
     Ok(Found::Other)
 }
@@ -102,7 +102,7 @@ fn parse(value: Value<'_>) -> Result<Found<'_>> {
 /// Whether an object that a function of this name makes is probably a tensor: of PyTorch's own functions, or by its name.
 fn is_tensor(name: Name<'_>) -> bool {
     matches!(name.module, "torch._utils" | "torch._tensor" | "torch.nn.parameter")
-        || ["Tensor", "_tensor", "Param"].iter().any(|part| name.name.contains(part))
+        || ["Tensor", "Parameter"].iter().any(|end| name.name.ends_with(end))
 }
 
 fn unreadable<'p>(name: Name<'_>) -> Found<'p> {

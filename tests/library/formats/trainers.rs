@@ -132,6 +132,7 @@ fn the_state_dict_is_chosen_by_a_fixed_order() {
         (&[("trunk.model.a.b", "3"), ("net", "1")], "trunk.model.a.b", &[]),
         // What belongs to the optimizer is no candidate.
         (&[("optimizer.state", "9"), ("resnet", "4")], "resnet", &[]),
+        (&[("upscaler", "9"), ("amp_scaler", "12"), ("resnet", "4")], "upscaler", &[]),
         (&[("lr_schedulers", "9"), ("callbacks.ema", "9"), ("resnet", "4")], "resnet", &[]),
     ] {
         let contents = read(&keyed(paths)).unwrap();
@@ -228,6 +229,10 @@ fn tensors_that_are_not_read() {
         (call("torch._utils._rebuild_meta_tensor_no_storage"), "a tensor of the device `meta`"),
         (call("torch._utils._rebuild_device_tensor_from_numpy"), "a tensor of another device: save `tensor.cpu()`"),
         (call("torch.nn.parameter.UninitializedParameter"), "a parameter without elements"),
+        (
+            b"ctorch._utils\n_rebuild_parameter\n(cbnb\nInt8\n)RI01\n}tR".to_vec(),
+            "a parameter whose tensor is an object made by `bnb.Int8`: save `parameter.data`",
+        ),
         (call("torch.distributed.tensor.DTensor"), "made by `torch.distributed.tensor.DTensor`, a class of tensors"),
         (changed("FloatStorage", "QInt32Storage"), "a tensor of qint32, which is not read: save `tensor.float()`"),
     ] {
@@ -242,6 +247,9 @@ fn tensors_that_are_not_read() {
         // Alone they are no weights.
         refused(&file(&[("v", tensor)], &floats()), expected);
     }
+    // An object with such a name that is no tensor is left out.
+    let bytes = file(&[("p", call("train.TrainParams")), ("w", GOOD.pickle())], &floats());
+    assert_eq!(read(&bytes).unwrap().dropped, [("p".into(), "an object made by `train.TrainParams`".into())]);
     // Whole numbers of a type that is not read are no weights.
     let int16 = Described { class: "ShortStorage", key: "1", ..GOOD }.pickle();
     let contents = read(&file(&[("steps", int16), ("w", GOOD.pickle())], &floats())).unwrap();
