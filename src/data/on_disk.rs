@@ -2,7 +2,6 @@
 
 use super::Dataset;
 use crate::Result;
-use ndarray::Array4;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -17,10 +16,6 @@ pub(super) struct OnDisk {
 }
 
 impl OnDisk {
-    pub(super) fn new(files: Vec<PathBuf>) -> Self {
-        OnDisk { files }
-    }
-
     /// Number of files: one per image.
     pub(super) fn len(&self) -> usize {
         self.files.len()
@@ -47,7 +42,7 @@ impl Dataset {
     /// every image.
     #[cfg(feature = "formats")]
     pub(super) fn partly_in_memory(
-        pixels: Array4<u8>,
+        pixels: ndarray::Array4<u8>,
         labels: Vec<u16>,
         classes: Vec<String>,
         source: String,
@@ -57,7 +52,7 @@ impl Dataset {
         let mut dataset = Dataset::new(pixels, labels[..in_memory].to_vec(), classes, source)?;
         if files.len() > in_memory {
             dataset.labels = labels;
-            dataset.on_disk = Some(OnDisk::new(files));
+            dataset.on_disk = Some(OnDisk { files });
         }
         dataset.check()?;
         Ok(dataset)
