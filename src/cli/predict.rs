@@ -3,7 +3,8 @@
 use super::trained::{Trained, WeightsArgs};
 use super::{Failure, Result, args, images};
 use crate::Error;
-use crate::data::{Normalization, picture};
+use crate::data::Normalization;
+use crate::data::picture::{self, Exif, Picture};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
@@ -25,7 +26,8 @@ Examples:
 /// Classify pictures
 ///
 /// Prints the most likely classes of each picture with their probabilities (softmax). A picture is a
-/// PNG or JPEG file of any size: its shorter side is resized to N pixels, and the centre N x N is used.
+/// PNG, JPEG, WebP, BMP, GIF or TIFF file of any size: its shorter side is resized to N pixels, and the
+/// centre N x N is used. If a camera noted an orientation (EXIF), the picture is turned upright first.
 ///
 /// Without --weights, a ResNet-20 embedded in this program classifies the pictures into the ten classes
 /// of CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. Every picture is
@@ -39,7 +41,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
-    /// PNG or JPEG files
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
@@ -62,6 +64,10 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
     image_size: Option<usize>,
 
+    /// Whether the orientation that a camera noted (EXIF) turns a picture, as in training
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "apply")]
+    exif: Exif,
+
     #[command(flatten)]
     normalization: args::NormalizationArgs,
 
@@ -76,6 +82,7 @@ struct Predictor {
     normalization: Normalization,
     test_flip: bool,
     size: usize,
+    exif: Exif,
     classes: Vec<String>,
     path: PathBuf,
 }
@@ -93,11 +100,16 @@ pub fn run(args: &Args) -> Result<()> {
     let (mut predictions, mut errors) = (Vec::new(), Vec::new());
     // One by one, so that the result for a picture does not depend on the others.
     for path in &args.images {
-        match predictor.predict(path) {
-            Ok(guesses) => {
+        let result = picture::load(path).and_then(|picture| Ok((predictor.predict(path, &picture)?, picture)));
+        match result {
+            Ok((guesses, picture)) => {
+                if let (Some(note), Exif::Apply) = (note(path, &picture), args.exif) {
+                    out.flush()?;
+                    let _ = writeln!(io::stderr(), "{note}");
+                }
                 let top = &guesses[..args.top.min(guesses.len())];
                 match args.json {
-                    true => predictions.push(predictor.to_json(path, top)),
+                    true => predictions.push(predictor.to_json(path, &picture, top)),
                     false => predictor.write(&mut out, path, top)?,
                 }
             }
@@ -142,14 +154,14 @@ impl Predictor {
             ))
         })?;
         let (test_flip, path, executor) = (args.test_flip, trained.path.clone(), args.engine.executor()?);
-        Ok(Predictor { model, executor, normalization, test_flip, size, classes, path })
+        Ok(Predictor { model, executor, normalization, test_flip, size, exif: args.exif, classes, path })
     }
 
     /// Every class, the most likely first; equal ones in their order.
     ///
     /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
-    fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
-        let pixels = picture::read(path, self.size)?;
+    fn predict(&self, path: &Path, picture: &Picture) -> std::result::Result<Vec<Guess>, Error> {
+        let pixels = picture::resize_and_crop(picture.view(self.exif), self.size);
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
         let logits = logits(&*self.executor, &self.model, &x, self.test_flip)?;
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
@@ -175,8 +187,19 @@ impl Predictor {
         Ok(())
     }
 
-    fn to_json(&self, path: &Path, guesses: &[Guess]) -> Value {
+    fn to_json(&self, path: &Path, picture: &Picture, guesses: &[Guess]) -> Value {
         let guess = |Guess { class, probability }: &Guess| json!({ "label": class, "class": self.classes[*class], "probability": probability });
-        json!({ "image": path.display().to_string(), "top": guesses.iter().map(guess).collect::<Vec<_>>() })
+        json!({
+            "image": path.display().to_string(),
+            "exif_orientation": picture.orientation.number(),
+            "top": guesses.iter().map(guess).collect::<Vec<_>>(),
+        })
     }
+}
+
+/// What was done to make the picture upright, if anything.
+fn note(path: &Path, picture: &Picture) -> Option<String> {
+    let (path, number) = (path.display(), picture.orientation.number());
+    let change = picture.orientation.change()?;
+    Some(format!("note: {path}: {change} by EXIF orientation {number}; --exif ignore reads the pixels as stored"))
 }

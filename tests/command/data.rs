@@ -164,20 +164,20 @@ fn what_cannot_be_read_is_named() {
     fs::write(folder.path("set/b/cut.png"), &fs::read(folder.path("set/b/1.png")).unwrap()[..60]).unwrap();
     fs::write(folder.path("set/b/empty.png"), "").unwrap();
     fs::write(folder.path("set/b/wide.png"), claim(4_000_000_000, 1)).unwrap();
-    fs::write(folder.path("set/b/huge.png"), claim(16_000, 16_000)).unwrap();
-    fs::write(folder.path("set/b/long.png"), claim(1, 16_385)).unwrap();
+    fs::write(folder.path("set/b/huge.png"), claim(17_000, 17_000)).unwrap();
+    fs::write(folder.path("set/b/long.png"), claim(1, 65_536)).unwrap();
     // A sparse file, if the file system supports it.
-    fs::File::create(folder.path("set/b/zeros.png")).unwrap().set_len((1 << 28) + 1).unwrap();
+    fs::File::create(folder.path("set/b/zeros.png")).unwrap().set_len((1 << 30) + 1).unwrap();
     info(&[
         "8 of 12 images cannot be read; repair or remove them",
-        "b/long.png: expected an image of at most 16384x16384 pixels",
-        "b/zeros.png: expected at most 268435456 bytes, found 268435457",
-        "a/text.png: expected a PNG or JPEG image, found a file that starts [74, 68, 69",
+        "b/long.png: expected an image of at most 268435456 pixels and 65535 in a row or column",
+        "b/zeros.png: expected at most 1073741824 bytes, found 1073741825",
+        "a/text.png: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image, found a file that starts [74, 68, 69",
         "b/cut.jpg: truncated: the end of the JPEG image is missing",
         "b/cut.png: not a whole image",
-        "b/empty.png: expected a PNG or JPEG image, found an empty file",
+        "b/empty.png: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image, found an empty file",
         "b/wide.png: ",
-        "b/huge.png: expected an image of at most 16384x16384 pixels and 268435456 bytes in memory",
+        "b/huge.png: expected an image of at most 268435456 pixels",
     ]);
 
     let folder = Folder::new("data-splits");
@@ -272,12 +272,16 @@ fn from_a_folder_to_predictions() {
 
     // A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     fs::write(folder.path("text.png"), "not a picture").unwrap();
-    folder.fails(&format!("predict {weights} photos"), 1, &["photos: expected a PNG or JPEG image, found a folder"]);
+    folder.fails(
+        &format!("predict {weights} photos"),
+        1,
+        &["photos: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image, found a folder"],
+    );
     let run = folder.run(&format!("predict {weights} --top 1 photos/red/00.png text.png photos/blue/00.png"));
     let lines: Vec<&str> = run.stdout.lines().collect();
     assert!(lines.len() == 4 && lines[0] == "photos/red/00.png" && lines[2] == "photos/blue/00.png", "{run:?}");
     assert!(lines[1].contains(" %  "), "{run:?}");
-    run.fails(1, &["text.png: expected a PNG or JPEG image"]);
+    run.fails(1, &["text.png: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image"]);
     folder.fails(&format!("predict {weights}"), 2, &["<IMAGE>"]);
 
     // Weights for other classes are rejected.
