@@ -18,7 +18,7 @@ pub struct DataArgs {
     ///
     /// CIFAR as published: a folder cifar-10-batches-bin, cifar-10-batches-py, cifar-100-binary or
     /// cifar-100-python, one of the .tar.gz archives of these, or a folder that contains one of them.
-    /// Pictures, PNG or JPEG of any size: DIR/train/CLASS/ with DIR/test/CLASS/ or DIR/val/CLASS/ (or
+    /// Pictures of any size: DIR/train/CLASS/ with DIR/test/CLASS/ or DIR/val/CLASS/ (or
     /// Training, test_set, valid, ...), or only DIR/CLASS/, where every fifth picture of a class
     /// becomes a test image.
     /// `embedded` is a part of CIFAR-10 embedded in this program: 1,400 training and 500 test images.

@@ -9,7 +9,7 @@ use super::trained::{Trained, WeightsArgs};
 use super::{Failure, Result, args, imagenet, progress, text};
 use crate::Error;
 use crate::data::Normalization;
-use crate::data::picture::{self, Framing};
+use crate::data::picture::{self, Exif, Framing, Orientation};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
@@ -38,7 +38,8 @@ Examples:
 /// Classify pictures
 ///
 /// Prints the most likely classes of each picture with their probabilities (softmax). A picture is a
-/// PNG or JPEG file of any size: its shorter side is resized to N pixels, and the centre N x N is used.
+/// PNG, JPEG, WebP, BMP, GIF or TIFF file of any size: its shorter side is resized to N pixels, and the
+/// centre N x N is used. If a camera noted an orientation (EXIF), the picture is turned upright first.
 ///
 /// Without --weights, a ResNet-20 embedded in this program classifies the pictures into the ten classes
 /// of CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. Every picture is
@@ -59,7 +60,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
-    /// PNG or JPEG files, and folders with such files
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files, and folders with such files
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
@@ -94,6 +95,10 @@ pub struct Args {
     #[arg(long, value_name = "R", value_parser = args::count(1, 4096), allow_negative_numbers = true)]
     resize_size: Option<usize>,
 
+    /// Whether the orientation that a camera noted (EXIF) turns a picture, as in training
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "apply")]
+    exif: Exif,
+
     #[command(flatten)]
     normalization: args::NormalizationArgs,
 
@@ -108,6 +113,7 @@ struct Predictor {
     normalization: Normalization,
     test_flip: bool,
     framing: Framing,
+    exif: Exif,
     classes: Vec<String>,
     path: PathBuf,
 }
@@ -116,6 +122,12 @@ struct Predictor {
 struct Guess {
     class: usize,
     probability: f64,
+}
+
+/// Every class, the most likely first, and how the picture becomes upright.
+struct Prediction {
+    guesses: Vec<Guess>,
+    orientation: Orientation,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -152,7 +164,13 @@ pub fn run(args: &Args) -> Result<()> {
         bar.suspend(|| {
             for (path, prediction) in paths.iter().zip(predictions) {
                 match prediction {
-                    Ok(guesses) => output.picture(path, &guesses)?,
+                    Ok(prediction) => {
+                        if let Some(note) = prediction.note(path).filter(|_| args.exif == Exif::Apply) {
+                            output.flush()?;
+                            progress::say(&note);
+                        }
+                        output.picture(path, &prediction)?;
+                    }
                     Err(error) => {
                         output.flush()?;
                         skipped.add(path, error)?;
@@ -232,14 +250,15 @@ impl Predictor {
             ))
         })?;
         let (test_flip, path, executor) = (args.test_flip, trained.path.clone(), args.engine.executor()?);
-        Ok(Predictor { model, executor, normalization, test_flip, framing, classes, path })
+        Ok(Predictor { model, executor, normalization, test_flip, framing, exif: args.exif, classes, path })
     }
 
     /// Every class, the most likely first; equal ones in their order.
     ///
     /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
-    fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
-        let pixels = picture::read(path, self.framing)?;
+    fn predict(&self, path: &Path) -> std::result::Result<Prediction, Error> {
+        let picture = picture::load(path)?;
+        let pixels = picture::resize_and_crop(picture.view(self.exif), self.framing);
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
         let logits = logits(&*self.executor, &self.model, &x, self.test_flip)?;
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
@@ -254,6 +273,15 @@ impl Predictor {
         let guess = |(class, share)| Guess { class, probability: share / sum };
         let mut guesses: Vec<Guess> = shares.into_iter().enumerate().map(guess).collect();
         guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        Ok(guesses)
+        Ok(Prediction { guesses, orientation: picture.orientation })
+    }
+}
+
+impl Prediction {
+    /// What was done to make the picture upright, if anything.
+    fn note(&self, path: &Path) -> Option<String> {
+        let (path, number) = (output::name(path), self.orientation.number());
+        let change = self.orientation.change()?;
+        Some(format!("note: {path}: {change} by EXIF orientation {number}; --exif ignore reads the pixels as stored"))
     }
 }

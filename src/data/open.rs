@@ -44,7 +44,7 @@ pub fn open(path: &Path, size: usize, memory: Option<u64>) -> Result<Opened> {
         return Ok(Opened { splits, kind, description, notes: Vec::new() });
     }
     open_folder(path, size, memory)?.ok_or_else(|| {
-        let folders = "PNG or JPEG images in train/CLASS/ and test/CLASS/ (or val/CLASS/), or in CLASS/";
+        let folders = "images in train/CLASS/ and test/CLASS/ (or val/CLASS/), or in CLASS/";
         if let Some(left_out) = left_out(path) {
             let message = format!("expected {folders}, or the files of CIFAR-10 or CIFAR-100, found none: {left_out}");
             return Error::format(path, None, message);

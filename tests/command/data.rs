@@ -68,7 +68,7 @@ fn info_of_train_and_val_against_numbers_by_hand() {
     assert_eq!(info["classes"], serde_json::json!(["owl", "yak"]));
     let notes = [
         "train: train/, 2 classes; test: val/ (there is no other folder to test on)",
-        "2 files left out, hidden or not PNG or JPEG: .txt 1, hidden 1",
+        "2 files left out, hidden or not PNG, JPEG, WebP, BMP, GIF or TIFF: .txt 1, hidden 1",
     ];
     assert_eq!(info["notes"], serde_json::json!(notes));
     for (split, images, counts) in [("train", 2, [1, 1]), ("test", 3, [2, 1])] {
@@ -192,7 +192,7 @@ fn what_cannot_be_read_is_named() {
         write(&folder, &format!("set/{name}"), &painted(40, 50, [1, 2, 3], 1));
     }
     fs::create_dir(folder.path("set/empty")).unwrap();
-    info(&["expected PNG or JPEG images in the folder of every class, found none in empty/"]);
+    info(&["expected PNG, JPEG, WebP, BMP, GIF or TIFF images in the folder of every class, found none in empty/"]);
     fs::remove_dir(folder.path("set/empty")).unwrap();
     info_ok(&folder);
 
@@ -203,20 +203,20 @@ fn what_cannot_be_read_is_named() {
     fs::write(folder.path("set/b/cut.png"), &fs::read(folder.path("set/b/1.png")).unwrap()[..60]).unwrap();
     fs::write(folder.path("set/b/empty.png"), "").unwrap();
     fs::write(folder.path("set/b/wide.png"), claim(4_000_000_000, 1)).unwrap();
-    fs::write(folder.path("set/b/huge.png"), claim(16_000, 16_000)).unwrap();
-    fs::write(folder.path("set/b/long.png"), claim(1, 16_385)).unwrap();
+    fs::write(folder.path("set/b/huge.png"), claim(17_000, 17_000)).unwrap();
+    fs::write(folder.path("set/b/long.png"), claim(1, 65_536)).unwrap();
     // A sparse file, if the file system supports it.
-    fs::File::create(folder.path("set/b/zeros.png")).unwrap().set_len((1 << 28) + 1).unwrap();
+    fs::File::create(folder.path("set/b/zeros.png")).unwrap().set_len((1 << 30) + 1).unwrap();
     info(&[
         "8 of 12 images cannot be read; repair or remove them",
-        "b/long.png: expected an image of at most 16384x16384 pixels",
-        "b/zeros.png: expected at most 268435456 bytes, found 268435457",
-        "a/text.png: expected a PNG or JPEG image, found a file that starts [74, 68, 69",
+        "b/long.png: expected an image of at most 268435456 pixels and 65535 in a row or column",
+        "b/zeros.png: expected at most 1073741824 bytes, found 1073741825",
+        "a/text.png: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image, found a file that starts [74, 68, 69",
         "b/cut.jpg: truncated: the end of the JPEG image is missing",
         "b/cut.png: not a whole image",
-        "b/empty.png: expected a PNG or JPEG image, found an empty file",
+        "b/empty.png: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image, found an empty file",
         "b/wide.png: ",
-        "b/huge.png: expected an image of at most 16384x16384 pixels and 268435456 bytes in memory",
+        "b/huge.png: expected an image of at most 268435456 pixels",
     ]);
 
     let folder = Folder::new("data-splits");
@@ -357,7 +357,7 @@ fn from_a_folder_to_predictions() {
     fs::write(folder.path("text.png"), "not a picture").unwrap();
     let with_text = format!("predict {weights} --top 1 photos/red/00.png text.png photos/blue/00.png");
     let run = folder.run(&with_text);
-    let broken = "error: text.png: expected a PNG or JPEG image";
+    let broken = "error: text.png: expected a PNG, JPEG, WebP, BMP, GIF or TIFF image";
     assert!(run.stderr.starts_with(broken), "{run:?}");
     assert!(run.stderr.ends_with("note: 2 pictures classified, 1 skipped\n"), "{run:?}");
     let stdout = run.ok();
@@ -377,7 +377,11 @@ fn from_a_folder_to_predictions() {
     let single = folder.ok(&format!("predict {weights} --format jsonl {}", paths[7]));
     assert_eq!(whole.lines().nth(7), single.lines().next());
     fs::create_dir(folder.path("nothing")).unwrap();
-    folder.fails(&format!("predict {weights} nothing"), 1, &["nothing: expected PNG or JPEG files, found none"]);
+    folder.fails(
+        &format!("predict {weights} nothing"),
+        1,
+        &["nothing: expected PNG, JPEG, WebP, BMP, GIF or TIFF files, found none"],
+    );
     folder.fails(&format!("predict {weights}"), 2, &["<IMAGE>"]);
 
     // Weights for other classes are rejected.

@@ -13,7 +13,7 @@
 //! The name of a file may be any bytes. Those that are not UTF-8 are printed as `\xff`, so that the output is text, and two
 //! files keep two names.
 
-use super::Guess;
+use super::{Guess, Prediction};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -86,9 +86,9 @@ impl<'a, W: Write> Output<'a, W> {
     }
 
     /// Prints a picture. `guesses` are all classes, the most likely first.
-    pub fn picture(&mut self, path: &Path, guesses: &[Guess]) -> io::Result<()> {
+    pub fn picture(&mut self, path: &Path, prediction: &Prediction) -> io::Result<()> {
         self.pictures += 1;
-        let (name, guesses) = (name(path), &guesses[..self.top]);
+        let (name, guesses) = (name(path), &prediction.guesses[..self.top]);
         let class = |guess: &Guess| &self.classes[guess.class];
         match self.format {
             Format::List => {
@@ -110,15 +110,16 @@ impl<'a, W: Write> Output<'a, W> {
                     .map(|guess| format!("{},{},{:?}", guess.class, quoted(class(guess)), guess.probability));
                 writeln!(self.out, "{},{}", quoted(&name), columns.collect::<Vec<_>>().join(","))?;
             }
-            Format::Jsonl => writeln!(self.out, "{}", self.to_json(&name, guesses))?,
-            Format::Json => self.predictions.push(self.to_json(&name, guesses)),
+            Format::Jsonl => writeln!(self.out, "{}", self.to_json(&name, prediction))?,
+            Format::Json => self.predictions.push(self.to_json(&name, prediction)),
         }
         Ok(())
     }
 
-    fn to_json(&self, name: &str, guesses: &[Guess]) -> Value {
+    fn to_json(&self, name: &str, Prediction { guesses, orientation }: &Prediction) -> Value {
         let guess = |Guess { class, probability }: &Guess| json!({ "label": class, "class": self.classes[*class], "probability": probability });
-        json!({ "image": name, "top": guesses.iter().map(guess).collect::<Vec<_>>() })
+        let top: Vec<Value> = guesses[..self.top].iter().map(guess).collect();
+        json!({ "image": name, "exif_orientation": orientation.number(), "top": top })
     }
 
     /// The number of pictures printed.
@@ -180,14 +181,16 @@ fn pad(text: &str, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::picture::Orientation;
 
     fn printed(format: Format, top: usize) -> String {
         let classes = ["cat, tabby", "the \"dog\"", "鹿"].map(String::from);
         let paths = [PathBuf::from("a.png"), PathBuf::from("new\nline, and comma.png")];
         let guesses = [(2, 0.75), (0, 0.25), (1, 0.0)].map(|(class, probability)| Guess { class, probability });
+        let prediction = Prediction { guesses: guesses.into(), orientation: Orientation::NORMAL };
         let mut bytes = Vec::new();
         let mut output = Output::begin(&mut bytes, format, top, &classes, &paths).unwrap();
-        paths.iter().for_each(|path| output.picture(path, &guesses).unwrap());
+        paths.iter().for_each(|path| output.picture(path, &prediction).unwrap());
         output.end(json!({ "model": "resnet8" })).unwrap();
         String::from_utf8(bytes).unwrap()
     }
@@ -220,8 +223,8 @@ a.png,2,鹿,0.75,0,\"cat, tabby\",0.25,1,\"the \"\"dog\"\"\",0.0
         let lines = printed(Format::Jsonl, 1);
         let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let top = json!([{ "label": 2, "class": "鹿", "probability": 0.75 }]);
-        let expected =
-            [json!({ "image": "a.png", "top": top }), json!({ "image": "new\nline, and comma.png", "top": top })];
+        let expected = ["a.png", "new\nline, and comma.png"]
+            .map(|image| json!({ "image": image, "exif_orientation": 1, "top": top }));
         assert_eq!(lines, expected);
         let whole: Value = serde_json::from_str(&printed(Format::Json, 1)).unwrap();
         assert_eq!(whole, json!({ "model": "resnet8", "predictions": expected }));

@@ -124,7 +124,7 @@ fn what_is_beside_the_splits_and_classes_is_reported() {
         "train: train/, 2 classes; test: test/",
         "not read: pred/ (pictures without classes)",
         "3 pictures beside the folders of the classes left out: preview.png, test/0.JPG, train/0.png",
-        "5 files left out, hidden or not PNG or JPEG: .csv 1, .db 1, __MACOSX 1, hidden 2",
+        "5 files left out, hidden or not PNG, JPEG, WebP, BMP, GIF or TIFF: .csv 1, .db 1, __MACOSX 1, hidden 2",
     ];
     assert_eq!(files.found().notes(), notes);
     let files =

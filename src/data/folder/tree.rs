@@ -118,7 +118,7 @@ impl LeftOut {
         *self.0.entry(kind.to_string()).or_insert(0) += 1;
     }
 
-    /// `3 files left out, hidden or not PNG or JPEG: .db 1, .txt 2`; `None` if nothing is.
+    /// `3 files left out, hidden or not PNG, JPEG, WebP, BMP, GIF or TIFF: .db 1, .txt 2`; `None` if nothing is.
     pub fn note(&self) -> Option<String> {
         let count: usize = self.0.values().sum();
         let kinds: Vec<String> = self.0.iter().map(|(kind, count)| format!("{kind} {count}")).collect();

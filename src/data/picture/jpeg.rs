@@ -30,18 +30,18 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
-use super::{Fault, room};
-use ndarray::Array3;
+use super::exif::orientation;
+use super::{Decoded, Fault, broken, room};
 
 /// How every file starts: "start of image", and the first byte of the next marker.
 pub(super) const START: &[u8] = &[0xff, 0xd8, 0xff];
 
 /// The samples of a file: grey, or red, green and blue, which YCbCr, CMYK and YCCK become.
-pub(super) fn decode(bytes: &[u8]) -> Result<Array3<u8>, Fault> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
     let frame = segments::read(bytes)?;
     let mut samples = room(frame.height, frame.width, if frame.components.len() == 1 { 1 } else { 3 })?;
     colour::convert(&frame, samples.as_slice_mut().expect("standard layout"));
-    Ok(samples)
+    Ok(Decoded { samples, orientation: orientation(&frame.exif, &frame.xmp) })
 }
 
 /// What the segments before the first scan describe, and what the scans fill.
@@ -53,6 +53,8 @@ struct Frame {
     most: [usize; 2],
     components: Vec<Component>,
     colours: Colours,
+    exif: Vec<u8>,
+    xmp: Vec<u8>,
 }
 
 /// What the components are.
@@ -96,10 +98,6 @@ impl Component {
             samples[..8].copy_from_slice(row);
         }
     }
-}
-
-fn broken(message: impl Into<String>) -> Fault {
-    Fault::Broken(message.into())
 }
 
 fn truncated() -> Fault {

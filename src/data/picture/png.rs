@@ -1,7 +1,8 @@
 //! PNG, both ways, with the crate `png`.
 
-use super::{Fault, MOST_BYTES, check_size, room};
-use ndarray::{Array3, ArrayView3};
+use super::exif::orientation;
+use super::{Decoded, Fault, MOST_BYTES, check_size, room};
+use ndarray::ArrayView3;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
 use std::io::Cursor;
 
@@ -9,7 +10,7 @@ use std::io::Cursor;
 pub(super) const START: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// The samples of a file; of an animation, those of the picture that programs without animation show.
-pub(super) fn decode(bytes: &[u8]) -> Result<Array3<u8>, Fault> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES as usize });
     // Palettes are looked up, samples of 1, 2 and 4 bits are scaled to 8, and of 16 bits the upper 8 are taken.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
@@ -23,7 +24,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Array3<u8>, Fault> {
     let (colours, _) = reader.output_color_type();
     let mut samples = room(height as usize, width as usize, colours.samples())?;
     reader.next_frame(samples.as_slice_mut().expect("standard layout"))?;
-    Ok(samples)
+    // EXIF may follow the pixels; whatever else is wrong after them does not spoil them.
+    let _ = reader.finish();
+    let exif = reader.info().exif_metadata.as_deref().unwrap_or_default();
+    Ok(Decoded { orientation: orientation(exif, b""), samples })
 }
 
 impl From<DecodingError> for Fault {
@@ -49,10 +53,10 @@ pub fn encode(pixels: ArrayView3<'_, u8>, software: &str) -> Result<Vec<u8>, Enc
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode;
+    use super::super::tests::decode;
     use super::*;
     use flate2::{Compression, write::ZlibEncoder};
-    use ndarray::s;
+    use ndarray::{Array3, s};
     use png::{Info, chunk};
     use std::io::Write as _;
     use std::path::Path;
@@ -169,6 +173,26 @@ mod tests {
             let mut info = info(ColorType::Rgb, BitDepth::Eight, [height as u32, width as u32]);
             info.interlaced = true;
             assert_eq!(decode(Path::new("interlaced"), &file(info, &rows)).unwrap(), pixels, "{height}x{width}");
+        }
+    }
+
+    #[test]
+    fn the_orientation_is_found_before_and_after_the_pixels() {
+        let exif = super::super::exif::tests::exif(b"II", 6);
+        for is_first in [true, false] {
+            let mut bytes = Vec::new();
+            let info = info(ColorType::Grayscale, BitDepth::Eight, [1, 2]);
+            let mut writer = Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
+            if is_first {
+                writer.write_chunk(chunk::eXIf, &exif).unwrap();
+            }
+            writer.write_image_data(&[1, 2]).unwrap();
+            if !is_first {
+                writer.write_chunk(chunk::eXIf, &exif).unwrap();
+            }
+            drop(writer);
+            let found = super::super::decode(Path::new("x.png"), &bytes).unwrap();
+            assert_eq!((found.orientation.number(), found.pixels.dim()), (6, (1, 2, 3)), "{is_first}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! compute them.
 
 use super::{Colours, Component, Frame};
+use crate::data::picture::mix;
 
 /// The pixels of the picture, row by row: one byte for each of a grey one, else three.
 pub fn convert(frame: &Frame, pixels: &mut [u8]) {
@@ -46,16 +47,6 @@ fn rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     let green = y + ((-22_554 * cb - 46_802 * cr + HALF) >> 16);
     let blue = y + ((116_130 * cb + HALF) >> 16);
     [red, green, blue].map(|value| value.clamp(0, 255) as u8)
-}
-
-/// Inks on paper, each 255 where there is none: such is every file with four components, as Adobe writes them. The paper that
-/// the black ink leaves, times what each other ink leaves.
-fn mix(inks: [u8; 3], black: u8) -> [u8; 3] {
-    inks.map(|ink| {
-        let (ink, black) = (u32::from(255 - ink), u32::from(black));
-        let product = ink * black + 128;
-        (black as i32 - ((product + (product >> 8)) >> 8) as i32).clamp(0, 255) as u8
-    })
 }
 
 impl Component {

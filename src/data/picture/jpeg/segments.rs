@@ -30,6 +30,7 @@ pub fn read(bytes: &[u8]) -> Result<Frame, Fault> {
     let mut tables = Tables { quantization: [None; 4], dc, ac, restart_interval: 0 };
     let mut frame: Option<Frame> = None;
     let (mut jfif, mut adobe, mut first_scan) = (false, None, true);
+    let (mut exif, mut xmp) = (Vec::new(), Vec::new());
     let mut at = 2;
     loop {
         let (marker, start) = next_marker(bytes, at).ok_or_else(truncated)?;
@@ -68,6 +69,14 @@ pub fn read(bytes: &[u8]) -> Result<Frame, Fault> {
             },
             0xe0 => jfif |= first_scan && content.len() >= 14 && content.starts_with(b"JFIF\0"),
             0xee if first_scan && content.len() >= 12 && content.starts_with(b"Adobe") => adobe = Some(content[11]),
+            0xe1 if first_scan => {
+                // EXIF of more than 64 KiB continues in the next segment.
+                if let Some(more) = content.strip_prefix(b"Exif\0\0") {
+                    exif.extend(more);
+                } else if let Some(whole) = content.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
+                    xmp = whole.to_vec();
+                }
+            }
             0xda => {
                 let frame = frame.as_mut().ok_or_else(|| broken("damaged: a scan before the frame header"))?;
                 if first_scan {
@@ -86,6 +95,7 @@ pub fn read(bytes: &[u8]) -> Result<Frame, Fault> {
     }
     let mut frame = frame.ok_or_else(|| broken("truncated: there is no frame header"))?;
     frame.finish()?;
+    (frame.exif, frame.xmp) = (exif, xmp);
     Ok(frame)
 }
 
@@ -176,7 +186,16 @@ impl Frame {
             }
         };
         let components = parts.chunks(3).zip(samplings.iter().copied()).map(component).collect();
-        Ok(Frame { height: size[0], width: size[1], progressive, most, components, colours: Colours::Grey })
+        Ok(Frame {
+            height: size[0],
+            width: size[1],
+            progressive,
+            most,
+            components,
+            colours: Colours::Grey,
+            exif: Vec::new(),
+            xmp: Vec::new(),
+        })
     }
 
     /// What the components are; the standard does not say. As libjpeg guesses: first by JFIF, which allows only YCbCr, then

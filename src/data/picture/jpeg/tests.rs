@@ -1,7 +1,7 @@
 //! Files that are written here, coefficient by coefficient, in every order of scans; what Pillow makes of them; and files of
 //! the crate `jpeg-encoder`.
 
-use super::super::{decode, tests::sum};
+use super::super::tests::{decode, sum};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use std::path::Path;
 
@@ -322,6 +322,22 @@ fn bytes_that_belong_to_nothing_are_skipped() {
         let message = message(&[&file[..without.start], &file[without.end..]].concat());
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn the_orientation_is_found() {
+    let file = |about: &[(u8, &[u8])]| {
+        let mut writer = Writer::new(0xc0, [8, 16], &[[1, 1]], &[1]);
+        about.iter().for_each(|(marker, content)| writer.segment(*marker, content));
+        super::super::decode(Path::new("test.jpg"), &writer.scan(&[0], ALL).file()).unwrap().orientation.number()
+    };
+    let exif = [&b"Exif\0\0"[..], &super::super::exif::tests::exif(b"MM", 8)].concat();
+    let xmp = b"http://ns.adobe.com/xap/1.0/\0<tiff:Orientation>3</tiff:Orientation>";
+    assert_eq!((file(&[]), file(&[(0xe1, &exif)]), file(&[(0xe1, xmp)])), (1, 8, 3));
+    assert_eq!(file(&[(0xe1, xmp), (0xe1, &exif)]), 8);
+    // In two segments; in one that is not for it.
+    let parts = [&exif[..20], &[&exif[..6], &exif[20..]].concat()[..]];
+    assert_eq!((file(&[(0xe1, parts[0]), (0xe1, parts[1])]), file(&[(0xe2, &exif)])), (8, 1));
 }
 
 #[test]
