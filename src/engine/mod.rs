@@ -58,7 +58,7 @@ mod pre_activation;
 mod unit;
 
 pub use conv::Algorithm;
-pub use memory::PassMemory;
+pub use memory::{Arrays, PassMemory};
 pub use network::{Cache, Chosen};
 
 use crate::Activation;

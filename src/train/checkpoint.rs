@@ -374,7 +374,7 @@ impl Checkpoints {
             }
         }
         let found = match damaged.as_slice() {
-            [] => "found none".to_string(),
+            [] => "found none: start the run again with the same command".to_string(),
             damaged => damaged.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; "),
         };
         Err(Error::format(&self.folder, None, format!("expected a complete checkpoint, {found}")))
@@ -525,7 +525,7 @@ mod tests {
     fn positions_outside_the_run_and_buffers_of_another_are_refused() {
         let trainer = trainer();
         let resume = |position: Position, momentum: Vec<(String, ArrayD<f32>)>| {
-            let snapshot = Snapshot { position, momentum, average: Vec::new() };
+            let snapshot = Snapshot { position, momentum, ..Snapshot::default() };
             let error = Trainer::resume(trainer.model().clone(), executor(), snapshot, recipe(), data());
             error.map(|_| ()).map_err(|error| error.to_string())
         };
