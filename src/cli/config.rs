@@ -57,6 +57,8 @@ pub struct Config {
     pub zero_init_residual: Option<bool>,
     /// A weights file.
     pub init_from: Option<PathBuf>,
+    /// Every so many epochs a weights file of its own is kept; 0: none.
+    pub save_every: Option<usize>,
     /// `fast` or `reference`.
     pub engine: Option<String>,
     pub conv: Option<String>,
@@ -98,6 +100,7 @@ macro_rules! for_keys {
             ema_decay,
             zero_init_residual,
             init_from,
+            save_every,
             engine,
             conv
         )
@@ -184,6 +187,7 @@ impl Config {
         check("accumulate", self.accumulate, args::count(1, args::MOST))?;
         check("repeat", self.repeat, args::count(1, args::MOST_RUNS))?;
         check("validate_every", self.validate_every, args::count(1, args::MOST))?;
+        check("save_every", self.save_every, args::count(0, args::MOST))?;
         check("cutout", self.cutout, args::count(0, args::MOST))?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
         check("image_size", self.image_size, args::count(1, 2048))?;
@@ -302,6 +306,7 @@ impl Config {
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
+            save_every: Some(self.save_every.unwrap_or(0)),
             engine: Some(self.engine()?.name().to_string()),
             conv: match self.engine()? {
                 EngineKind::Fast => Some(self.conv()?.unwrap_or_default().name().to_string()),

@@ -77,6 +77,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "2", value_parser = args::count(1, 1000), allow_negative_numbers = true)]
     pub keep_checkpoints: usize,
 
+    /// Keep the weights of every Nth epoch: weights-epoch-001.safetensors, ...; 0: none [default: 0]
+    #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true)]
+    save_every: Option<usize>,
+
     /// Seed of the initial weights, the order of the images, the augmentation and the validation split
     #[arg(long, value_name = "N", value_parser = args::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -278,6 +282,7 @@ impl Args {
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
+            save_every: self.save_every,
             engine: self.engine.engine.map(|engine| engine.name().to_string()),
             conv: self.engine.conv.map(|algorithm| algorithm.name().to_string()),
         })

@@ -59,6 +59,7 @@ pub fn resume(mut flags: Config, mut config: Config, path: &Path, args: &Args) -
     if let Some(data) = flags.data.take() {
         config.data = Some(data);
     }
+    config.save_every = flags.save_every.take().or(config.save_every);
     let recipe = config.recipe()?;
     let runs = config.repeat.unwrap_or(1);
     let effective = Config { repeat: config.repeat, ..config.effective(&recipe)? };
@@ -80,12 +81,19 @@ fn folder_of(path: &Path, seed: u64) -> PathBuf {
     path.join(format!("seed-{seed}"))
 }
 
+/// The folders of the runs that have begun, if `path` is a folder of repeated runs.
+pub fn folders(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let Some(config) = configuration(path)? else { return Ok(None) };
+    let seeds = (config.recipe()?.seed..).take(config.repeat.unwrap_or(1));
+    Ok(Some(seeds.map(|seed| folder_of(path, seed)).filter(|folder| has_begun(folder)).collect()))
+}
+
 /// The run of one seed: starts it, resumes it, or does nothing if it is complete.
 fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     let folder = folder_of(path, seed);
     let run = if has_begun(&folder) {
         // The location of the images may have changed; everything else is in the run's checkpoint.
-        let flags = Config { data: config.data.clone(), ..Config::default() };
+        let flags = Config { data: config.data.clone(), save_every: config.save_every, ..Config::default() };
         start::resume(flags, &folder, args)?
     } else {
         if folder.exists() {
@@ -127,8 +135,7 @@ fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
     let spread = std.map_or(String::new(), |std| format!(", standard deviation {:.2}", 100.0 * std));
     writeln!(out, "{:<14} {:.2} %{spread}", "mean", 100.0 * mean)?;
     writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?;
-    let path = path.display();
-    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {path}/report", "for a report")?)
+    Ok(writeln!(out, "{:<14} resnet report {}", "for a report", path.display())?)
 }
 
 fn read_result(folder: &Path) -> Result<Value> {

@@ -73,9 +73,9 @@ fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
         let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
         model.forward(&one, Mode::Train).map_err(|error| {
             Failure::Usage(format!(
-                "the last batch of an epoch would contain a single image ({} images, batch size {}), and `{}` cannot \
+                "the last batch of an epoch would contain a single image ({}, batch size {}), and `{}` cannot \
                  train on that: {error}; give another --batch-size",
-                train.len(),
+                text::count(train.len(), "image"),
                 recipe.batch_size,
                 recipe.model
             ))
@@ -110,9 +110,9 @@ fn fits_in_memory(model: &ResNet<f32>, recipe: &Recipe, train: &Dataset) -> Resu
         fits => format!("--batch-size {fits} fits"),
     };
     Err(Failure::Failed(format!(
-        "not enough memory: a step of `{}` with {} images needs about {}, but {} is available; {advice}",
+        "not enough memory: a step of `{}` with {} needs about {}, but {} is available; {advice}",
         recipe.model,
-        recipe.batch_size,
+        text::count(recipe.batch_size, "image"),
         text::bytes(bytes),
         text::bytes(available)
     )))
@@ -151,8 +151,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
         None => Vec::new(),
     };
     let stem = format!("{}-{}", recipe.model, recipe.name);
-    let mut folder = RunFolder::create(out, &stem, args.keep_checkpoints)?;
-    folder.write_text("config.toml", &config.to_toml())?;
+    let mut folder = RunFolder::create(out, &stem, &config.to_toml(), args.keep_checkpoints)?;
     let data = data_hash(&train);
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
@@ -175,6 +174,10 @@ pub fn resume(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>
     // The location of the images is not a setting of the run. A hash checks that the images are the same.
     if let Some(data) = flags.data.take() {
         config.data = Some(data);
+    }
+    // Neither is which weights are kept.
+    if let Some(every) = flags.save_every.take() {
+        config.save_every = Some(every);
     }
     if config.engine.is_none() {
         writeln!(
