@@ -62,6 +62,8 @@ pub struct Config {
     pub init_from: Option<PathBuf>,
     /// Whether a part of its tensors is enough.
     pub init_partial: Option<bool>,
+    /// Every so many epochs a weights file of its own is kept; 0: none.
+    pub save_every: Option<usize>,
     /// `fast` or `reference`.
     pub engine: Option<String>,
     pub conv: Option<String>,
@@ -110,6 +112,7 @@ macro_rules! for_keys {
             zero_init_residual,
             init_from,
             init_partial,
+            save_every,
             engine,
             conv,
             checkpoint_every,
@@ -150,6 +153,7 @@ impl Config {
             eval_batch_size: self.eval_batch_size.take(),
             checkpoint_every: self.checkpoint_every.take(),
             keep_checkpoints: self.keep_checkpoints.take(),
+            save_every: self.save_every.take(),
             ..Config::default()
         }
     }
@@ -250,6 +254,7 @@ impl Config {
         check("accumulate", self.accumulate, args::count(1, args::MOST))?;
         check("repeat", self.repeat, args::count(1, args::MOST_RUNS))?;
         check("validate_every", self.validate_every, args::count(1, args::MOST))?;
+        check("save_every", self.save_every, args::count(0, args::MOST))?;
         check("cutout", self.cutout, args::count(0, args::MOST))?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
         check("image_size", self.image_size, args::count(1, 2048))?;
@@ -371,6 +376,7 @@ impl Config {
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
             init_partial: self.init_partial,
+            save_every: Some(self.save_every.unwrap_or(0)),
             engine: Some(self.engine()?.name().to_string()),
             conv: match self.engine()? {
                 EngineKind::Fast => Some(self.conv()?.unwrap_or_default().name().to_string()),

@@ -18,6 +18,8 @@
 //! | `Summary.Value` | 1 `tag` string, 2 `simple_value` float |
 //! | `SessionLog` | 1 `status` enum, `START` = 1 |
 //!
+//! The messages of the tab HPARAMS are in [`hparams`].
+//!
 //! The first record of a file is [`version`], the second [`start`], which states the first step in the file. A resumed run
 //! begins a new file, and its [`start`] makes TensorBoard discard what earlier files contain for that step and later ones;
 //! the first [`start`] of a run discards nothing, but is required. TensorBoard reads the files of a folder in the order of
@@ -34,6 +36,8 @@
 //! // Of every record, the frame has 16 bytes, the time 9, the step 2, and every text or message within begins with 2.
 //! assert_eq!(file.len(), (16 + 9 + 2 + 13) + (16 + 9 + 2 + 2 + 2) + 2 * (16 + 9 + 2 + 2 + (2 + 2 + 10 + 5)));
 //! ```
+
+pub mod hparams;
 
 use super::protobuf::Message;
 

@@ -158,7 +158,7 @@ fn failures_have_exit_code_1_and_say_what_and_where() {
 #[test]
 fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     let folder = Folder::new("run");
-    let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --threads 2")).ok();
+    let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --save-every 1 --threads 2")).ok();
     let mut names = files(&folder.path("run"));
     let events =
         names.iter().position(|name| name.starts_with("events.out.tfevents.")).map(|place| names.remove(place));
@@ -174,10 +174,18 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
             "metrics.csv",
             "metrics.jsonl",
             "result.json",
+            "test",
             "times.csv",
+            "train",
+            "validation",
+            "weights-epoch-001.safetensors",
+            "weights-epoch-002.safetensors",
             "weights.safetensors"
         ]
     );
+    // Weights of their own for each epoch; those of the last are also the weights of the run.
+    let weights = |name: &str| fs::read(folder.path(&format!("run/{name}.safetensors"))).unwrap();
+    assert!(weights("weights-epoch-002") == weights("weights") && weights("weights-epoch-001") != weights("weights"));
     assert_eq!(value(&stdout, "seed"), "5");
     assert_eq!(value(&stdout, "threads"), "2");
     assert!(value(&stdout, "model").starts_with("resnet8, 75,290 parameters, "), "{stdout}");
@@ -187,7 +195,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     );
     assert!(value(&stdout, "normalisation").starts_with("mean 0.49139968,"), "{stdout}");
     assert!(value(&stdout, "test accuracy").ends_with(" of 500); guessing: 10 %"), "{stdout}");
-    assert!(stdout.contains("\n      1/2 ") && stdout.contains("\n      2/2 "), "{stdout}");
+    assert!(stdout.contains("\n  1/2 ") && stdout.contains("\n  2/2 "), "{stdout}");
 
     let config: toml::Table = folder.read("run/config.toml").parse().unwrap();
     for (key, expected) in [("model", "resnet8"), ("recipe", "demo"), ("data", "embedded"), ("schedule", "onecycle")] {
@@ -328,7 +336,7 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
 fn estimate(stdout: &str) -> &str {
     let lines: Vec<&str> = stdout.lines().collect();
     let place = |start: &str| lines.iter().position(|line| line.starts_with(start));
-    let (estimate, table) = (place("estimate ").unwrap(), place("    epoch  ").unwrap());
+    let (estimate, table) = (place("estimate ").unwrap(), place("epoch  ").unwrap());
     assert_eq!((table, lines[estimate + 1]), (estimate + 2, ""), "{stdout}");
     assert_eq!(lines.iter().filter(|line| line.starts_with("estimate ")).count(), 1, "{stdout}");
     assert!(!stdout.contains('\x1b'), "{stdout}");

@@ -48,10 +48,10 @@ fn data(examined: &Examined) -> String {
 
 fn not_over(run: &Run) -> String {
     format!(
-        "The run is unfinished: {} of {} epochs are done. It is still running or was interrupted. It has not been \
+        "The run is unfinished: {} of {} done. It is still running or was interrupted. It has not been \
          evaluated on the test images.",
         run.epochs.len(),
-        run.recipe.epochs
+        text::count(run.recipe.epochs, "epoch")
     )
 }
 
@@ -85,17 +85,17 @@ fn cards(run: &Run) -> Vec<Card> {
     let mut cards = Vec::new();
     if let Some(result) = &run.result {
         let error = 100.0 * standard_error(result.test_correct, result.test_images);
-        let of = [result.test_correct, result.test_images].map(|count| text::thousands(count as u64));
+        let of = [text::thousands(result.test_correct as u64), text::count(result.test_images, "image")];
         cards.push(Card {
             what: "test accuracy",
             value: accuracy(result),
-            more: format!("{} of {} images; standard error {error:.2} points", of[0], of[1]),
+            more: format!("{} of {}; standard error {error:.2} points", of[0], of[1]),
         });
     } else if let Some((epoch, top1)) = run.best_epoch() {
         let images = match run.recipe.validation {
             Validation::HeldOut(images) => {
                 let error = 100.0 * standard_error((top1 * images as f64).round() as usize, images);
-                format!("{} images; standard error {error:.2} points", text::thousands(images as u64))
+                format!("{}; standard error {error:.2} points", text::count(images, "image"))
             }
             Validation::Folder => "the validation images of the data set".to_string(),
         };
@@ -188,6 +188,7 @@ fn many(page: &mut Writer, runs: &[Examined]) -> String {
     let after = ["recipe", "seed", "epochs", "time", "peak memory", "fingerprint"];
     page.push(table(&[&before[..], &own, &after[..]].concat(), rows));
     let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
+    page.differences(&all);
     for group in by_seed(&all) {
         let percents: Vec<f64> = group
             .iter()

@@ -43,6 +43,10 @@ pub struct Judgement {
     pub set: Set,
     pub classes: Vec<String>,
     pub evaluation: Evaluation,
+    /// A hash of the images, by which runs on the same images are recognised.
+    pub images: u64,
+    /// The places of the images that are classified wrongly, in order.
+    pub wrong: Vec<usize>,
     /// The most confident mistakes, the most confident first.
     pub mistakes: Vec<Mistake>,
 }
@@ -247,7 +251,8 @@ impl Findings {
         drop(train);
         let dataset = Arc::new(dataset);
         let mut wrong = Vec::new();
-        let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
+        let spinner =
+            ProgressBar::new_spinner().with_message(format!("classifying {}", text::count(dataset.len(), "image")));
         spinner.enable_steady_tick(Duration::from_millis(100));
         let executor = run.config.executor()?;
         let evaluated =
@@ -268,6 +273,7 @@ impl Findings {
             return Ok(());
         }
         self.compare(run, network, set, &evaluation);
+        let places = wrong.iter().map(|prediction| prediction.index).collect();
         let mistakes = surest(wrong).into_iter();
         let (_, height, width, _) = dataset.pixels.dim();
         let with_image = |prediction: Prediction| {
@@ -276,7 +282,14 @@ impl Findings {
             Ok(Mistake { prediction, image })
         };
         let mistakes = mistakes.map(with_image).collect::<Result<_>>()?;
-        self.judgement = Some(Judgement { set, classes: dataset.classes.clone(), evaluation, mistakes });
+        self.judgement = Some(Judgement {
+            set,
+            classes: dataset.classes.clone(),
+            evaluation,
+            images: data_hash(&dataset)?,
+            wrong: places,
+            mistakes,
+        });
         Ok(())
     }
 

@@ -80,6 +80,10 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST_CHECKPOINTS), allow_negative_numbers = true)]
     keep_checkpoints: Option<usize>,
 
+    /// Keep the weights of every Nth epoch: weights-epoch-001.safetensors, ...; 0: none [default: 0]
+    #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true)]
+    save_every: Option<usize>,
+
     /// Seed of the initial weights, the order of the images, the augmentation and the validation split
     #[arg(long, value_name = "N", value_parser = args::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -299,6 +303,7 @@ impl Args {
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
             init_partial: self.init_partial,
+            save_every: self.save_every,
             engine: self.engine.engine.map(|engine| engine.name().to_string()),
             conv: self.engine.conv.map(|algorithm| algorithm.name().to_string()),
             checkpoint_every: self.checkpoint_every.map(args::write_duration),

@@ -7,7 +7,7 @@ use crate::cli::config::Config;
 use crate::cli::images::{About, DEFAULT_SIZE};
 use crate::cli::memory::estimate::Plan;
 use crate::cli::run_folder::{RunFolder, check_out};
-use crate::cli::{Failure, Result, init_from, memory};
+use crate::cli::{Failure, Result, init_from, memory, text};
 use crate::data::Dataset;
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
@@ -104,9 +104,9 @@ pub fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
         let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
         model.forward(&one, Mode::Train).map_err(|error| {
             Failure::Usage(format!(
-                "the last batch of an epoch would contain a single image ({} images, batch size {}), and `{}` cannot \
+                "the last batch of an epoch would contain a single image ({}, batch size {}), and `{}` cannot \
                  train on that: {error}; give another --batch-size",
-                train.len(),
+                text::count(train.len(), "image"),
                 recipe.batch_size,
                 recipe.model
             ))
