@@ -3,6 +3,7 @@
 use super::trained::read;
 use super::{Failure, Result, imagenet};
 use crate::model::ResNet;
+use crate::weights::state_dict::MOST_LISTED;
 use crate::weights::{self, names, recognise, state_dict};
 use std::path::Path;
 
@@ -48,7 +49,9 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
     }
     if !found.unused.is_empty() {
         lines.push(format!("{} tensors of the file are not in the network:", found.unused.len()));
-        lines.extend(found.unused.iter().map(|name| format!("  {name}")));
+        lines.extend(found.unused.iter().take(MOST_LISTED).map(|name| format!("  {name}")));
+        let more = found.unused.len().saturating_sub(MOST_LISTED);
+        lines.extend((more > 0).then(|| format!("  and {more} more")));
     }
     Ok(lines)
 }
