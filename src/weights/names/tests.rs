@@ -22,6 +22,9 @@ fn floats(n: usize) -> Array1<f32> {
     Array1::ones(n)
 }
 
+/// The names of a program, made of ours, and what is reported.
+type Spelling<'a> = (&'a dyn Fn(&str) -> String, Option<&'a str>);
+
 /// Every spelling gives the same tensors, and the line says what was changed.
 #[test]
 fn spellings_of_other_programs_are_translated_and_said() {
@@ -34,7 +37,7 @@ fn spellings_of_other_programs_are_translated_and_said() {
         Some(rest) => format!("{last}.{rest}"),
         None => format!("{before}{name}"),
     };
-    let spellings: [(&dyn Fn(&str) -> String, Option<&str>); 13] = [
+    let spellings: [Spelling; 13] = [
         (&|name| name.into(), None),
         (&|name| format!("module.{name}"), Some("`module.` removed")),
         (&|name| format!("model._orig_mod.{name}"), Some("`_orig_mod.` removed, `model.` removed")),
