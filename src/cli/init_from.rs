@@ -3,6 +3,7 @@
 use super::trained::read;
 use super::{Failure, Result, imagenet, text};
 use crate::model::ResNet;
+use crate::weights::state_dict::MOST_LISTED;
 use crate::weights::{self, names, recognise, state_dict};
 use std::path::Path;
 
@@ -51,7 +52,9 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
     if !found.unused.is_empty() {
         let are = if found.unused.len() == 1 { "is" } else { "are" };
         lines.push(format!("{} of the file {are} not in the network:", text::count(found.unused.len(), "tensor")));
-        lines.extend(found.unused.iter().map(|name| format!("  {name}")));
+        lines.extend(found.unused.iter().take(MOST_LISTED).map(|name| format!("  {name}")));
+        let more = found.unused.len().saturating_sub(MOST_LISTED);
+        lines.extend((more > 0).then(|| format!("  and {more} more")));
     }
     lines.extend(contents.notes().into_iter().map(|(key, line)| format!("{key}: {line}")));
     lines.extend(contents.unreadable.iter().map(|(name, what)| format!("not read: {name} ({what})")));

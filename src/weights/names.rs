@@ -1,6 +1,6 @@
 //! What the names of the tensors in a file mean: [`read`] translates them to ours, which are torchvision's.
 //!
-//! Names of other programs differ in four ways, and one pass over the file finds them all:
+//! One pass over the file finds how its names differ:
 //!
 //! | in the file | here | whose |
 //! |---|---|---|
@@ -8,6 +8,7 @@
 //! | `model.`, `net.`, `backbone.`, any prefix of all stages | removed | the object that contains the network |
 //! | `shortcut.0`, `shortcut.1` | `downsample.0`, `downsample.1` | CIFAR code |
 //! | `0.`, `1.`, `4.` … `7.` | `conv1.`, `bn1.`, `layer1.` … `layer4.` | `Sequential(*resnet.children())` |
+//! | `embedder.`, `encoder.stages.` | the same | Transformers ([`spellings`]) |
 //! | `linear`, `last_linear`, `classifier.1`, `fc.1`, … | `fc` | the last layer: the only one with a matrix |
 //! | `num_batches_tracked`, `n_averaged`, … | left out | counters and other state that no layer uses |
 //!
@@ -17,8 +18,11 @@
 //! dropped. Whether the translated tensors are those of a network is for the reader of the result to check, by names and
 //! shapes ([`super::state_dict`]).
 
+mod spellings;
+
 use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result};
+use spellings::ALL;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -30,14 +34,6 @@ const STATE: [&str; 6] = ["num_batches_tracked", "n_averaged", "queue", "queue_p
 
 /// Parts of names of losses and metrics, which a training program keeps beside its network.
 const BESIDE: [&str; 4] = ["criterion", "loss", "metric", "accuracy"];
-
-/// The first tensor of the first block in every network.
-const FIRST_BLOCK: &str = "layer1.0.conv1.weight";
-
-/// The same where the network is a list of torchvision's modules, and the names of those with parameters.
-const FIRST_BLOCK_IN_LIST: &str = "4.0.conv1.weight";
-const LIST: [(&str, &str); 6] =
-    [("0", "conv1"), ("1", "bn1"), ("4", "layer1"), ("5", "layer2"), ("6", "layer3"), ("7", "layer4")];
 
 /// A tensor of a file.
 #[derive(Clone, Debug)]
@@ -104,30 +100,19 @@ pub fn read<'a>(path: &Path, tensors: &'a Tensors) -> Result<Reading<'a>> {
     }
     reading.changes.extend(WRAPPERS.iter().filter(|w| wrappers.contains(**w)).map(|w| format!("`{w}.` removed")));
 
-    let mut prefixes = prefixes(&reading, FIRST_BLOCK);
-    let is_list = prefixes.is_empty();
-    if is_list {
-        prefixes = self::prefixes(&reading, FIRST_BLOCK_IN_LIST);
-    }
+    let spellings = ALL.iter().map(|spelling| (spelling, prefixes(&reading, spelling.first_block)));
+    let Some((spelling, mut prefixes)) = spellings.into_iter().find(|(_, prefixes)| !prefixes.is_empty()) else {
+        return Ok(reading);
+    };
     if prefixes.len() > 1 {
         return Err(Error::format(path, None, several(&prefixes)));
     }
-    let Some(prefix) = prefixes.pop_first() else { return Ok(reading) };
+    let prefix = prefixes.pop_first().expect("there is one");
     if !prefix.is_empty() {
         reading.changes.push(format!("`{prefix}` removed"));
     }
-    if is_list {
-        let of = |index: &str| LIST.iter().find(|(theirs, _)| *theirs == index).map(|(_, ours)| *ours);
-        rename(&mut reading, &prefix, |name| {
-            let (index, rest) = name.split_once('.')?;
-            Some(format!("{}.{rest}", of(index)?))
-        });
-        reading
-            .changes
-            .push("`0.*`, `1.*`, `4.*` to `7.*` are `conv1.*`, `bn1.*`, `layer1.*` to `layer4.*`".to_string());
-    } else {
-        rename(&mut reading, &prefix, |name| Some(name.to_string()));
-    }
+    rename(&mut reading, &prefix, spelling.ours);
+    reading.changes.extend(spelling.said.map(String::from));
     let shortcuts = reading.entries.iter().filter(|entry| entry.name.contains(".shortcut.")).count();
     if shortcuts > 0 {
         rename(&mut reading, "", |name| is_of_trunk(name).then(|| name.replace(".shortcut.", ".downsample.")));
