@@ -74,13 +74,13 @@ pub fn run(args: &Args) -> Result<()> {
     let contents = formats::open_at(&args.input, args.key.as_deref())?;
 
     let mut lines = vec![("read", format!("{} ({})", args.input.display(), contents.format))];
-    lines.extend(contents.notes());
-    lines.extend(contents.dropped.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+    lines.extend(contents.notes("--key"));
+    lines.extend(contents.left_out());
     let mut tensors = contents.tensors.clone();
     if let Some(architecture) = &args.model {
         let mut about = weights::metadata_of(&args.input, &tensors)?;
         let (fitted, classes) = fit(&args.input, &tensors, architecture).map_err(|error| contents.explain(error))?;
-        lines.extend(contents.unreadable.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+        lines.extend(contents.not_read());
         lines.extend(renamed(&tensors, &fitted));
         lines.push(("model", format!("{}, {classes} classes: all tensors found", architecture.name)));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);

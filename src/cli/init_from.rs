@@ -22,7 +22,7 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>) -> Result<Vec<String>> {
         lines.push(format!("{} tensors of the file are not in the network:", partial.unused.len()));
         lines.extend(partial.unused.iter().map(|name| format!("  {name}")));
     }
-    lines.extend(contents.notes().into_iter().map(|(key, line)| format!("{key}: {line}")));
-    lines.extend(contents.unreadable.iter().map(|(name, what)| format!("not read: {name} ({what})")));
+    lines.extend(contents.notes("resnet convert --key").into_iter().map(|(key, line)| format!("{key}: {line}")));
+    lines.extend(contents.not_read().into_iter().map(|(key, line)| format!("{key}: {line}")));
     Ok(lines)
 }

@@ -52,7 +52,7 @@ impl WeightsArgs {
         let path = self.weights.as_deref().unwrap_or(Path::new(pretrained::NAME));
         let contents = read(path, self.key.as_deref())?;
         // On stderr: stdout has the results.
-        contents.notes().iter().try_for_each(|(key, line)| writeln!(std::io::stderr(), "{key}: {line}"))?;
+        contents.notes("--key").iter().try_for_each(|(key, line)| writeln!(std::io::stderr(), "{key}: {line}"))?;
         Trained::of(path, contents, self.model.as_ref())
     }
 }
