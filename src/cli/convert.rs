@@ -105,8 +105,8 @@ pub fn run(args: &Args) -> Result<()> {
     let contents = trained::read(&args.input, args.key.as_deref())?;
 
     let mut lines = vec![("read", format!("{} ({})", args.input.display(), contents.format))];
-    lines.extend(contents.notes());
-    lines.extend(contents.dropped.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+    lines.extend(contents.notes("--key"));
+    lines.extend(contents.left_out());
     let mut tensors = contents.tensors.clone();
     let mut about = weights::metadata_of(&args.input, &tensors)?;
     if let Some(prefix) = &args.prefix {
@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> Result<()> {
             lines.push(("left out", format!("{counters} counters num_batches_tracked")));
         }
         let (fitted, classes) = fit(args, &contents, &tensors, architecture)?;
-        lines.extend(contents.unreadable.iter().map(|(key, what)| ("left out", format!("{key} ({what})"))));
+        lines.extend(contents.not_read());
         lines.push(("model", format!("{}, {}: all tensors found", architecture.name, text::count(classes, "class"))));
         about.extend([("model".into(), architecture.name.clone()), ("classes".into(), classes.to_string())]);
         if let Some(preset) =

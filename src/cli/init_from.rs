@@ -56,7 +56,7 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
         let more = found.unused.len().saturating_sub(MOST_LISTED);
         lines.extend((more > 0).then(|| format!("  and {more} more")));
     }
-    lines.extend(contents.notes().into_iter().map(|(key, line)| format!("{key}: {line}")));
-    lines.extend(contents.unreadable.iter().map(|(name, what)| format!("not read: {name} ({what})")));
+    lines.extend(contents.notes("resnet convert --key").into_iter().map(|(key, line)| format!("{key}: {line}")));
+    lines.extend(contents.not_read().into_iter().map(|(key, line)| format!("{key}: {line}")));
     Ok(lines)
 }

@@ -75,11 +75,13 @@ impl Trained {
         Trained::of(path, read(path, None)?, model)
     }
 
-    fn of(path: &Path, contents: Contents, model: Option<&Architecture>) -> Result<Self> {
+    /// [`read`](Self::read) for what the file contains.
+    pub fn of(path: &Path, contents: Contents, model: Option<&Architecture>) -> Result<Self> {
         let tensors = &contents.tensors;
         let about = weights::metadata_of(path, tensors)?;
         let reading = names::read(path, tensors)?;
-        let mut notes: Vec<String> = contents.notes().into_iter().map(|(key, line)| format!("{key}: {line}")).collect();
+        let mut notes: Vec<String> =
+            contents.notes("--key").into_iter().map(|(key, line)| format!("{key}: {line}")).collect();
         notes.extend(reading.line().map(|line| format!("names: {line}")));
         let architecture = match (model, about.get("model")) {
             (Some(architecture), _) => architecture.clone(),

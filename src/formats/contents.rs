@@ -82,8 +82,19 @@ impl Contents {
         }
     }
 
+    /// What the file contains besides the tensors, as lines of a key and a text.
+    pub fn left_out(&self) -> Vec<(&'static str, String)> {
+        left_out(&self.dropped)
+    }
+
+    /// The tensors that could not be read, and were not needed, as lines of a key and a text.
+    pub fn not_read(&self) -> Vec<(&'static str, String)> {
+        left_out(&self.unreadable)
+    }
+
     /// What was recognised in the file, as lines of a key and a text: what the user should know even where all is well.
-    pub fn notes(&self) -> Vec<(&'static str, String)> {
+    /// `flag` chooses other tensors: `--key`.
+    pub fn notes(&self, flag: &str) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
         if !self.unwrapped.is_empty() {
             lines.push(("unwrapped", self.unwrapped.join(", ")));
@@ -91,7 +102,7 @@ impl Contents {
         let others = self.others.iter().map(|(path, tensors)| format!("{path} ({tensors} tensors)"));
         if let Some((first, _)) = self.others.first() {
             let others = others.collect::<Vec<_>>().join(", ");
-            lines.push(("not taken", format!("{others}; --key {first} takes it instead")));
+            lines.push(("not taken", format!("{others}; {flag} {first} takes it instead")));
         }
         if let [first, rest @ ..] = &self.guessed[..] {
             let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
@@ -99,6 +110,16 @@ impl Contents {
         }
         lines
     }
+}
+
+/// Lines about entries that are left out, the first ones if there are many.
+fn left_out(entries: &[(String, String)]) -> Vec<(&'static str, String)> {
+    let shown = entries.iter().take(2 * MOST_LISTED).map(|(key, what)| ("left out", format!("{key} ({what})")));
+    let mut lines: Vec<_> = shown.collect();
+    if let more @ 1.. = entries.len() - lines.len() {
+        lines.push(("left out", format!("and {more} more entries")));
+    }
+    lines
 }
 
 /// Entries and descriptions, the first ones if there are many; several on lines of their own.

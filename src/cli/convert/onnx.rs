@@ -1,7 +1,7 @@
 //! `resnet convert … model.onnx`.
 
 use super::super::args::{Float, write_three};
-use super::super::trained::Trained;
+use super::super::trained::{self, Trained};
 use super::super::{Failure, Result, text};
 use super::Args;
 use crate::formats::{atomic, onnx};
@@ -17,7 +17,11 @@ pub fn run(args: &Args) -> Result<()> {
     if matches!(args.dtype, Some(Float::F64)) {
         return Err(Failure::Usage("an ONNX model is written in f32: leave out --dtype f64".to_string()));
     }
-    let trained = Trained::read(&args.input, args.model.as_ref())?;
+    let mut contents = trained::read(&args.input, args.key.as_deref())?;
+    if let Some(prefix) = &args.prefix {
+        contents.tensors = weights::names::under(&args.input, &contents.tensors, prefix)?;
+    }
+    let trained = Trained::of(&args.input, contents, args.model.as_ref())?;
     let (classes, names) = trained.classes()?;
     let model = trained.model::<f32>(classes)?;
     let architecture = model.architecture();

@@ -74,7 +74,7 @@ fn what_is_beside_the_weights_need_not_be_understood() {
             assert!(contents.tensors.names().eq(["w"]) && contents.unreadable.is_empty(), "{what}");
             check(contents.tensors.get("w"), what, Dtype::F32, &numbers(&[3, 4]));
             assert!(contents.dropped.len() == 1 && contents.dropped[0].0 == "x", "{what}: {:?}", contents.dropped);
-            assert!(contents.notes().is_empty() || contents.unwrapped == ["model"], "{what}");
+            assert!(contents.notes("--key").is_empty() || contents.unwrapped == ["model"], "{what}");
         }
     }
 }
@@ -138,7 +138,7 @@ fn the_state_dict_is_chosen_by_a_fixed_order() {
         let contents = read(&keyed(paths)).unwrap();
         assert_eq!(contents.unwrapped.join("."), taken, "{paths:?}");
         assert!(contents.others.iter().map(|(path, _)| path.as_str()).eq(others.iter().copied()), "{paths:?}");
-        let line = contents.notes().into_iter().find(|(key, _)| *key == "not taken").map(|(_, line)| line);
+        let line = contents.notes("--key").into_iter().find(|(key, _)| *key == "not taken").map(|(_, line)| line);
         assert_eq!(line.is_some(), !others.is_empty());
         assert!(line.is_none_or(|line| line.contains(&format!("--key {} takes it", others[0]))));
     }
@@ -307,7 +307,7 @@ fn arrays_of_numpy_beside_the_weights() {
     check(contents.tensors.get("w"), "w", Dtype::BF16, &array![[1.0, 3.0], [2.0, 4.0]].into_dyn());
     assert!(contents.tensors.len() == 1 && contents.dropped.len() == 6 && contents.unreadable.is_empty());
     assert_eq!(contents.dropped[3], ("objects".into(), "an array of Python objects, which are not unpickled".into()));
-    assert!(contents.notes()[0].1.contains("read as bfloat16"), "{:?}", contents.notes());
+    assert!(contents.notes("--key")[0].1.contains("read as bfloat16"), "{:?}", contents.notes("--key"));
     let float8 = npy("'<f1'", "False", "1,", b"x");
     let contents = read(&archive(&[("w.npy", &bf16), ("v.npy", &float8), ("notes.txt", b"")])).unwrap();
     assert_eq!((contents.tensors.len(), contents.unreadable.len(), contents.dropped.len()), (1, 1, 1));
