@@ -655,6 +655,9 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
         1,
         &["these are not the weights of `resnet8`", "missing conv1.weight [16, 3, 3, 3]", "extra module.f32 [2, 3, 2]"],
     );
+    folder
+        .run(&format!("convert {checkpoint} p.npz --key emma"))
+        .fails(1, &["expected the key `emma`, found epoch, arch, state_dict, best_prec1, best, score"]);
     folder.run(&format!("convert {checkpoint} p.npy")).fails(1, &["an npy file holds one array, not 2"]);
     // A folder, an existing file, a missing file, a file in another format.
     fs::create_dir(folder.path("folder.npz")).unwrap();

@@ -44,7 +44,7 @@
 //! let Kind::Call(call) = pickle.root().kind() else { panic!("a call that was not made") };
 //! assert!(call.is("os.system") && call.args.len() == 1);
 //! let error = pickle.root().list().unwrap_err().to_string();
-//! assert_eq!(error, "bad.pkl, at byte 18: expected a list, found an object made by `os.system`");
+//! assert_eq!(error, "bad.pkl, at byte 19: expected a list, found an object made by `os.system`");
 //! # Ok::<(), resnet_by_hand::Error>(())
 //! ```
 
