@@ -1,6 +1,6 @@
 //! The command `resnet` as people and scripts use it: its output, its exit codes, the files it writes.
 
-use super::common::{self, Folder};
+use super::common::Folder;
 use super::report::{assert_self_contained, assert_well_formed};
 use resnet_by_hand::formats;
 use resnet_by_hand::tensors::Tensors;

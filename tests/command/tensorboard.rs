@@ -141,7 +141,7 @@ fn a_run_tells_tensorboard_what_its_other_files_say() {
 #[test]
 fn a_resumed_run_tells_of_every_epoch_once() {
     let folder = Folder::new("tensorboard-resume");
-    folder.ok(&format!("{RUN} --epochs 4 --keep-checkpoints 3 --out run"));
+    folder.ok(&format!("{RUN} --epochs 4 --keep-checkpoints 5 --out run"));
     let first = reader::files(&folder.path("run/train"))[0].clone();
     let whole = fs::read(&first).unwrap();
     let [.., last] = reader::records(&whole)[..] else { panic!("too few records") };
@@ -194,7 +194,7 @@ fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     let file = format!("run/train/{}", events.file_name().unwrap().to_string_lossy());
     for part in [
         format!("error: cannot append to {file}: No space left on device"),
-        "the last checkpoint is after epoch ".to_string(),
+        "the last checkpoint is in epoch ".to_string(),
         "resume with `resnet train --resume run`".to_string(),
     ] {
         assert!(stderr.contains(&part), "`{part}` is missing in\n{stderr}");
