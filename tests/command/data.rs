@@ -353,6 +353,20 @@ fn from_a_folder_to_predictions() {
     }
     assert_eq!(eval["correct"], correct);
 
+    // A picture that the camera held upright: the pixels with a note, or as stored. The pixels as stored are those of the file
+    // without EXIF.
+    let plain = fs::read(folder.path("photos/red/01.jpg")).unwrap();
+    let exif = b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    fs::write(folder.path("turned.jpg"), [&plain[..2], exif, &plain[2..]].concat()).unwrap();
+    let said = |arguments: &str| folder.run(&format!("predict {weights} {arguments}"));
+    let note = "note: turned.jpg: rotated by EXIF orientation 6; --exif ignore reads the pixels as stored";
+    assert!(said("turned.jpg").stderr.contains(note), "{:?}", said("turned.jpg"));
+    let ignored = said("--exif ignore turned.jpg");
+    assert_eq!((ignored.code, ignored.stderr.as_str()), (Some(0), ""));
+    let without_name = |text: &str| text.lines().skip(1).collect::<Vec<_>>().join("\n");
+    assert_eq!(without_name(&ignored.stdout), without_name(&said("photos/red/01.jpg").stdout));
+    assert_eq!(json(&said("--json turned.jpg").stdout)["predictions"][0]["exif_orientation"], 6);
+
     // A picture that cannot be read is named and skipped; --strict stops at it.
     fs::write(folder.path("text.png"), "not a picture").unwrap();
     let with_text = format!("predict {weights} --top 1 photos/red/00.png text.png photos/blue/00.png");

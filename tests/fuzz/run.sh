@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 targets=("$@")
-[ $# -gt 0 ] || targets=(npy npz safetensors pth pth_old cifar_python cifar_archive)
+[ $# -gt 0 ] || targets=(npy npz safetensors pth pth_old cifar_python cifar_archive picture)
 export RUSTC_BOOTSTRAP=1
 for target in "${targets[@]}"; do
   cargo fuzz run --fuzz-dir . --sanitizer "${SANITIZER:-none}" "$target" -- -max_total_time="${SECONDS_EACH:-605}" -timeout=10 \

@@ -78,7 +78,7 @@ mod tests {
         // A part of the picture, and one that is larger than it.
         for (transparent, outside) in [(None, first), (Some(2), third)] {
             let part = Frame { transparent, ..frame([1, 0, 1, 2], &[3, 2]) };
-            let y = pixels(&file([2, 3], &[part.clone()]));
+            let y = pixels(&file([2, 3], std::slice::from_ref(&part)));
             assert_eq!(y.as_slice().unwrap(), [outside, outside, outside, last, third, outside].concat());
             let y = pixels(&file([1, 1], &[part]));
             assert_eq!((y.dim(), y.as_slice().unwrap()), ((2, 2, 3), &[outside, outside, last, third].concat()[..]));

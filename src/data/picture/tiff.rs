@@ -50,7 +50,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
     let sample = |i: usize, j: usize, c: usize| -> Option<usize> {
         let (start, k) = if layout.planes > 1 { (c * plane + i * row, j) } else { (i * row, j * channels + c) };
         match &values {
-            DecodingResult::U8(values) if bits <= 8 => {
+            DecodingResult::U8(values) if matches!(bits, 1 | 2 | 4 | 8) => {
                 let byte = usize::from(*values.get(start + k * bits / 8)?);
                 Some(byte >> (8 - bits - k * bits % 8) & ((1 << bits) - 1))
             }
@@ -109,6 +109,8 @@ mod tests {
     use ndarray::Array3;
     use std::path::Path;
     use tiff::encoder::{Compression, DeflateLevel, Predictor, TiffEncoder, colortype};
+
+    type Writer<'a> = TiffEncoder<Cursor<&'a mut Vec<u8>>>;
 
     /// A file that is not compressed, of one sample for each pixel, in either order of bytes.
     fn file(
@@ -177,6 +179,19 @@ mod tests {
         }
     }
 
+    /// The fuzz target found five bits, which no division of a byte has.
+    #[test]
+    fn other_depths_are_rejected() {
+        for bits in [0, 3, 5, 7, 12, 24, 64] {
+            let message =
+                decode(Path::new("x.tif"), &file(b"II", [1, 3], bits, 1, &[], &[0; 64])).unwrap_err().to_string();
+            assert!(
+                message.contains("not supported") || message.contains("not a whole TIFF image"),
+                "{bits}: {message}"
+            );
+        }
+    }
+
     #[test]
     fn colours_with_every_compression() {
         let picture = Array3::from_shape_fn((5, 7, 4), |(i, j, c)| (i * 50 + j * 11 + c * 3) as u8);
@@ -189,7 +204,7 @@ mod tests {
             ("Deflate", Compression::Deflate(DeflateLevel::Fast)),
         ] {
             for predictor in [Predictor::None, Predictor::Horizontal] {
-                let written = |write: &dyn Fn(&mut TiffEncoder<Cursor<&mut Vec<u8>>>)| {
+                let written = |write: &dyn Fn(&mut Writer)| {
                     let mut file = Vec::new();
                     let encoder = TiffEncoder::new(Cursor::new(&mut file)).unwrap();
                     write(&mut encoder.with_compression(compression).with_predictor(predictor));

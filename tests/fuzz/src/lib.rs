@@ -16,6 +16,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use resnet_by_hand::data::Splits;
 use resnet_by_hand::data::cifar10::{self, IMAGE_BYTES};
+use resnet_by_hand::data::picture::{self, Exif};
 use resnet_by_hand::formats;
 use resnet_by_hand::tensors::{Tensors, Values};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -358,6 +359,16 @@ pub fn cifar_archive(input: &[u8]) -> bool {
         assert_eq!((train.len(), test.len()), (5, 1));
         check_records(&train);
         check_records(&test);
+        true
+    })
+}
+
+/// A picture of any format. Under a fuzzer it has at most 2^16 pixels, whose blocks of a JPEG may be padded to 2^21.
+pub fn picture(input: &[u8]) -> bool {
+    within((1 << 26) + 64 * input.len(), || picture::decode(Path::new("f"), input)).is_ok_and(|picture| {
+        let [upright, stored] = [Exif::Apply, Exif::Ignore].map(|exif| picture.view(exif).len());
+        assert_eq!(upright, stored);
+        assert_eq!(picture::resize_and_crop(picture.view(Exif::Apply), 2).dim(), (2, 2, 3));
         true
     })
 }

@@ -95,8 +95,8 @@ mod tests {
             let x: [i16; 64] = std::array::from_fn(|k| ((k * k * 31 + k * 7 * seed + seed) % 19) as i16 - 9);
             let table: [u16; 64] = std::array::from_fn(|k| 1 + (k % 5) as u16);
             let y = inverse(&x, &table);
-            for i in 0..8 {
-                for j in 0..8 {
+            for (i, row) in y.iter().enumerate() {
+                for (j, &found) in row.iter().enumerate() {
                     let mut sum = 0.0;
                     for k in 0..64 {
                         let (row, column) = (k / 8, k % 8);
@@ -104,8 +104,8 @@ mod tests {
                         sum += value * angle(i, row).cos() * angle(j, column).cos() / 4.0;
                     }
                     let expected = (sum + 128.0).clamp(0.0, 255.0);
-                    assert!((f64::from(y[i][j]) - expected).abs() < 1.0, "{} for {expected}", y[i][j]);
-                    exact += usize::from(y[i][j] == expected.round() as u8);
+                    assert!((f64::from(found) - expected).abs() < 1.0, "{found} for {expected}");
+                    exact += usize::from(found == expected.round() as u8);
                 }
             }
         }

@@ -208,12 +208,15 @@ fn message(bytes: &[u8]) -> String {
 
 const YCC: &[u8] = &[1, 2, 3];
 
+/// A name, height and width, sampling factors, and the sum of what Pillow gives.
+type Case = (&'static str, [usize; 2], Vec<[usize; 2]>, u64);
+
 /// The same coefficients: in one scan, in scans of each component, of two and one, with restart markers, progressive. Sums
 /// Σ (k + 1) y[k] of what Pillow 13.0.0 (libjpeg-turbo 3.2.0) gives.
 #[test]
 fn the_order_of_scans_does_not_matter_and_the_bytes_are_pillows() {
     let three = |a, b, c| vec![a, b, c];
-    let cases: [(&str, [usize; 2], Vec<[usize; 2]>, u64); 14] = [
+    let cases: [Case; 14] = [
         ("4:4:4", [13, 21], three([1, 1], [1, 1], [1, 1]), 42181850),
         ("4:2:2", [13, 21], three([1, 2], [1, 1], [1, 1]), 39334383),
         ("4:2:0", [30, 35], three([2, 2], [1, 1], [1, 1]), 686486142),
