@@ -21,7 +21,7 @@
 //! here recurses, neither reading nor dropping. **A caller does not recurse either**: it follows a fixed path of bounded
 //! length, or visits every value once ([`Value::id`]).
 //!
-//! Every opcode of n bytes adds at most n nodes and one stack entry, mark or memo entry, and there may be at most
+//! Every opcode of n bytes adds at most 2 n nodes and one stack entry, mark or memo entry, and there may be at most
 //! [`MAX_OPERATIONS`] of them: memory is linear in the input and bounded. Strings and long integers stay in the input; their
 //! claimed length is first checked against the rest of it.
 //!
