@@ -53,19 +53,18 @@ pub fn run(args: &Args) -> Result<()> {
     // Too many hours for the clock are as good as none.
     interrupt::listen(args.max_hours.and_then(|hours| Instant::now().checked_add(hours)))?;
     let mut flags = args.flags()?;
-    flags.make_paths_absolute()?;
     if let Some(path) = &args.resume {
+        flags.make_paths_absolute()?;
         if let Some(config) = repeat::configuration(path)? {
             return repeat::resume(flags, config, path, args);
         }
         let Some(run) = before_first_step(|| resume::resume(flags, path, args))? else { return Ok(()) };
         return run.go(args);
     }
-    let mut given = match &args.config {
+    let given = match &args.config {
         Some(path) => flags.or(Config::read(path)?),
         None => flags,
     };
-    given.make_paths_absolute()?;
     match given.repeat {
         None => before_first_step(|| start::begin(given, args.out.as_deref(), args))?.go(args),
         Some(_) => repeat::begin(given, args),

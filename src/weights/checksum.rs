@@ -10,7 +10,7 @@ use ndarray::ArrayD;
 use sha2::{Digest as _, Sha256};
 
 /// The key of the checksum in the metadata.
-pub(super) const KEY: &str = "checksum";
+pub const KEY: &str = "checksum";
 
 /// Values that are hashed at once: the buffer stays small.
 const CHUNK: usize = 1 << 14;

@@ -19,6 +19,8 @@ pub mod pretrained;
 pub mod recognise;
 pub mod state_dict;
 
+pub use checksum::KEY as CHECKSUM;
+
 use crate::formats::{self, atomic, safetensors};
 use crate::model::ResNet;
 use crate::tensors::Tensors;

@@ -34,6 +34,8 @@ pub fn run(args: &Args) -> Result<()> {
     let in_graph = normalization.filter(|_| args.with_normalization);
 
     let mut metadata = trained.metadata().clone();
+    // That of another file.
+    metadata.remove(weights::CHECKSUM);
     metadata.insert("model".into(), architecture.name.clone());
     metadata.insert("classes".into(), classes.to_string());
     let input = match (in_graph, normalization) {

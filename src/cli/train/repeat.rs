@@ -50,6 +50,7 @@ pub fn begin(mut given: Config, args: &Args) -> Result<()> {
         None => first_free(Path::new("runs"), &format!("{}-{}-repeated", recipe.model, recipe.name))?,
     };
     let _lock = lock(&path)?;
+    given.make_paths_absolute()?;
     (given.recipe, given.seed) = (Some(recipe.name), Some(recipe.seed));
     atomic::write(&path.join("config.toml"), given.to_toml().as_bytes())?;
     all(&given, recipe.seed, runs, &path, args)

@@ -166,10 +166,11 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
         (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
     }
     let recipe = given.recipe()?;
-    let config = given.effective(&recipe)?;
+    let mut config = given.effective(&recipe)?;
+    config.make_paths_absolute()?;
     let mut model = prepare(&recipe, &images.train)?;
     images.memory(&config, &recipe, &model)?.check(memory::room())?;
-    let initialised = match &config.init_from {
+    let initialised = match &given.init_from {
         Some(path) => {
             init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
         }
