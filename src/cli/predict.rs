@@ -8,6 +8,7 @@ use crate::data::picture::{self, Exif, Picture};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ndarray::Axis;
 use serde_json::{Value, json};
 use std::io::{self, Write as _};
@@ -65,7 +66,7 @@ pub struct Args {
     image_size: Option<usize>,
 
     /// Whether the orientation that a camera noted (EXIF) turns a picture, as in training
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "apply")]
+    #[arg(long, value_name = "WHAT", default_value = "apply", value_parser = exif())]
     exif: Exif,
 
     #[command(flatten)]
@@ -73,6 +74,12 @@ pub struct Args {
 
     #[command(flatten)]
     engine: args::EngineArgs,
+}
+
+/// `apply` or `ignore`.
+fn exif() -> impl TypedValueParser<Value = Exif> {
+    let words = PossibleValuesParser::new(["apply", "ignore"]);
+    words.map(|word| if word == "ignore" { Exif::Ignore } else { Exif::Apply })
 }
 
 /// A network, its input format and its classes.
