@@ -13,6 +13,7 @@ use crate::data::picture::{self, Exif, Framing, Orientation};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use files::Files;
 use indicatif::ProgressBar;
 use ndarray::Axis;
@@ -96,7 +97,7 @@ pub struct Args {
     resize_size: Option<usize>,
 
     /// Whether the orientation that a camera noted (EXIF) turns a picture, as in training
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "apply")]
+    #[arg(long, value_name = "WHAT", default_value = "apply", value_parser = exif())]
     exif: Exif,
 
     #[command(flatten)]
@@ -104,6 +105,12 @@ pub struct Args {
 
     #[command(flatten)]
     engine: args::EngineArgs,
+}
+
+/// `apply` or `ignore`.
+fn exif() -> impl TypedValueParser<Value = Exif> {
+    let words = PossibleValuesParser::new(["apply", "ignore"]);
+    words.map(|word| if word == "ignore" { Exif::Ignore } else { Exif::Apply })
 }
 
 /// A network, its input format and its classes.

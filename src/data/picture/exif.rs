@@ -5,11 +5,10 @@ use ndarray::{ArrayView3, Axis};
 
 /// What becomes of the orientation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Exif {
-    /// Turns the picture upright
+    /// It turns the picture upright.
     Apply,
-    /// Reads the pixels as stored
+    /// The pixels stay as stored.
     Ignore,
 }
 
