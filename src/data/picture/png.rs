@@ -1,7 +1,7 @@
 //! PNG, both ways, with the crate `png`.
 
 use super::exif::orientation;
-use super::{Decoded, Fault, MOST_BYTES, check_size, room};
+use super::{Decoded, Fault, MOST_BYTES, broken, check_size, room};
 use ndarray::ArrayView3;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
 use std::io::Cursor;
@@ -21,6 +21,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
     let (width, height) = decoder.read_header_info()?.size();
     check_size(height as usize, width as usize)?;
     let mut reader = decoder.read_info()?;
+    // The decoder panics (png 0.18.1).
+    if let Some(palette) = reader.info().palette.as_ref().filter(|palette| !palette.len().is_multiple_of(3)) {
+        return Err(broken(format!("damaged: a palette of {} bytes, which are not whole colours", palette.len())));
+    }
     let (colours, _) = reader.output_color_type();
     let mut samples = room(height as usize, width as usize, colours.samples())?;
     reader.next_frame(samples.as_slice_mut().expect("standard layout"))?;
@@ -141,6 +145,15 @@ mod tests {
                 assert_eq!(decode(Path::new(&name), &file(info, &rows)).unwrap(), pixels, "{name}, tRNS");
             }
         }
+    }
+
+    /// Found by the fuzz target.
+    #[test]
+    fn a_palette_of_parts_of_colours_is_rejected() {
+        let mut info = info(ColorType::Indexed, BitDepth::Eight, [1, 1]);
+        info.palette = Some(vec![1, 2, 3, 4].into());
+        let message = decode(Path::new("x.png"), &file(info, &[0, 0])).unwrap_err().to_string();
+        assert!(message.contains("a palette of 4 bytes"), "{message}");
     }
 
     /// Seven passes, one after the other, each with every so many rows and columns from a first one on.
