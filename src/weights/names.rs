@@ -177,10 +177,14 @@ fn rename(reading: &mut Reading, prefix: &str, to: impl Fn(&str) -> Option<Strin
     }
 }
 
-/// Removes losses and metrics, which are not in the network.
+/// Removes what is not in the network: losses and metrics, and whole numbers such as an epoch, which no layer learns.
 fn leave_out_beside(reading: &mut Reading) {
-    let is_beside = |name: &str| name.split('.').any(|part| BESIDE.iter().any(|word| part.contains(word)));
-    let (beside, rest) = reading.entries.drain(..).partition(|e| !is_of_trunk(&e.name) && is_beside(&e.name));
+    let is_metric = |name: &str| name.split('.').any(|part| BESIDE.iter().any(|word| part.contains(word)));
+    // A bias of whole numbers is a mistake, and not left out.
+    let is_learnt = |name: &str| ["weight", "bias"].contains(&last(name));
+    let is_whole = |e: &Entry| e.tensor.dtype().unit_roundoff().is_none() && !is_learnt(&e.name);
+    let is_beside = |e: &Entry| !is_of_trunk(&e.name) && (is_metric(&e.name) || is_whole(e));
+    let (beside, rest) = reading.entries.drain(..).partition(is_beside);
     reading.entries = rest;
     reading.left_out.extend(Vec::from_iter(beside).iter().map(|entry: &Entry| entry.theirs));
 }

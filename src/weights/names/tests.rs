@@ -73,10 +73,12 @@ fn state_that_no_layer_uses_is_left_out_and_said() {
     theirs.insert("n_averaged", array![7i64]);
     theirs.insert("criterion.weight", floats(10));
     theirs.insert("model.total_ops", array![1.0f64]);
+    theirs.insert("epoch", array![3i64]);
     fit(Path::new("f"), &theirs, &model("resnet8", 10)).unwrap();
     assert_eq!(
         line(&theirs).unwrap(),
-        "`model.` removed, `n_averaged` left out, `model.total_ops` left out, `criterion.weight` left out"
+        "`model.` removed, `n_averaged` left out, `model.total_ops` left out, `criterion.weight` left out, \
+         `epoch` left out"
     );
 }
 
