@@ -3,7 +3,6 @@
 use super::images::DataArgs;
 use super::trained::WeightsArgs;
 use super::{Failure, Result, args, text};
-use crate::data::picture::Framing;
 use crate::data::{Dataset, Normalization};
 use crate::model::ResNet;
 use crate::parameters::{Parameters as _, fingerprint};
@@ -92,13 +91,9 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
     let mut trained = args.weights.open()?;
     let (normalization, origin) = trained.normalization(&args.normalization)?;
     if let Some(preset) = &trained.preset {
-        let Framing { resize, crop } = preset.framing;
-        trained.notes.push(format!(
-            "ImageNet, because of the 1,000 classes; the pictures of a folder are resized to {crop}x{crop} without a larger \
-             border (`resnet predict` resizes to {resize} and cuts)"
-        ));
+        trained.notes.push(preset.line.clone());
     }
-    let (splits, about) = args.data.load(trained.framing(args.data.image_size, None)?.crop)?;
+    let (splits, about) = args.data.load(trained.framing(args.data.image_size, None)?)?;
     let (dataset, set) = match (args.train_set, args.validation_set) {
         (true, _) => (splits.train, "training"),
         (false, false) => (splits.test, "test"),

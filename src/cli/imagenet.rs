@@ -5,8 +5,7 @@
 //! `torchvision/models/_meta.py`, `_IMAGENET_CATEGORIES` (torchvision 0.29, BSD 3-Clause).
 
 use super::args;
-use crate::data::Normalization;
-use crate::data::picture::Framing;
+use crate::data::{Framing, Normalization};
 use crate::model::Architecture;
 use crate::weights::Metadata;
 use std::path::Path;

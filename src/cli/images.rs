@@ -3,7 +3,7 @@
 use super::data::fetch::PAGE;
 use super::{Failure, Result, args, memory};
 use crate::Error;
-use crate::data::{self, Dataset, Kind, Normalization, Opened, Splits, cifar10, embedded};
+use crate::data::{self, Dataset, Framing, Kind, Normalization, Opened, Splits, cifar10, embedded};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -70,12 +70,13 @@ impl DataArgs {
         self.data.as_ref().is_none_or(|path| path.as_os_str() == "embedded")
     }
 
-    /// Loads the images. Pictures in folders are resized to `size` x `size` pixels unless the flag gives another size.
-    pub fn load(&self, size: usize) -> Result<(Splits, About)> {
-        let size = self.image_size.unwrap_or(size);
+    /// Loads the images. Pictures in folders become squares by `framing` unless the flag gives another size.
+    pub fn load(&self, framing: impl Into<Framing>) -> Result<(Splits, About)> {
+        let framing = framing.into();
+        let framing = self.image_size.filter(|&size| size != framing.crop).map_or(framing, Framing::from);
         let Opened { splits, kind, description, notes } = match &self.data {
             Some(path) if !self.is_embedded() => {
-                data::open(path, size, memory::available()).map_err(|error| explain(path, error))?
+                data::open(path, framing, memory::available()).map_err(|error| explain(path, error))?
             }
             _ => Opened {
                 splits: embedded::load(),

@@ -2,8 +2,7 @@
 
 use super::imagenet::{self, Preset};
 use super::{Failure, Result, args};
-use crate::data::Normalization;
-use crate::data::picture::Framing;
+use crate::data::{Framing, Normalization};
 use crate::formats::{self, Contents, Format};
 use crate::model::{Architecture, ResNet};
 use crate::tensors::Tensors;

@@ -25,7 +25,7 @@ mod messages;
 mod role;
 mod tree;
 
-use super::{Dataset, Splits, picture};
+use super::{Dataset, Framing, Splits, picture};
 use crate::{Error, Result};
 use layout::Layout;
 use messages::{Places, shortened};
@@ -119,19 +119,20 @@ impl ImageFolder {
         (self.count() * size * size * 3) as u64
     }
 
-    /// Reads every picture as `(S, S, 3)`, S = `size`, and keeps at most `memory` bytes of pixels: first training images,
+    /// Reads every picture as `(S, S, 3)`, and keeps at most `memory` bytes of pixels: first training images,
     /// which are used most often.
     ///
     /// # Errors
     /// [`Error::Format`] when pictures cannot be read; the message names up to ten of them, with the reasons.
-    pub fn load(&self, size: usize, memory: u64) -> Result<Splits> {
+    pub fn load(&self, framing: impl Into<Framing>, memory: u64) -> Result<Splits> {
+        let framing = framing.into();
         let mut broken = Vec::new();
-        let mut room = usize::try_from(memory / (3 * size * size) as u64).unwrap_or(usize::MAX);
+        let mut room = usize::try_from(memory / (3 * framing.crop * framing.crop) as u64).unwrap_or(usize::MAX);
         let mut read = |files: &Files, what| {
             let source = format!("{what} images, {}", self.path.display());
             let kept = files.len().min(room);
             room -= kept;
-            self.read(files, kept, size, source, &mut broken)
+            self.read(files, kept, framing, source, &mut broken)
         };
         let train = read(&self.train, "training")?;
         let validation = self.validation.as_ref().map(|files| read(files, "validation")).transpose()?;
@@ -156,12 +157,13 @@ impl ImageFolder {
         &self,
         files: &Files,
         kept: usize,
-        size: usize,
+        framing: Framing,
         source: String,
         broken: &mut Vec<Error>,
     ) -> Result<Dataset> {
+        let size = framing.crop;
         let mut pixels = vec![0; kept * size * size * 3];
-        let keep = |(place, (path, _)): (&mut [u8], &(PathBuf, u16))| match picture::read(path, size) {
+        let keep = |(place, (path, _)): (&mut [u8], &(PathBuf, u16))| match picture::read(path, framing) {
             Ok(image) => {
                 place.copy_from_slice(image.as_slice().expect("standard layout"));
                 None
@@ -171,11 +173,11 @@ impl ImageFolder {
         let errors: Vec<Option<Error>> = pixels.par_chunks_mut(size * size * 3).zip(&files[..kept]).map(keep).collect();
         broken.extend(errors.into_iter().flatten());
         // A picture that cannot be read is an error now, not after hours of training.
-        let check = |(path, _): &(PathBuf, u16)| picture::read(path, size).err();
+        let check = |(path, _): &(PathBuf, u16)| picture::read(path, framing).err();
         broken.extend(files[kept..].par_iter().filter_map(check).collect::<Vec<_>>());
         let pixels = Array4::from_shape_vec((kept, size, size, 3), pixels).expect("one place a file");
         let (paths, labels) = files.iter().cloned().unzip();
-        Dataset::partly_in_memory(pixels, labels, self.classes.clone(), source, paths)
+        Dataset::partly_in_memory(pixels, labels, self.classes.clone(), source, paths, framing)
     }
 }
 

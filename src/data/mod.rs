@@ -22,6 +22,7 @@ pub mod cifar100;
 pub mod embedded;
 #[cfg(feature = "formats")]
 pub mod folder;
+mod framing;
 pub mod loader;
 pub mod mixup;
 mod normalization;
@@ -31,6 +32,7 @@ mod open;
 pub mod picture;
 
 pub use augment::Augmentation;
+pub use framing::Framing;
 pub use loader::{Batch, Epoch, Loader};
 pub use normalization::{Normalization, NormalizationTable};
 pub use open::{Kind, Opened, open};

@@ -1,6 +1,6 @@
 //! Images that do not fit into memory: their files are decoded each time they are used.
 
-use super::Dataset;
+use super::{Dataset, Framing};
 use crate::Result;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -13,6 +13,7 @@ const CHUNK: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OnDisk {
     files: Vec<PathBuf>,
+    framing: Framing,
 }
 
 impl OnDisk {
@@ -22,24 +23,24 @@ impl OnDisk {
     }
 
     pub(super) fn subset(&self, indices: &[usize]) -> Self {
-        OnDisk { files: indices.iter().map(|&i| self.files[i].clone()).collect() }
+        OnDisk { files: indices.iter().map(|&i| self.files[i].clone()).collect(), framing: self.framing }
     }
 
-    /// The pixels of image `i` as `(size, size, 3)`: those that the first reading had, if the file is the same.
+    /// The pixels of image `i`: those that the first reading had, if the file is the same.
     #[cfg(feature = "formats")]
-    fn read(&self, i: usize, size: usize) -> Result<Vec<u8>> {
-        Ok(super::picture::read(&self.files[i], size)?.into_raw_vec_and_offset().0)
+    fn read(&self, i: usize) -> Result<Vec<u8>> {
+        Ok(super::picture::read(&self.files[i], self.framing)?.into_raw_vec_and_offset().0)
     }
 
     #[cfg(not(feature = "formats"))]
-    fn read(&self, i: usize, _: usize) -> Result<Vec<u8>> {
+    fn read(&self, i: usize) -> Result<Vec<u8>> {
         Err(crate::Error::format(&self.files[i], None, "reading pictures needs the crate feature `formats`"))
     }
 }
 
 impl Dataset {
     /// A data set of which only the first images are in memory; the others are read from `files`, which has a file for
-    /// every image.
+    /// every image, in the same way as those in `pixels` were.
     #[cfg(feature = "formats")]
     pub(super) fn partly_in_memory(
         pixels: ndarray::Array4<u8>,
@@ -47,12 +48,13 @@ impl Dataset {
         classes: Vec<String>,
         source: String,
         files: Vec<PathBuf>,
+        framing: Framing,
     ) -> Result<Self> {
         let in_memory = pixels.dim().0;
         let mut dataset = Dataset::new(pixels, labels[..in_memory].to_vec(), classes, source)?;
         if files.len() > in_memory {
             dataset.labels = labels;
-            dataset.on_disk = Some(OnDisk { files });
+            dataset.on_disk = Some(OnDisk { files, framing });
         }
         dataset.check()?;
         Ok(dataset)
@@ -76,7 +78,7 @@ impl Dataset {
         let (bytes, length) = (self.pixels.as_slice().expect("contiguous, see Dataset::new"), h * w * channels);
         let kept = |i: usize| Cow::Borrowed(&bytes[i * length..(i + 1) * length]);
         let Some(on_disk) = &self.on_disk else { return Ok(indices.iter().map(|&i| kept(i)).collect()) };
-        let image = |&i: &usize| if i < in_memory { Ok(kept(i)) } else { on_disk.read(i, h).map(Cow::Owned) };
+        let image = |&i: &usize| if i < in_memory { Ok(kept(i)) } else { on_disk.read(i).map(Cow::Owned) };
         indices.par_iter().map(image).collect()
     }
 

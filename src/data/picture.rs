@@ -42,12 +42,12 @@ mod resize;
 mod tiff;
 mod webp;
 
-use super::Dataset;
+use super::{Dataset, Framing};
 use crate::formats::atomic;
 use crate::{Error, Result};
 pub use exif::{Exif, Orientation};
 use ndarray::{Array3, ArrayView3, s};
-pub use resize::{Framing, resize, resize_and_crop};
+pub use resize::{resize, resize_and_crop};
 use std::any::Any;
 use std::panic;
 use std::path::Path;

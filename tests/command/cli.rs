@@ -346,7 +346,8 @@ fn estimate(stdout: &str) -> &str {
 #[test]
 fn a_run_says_when_it_will_end() {
     let folder = Folder::new("estimate");
-    let run = folder.run("train --model resnet8 --train-images 60 --batch-size 20 --epochs 3 --keep-checkpoints 4 --out run");
+    let run =
+        folder.run("train --model resnet8 --train-images 60 --batch-size 20 --epochs 3 --keep-checkpoints 4 --out run");
     let stdout = run.ok();
     let (length, end) = estimate(&stdout).split_once(", until about ").unwrap();
     let (duration, epochs) = length.split_once(" for ").unwrap();
@@ -367,7 +368,8 @@ fn a_run_says_when_it_will_end() {
     assert!(estimate(&resume_behind(1)).contains(" for the rest of 3 epochs, until about "));
 
     let early = "--validation 20 --early-stopping 2";
-    let stdout = folder.ok(&format!("train --model resnet8 --train-images 60 --batch-size 20 --epochs 3 {early} --out early"));
+    let stdout =
+        folder.ok(&format!("train --model resnet8 --train-images 60 --batch-size 20 --epochs 3 {early} --out early"));
     let told = estimate(&stdout);
     assert!(told.starts_with("at most ") && told.ends_with(" at the latest"), "{told}");
 }

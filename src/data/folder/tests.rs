@@ -299,3 +299,22 @@ fn ten_broken_pictures_are_named() {
     assert!(message.contains("13 of 14 images cannot be read") && message.ends_with("\n  and 3 more"), "{message}");
     assert_eq!(message.matches("found an empty file").count(), 10, "{message}");
 }
+
+/// Cut from a larger picture, in memory and decoded when used.
+#[test]
+fn pictures_are_cut_as_requested_wherever_they_are_kept() {
+    let files = Files::new("framing", &[]);
+    for (k, name) in ["a/1.png", "a/2.png", "b/1.png", "b/2.png"].into_iter().enumerate() {
+        let pixels = ndarray::Array3::from_shape_fn((9, 7, 3), |(i, j, c)| (31 * k + 40 * i + 11 * j + c) as u8);
+        files.add(name);
+        picture::write_png(&files.0.join(name), pixels.view()).unwrap();
+    }
+    let framing = Framing { resize: 6, crop: 4 };
+    let expected = picture::read(&files.0.join("b/1.png"), framing).unwrap();
+    assert_ne!(expected, picture::read(&files.0.join("b/1.png"), 4).unwrap());
+    for memory in [0, 1000] {
+        let train = files.found().load(framing, memory).unwrap().train;
+        assert_eq!(train.in_memory(), if memory == 0 { 0 } else { 2 });
+        assert_eq!(&train.images(&[1]).unwrap()[0][..], expected.as_slice().unwrap());
+    }
+}

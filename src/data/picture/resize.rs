@@ -12,23 +12,9 @@
 //! that was seen, and the one case in which Pillow 13 takes the columns first). An axis whose size does not change is
 //! left as it is. Only what the crop keeps is computed, so memory does not grow with the picture's proportions.
 
+use crate::data::Framing;
 use ndarray::{Array3, ArrayView3, s};
 use std::ops::Range;
-
-/// How a picture becomes a square; a `usize` is both sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Framing {
-    /// Length of the shorter side after resizing, R.
-    pub resize: usize,
-    /// Side of the square that is cut from the centre, S; at most R.
-    pub crop: usize,
-}
-
-impl From<usize> for Framing {
-    fn from(size: usize) -> Self {
-        Framing { resize: size, crop: size }
-    }
-}
 
 /// The middle `(S, S, 3)` of `picture (h, w, 3)` after its shorter side was made R.
 ///
