@@ -674,7 +674,13 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
     for (arguments, parts) in [
         ("convert", &["<IN>", "<OUT>"][..]),
         ("convert q.npz", &["<OUT>"]),
-        ("convert q.npz r.onnx", &["expected one of the extensions .safetensors", "found .onnx"]),
+        (
+            "convert q.npz r.onx",
+            &["expected one of the extensions .safetensors", "found .onx", "can also be written as .onnx"],
+        ),
+        ("convert q.npz r.onnx", &["q.npz does not name the network of its weights; give --model"]),
+        ("convert q.npz r.onnx --dtype f64", &["an ONNX model is written in f32"]),
+        ("convert q.npz r.npz --with-normalization", &["need an OUT in .onnx"]),
         ("convert q.npz r", &["found none"]),
         ("convert q.npz r.npz --dtype f16", &["--dtype", "f32"]),
         ("convert q.npz r.npz --model resnt20", &["did you mean `resnet20`?"]),
