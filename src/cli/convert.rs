@@ -7,10 +7,10 @@ use super::{Failure, Result, args, imagenet, text, trained};
 use crate::Error;
 use crate::formats::{self, Contents, Format};
 use crate::model::{Architecture, ResNet};
-use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::tensors::{Dtype, Tensor, Tensors, Values};
 use crate::weights::{self, names, recognise, state_dict};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -113,6 +113,8 @@ pub fn run(args: &Args) -> Result<()> {
         let all = tensors.len();
         tensors = names::under(&args.input, &tensors, prefix)?;
         lines.push(("left out", format!("{} tensors outside of `{prefix}`", all - tensors.len())));
+        // A part is another network, or none.
+        ["model", "classes", "class_names"].iter().for_each(|key| drop(about.remove(*key)));
     }
     if let Some(architecture) = &args.model {
         let reading = names::read(&args.input, &tensors)?;
@@ -141,11 +143,14 @@ pub fn run(args: &Args) -> Result<()> {
         if contents.unreadable.iter().any(|(name, _)| is_wanted(name)) {
             contents.complete(&args.input)?;
         }
-        if let Some(line) = names::read(&args.input, &tensors).ok().and_then(|reading| recognised(&reading)) {
-            lines.push(("network", line));
-        }
+        let named = about.get("model").map(|name| format!("{name}, as the file says"));
+        let network = || names::read(&args.input, &tensors).ok().and_then(|reading| recognised(&reading));
+        lines.extend(named.or_else(network).map(|line| ("network", line)));
     }
     if let Some(float) = args.dtype {
+        if float == Float::F32 {
+            check_narrowing(&args.input, &tensors)?;
+        }
         tensors = as_float(&tensors, float);
     }
     lines.extend(widened(&tensors));
@@ -198,6 +203,19 @@ fn fit(args: &Args, contents: &Contents, tensors: &Tensors, architecture: &Archi
     }
     fitted.metadata = tensors.metadata.clone();
     Ok((fitted, classes))
+}
+
+/// Rejects values that are finite in 64 bits and infinite in 32.
+fn check_narrowing(path: &Path, tensors: &Tensors) -> Result<()> {
+    for (name, tensor) in tensors.iter() {
+        let Values::F64(values) = tensor.values() else { continue };
+        if let Some(value) = values.iter().find(|value| value.is_finite() && (**value as f32).is_infinite()) {
+            let message =
+                format!("{name} contains {value:e}, which is too large for 32-bit floats (at most {:e})", f32::MAX);
+            return Err(Error::format(path, None, message).into());
+        }
+    }
+    Ok(())
 }
 
 /// Converts every tensor of floats to this type; the others do not change.

@@ -95,6 +95,7 @@ fn info(args: &InfoArgs) -> Result<()> {
     all.extend(validation);
     all.push(("test", "test", &splits.test));
     let (splits, classes) = (all, &splits.train.classes);
+    let names: Vec<String> = classes.iter().map(|name| text::printable(name)).collect();
     let mut out = std::io::stdout().lock();
     if args.json {
         let split = |&(_, key, dataset): &(&str, &str, &Dataset)| Ok((key.to_string(), to_json(dataset)?));
@@ -118,11 +119,11 @@ fn info(args: &InfoArgs) -> Result<()> {
         writeln!(out, "{:<14} {}", "mean", mean.map(|value| format!("{value:.6}")).join(","))?;
         writeln!(out, "{:<14} {}", "std", std.map(|value| format!("{value:.6}")).join(","))?;
     }
-    let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
     let counts: Vec<Vec<usize>> = splits.iter().map(|(_, _, dataset)| dataset.counts()).collect();
     let header: String = splits.iter().map(|(name, ..)| format!("  {name:>9}")).collect();
     writeln!(out, "\n{:<width$}{header}", "class")?;
-    for (class, name) in classes.iter().enumerate() {
+    for (class, name) in names.iter().enumerate() {
         let cell = |(split, counts): (&(&str, &str, &Dataset), &Vec<usize>)| {
             format!("  {:>1$}", text::thousands(counts[class] as u64), split.0.len().max(9))
         };

@@ -79,9 +79,19 @@ pub fn preset(path: &Path, architecture: &Architecture, classes: usize) -> Optio
         return None;
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let known = FILES.iter().find(|(network, hash, ..)| *network == architecture.name && file.contains(hash));
+    let named = FILES.iter().find(|(_, hash, ..)| file.contains(hash));
+    let known = named.filter(|(network, ..)| *network == architecture.name);
     let (resize, origin) = match known {
         Some((network, _, weights, resize)) => (*resize, format!("{file} is torchvision's {network}, {weights}")),
+        None if named.is_some() => (
+            RESIZE[0],
+            format!(
+                "the name of the file is that of torchvision's {}, but it contains a {}; as for V1 weights (V2: --resize-size {})",
+                named.map_or("", |(network, ..)| network),
+                architecture.name,
+                RESIZE[1]
+            ),
+        ),
         None => (
             RESIZE[0],
             format!(

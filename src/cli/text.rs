@@ -25,6 +25,16 @@ pub fn count(number: usize, one: &str) -> String {
     format!("{} {one}{plural}", thousands(number as u64))
 }
 
+/// A name from a file, without line breaks and the control sequences of terminals.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| match letter.is_control() {
+            true => letter.escape_default().collect::<Vec<_>>(),
+            false => vec![letter],
+        })
+        .collect()
+}
+
 /// `12.6 M`: at most four digits.
 pub fn short(value: u64) -> String {
     scaled(value, &[("", 1e0), (" k", 1e3), (" M", 1e6), (" G", 1e9), (" T", 1e12), (" P", 1e15), (" E", 1e18)])

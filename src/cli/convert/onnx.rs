@@ -2,10 +2,11 @@
 
 use super::super::args::{Float, write_three};
 use super::super::trained::{self, Trained};
-use super::super::{Failure, Result, text};
+use super::super::{Failure, Result, imagenet, text};
 use super::Args;
 use crate::formats::{atomic, onnx};
-use crate::weights;
+use crate::parameters::Parameters as _;
+use crate::{Error, weights};
 use std::io::Write as _;
 
 /// Whether OUT is to be an ONNX model.
@@ -17,7 +18,10 @@ pub fn run(args: &Args) -> Result<()> {
     if matches!(args.dtype, Some(Float::F64)) {
         return Err(Failure::Usage("an ONNX model is written in f32: leave out --dtype f64".to_string()));
     }
+    // Also where it is only described.
+    args.normalization.given()?;
     let mut contents = trained::read(&args.input, args.key.as_deref())?;
+    super::check_narrowing(&args.input, &contents.tensors)?;
     if let Some(prefix) = &args.prefix {
         contents.tensors = weights::names::under(&args.input, &contents.tensors, prefix)?;
     }
@@ -25,10 +29,19 @@ pub fn run(args: &Args) -> Result<()> {
     let (classes, names) = trained.classes()?;
     let model = trained.model::<f32>(classes)?;
     let architecture = model.architecture();
+    let mut infinite = None;
+    model.visit("", &mut |name, _, values| {
+        let found = values.iter().find(|value| !value.is_finite());
+        infinite = infinite.take().or(found.map(|value| format!("{name} contains {value}")));
+    });
+    if let Some(found) = infinite {
+        return Err(Error::format(&args.input, None, format!("expected finite weights, but {found}")).into());
+    }
     let size = [trained.framing(args.image_size, None)?.crop; 2];
     // Without --with-normalization it is only described.
     let normalization = match args.with_normalization {
         true => Some(trained.normalization(&args.normalization)?.0),
+        // A file need not contain it.
         false => trained.normalization(&args.normalization).ok().map(|(normalization, _)| normalization),
     };
     let in_graph = normalization.filter(|_| args.with_normalization);
@@ -44,6 +57,10 @@ pub fn run(args: &Args) -> Result<()> {
         (None, None) => "red, green, blue, normalised as in training",
     };
     metadata.insert("input".into(), input.to_string());
+    if names.is_none() && trained.preset.is_some() {
+        let names: Vec<&str> = imagenet::classes().collect();
+        metadata.insert("class_names".into(), serde_json::Value::from(names).to_string());
+    }
     metadata.insert("image_size".into(), size[0].to_string());
     if let Some(normalization) = normalization {
         metadata.insert("mean".into(), write_three(normalization.mean()));
@@ -57,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     trained.print_notes();
     let [height, width] = size;
-    let named = if names.is_some() { ", named in the metadata" } else { "" };
+    let named = if names.is_some() || trained.preset.is_some() { ", named in the metadata" } else { "" };
     let mut out = std::io::stdout().lock();
     for (key, value) in [
         ("read", args.input.display().to_string()),

@@ -14,6 +14,7 @@
 //! files keep two names.
 
 use super::{Guess, Prediction};
+use crate::cli::text::printable;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -149,16 +150,6 @@ pub fn name(path: &Path) -> String {
         chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
     }
     text
-}
-
-/// Without line breaks and the control sequences of terminals.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|letter| match letter.is_control() {
-            true => letter.escape_default().collect::<Vec<_>>(),
-            false => vec![letter],
-        })
-        .collect()
 }
 
 /// A field of a CSV file: in quotation marks where it needs them.

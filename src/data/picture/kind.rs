@@ -41,6 +41,8 @@ fn other(bytes: &[u8]) -> String {
         [b'8', b'B', b'P', b'S', ..] => "a Photoshop file",
         [b'%', b'P', b'D', b'F', ..] => "a PDF file",
         [b'P', b'1'..=b'7', b'\n' | b' ' | b'\r' | b'\t', ..] => "a PNM image",
+        // No colour map and no origin, which an icon has its number of pictures in.
+        [0, 0, 2 | 3 | 10 | 11, 0, 0, 0, 0, 0, ..] => "a TGA image",
         [0, 0, 1 | 2, 0, ..] => "an icon",
         [b'P', b'K', 3, 4, ..] => "a zip archive",
         _ if text.starts_with("<svg") || text.starts_with("<?xml") && text.contains("<svg") => "an SVG image",
@@ -70,6 +72,7 @@ mod tests {
             (b"%PDF-1.7", "a PDF file"),
             (b"P6\n8 8\n255\n", "a PNM image"),
             (b"\0\0\x01\0\x01\0", "an icon"),
+            (b"\0\0\x02\0\0\0\0\0\0\0\0\0\x08\0\x08\0", "a TGA image"),
             (b"\xef\xbb\xbf  <svg xmlns=", "an SVG image"),
             (b"<?xml version=\"1.0\"?>\n<!-- x --><svg", "an SVG image"),
             (b"\n<!DOCTYPE html><html>", "a web page"),

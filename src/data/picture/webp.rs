@@ -7,6 +7,15 @@ use std::io::Cursor;
 
 /// The samples of a file.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
+    // RIFF, the length of what follows, WEBP.
+    let length = bytes.get(4..8).map_or(0, |length| u32::from_le_bytes(length.try_into().expect("four bytes")));
+    if u64::from(length) + 8 > bytes.len() as u64 {
+        return Err(Fault::Broken(format!(
+            "truncated: expected a WebP image of {} bytes, found {}",
+            u64::from(length) + 8,
+            bytes.len()
+        )));
+    }
     let mut decoder = WebPDecoder::new(Cursor::new(bytes))?;
     decoder.set_memory_limit(MOST_BYTES as usize);
     let (width, height) = decoder.dimensions();
@@ -48,8 +57,13 @@ mod tests {
             let found = decode(Path::new("x.jpg"), &file).unwrap();
             assert_eq!(found.pixels, picture.slice(ndarray::s![.., .., ..3]));
             assert_eq!((found.orientation.number(), found.view(Exif::Apply).dim()), (6, (7, 5, 3)));
-            let message = decode(Path::new("x.webp"), &file[..60]).unwrap_err().to_string();
-            assert!(message.contains("not a whole WebP image"), "{message}");
+            for cut in [60, file.len() - 1] {
+                let message = decode(Path::new("x.webp"), &file[..cut]).unwrap_err().to_string();
+                assert!(
+                    message.contains(&format!("truncated: expected a WebP image of {} bytes", file.len())),
+                    "{message}"
+                );
+            }
         }
     }
 

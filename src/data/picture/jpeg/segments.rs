@@ -56,7 +56,7 @@ pub fn read(bytes: &[u8]) -> Result<Frame, Fault> {
             length => start + 2 + length,
         };
         match marker {
-            0xc0..=0xc2 if frame.is_none() => frame = Some(Frame::new(content, marker == 0xc2)?),
+            0xc0..=0xc2 if frame.is_none() => frame = Some(Frame::new(content, marker == 0xc2, bytes.len())?),
             0xc0..=0xc2 => return Err(broken("damaged: two frame headers")),
             0xc3 | 0xc7 => return Err(unsupported("a lossless")),
             0xc5 | 0xc6 | 0xde => return Err(unsupported("a hierarchical")),
@@ -144,8 +144,9 @@ fn damaged_table() -> Fault {
 }
 
 impl Frame {
-    /// The frame header: bits of a sample, height, width, and of every component number, sampling factors and table.
-    fn new(content: &[u8], progressive: bool) -> Result<Self, Fault> {
+    /// The frame header: bits of a sample, height, width, and of every component number, sampling factors and table. `file`
+    /// is the number of bytes of the file.
+    fn new(content: &[u8], progressive: bool, file: usize) -> Result<Self, Fault> {
         let Some((&[bits, h1, h0, w1, w0, count], parts)) = content.split_first_chunk::<6>() else {
             return Err(broken("damaged: a frame header of less than six bytes"));
         };
@@ -168,6 +169,13 @@ impl Frame {
         if !fits(0) || !fits(1) {
             return Err(broken("the sampling factors of a component do not divide those of another"));
         }
+        let size_of = |sampling: [usize; 2]| [0, 1].map(|axis| (size[axis] * sampling[axis]).div_ceil(most[axis]));
+        // Every block takes a bit or more: before there is memory for the blocks, are there bits for them?
+        let blocks =
+            samplings.iter().map(|&sampling| size_of(sampling).map(|side| side.div_ceil(8)).iter().product::<usize>());
+        if blocks.sum::<usize>() > 8 * file {
+            return Err(truncated());
+        }
         let component = |(part, sampling): (&[u8], [usize; 2])| {
             // Units of an interleaved scan: one block of the coarsest component.
             let units = [0, 1].map(|axis| size[axis].div_ceil(8 * most[axis]));
@@ -178,7 +186,7 @@ impl Frame {
                 sampling,
                 table: part[2].into(),
                 quantization: None,
-                size: [0, 1].map(|axis| (size[axis] * sampling[axis]).div_ceil(most[axis])),
+                size: size_of(sampling),
                 blocks,
                 samples: vec![0; 64 * count],
                 coefficients: vec![[0; 64]; if progressive { count } else { 0 }],

@@ -213,6 +213,14 @@ type Case = (&'static str, [usize; 2], Vec<[usize; 2]>, u64);
 
 /// The same coefficients: in one scan, in scans of each component, of two and one, with restart markers, progressive. Sums
 /// Σ (k + 1) y[k] of what Pillow 13.0.0 (libjpeg-turbo 3.2.0) gives.
+/// A header of a huge picture without the bits for its blocks takes no memory.
+#[test]
+fn a_picture_without_bits_for_its_blocks_is_truncated() {
+    let frame = [0xff, 0xd8, 0xff, 0xc2, 0, 11, 8, 0x3e, 0x80, 0x3e, 0x80, 1, 1, 0x11, 0];
+    let message = decode(Path::new("x.jpg"), &[&frame[..], &[0xff, 0xd9]].concat()).unwrap_err().to_string();
+    assert_eq!(message, "x.jpg: truncated: the end of the JPEG image is missing");
+}
+
 #[test]
 fn the_order_of_scans_does_not_matter_and_the_bytes_are_pillows() {
     let three = |a, b, c| vec![a, b, c];
