@@ -10,6 +10,7 @@ use super::messages::{Places, joined, shortened};
 use super::role::{Role, is_generic, role};
 use super::tree::Folder;
 use crate::Result;
+use crate::data::picture;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The folders of a data set; each contains one folder per class.
@@ -167,7 +168,16 @@ fn chosen<'a>(places: &Places, root: &'a Folder, group: &[&Named<'a>]) -> Result
         recognised += &folder.map_or(String::new(), |folder| format!("; {role}: {}", places.of(folder)));
     }
     if only_validation {
-        recognised += " (there is no other folder to test on)";
+        let is_test = |folder: &&Folder| matches!(role(&folder.name()), Some((Role::Test | Role::Evaluation, _)));
+        let unread: Vec<String> = root.folders.iter().filter(is_test).map(|folder| places.of(folder)).collect();
+        recognised += &match &unread[..] {
+            [] => " (there is no other folder to test on)".to_string(),
+            unread => format!(
+                " (not {}: expected folders of pictures in a folder called like {})",
+                shortened(unread),
+                places.of(train)
+            ),
+        };
     }
     let mut notes = vec![recognised];
     let is_used = |folder: &&Folder| group.iter().any(|split| std::ptr::eq(split.folder, *folder));
@@ -188,7 +198,10 @@ fn no_splits(places: &Places, root: &Folder, named: &[Named]) -> Result<()> {
     if pair(root).is_some() || root.filled().iter().all(plain) && named.iter().any(|split| split.classes.is_none()) {
         let without: Vec<&Folder> = named.iter().filter(|s| s.classes.is_none()).map(|s| s.folder).collect();
         let with = named.iter().find(|split| split.is(Role::Train)).and_then(|split| split.classes);
-        return Err(places.without_classes(&without, with));
+        let beside = root.filled().into_iter().filter(|folder| !named.iter().any(|s| std::ptr::eq(s.folder, *folder)));
+        let beside: Vec<String> = beside.map(|folder| places.of(folder)).collect();
+        let beside = if with.is_none() { &beside[..] } else { &[] };
+        return Err(places.without_classes_beside(&without, with, beside));
     }
     let alone: Vec<String> = named
         .iter()
@@ -198,9 +211,15 @@ fn no_splits(places: &Places, root: &Folder, named: &[Named]) -> Result<()> {
     if alone.is_empty() {
         return Ok(());
     }
+    let empty = root.folders.iter().filter(|folder| folder.count == 0 && role(&folder.name()).is_some());
+    let empty: Vec<String> = empty.map(|folder| places.of(folder)).collect();
+    let empty = match &empty[..] {
+        [] => String::new(),
+        empty => format!(", and no {} images in {}{}", picture::KINDS, shortened(empty), places.left_out()),
+    };
     Err(places.error(format!(
-        "expected train/ and test/ (or val/) with a folder for each class, found only {}; to hold every fifth image of a \
-         class out for testing, give the folder that contains the classes; if the name is that of a class, move its \
+        "expected train/ and test/ (or val/) with a folder for each class, found only {}{empty}; to hold every fifth image \
+         of a class out for testing, give the folder that contains the classes; if the name is that of a class, move its \
          pictures out of its subfolders",
         shortened(&alone)
     )))

@@ -3,13 +3,16 @@
 use super::tree::MOST_DEPTH;
 use super::*;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A temporary folder with files of these names; they are empty unless a test reads pictures.
 struct Files(PathBuf);
 
 impl Files {
     fn new(name: &str, files: &[&str]) -> Self {
-        let path = std::env::temp_dir().join(format!("resnet-by-hand-folder-{}-{name}", std::process::id()));
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("resnet-by-hand-folder-{}-{number}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         let new = Files(path);
@@ -251,6 +254,70 @@ fn classes_in_several_folders_are_reported() {
     let files = [&files[..], &["test/car/1.png"]].concat();
     assert_eq!(notes(&files)[1], format!("{outer}train/animal/cat/, train/animal/dog/"));
     assert_eq!(notes(&["a/x/1.png", "a/x/2.png", "b/1.png"]).len(), 1);
+}
+
+#[test]
+fn folders_that_are_no_classes_are_rejected() {
+    let flat = "found pictures without classes in";
+    let set = ["dataset/dew/1.png", "dataset/fog/1.png"];
+    for beside in ["test", "Test Images", "extra"] {
+        let beside_set = format!("{beside}/1.png");
+        rejected(&[set[0], set[1], &beside_set], &[&format!("{flat} {beside}/ (1)"), "dataset alone: every fifth"]);
+    }
+    rejected(&["data/m/images/cat/1.png", "data/m/images/dog/1.png", "x/1.png"], &["x/ (1)", "data/m/images alone"]);
+    for split in ["test_images", "Test Set", "train-data"] {
+        let files = ["cat/1.png", "dog/1.png", &format!("{split}/1.png")];
+        rejected(&files, &[&format!("found {split}/, which is called like a split")]);
+    }
+    for folders in [
+        &["JPEGImages", "SegmentationClass", "SegmentationObject"][..],
+        &["images", "annotations/trimaps"],
+        &["Annotation", "PNGImages", "PedMasks"],
+        &["img", "ground_truth"],
+        &["images_001/images", "images_002/images"],
+        &["HAM10000_images_part_1", "HAM10000_images_part_2"],
+        &["batch1", "batch2", "batch3"],
+        &["train/images", "train/masks", "test/images", "test/masks"],
+    ] {
+        let files: Vec<String> = folders.iter().map(|folder| format!("{folder}/1.png")).collect();
+        let mut files: Vec<&str> = files.iter().map(String::as_str).collect();
+        files.push("metadata.csv");
+        rejected(&files, &[flat, "labels in a table (.csv) are not read"]);
+    }
+    for classes in [["mask", "no_mask"], ["Sample001", "Sample002"], ["1", "2"], ["n01440764", "n01443537"]] {
+        let files = classes.map(|class| [format!("{class}/1.png"), format!("{class}/2.png")]).concat();
+        assert_eq!(notes(&files.iter().map(String::as_str).collect::<Vec<_>>()).len(), 1, "{classes:?}");
+    }
+}
+
+#[test]
+fn the_only_folder_of_pictures_is_named_whole() {
+    for folder in ["k", "k/k", "celeba/img_align/img_align"] {
+        let files = [format!("{folder}/1.png"), format!("{folder}/2.png")];
+        rejected(&[&files[0], &files[1]], &[&format!("found pictures without classes in {folder}/ (2)")]);
+    }
+}
+
+#[test]
+fn splits_without_pictures_are_named() {
+    let files = ["test/a/1.png", "test/b/1.png", "train/a/1.heic"];
+    rejected(&files, &["found only test/, and no ", "images in train/ (1 file left out", ".heic 1"]);
+    let files = ["train/a/1.png", "train/b/1.png", "test/a/1.txt"];
+    rejected(&files, &["found only train/, and no ", "images in test/ (1 file left out", "every fifth"]);
+    let expected = "train: train/, 2 classes; test: val/ (not test/: expected folders of pictures in a folder called like \
+                    train/)";
+    let mut files = vec!["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/1.png"];
+    assert_eq!(notes(&files)[0], expected);
+    files[4] = "test/a/1.txt";
+    assert_eq!(notes(&files)[0], expected);
+}
+
+#[test]
+fn classes_beside_two_splits_without_classes_are_named() {
+    let renamed = "if they are classes as bus/, rename one of them, for example to class_train/";
+    rejected(&["train/1.png", "test/1.png", "bus/1.png"], &["in test/ (1) and train/ (1)", renamed]);
+    let files = ["class_train/1.png", "class_train/2.png", "test/1.png", "bus/1.png"];
+    assert_eq!(Files::new("renamed", &files).found().classes(), ["bus", "class_train", "test"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Layout, named, pair};
 use crate::Result;
 use crate::data::folder::messages::{Places, shortened};
-use crate::data::folder::role::is_generic;
+use crate::data::folder::role::{is_annotation, is_generic, is_only_split, part_of};
 use crate::data::folder::tree::Folder;
 use std::collections::BTreeSet;
 
@@ -14,10 +14,9 @@ pub fn layout<'a>(places: &Places, root: &'a Folder) -> Result<Layout<'a>> {
         return Err(places.without_classes(&[root], None));
     }
     if let [only] = filled[..]
-        && only.deeper() == 0
-        && is_generic(&only.name())
+        && opened(only).filled().len() < 2
     {
-        return Err(places.without_classes(&[only], None));
+        return Err(places.without_classes(&[opened(only)], None));
     }
     let mut notes = Vec::new();
     if !std::ptr::eq(root, places.top) {
@@ -34,10 +33,25 @@ pub fn layout<'a>(places: &Places, root: &'a Folder) -> Result<Layout<'a>> {
 pub fn check(places: &Places, folder: &Folder) -> Result<()> {
     let filled = folder.filled();
     let doubts = [splits_inside, second_copy, inner_classes];
-    match doubts.iter().find_map(|doubt| doubt(places, &filled)) {
-        Some(message) => Err(places.error(message)),
-        None => Ok(()),
+    if let Some(message) = doubts.iter().find_map(|doubt| doubt(places, &filled)) {
+        return Err(places.error(message));
     }
+    let (sets, others): (Vec<&Folder>, Vec<&Folder>) =
+        filled.iter().partition(|folder| is_generic(&folder.name()) && opened(folder).filled().len() > 1);
+    match sets[..] {
+        [set] if !others.is_empty() => Err(places.without_classes(&others, Some(opened(set)))),
+        _ if are_no_classes(&filled) => Err(places.without_classes(&filled, None)),
+        _ => called_like_a_split(places, &filled).map_or(Ok(()), |message| Err(places.error(message))),
+    }
+}
+
+/// Whether the names say that the folders are parts of one set, or pictures and their annotations.
+fn are_no_classes(folders: &[&Folder]) -> bool {
+    let all = |holds: &dyn Fn(&str) -> bool| folders.iter().all(|folder| holds(&folder.name()));
+    let any = |holds: &dyn Fn(&str) -> bool| folders.iter().any(|folder| holds(&folder.name()));
+    let annotated = all(&|name| is_generic(name) || is_annotation(name)) && any(&is_generic) && any(&is_annotation);
+    let part = folders.first().and_then(|folder| part_of(&folder.name()));
+    annotated || folders.len() > 1 && part.is_some() && all(&|name| part_of(name) == part)
 }
 
 /// A note about classes whose pictures are in several folders.
@@ -106,6 +120,17 @@ fn second_copy(places: &Places, classes: &[&Folder]) -> Option<String> {
         }
     }
     None
+}
+
+/// A message if a folder beside classes is called `test_images` or similar.
+fn called_like_a_split(places: &Places, classes: &[&Folder]) -> Option<String> {
+    let split = classes.iter().find(|folder| is_only_split(&folder.name()))?;
+    Some(format!(
+        "expected a folder for each class, found {}, which is called like a split: if it is a class, rename it; otherwise \
+         move it elsewhere (every fifth image of each class is then held out for testing), or move the classes into a \
+         folder train/ beside it and its pictures into a folder for each class",
+        places.of(split)
+    ))
 }
 
 /// A message if all `classes` contain folders of the same names: are the outer or the inner ones the classes?
