@@ -353,12 +353,19 @@ fn read_exactly(path: &Path, reader: impl Read, size: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The first two bytes of archives that are not read.
+const ARCHIVES: [(&[u8; 2], &str); 5] =
+    [(b"PK", "zip"), (b"BZ", "bzip2"), (b"\xfd7", "xz"), (b"Ra", "rar"), (b"7z", "7z")];
+
 fn load_archive<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Result<(Splits, &'a Published)> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
     file.take(2).read_to_end(&mut start).map_err(|e| Error::io(path, "read", e))?;
     if start != [0x1f, 0x8b] {
-        let hint = if start == *b"PK" { "; unpack the zip archive and give its folder" } else { "" };
+        let kind = ARCHIVES.iter().find(|(first, _)| start == **first).map(|(_, kind)| *kind);
+        let kind = kind
+            .or_else(|| path.extension().filter(|extension| extension.eq_ignore_ascii_case("tar")).and(Some("tar")));
+        let hint = kind.map_or(String::new(), |kind| format!("; unpack the {kind} archive and give its folder"));
         let message = format!(
             "expected a folder or a .tar.gz archive (bytes 1f 8b), found a file that starts {start:02x?}{hint}"
         );

@@ -216,8 +216,7 @@ fn check_filled(places: &Places, folder: &Folder) -> Result<()> {
     if empty.is_empty() {
         return Ok(());
     }
-    let left_out = places.top.left_out().note().map_or(String::new(), |note| format!(" ({note})"));
-    let found = format!("found none in {}{left_out}", shortened(&empty));
+    let found = format!("found none in {}{}", shortened(&empty), places.left_out());
     Err(places.error(format!("expected {} images in the folder of every class, {found}", picture::KINDS)))
 }
 

@@ -62,6 +62,11 @@ impl Files {
         let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
             paths.into_iter().filter(|path| !self.hides(path)).partition(|path| path.is_dir());
         for file in files {
+            // To read from a pipe may take forever.
+            if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+                self.left_out.add("pipe or device");
+                continue;
+            }
             match extension(&file) {
                 Some(extension) if EXTENSIONS.contains(&extension.as_str()) => self.pictures.push(file),
                 Some(extension) => self.left_out.add(&format!(".{extension}")),
@@ -116,14 +121,20 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         #[cfg(unix)]
-        std::os::unix::fs::symlink(&root, root.join("sub/again")).unwrap();
+        {
+            std::os::unix::fs::symlink(&root, root.join("sub/again")).unwrap();
+            std::os::unix::fs::symlink("/dev/null", root.join("sub/device.png")).unwrap();
+            std::os::unix::net::UnixListener::bind(root.join("socket.png")).unwrap();
+        }
         // What is named is taken, whatever it is called and whether it exists.
         let named = root.join("README");
         let found = Files::find(&[named.clone(), root.clone(), root.join("absent.png")]);
         let names: Vec<_> =
             found.pictures.iter().map(|path| path.strip_prefix(&root).unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["README", "a.png", "b.JPG", "sub/d.png", "sub/deep/c.jpeg", "absent.png"]);
-        assert_eq!(found.left_out.note().unwrap(), "note: left out: .txt 1, hidden 2, no extension 1");
+        let special = if cfg!(unix) { ", pipe or device 2" } else { "" };
+        let note = format!("note: left out: .txt 1, hidden 2, no extension 1{special}");
+        assert_eq!(found.left_out.note().unwrap(), note);
         assert!(found.errors.is_empty() && found.empty.is_empty());
         fs::create_dir(root.join("empty")).unwrap();
         assert_eq!(Files::find(&[root.clone(), root.join("empty")]).empty, [root.join("empty")]);

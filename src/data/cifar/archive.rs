@@ -24,6 +24,9 @@ pub(in crate::data) fn most(sets: &[&Published], images: usize) -> u64 {
     largest.unwrap_or(0) + SLACK
 }
 
+/// What to do with other archives.
+const OF_PICTURES: &str = "; if it contains pictures, unpack it and give its folder";
+
 pub(in crate::data) fn read<'a>(
     path: &Path,
     compressed: impl BufRead,
@@ -50,8 +53,9 @@ pub(in crate::data) fn read<'a>(
         let member = PathBuf::from(format!("{}: {name}", path.display()));
         let size = entry.header().entry_size().map_err(|e| corrupt(&member, e))?;
         if entry.raw_file_position().saturating_add(size) > most {
+            let hint = if found.is_none() { OF_PICTURES } else { "" };
             let message =
-                format!("expected an archive of at most {most} bytes unpacked, found a member of {size} bytes");
+                format!("expected an archive of at most {most} bytes unpacked, found a member of {size} bytes{hint}");
             return Err(Error::format(member, Some(consumed.get()), message));
         }
         let file_name = name.rsplit('/').next().unwrap_or_default();
@@ -86,13 +90,19 @@ pub(in crate::data) fn read<'a>(
         return Err(Error::format(path, Some(consumed.get()), "expected the end of the archive, found more data"));
     }
 
-    let (set, layout) = found.unwrap_or((sets[0], Layout::Binary));
+    let Some((set, layout)) = found else {
+        let sets = sets.iter().map(|set| set.name).collect::<Vec<_>>().join(" or ");
+        return Err(Error::format(
+            path,
+            None,
+            format!("expected the files of {sets}, found none of them{OF_PICTURES}"),
+        ));
+    };
     parts.resize(set.parts(), None);
     let missing = (0..parts.len()).filter(|&part| parts[part].is_none());
     let missing: Vec<String> = missing.map(|part| set.file(layout, part)).collect();
     if !missing.is_empty() {
-        let found = if names.is_empty() { "none of them".into() } else { names.join(", ") };
-        return Err(set.missing(path, &missing, &found));
+        return Err(set.missing(path, &missing, &names.join(", ")));
     }
     Ok((set.join(parts.into_iter().flatten().collect(), path)?, set))
 }

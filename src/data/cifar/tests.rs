@@ -410,7 +410,12 @@ mod with_formats {
         assert!(message(&archive(&twice)).contains("data_batch_1.bin: expected every batch once"));
         let mixed = [&members[..5], &super::with_formats::members(Layout::Python, python2_file)[5..]].concat();
         assert!(message(&archive(&mixed)).contains("test_batch: expected one layout"));
-        assert!(message(&archive(&[])).contains("found none of them"));
+        assert!(message(&archive(&[])).contains("found none of them; if it contains pictures, unpack it"));
+        let others: [(&[u8], &str); 5] =
+            [(b"PK\x03\x04", "zip"), (b"BZh9", "bzip2"), (b"\xfd7zXZ", "xz"), (b"Rar!", "rar"), (b"7z\xbc", "7z")];
+        for (bytes, kind) in others {
+            assert!(message(bytes).contains(&format!("unpack the {kind} archive and give its folder")), "{kind}");
+        }
         assert!(message(&compress(b"not a tar archive")).contains("corrupt or truncated"));
 
         // A bomb: endless zeros after the archive.

@@ -4,10 +4,13 @@
 //! and contains folders of pictures, and another split is beside it whose name differs only in the role: `seg_train/` and
 //! `seg_test/`. Every other folder with pictures is a class. What can be read both ways is an error.
 
+mod classes;
+
 use super::messages::{Places, joined, shortened};
 use super::role::{Role, is_generic, role};
 use super::tree::Folder;
 use crate::Result;
+use crate::data::picture;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The folders of a data set; each contains one folder per class.
@@ -43,9 +46,11 @@ impl<'a> Layout<'a> {
         let (places, root) = (Places { top }, innermost(top));
         let mut layout = match splits(&places, root)? {
             Some(layout) => layout,
-            None => classes(&places, root)?,
+            None => classes::layout(&places, root)?,
         };
         let read: Vec<&Folder> = [Some(layout.train), layout.validation, layout.test].into_iter().flatten().collect();
+        read.iter().try_for_each(|folder| classes::check(&places, folder))?;
+        layout.notes.extend(classes::nested(&places, &read));
         layout.notes.extend(places.strays(&read));
         Ok(layout)
     }
@@ -163,7 +168,16 @@ fn chosen<'a>(places: &Places, root: &'a Folder, group: &[&Named<'a>]) -> Result
         recognised += &folder.map_or(String::new(), |folder| format!("; {role}: {}", places.of(folder)));
     }
     if only_validation {
-        recognised += " (there is no other folder to test on)";
+        let is_test = |folder: &&Folder| matches!(role(&folder.name()), Some((Role::Test | Role::Evaluation, _)));
+        let unread: Vec<String> = root.folders.iter().filter(is_test).map(|folder| places.of(folder)).collect();
+        recognised += &match &unread[..] {
+            [] => " (there is no other folder to test on)".to_string(),
+            unread => format!(
+                " (not {}: expected folders of pictures in a folder called like {})",
+                shortened(unread),
+                places.of(train)
+            ),
+        };
     }
     let mut notes = vec![recognised];
     let is_used = |folder: &&Folder| group.iter().any(|split| std::ptr::eq(split.folder, *folder));
@@ -184,7 +198,10 @@ fn no_splits(places: &Places, root: &Folder, named: &[Named]) -> Result<()> {
     if pair(root).is_some() || root.filled().iter().all(plain) && named.iter().any(|split| split.classes.is_none()) {
         let without: Vec<&Folder> = named.iter().filter(|s| s.classes.is_none()).map(|s| s.folder).collect();
         let with = named.iter().find(|split| split.is(Role::Train)).and_then(|split| split.classes);
-        return Err(places.without_classes(&without, with));
+        let beside = root.filled().into_iter().filter(|folder| !named.iter().any(|s| std::ptr::eq(s.folder, *folder)));
+        let beside: Vec<String> = beside.map(|folder| places.of(folder)).collect();
+        let beside = if with.is_none() { &beside[..] } else { &[] };
+        return Err(places.without_classes_beside(&without, with, beside));
     }
     let alone: Vec<String> = named
         .iter()
@@ -194,84 +211,16 @@ fn no_splits(places: &Places, root: &Folder, named: &[Named]) -> Result<()> {
     if alone.is_empty() {
         return Ok(());
     }
+    let empty = root.folders.iter().filter(|folder| folder.count == 0 && role(&folder.name()).is_some());
+    let empty: Vec<String> = empty.map(|folder| places.of(folder)).collect();
+    let empty = match &empty[..] {
+        [] => String::new(),
+        empty => format!(", and no {} images in {}{}", picture::KINDS, shortened(empty), places.left_out()),
+    };
     Err(places.error(format!(
-        "expected train/ and test/ (or val/) with a folder for each class, found only {}; to hold every fifth image of a \
-         class out for testing, give the folder that contains the classes; if the name is that of a class, move its \
+        "expected train/ and test/ (or val/) with a folder for each class, found only {}{empty}; to hold every fifth image \
+         of a class out for testing, give the folder that contains the classes; if the name is that of a class, move its \
          pictures out of its subfolders",
         shortened(&alone)
     )))
-}
-
-/// The layout if every folder in `root` is a class.
-fn classes<'a>(places: &Places, root: &'a Folder) -> Result<Layout<'a>> {
-    let filled = root.filled();
-    if filled.is_empty() {
-        return Err(places.without_classes(&[root], None));
-    }
-    let mut inside = Vec::new();
-    for class in &filled {
-        match (pair(class), named(class).iter().find(|s| s.classes.is_some() && s.others.is_empty())) {
-            (Some(pair), _) => inside.extend(pair.map(|folder| places.of(folder))),
-            (None, Some(split)) => inside.push(places.of(split.folder)),
-            (None, None) => {}
-        }
-    }
-    if !inside.is_empty() {
-        return Err(places.error(format!(
-            "expected splits outside the classes (train/CLASS/ and test/CLASS/), found {}; if a folder contains a whole \
-             data set, give that folder",
-            shortened(&inside)
-        )));
-    }
-    if let [only] = filled[..]
-        && only.deeper() == 0
-        && is_generic(&only.name())
-    {
-        return Err(places.without_classes(&[only], None));
-    }
-    if let Some(message) = inner_classes(places, &filled) {
-        return Err(places.error(message));
-    }
-    let mut notes = Vec::new();
-    if !std::ptr::eq(root, places.top) {
-        notes.push(format!("the data set is in {}", places.of(root)));
-    }
-    let called: Vec<String> = named(root).iter().map(|split| places.of(split.folder)).collect();
-    if !called.is_empty() {
-        notes.push(format!("read as classes, because no other split is beside them: {}", shortened(&called)));
-    }
-    let nested = filled.iter().filter(|class| class.pictures.is_empty()).flat_map(|class| class.filled());
-    let nested: Vec<String> = nested.map(|folder| places.of(folder)).collect();
-    if nested.len() > 1 {
-        notes.push(format!("the class of pictures in subfolders is the outer folder: {}", shortened(&nested)));
-    }
-    Ok(Layout { train: root, validation: None, test: None, notes })
-}
-
-/// A message if all `folders` contain folders of the same names: are the outer or the inner ones the classes?
-fn inner_classes(places: &Places, folders: &[&Folder]) -> Option<String> {
-    if folders.len() < 2 || folders.iter().any(|folder| !folder.pictures.is_empty()) {
-        return None;
-    }
-    let shared = folders.iter().map(|folder| inner_names(folder)).reduce(|a, b| &a & &b)?;
-    if shared.len() < 2 {
-        return None;
-    }
-    let outer: Vec<String> = folders.iter().map(|folder| places.of(folder)).collect();
-    let shared: Vec<String> = shared.into_iter().collect();
-    Some(format!(
-        "expected a folder for each class, found {}, which all contain folders of the same names ({}): if the inner \
-         folders are the classes, give one of the outer folders, or call them train/ and test/; if the outer folders are, \
-         move the pictures out of the inner ones",
-        shortened(&outer),
-        shortened(&shared)
-    ))
-}
-
-/// The names of the folders with pictures in `folder`, or in the only folder in it, and so on.
-fn inner_names(folder: &Folder) -> BTreeSet<String> {
-    match folder.filled()[..] {
-        [only] if only.pictures.is_empty() => inner_names(only),
-        _ => folder.filled().into_iter().map(Folder::name).collect(),
-    }
 }

@@ -20,6 +20,11 @@ impl Places<'_> {
         format!("{}/", self.inside(&folder.path))
     }
 
+    /// ` (2 files left out, …)`, or nothing.
+    pub fn left_out(&self) -> String {
+        self.top.left_out().note().map_or(String::new(), |note| format!(" ({note})"))
+    }
+
     /// A path as seen from the top folder, with `/` on every system.
     fn inside(&self, path: &Path) -> String {
         let inside = path.strip_prefix(&self.top.path).ok().filter(|inside| !inside.as_os_str().is_empty());
@@ -45,6 +50,11 @@ impl Places<'_> {
 
     /// The error about pictures in `folders` that have no class; the training images in `train` do have one.
     pub fn without_classes(&self, folders: &[&Folder], train: Option<&Folder>) -> Error {
+        self.without_classes_beside(folders, train, &[])
+    }
+
+    /// The same; the folders called `beside` may be classes.
+    pub fn without_classes_beside(&self, folders: &[&Folder], train: Option<&Folder>, beside: &[String]) -> Error {
         let found = joined(folders.iter().map(|folder| {
             let place = if std::ptr::eq(*folder, self.top) { "the folder itself".to_string() } else { self.of(folder) };
             let count = if folder.pictures.is_empty() { folder.count } else { folder.pictures.len() };
@@ -63,6 +73,10 @@ impl Places<'_> {
                 "; or give {} alone: every fifth image of each class is then held out for testing",
                 train.path.display()
             );
+        }
+        if !beside.is_empty() {
+            let beside = shortened(beside);
+            message += &format!("; if they are classes as {beside}, rename one of them, for example to class_train/");
         }
         if self.top.left_out().has(".csv") {
             message += "; labels in a table (.csv) are not read";

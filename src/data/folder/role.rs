@@ -23,6 +23,30 @@ const FILLERS: [&str; 25] = [
     "pics", "photo", "photos", "sample", "samples", "split", "folder", "dir", "files", "jpg", "jpeg", "png", "full",
 ];
 
+/// Words for pictures that describe other pictures.
+const ANNOTATIONS: [&str; 16] = [
+    "annotation",
+    "annotations",
+    "bbox",
+    "bboxes",
+    "gt",
+    "label",
+    "labels",
+    "mask",
+    "masks",
+    "segmentation",
+    "segmentations",
+    "segmentationclass",
+    "segmentationobject",
+    "trimap",
+    "trimaps",
+    "truth",
+];
+
+/// Words for one part of many: `images_001`, `HAM10000_images_part_1`.
+const PARTS: [&str; 12] =
+    ["part", "batch", "chunk", "shard", "images", "image", "imgs", "img", "pictures", "picture", "photos", "photo"];
+
 /// The role in a name and its other words: `seg_train` is (`Train`, `seg`), `Training Set 2` is (`Train`, ``).
 ///
 /// `None` without a word for a role or with words for two.
@@ -42,11 +66,36 @@ pub fn role(name: &str) -> Option<(Role, String)> {
 /// Whether a name says only that there are pictures: `images`, `dataset 2`.
 pub fn is_generic(name: &str) -> bool {
     let words = words(name);
-    words.iter().all(|word| is_filler(word)) && words.iter().any(|word| FILLERS.contains(&word.as_str()))
+    words.iter().all(|word| is_filler(word)) && words.iter().any(|word| !is_number(word))
 }
 
+/// Whether a name is that of a split and of no class: `test_images`, but not `test` or `litmus_test`.
+pub fn is_only_split(name: &str) -> bool {
+    let is_alone = |word: &String| is_number(word) || ROLES.iter().any(|(_, words)| words.contains(&word.as_str()));
+    role(name).is_some_and(|(_, others)| others.is_empty()) && !words(name).iter().all(is_alone)
+}
+
+/// Whether a name says that the pictures describe others: `annotations`, `PedMasks`.
+pub fn is_annotation(name: &str) -> bool {
+    words(name).iter().any(|word| ANNOTATIONS.contains(&word.as_str()))
+}
+
+/// The words of a name without its number, if it is the name of one part of many: `images_001`.
+pub fn part_of(name: &str) -> Option<String> {
+    let (numbers, others): (Vec<String>, Vec<String>) = words(name).into_iter().partition(|word| is_number(word));
+    let is_part = !numbers.is_empty() && others.iter().any(|word| PARTS.contains(&word.as_str()));
+    is_part.then(|| others.join(" "))
+}
+
+/// One filler or two: `jpegimages`.
 fn is_filler(word: &str) -> bool {
-    FILLERS.contains(&word) || word.bytes().all(|byte| byte.is_ascii_digit())
+    let after =
+        |filler: &&str| word.strip_prefix(*filler).is_some_and(|rest| rest.is_empty() || FILLERS.contains(&rest));
+    FILLERS.iter().any(after) || is_number(word)
+}
+
+fn is_number(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The role of one word, which may have a filler at its end or start: `trainset`, `imgstrain`.
@@ -129,6 +178,21 @@ mod tests {
             assert_eq!(role(name), None, "{name}");
         }
         assert!(is_generic("images") && is_generic("Data Set 2"));
-        assert!(!is_generic("cats") && !is_generic("7"));
+        assert!(is_generic("JPEGImages") && !is_generic("cats") && !is_generic("7"));
+        for name in ["test_images", "Training Set", "trainset", "val-data"] {
+            assert!(is_only_split(name), "{name}");
+        }
+        for name in ["test", "train 2", "litmus_test", "images"] {
+            assert!(!is_only_split(name), "{name}");
+        }
+        assert!(
+            ["Annotations", "PedMasks", "SegmentationClass", "ground_truth"].iter().all(|name| is_annotation(name))
+        );
+        assert!(!is_annotation("unmasked") && !is_annotation("images"));
+        assert_eq!(part_of("images_001").as_deref(), Some("images"));
+        assert_eq!(part_of("HAM10000_images_part_2").as_deref(), Some("ham images part"));
+        for name in ["Sample001", "images", "class_1", "7"] {
+            assert_eq!(part_of(name), None, "{name}");
+        }
     }
 }

@@ -3,13 +3,16 @@
 use super::tree::MOST_DEPTH;
 use super::*;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A temporary folder with files of these names; they are empty unless a test reads pictures.
 struct Files(PathBuf);
 
 impl Files {
     fn new(name: &str, files: &[&str]) -> Self {
-        let path = std::env::temp_dir().join(format!("resnet-by-hand-folder-{}-{name}", std::process::id()));
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("resnet-by-hand-folder-{}-{number}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         let new = Files(path);
@@ -160,11 +163,6 @@ fn classes_may_be_called_like_splits() {
 
 #[test]
 fn layouts_that_mean_two_things_or_nothing_are_rejected() {
-    let rejected = |names: &[&str], parts: &[&str]| {
-        let files = Files::new("rejected", names);
-        let message = files.refused();
-        parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
-    };
     let flat = "found pictures without classes in";
     rejected(
         &["train/1.png", "train/2.png", "test/1.png", "l.csv"],
@@ -201,6 +199,125 @@ fn layouts_that_mean_two_things_or_nothing_are_rejected() {
     rejected(&inner, &["amazon/, dslr/, which all contain folders of the same names (a, b)"]);
     let inner = ["Entrenamiento/a/1.png", "Entrenamiento/b/1.png", "Prueba/a/1.png", "Prueba/b/1.png"];
     rejected(&inner, &["Entrenamiento/, Prueba/, which all contain folders of the same names (a, b)"]);
+}
+
+/// The notes about these pictures.
+fn notes(pictures: &[&str]) -> Vec<String> {
+    Files::new("notes", pictures).found().notes().to_vec()
+}
+
+/// Rejects these pictures with a message that contains the parts.
+fn rejected(pictures: &[&str], parts: &[&str]) {
+    let message = Files::new("rejected", pictures).refused();
+    parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
+}
+
+#[test]
+fn a_second_copy_of_the_data_set_is_no_class() {
+    let copy = "names of those beside";
+    rejected(&["no/1.png", "yes/1.png", "brain/no/1.png", "brain/yes/1.png"], &["found brain/, ", copy, "(no, yes)"]);
+    rejected(&["no/1.png", "yes/1.png", "x/In/No/1.png", "x/In/Yes/1.png"], &["found x/In/, ", "beside x/ (no, yes)"]);
+    rejected(&["a/1.png", "b/1.png", "c/1.png", "d/a/1.png", "d/b/1.png", "d/2.png"], &["found d/, ", "(a, b)"]);
+    rejected(&["a/1.png", "copy/a/1.png"], &["found copy/, ", copy]);
+    let splits = ["train/a/1.png", "train/b/1.png", "train/train/a/1.png", "train/train/b/1.png"];
+    rejected(&[&splits[..], &["test/a/1.png", "test/b/1.png"]].concat(), &["found train/train/, ", copy]);
+    // One name of three or more: "other" of two kinds.
+    assert_eq!(notes(&["bag/1.png", "bag/2.png", "other/1.png", "shoe/a/1.png", "shoe/other/2.png"]).len(), 2);
+    // A folder with its own name is no copy.
+    assert_eq!(notes(&["a/a/1.png", "a/b/2.png", "b/b/1.png", "c/2.png"]).len(), 2);
+}
+
+#[test]
+fn splits_inside_classes_are_found_at_any_depth() {
+    let outside = "expected splits outside the classes";
+    for between in ["", "m/", "m/images/", "m/x/y/"] {
+        let files = ["train/x/1.png", "train/y/1.png", "test/x/1.png", "test/y/1.png"];
+        let mut files = files.map(|file| format!("a/{between}{file}")).to_vec();
+        files.extend(["b/1.png".to_string(), "a/other/1.png".to_string()]);
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        rejected(&files, &[outside, &format!("found a/{between}train/, a/{between}test/; if")]);
+    }
+    let two = ["a/m/train/x/1.png", "a/m/test/x/1.png", "b/m/train/x/1.png", "b/m/test/x/1.png"];
+    rejected(&two, &[outside, "a/m/train/, a/m/test/, b/m/train/, b/m/test/; if"]);
+    rejected(&["a/m/train/x/1.png", "a/m/train/y/1.png", "b/1.png"], &[outside, "found a/m/train/; if"]);
+    rejected(&["a/m/train/1.png", "a/m/test/1.png", "b/1.png"], &[outside, "found a/m/train/, a/m/test/; if"]);
+    let in_split = ["train/a/m/train/1.png", "train/a/m/test/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"];
+    rejected(&in_split, &[outside, "found train/a/m/train/, train/a/m/test/; if"]);
+}
+
+#[test]
+fn classes_in_several_folders_are_reported() {
+    let outer = "the class of pictures in subfolders is the outer folder: ";
+    let files = ["animals/m/in/cat/1.png", "animals/m/in/dog/1.png", "extra/1.png"];
+    assert_eq!(notes(&files)[0], format!("{outer}animals/m/in/cat/, animals/m/in/dog/"));
+    let files = ["train/animal/cat/1.png", "train/animal/dog/1.png", "train/car/1.png", "test/animal/1.png"];
+    let files = [&files[..], &["test/car/1.png"]].concat();
+    assert_eq!(notes(&files)[1], format!("{outer}train/animal/cat/, train/animal/dog/"));
+    assert_eq!(notes(&["a/x/1.png", "a/x/2.png", "b/1.png"]).len(), 1);
+}
+
+#[test]
+fn folders_that_are_no_classes_are_rejected() {
+    let flat = "found pictures without classes in";
+    let set = ["dataset/dew/1.png", "dataset/fog/1.png"];
+    for beside in ["test", "Test Images", "extra"] {
+        let beside_set = format!("{beside}/1.png");
+        rejected(&[set[0], set[1], &beside_set], &[&format!("{flat} {beside}/ (1)"), "dataset alone: every fifth"]);
+    }
+    rejected(&["data/m/images/cat/1.png", "data/m/images/dog/1.png", "x/1.png"], &["x/ (1)", "data/m/images alone"]);
+    for split in ["test_images", "Test Set", "train-data"] {
+        let files = ["cat/1.png", "dog/1.png", &format!("{split}/1.png")];
+        rejected(&files, &[&format!("found {split}/, which is called like a split")]);
+    }
+    for folders in [
+        &["JPEGImages", "SegmentationClass", "SegmentationObject"][..],
+        &["images", "annotations/trimaps"],
+        &["Annotation", "PNGImages", "PedMasks"],
+        &["img", "ground_truth"],
+        &["images_001/images", "images_002/images"],
+        &["HAM10000_images_part_1", "HAM10000_images_part_2"],
+        &["batch1", "batch2", "batch3"],
+        &["train/images", "train/masks", "test/images", "test/masks"],
+    ] {
+        let files: Vec<String> = folders.iter().map(|folder| format!("{folder}/1.png")).collect();
+        let mut files: Vec<&str> = files.iter().map(String::as_str).collect();
+        files.push("metadata.csv");
+        rejected(&files, &[flat, "labels in a table (.csv) are not read"]);
+    }
+    for classes in [["mask", "no_mask"], ["Sample001", "Sample002"], ["1", "2"], ["n01440764", "n01443537"]] {
+        let files = classes.map(|class| [format!("{class}/1.png"), format!("{class}/2.png")]).concat();
+        assert_eq!(notes(&files.iter().map(String::as_str).collect::<Vec<_>>()).len(), 1, "{classes:?}");
+    }
+}
+
+#[test]
+fn the_only_folder_of_pictures_is_named_whole() {
+    for folder in ["k", "k/k", "celeba/img_align/img_align"] {
+        let files = [format!("{folder}/1.png"), format!("{folder}/2.png")];
+        rejected(&[&files[0], &files[1]], &[&format!("found pictures without classes in {folder}/ (2)")]);
+    }
+}
+
+#[test]
+fn splits_without_pictures_are_named() {
+    let files = ["test/a/1.png", "test/b/1.png", "train/a/1.heic"];
+    rejected(&files, &["found only test/, and no ", "images in train/ (1 file left out", ".heic 1"]);
+    let files = ["train/a/1.png", "train/b/1.png", "test/a/1.txt"];
+    rejected(&files, &["found only train/, and no ", "images in test/ (1 file left out", "every fifth"]);
+    let expected = "train: train/, 2 classes; test: val/ (not test/: expected folders of pictures in a folder called like \
+                    train/)";
+    let mut files = vec!["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/1.png"];
+    assert_eq!(notes(&files)[0], expected);
+    files[4] = "test/a/1.txt";
+    assert_eq!(notes(&files)[0], expected);
+}
+
+#[test]
+fn classes_beside_two_splits_without_classes_are_named() {
+    let renamed = "if they are classes as bus/, rename one of them, for example to class_train/";
+    rejected(&["train/1.png", "test/1.png", "bus/1.png"], &["in test/ (1) and train/ (1)", renamed]);
+    let files = ["class_train/1.png", "class_train/2.png", "test/1.png", "bus/1.png"];
+    assert_eq!(Files::new("renamed", &files).found().classes(), ["bus", "class_train", "test"]);
 }
 
 #[test]
@@ -240,6 +357,17 @@ fn links_that_lead_back_are_rejected() {
     let files = Files::new("links", &["a/1.png", "b/1.png"]);
     std::os::unix::fs::symlink(&files.0, files.0.join("b/up")).unwrap();
     assert!(files.refused().contains("b/up: a link leads back to"), "{}", files.refused());
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_left_out() {
+    let files = Files::new("special", &["a/1.png", "a/2.png", "b/1.png"]);
+    std::os::unix::fs::symlink("/dev/null", files.0.join("a/device.png")).unwrap();
+    std::os::unix::net::UnixListener::bind(files.0.join("b/socket.png")).unwrap();
+    let found = files.found();
+    assert_eq!((found.train.len(), found.test.len()), (2, 1));
+    assert!(found.notes()[1].ends_with(": pipe or device 2"), "{:?}", found.notes());
 }
 
 #[test]

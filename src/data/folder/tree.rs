@@ -64,6 +64,8 @@ impl Folder {
                 folder.left_out.add(&name.to_string_lossy());
             } else if kind.is_dir() || kind.is_symlink() && path.is_dir() {
                 folder.folders.push(Self::below(&path, outer)?);
+            } else if is_special(&path) {
+                folder.left_out.add("pipe or device");
             } else {
                 match extension(&path) {
                     Some(extension) if picture::EXTENSIONS.contains(&extension.as_str()) => folder.pictures.push(path),
@@ -90,6 +92,12 @@ impl Folder {
     /// The folders with pictures in them or in their subfolders.
     pub fn filled(&self) -> Vec<&Folder> {
         self.folders.iter().filter(|folder| folder.count > 0).collect()
+    }
+
+    /// This folder and all folders inside it.
+    pub fn and_below(&self) -> Vec<&Folder> {
+        let below = self.folders.iter().flat_map(Folder::and_below);
+        std::iter::once(self).chain(below).collect()
     }
 
     /// The number of pictures in subfolders.
@@ -130,6 +138,11 @@ impl LeftOut {
     pub fn has(&self, extension: &str) -> bool {
         self.0.contains_key(extension)
     }
+}
+
+/// Whether `path` exists and is no file and no folder: to read from a pipe may take forever.
+fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
 /// The extension of a file in lower case.
