@@ -116,10 +116,18 @@ impl std::error::Error for Error {
     }
 }
 
+/// The longest name for which [`nearest`] looks for others, in bytes, and the most names that it compares: names can come
+/// from a file, as many and as long as it likes.
+const LONGEST: usize = 100;
+const MOST_COMPARED: usize = 5000;
+
 /// The known name at the smallest edit distance from `name`, if it is close enough for `name` to be a likely typo.
-pub fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    let closest = known.iter().map(|candidate| (edit_distance(name, candidate), candidate)).min()?;
-    (closest.0 <= 1 + name.len() / 4).then_some(closest.1.as_str())
+pub fn nearest<'a, S: AsRef<str> + ?Sized + 'a>(name: &str, known: impl IntoIterator<Item = &'a S>) -> Option<&'a str> {
+    let most = 1 + name.len() / 4;
+    let is_similar = |other: &&str| name.len() <= LONGEST && name.len().abs_diff(other.len()) <= most;
+    let similar = known.into_iter().map(AsRef::as_ref).filter(is_similar).take(MOST_COMPARED);
+    let closest = similar.map(|candidate| (edit_distance(name, candidate), candidate)).min()?;
+    (closest.0 <= most).then_some(closest.1)
 }
 
 /// Levenshtein distance: the least number of insertions, deletions and substitutions that turn `a` into `b`.
@@ -127,13 +135,14 @@ fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     // previous[j] is the distance between the part of `a` read so far and b[..j].
     let mut previous: Vec<usize> = (0..=b.len()).collect();
+    let mut current = previous.clone();
     for (i, ca) in a.chars().enumerate() {
-        let mut current = vec![i + 1];
+        current[0] = i + 1;
         for (j, &cb) in b.iter().enumerate() {
             let substitute = previous[j] + usize::from(ca != cb);
-            current.push(substitute.min(previous[j + 1] + 1).min(current[j] + 1));
+            current[j + 1] = substitute.min(previous[j + 1] + 1).min(current[j] + 1);
         }
-        previous = current;
+        std::mem::swap(&mut previous, &mut current);
     }
     previous[b.len()]
 }
@@ -154,5 +163,10 @@ mod tests {
         let known = vec!["resnet18".to_string(), "resnet50".to_string()];
         assert_eq!(nearest("resent50", &known), Some("resnet50"));
         assert_eq!(nearest("vgg", &known), None);
+        // A long name, and a name of another length, are not compared.
+        assert_eq!(nearest(&"a".repeat(LONGEST + 1), &["a".repeat(LONGEST + 1)]), None);
+        let mut many = vec!["resnet5x".to_string(); MOST_COMPARED];
+        many.push("resnet50".to_string());
+        assert_eq!(nearest("resnet50", &many), Some("resnet5x"));
     }
 }

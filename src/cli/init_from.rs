@@ -1,6 +1,6 @@
 //! `resnet train --init-from`: the initial weights of fine-tuning.
 
-use super::trained::read;
+use super::trained::{explain, read};
 use super::{Failure, Result, imagenet, text};
 use crate::model::ResNet;
 use crate::weights::state_dict::MOST_LISTED;
@@ -15,9 +15,11 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
     let contents = read(path, None)?;
     let tensors = &contents.tensors;
     // Compares the checksum.
-    weights::metadata_of(path, tensors)?;
+    let about = weights::metadata_of(path, tensors)?;
     let reading = names::read(path, tensors)?;
-    let found = state_dict::assign_matching(path, tensors, model).map_err(|error| contents.explain(error))?;
+    let found = state_dict::assign_matching(path, tensors, model)
+        .map_err(|error| explain(&contents, "resnet convert --key", error))?;
+    state_dict::expect_finite(path, model)?;
     let (taken, left) = (found.taken.len(), found.left.len());
     let [from, all] = found.parameters;
     let share = format!("{:.2} % of the parameters", 100.0 * from as f64 / all as f64);
@@ -42,6 +44,8 @@ pub fn apply(path: &Path, model: &mut ResNet<f32>, partial: bool, image: usize) 
     let mut lines = vec![format!("{} from {}, {fresh}", text::count(taken, "tensor"), path.display())];
     lines.extend(found.left.iter().map(|line| format!("  {line}")));
     lines.extend(reading.line().map(|line| format!("names: {line}")));
+    let named = about.get("model").filter(|name| **name != model.architecture().name);
+    lines.extend(named.map(|name| format!("network: {}, from weights of {name}", model.architecture().name)));
     let designed_for = model.architecture().image[0];
     if imagenet::preset(path, model.architecture(), reading.classes().unwrap_or(0)).is_some() && image < designed_for {
         lines.push(format!(

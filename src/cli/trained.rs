@@ -88,13 +88,9 @@ impl Trained {
             (None, None) => {
                 let candidates = recognise::candidates(&reading);
                 notes.extend(recognised(&candidates));
-                candidates.into_iter().next().ok_or_else(|| {
-                    let found = recognise::describe(&reading);
-                    Failure::Usage(format!(
-                        "{} does not name the network of its weights; give --model NAME ({found})",
-                        path.display()
-                    ))
-                })?
+                // With --model it would fail as well: the tensors are those of none of the networks.
+                let error = || Error::format(path, None, recognise::describe(&reading));
+                candidates.into_iter().next().ok_or_else(|| explain(&contents, "--key", error()))?
             }
         };
         // Our own weights contain the names of their classes.
@@ -180,13 +176,8 @@ impl Trained {
     pub fn classes(&self) -> Result<(usize, Option<Vec<String>>)> {
         let reading = names::read(&self.path, &self.contents.tensors)?;
         let classes = reading.classes().ok_or_else(|| {
-            let linear = reading.entries.iter().filter(|entry| entry.tensor.shape().len() == 2);
-            let found = match linear.map(|entry| format!("`{}`", entry.theirs)).collect::<Vec<_>>() {
-                linear if linear.is_empty() => "none".to_string(),
-                linear => format!("{} matrices: {}", linear.len(), linear.join(", ")),
-            };
-            let message = format!("expected one last layer, `fc.weight` (classes, features), found {found}");
-            Error::format(&self.path, None, message)
+            let why = reading.no_last_layer().unwrap_or("expected a last layer with features, found none".to_string());
+            Error::format(&self.path, None, why)
         })?;
         let Some(text) = self.about.get("class_names") else { return Ok((classes, None)) };
         let names: Vec<String> = serde_json::from_str(text)
@@ -205,7 +196,7 @@ impl Trained {
         if self.all && assigned.is_err() {
             return Err(every_problem(&self.path, &self.contents.tensors, &model)?);
         }
-        assigned.map_err(|error| self.contents.explain(error))?;
+        assigned.map_err(|error| explain(&self.contents, "--key", error))?;
         Ok(model)
     }
 
@@ -231,14 +222,26 @@ impl Trained {
 
 /// What `--all` prints in place of the first problems.
 pub fn every_problem<T: Scalar>(path: &Path, tensors: &Tensors, model: &ResNet<T>) -> Result<Failure> {
-    let problems = state_dict::compare(&names::read(path, tensors)?, model).problems;
-    let name = &model.architecture().name;
-    let classes = model.architecture().classes;
+    let reading = names::read(path, tensors)?;
+    let problems = state_dict::compare(&reading, model).problems;
     Ok(Failure::Failed(format!(
-        "{}: these are not the weights of `{name}` with {classes} classes:\n  {}",
+        "{}: these are not the weights of {}:\n  {}",
         path.display(),
+        state_dict::expected(&reading, model.architecture()),
         problems.join("\n  ")
     )))
+}
+
+/// `error`, that these are not the tensors of a network, with what was recognised in the file: where other tensors could have
+/// been meant, with the `flag` that takes them.
+pub fn explain(contents: &Contents, flag: &str, error: Error) -> Error {
+    match contents.explain(error) {
+        Error::Format { path, offset, mut message } if !contents.others.is_empty() => {
+            contents.notes(flag).into_iter().for_each(|(key, line)| message += &format!("\n  {key}: {line}"));
+            Error::Format { path, offset, message }
+        }
+        error => error,
+    }
 }
 
 /// A line that reports which of the networks that fit is used.
@@ -254,4 +257,24 @@ pub fn recognised(candidates: &[Architecture]) -> Option<String> {
 
 fn unusable(path: &Path, message: &str) -> Error {
     Error::format(path, None, format!("invalid metadata: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another entry of the checkpoint could be the network: its key is named, and no --model is asked for, because none fits.
+    #[test]
+    fn tensors_that_could_have_been_meant_are_named() {
+        let mut contents = Contents::new(Format::Torch);
+        contents.tensors.insert("w", ndarray::array![[1.0f32]]);
+        contents.unwrapped.push("model".into());
+        contents.others.push(("net".into(), 116));
+        let Err(Failure::Failed(error)) = Trained::of(Path::new("f"), contents, None) else {
+            panic!("expected an error that is none of usage");
+        };
+        let expected = "f: this file does not have the tensors of a residual network (conv1, layer1.0.conv1, …)\n  unwrapped: model\n  \
+                        not taken: net (116 tensors); --key net takes it instead";
+        assert_eq!(error, expected);
+    }
 }

@@ -3,8 +3,8 @@
 //! [`save`] writes [safetensors](https://github.com/huggingface/safetensors), [`load`] reads every format that
 //! [`formats::read`] does. A safetensors file has room for metadata, and we use one entry of it, `resnet-by-hand`: a JSON
 //! object with sorted keys (`model`, `classes`, `mean`, `std`, …), so that the file contains what is needed to use the
-//! weights, and the same weights give the same bytes. It includes a checksum of everything in the file, which [`metadata_of`]
-//! compares.
+//! weights, and the same weights give the same bytes. Another entry is a checksum of everything in the file, which
+//! [`metadata_of`] compares.
 //!
 //! - [`names`]: the names of other programs;
 //! - [`recognise`]: which network the tensors are for;
@@ -19,10 +19,10 @@ pub mod pretrained;
 pub mod recognise;
 pub mod state_dict;
 
-pub use checksum::KEY as CHECKSUM;
+pub use checksum::OLDER as CHECKSUM;
 
 use crate::formats::{self, atomic, safetensors};
-use crate::model::ResNet;
+use crate::model::{Architecture, ResNet};
 use crate::tensors::Tensors;
 use crate::{Error, Result, Scalar};
 use std::collections::BTreeMap;
@@ -68,41 +68,57 @@ pub fn load<T: Scalar>(path: &Path, model: &mut ResNet<T>) -> Result<Metadata> {
 /// The description of the weights in the metadata of tensors that were read from `path`, all of them.
 ///
 /// # Errors
-/// If our entry exists but does not have our format, or it contains a checksum that is not that of the tensors and the
-/// metadata. Files of other programs, and our older ones, have no checksum.
+/// If our entry exists but does not have our format, or the checksum is lost or is not that of the tensors and the
+/// metadata. Files of other programs, and our oldest ones, have no checksum.
 pub fn metadata_of(path: &Path, tensors: &Tensors) -> Result<Metadata> {
+    let mut metadata = own_entry(path, tensors)?;
+    let written = tensors.metadata.get(checksum::ENTRY).cloned();
+    let is_marked = metadata.remove(checksum::MARK).is_some();
+    let (written, found) = match (written, metadata.remove(checksum::OLDER)) {
+        (None, None) if !is_marked => return Ok(metadata),
+        (None, Some(older)) if !is_marked => (Some(older), checksum::older(tensors, &metadata)),
+        (written, _) => (written, checksum::of(tensors)),
+    };
+    if written.as_ref() == Some(&found) {
+        return Ok(metadata);
+    }
+    let message = format!(
+        "the tensors or the metadata are not those that were written: expected the checksum {}, found {found}; the file is \
+         damaged, or another program has changed it (then it must remove `{KEY}` and `{}` from the metadata)",
+        written.as_deref().unwrap_or("that was lost"),
+        checksum::ENTRY
+    );
+    Err(Error::format(path, None, message))
+}
+
+/// Our entry as it is, with what belongs to the checksum; empty if there is none.
+fn own_entry(path: &Path, tensors: &Tensors) -> Result<Metadata> {
     let Some(about) = tensors.metadata.get(KEY) else {
         return Ok(Metadata::new());
     };
-    let mut metadata: Metadata = serde_json::from_str(about).map_err(|error| {
+    serde_json::from_str(about).map_err(|error| {
         Error::format(path, None, format!("the entry `{KEY}` of its metadata is not an object of texts: {error}"))
-    })?;
-    if let Some(written) = metadata.remove(checksum::KEY) {
-        let found = checksum::of(tensors, &metadata);
-        if found != written {
-            let message = format!(
-                "the tensors or the metadata are not those that were written: expected the checksum {written}, found {found}; \
-                 the file is damaged, or another program has changed it (then it must remove `{}` from `{KEY}`)",
-                checksum::KEY
-            );
-            return Err(Error::format(path, None, message));
-        }
-    }
-    Ok(metadata)
+    })
+}
+
+/// The network of which these are the weights, by the metadata.
+pub(crate) fn network_of(tensors: &Tensors) -> Option<Architecture> {
+    let about = own_entry(Path::new(""), tensors).ok()?;
+    Architecture::by_name(about.get("model")?).ok()
 }
 
 /// Adds `metadata` to `tensors` as our entry, with their checksum; the tensors must not be changed afterwards.
 pub fn set_metadata(tensors: &mut Tensors, metadata: &Metadata) {
     let mut metadata = metadata.clone();
-    metadata.insert(checksum::KEY.into(), checksum::of(tensors, &metadata));
+    metadata.insert(checksum::MARK.into(), checksum::ENTRY.into());
     let about = serde_json::to_string(&metadata).expect("text is always JSON");
     tensors.metadata.insert(KEY.to_string(), about);
+    tensors.metadata.insert(checksum::ENTRY.to_string(), checksum::of(tensors));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Architecture;
     use crate::parameters::fingerprint;
 
     fn model(name: &str, seed: u64) -> ResNet<f32> {
@@ -129,29 +145,50 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// In any byte of a tensor, and in the metadata; a file without a checksum is read as it is.
+    /// Any bit: of the header, the metadata, the order of the tensors, and the values.
     #[test]
     fn a_flipped_bit_is_noticed() {
-        let path = scratch("flipped");
+        let path = Path::new("f.safetensors");
+        let mut written = Tensors::new();
+        // Not in the file's own order.
+        written.insert("b", ndarray::array![1.0f32, 2.0]);
+        written.insert("a", ndarray::array![3.0f32, 4.0]);
+        written.metadata.insert("of_others".into(), "kept".into());
         let metadata = Metadata::from([("mean".into(), "0.5,0.5,0.5".into())]);
-        save(&path, &model("resnet8", 1), &metadata).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let mean = bytes.windows(3).position(|part| part == b"0.5").unwrap() + 2;
-        let load_changed = |place: usize| {
-            let mut changed = bytes.clone();
-            changed[place] ^= 1;
-            std::fs::write(&path, changed).unwrap();
-            load(&path, &mut model("resnet8", 2)).map(drop)
+        set_metadata(&mut written, &metadata);
+        let bytes = safetensors::to_bytes(path, &written).unwrap();
+        let read = |bytes: &[u8]| {
+            let tensors = safetensors::read_bytes(path, bytes)?;
+            metadata_of(path, &tensors)
         };
-        for place in [mean, bytes.len() - 1, bytes.len() - 4 * 1000, bytes.len() / 2] {
-            let message = load_changed(place).unwrap_err().to_string();
-            assert!(message.contains("not those that were written: expected the checksum "), "{place}: {message}");
+        assert_eq!(read(&bytes).unwrap(), metadata);
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let is_found = read(&flipped).is_err();
+            assert!(is_found, "bit {} of byte {}: {:?}", bit % 8, bit / 8, String::from_utf8_lossy(&flipped));
         }
-        let mut without = formats::read(&path).unwrap();
-        without.metadata.clear();
-        formats::write(&path, &without).unwrap();
-        load(&path, &mut model("resnet8", 2)).unwrap();
-        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Those of other programs, and our own from before there was a checksum, or one that covered less.
+    #[test]
+    fn older_files_are_read() {
+        let path = Path::new("f.safetensors");
+        let mut tensors = Tensors::new();
+        assert_eq!(metadata_of(path, &tensors).unwrap(), Metadata::new());
+        tensors.insert("a", ndarray::array![3.0f32, 4.0]);
+        let metadata = Metadata::from([("model".into(), "resnet8".into())]);
+        tensors.metadata.insert(KEY.into(), r#"{"model":"resnet8"}"#.into());
+        assert_eq!(metadata_of(path, &tensors).unwrap(), metadata);
+        let sum = checksum::older(&tensors, &metadata);
+        tensors.metadata.insert(KEY.into(), format!(r#"{{"checksum":"{sum}","model":"resnet8"}}"#));
+        assert_eq!(metadata_of(path, &tensors).unwrap(), metadata);
+        tensors.metadata.insert(KEY.into(), format!(r#"{{"checksum":"{sum}","model":"resnet9"}}"#));
+        let message = metadata_of(path, &tensors).unwrap_err().to_string();
+        assert!(
+            message.contains(&format!("not those that were written: expected the checksum {sum}, found ")),
+            "{message}"
+        );
     }
 
     #[test]

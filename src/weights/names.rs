@@ -22,7 +22,7 @@ mod spellings;
 
 use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result};
-use spellings::ALL;
+use spellings::{ALL, Spelling};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -34,6 +34,9 @@ const STATE: [&str; 6] = ["num_batches_tracked", "n_averaged", "queue", "queue_p
 
 /// Parts of names of losses and metrics, which a training program keeps beside its network.
 const BESIDE: [&str; 4] = ["criterion", "loss", "metric", "accuracy"];
+
+/// The most names or prefixes that a message contains.
+const MOST_SHOWN: usize = 10;
 
 /// A tensor of a file.
 #[derive(Clone, Debug)]
@@ -79,6 +82,25 @@ impl Reading<'_> {
             _ => None,
         }
     }
+
+    /// Why it is not known which tensor is the last layer: there is no matrix, or there are several. `None` if it is known.
+    pub fn no_last_layer(&self) -> Option<String> {
+        if self.get("fc.weight").is_some() {
+            return None;
+        }
+        let is_one = |entry: &&Entry| entry.tensor.shape().len() == 2 && !is_of_trunk(&entry.name);
+        let matrices: Vec<&Entry> = self.entries.iter().filter(is_one).collect();
+        let some =
+            matrices.iter().take(MOST_SHOWN).map(|entry| format!("`{}` {:?}", entry.theirs, entry.tensor.shape()));
+        let some = some.collect::<Vec<_>>().join(", ");
+        let found = match matrices.len() {
+            0 => "no matrix".to_string(),
+            1 => format!("only {some}"),
+            n if n > MOST_SHOWN => format!("{n} matrices: {some}, …"),
+            n => format!("{n} matrices: {some}"),
+        };
+        Some(format!("expected one last layer, `fc.weight` (classes, features), found {found}"))
+    }
 }
 
 /// Translates the names of the tensors that were read from `path`; see the [module documentation](self).
@@ -100,7 +122,7 @@ pub fn read<'a>(path: &Path, tensors: &'a Tensors) -> Result<Reading<'a>> {
     }
     reading.changes.extend(WRAPPERS.iter().filter(|w| wrappers.contains(**w)).map(|w| format!("`{w}.` removed")));
 
-    let spellings = ALL.iter().map(|spelling| (spelling, prefixes(&reading, spelling.first_block)));
+    let spellings = ALL.iter().map(|spelling| (spelling, networks(&reading, spelling)));
     let Some((spelling, mut prefixes)) = spellings.into_iter().find(|(_, prefixes)| !prefixes.is_empty()) else {
         return Ok(reading);
     };
@@ -123,7 +145,7 @@ pub fn read<'a>(path: &Path, tensors: &'a Tensors) -> Result<Reading<'a>> {
     Ok(reading)
 }
 
-/// The tensors whose names begin with `prefix`, without it, and the metadata.
+/// The tensors whose names begin with `prefix`, without it, and the metadata. The parts that wrappers add do not count.
 ///
 /// # Errors
 /// If there are none.
@@ -131,7 +153,8 @@ pub fn under(path: &Path, tensors: &Tensors, prefix: &str) -> Result<Tensors> {
     let prefix = format!("{}.", prefix.trim_end_matches('.'));
     let mut some = Tensors::new();
     for (name, tensor) in tensors.iter() {
-        if let Some(rest) = name.strip_prefix(&prefix) {
+        let own = unwrapped(name);
+        if let Some(rest) = name.strip_prefix(&prefix).or_else(|| own.strip_prefix(&prefix)) {
             some.insert(rest, tensor.clone());
         }
     }
@@ -147,6 +170,21 @@ pub fn under(path: &Path, tensors: &Tensors, prefix: &str) -> Result<Tensors> {
     }
 }
 
+/// A name without the parts that wrappers add.
+fn unwrapped(name: &str) -> String {
+    let own: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    own.join(".")
+}
+
+/// The prefixes under which there is a network in this spelling: its first convolution and its first block. A stray tensor
+/// is no network; only if nothing has both, a first block is enough.
+fn networks(reading: &Reading, spelling: &Spelling) -> BTreeSet<String> {
+    let blocks = prefixes(reading, spelling.first_block);
+    let stems = prefixes(reading, spelling.stem);
+    let whole: BTreeSet<String> = blocks.intersection(&stems).cloned().collect();
+    if whole.is_empty() { blocks } else { whole }
+}
+
 /// Everything that precedes `name`.
 fn prefixes(reading: &Reading, name: &str) -> BTreeSet<String> {
     let prefix = |entry: &Entry| {
@@ -156,15 +194,25 @@ fn prefixes(reading: &Reading, name: &str) -> BTreeSet<String> {
     reading.entries.iter().filter_map(prefix).collect()
 }
 
+/// Parts of the names of networks that are made from another one: its average, or its state of some time ago.
+const COPIES: [&str; 11] =
+    ["ema", "average", "avg", "swa", "teacher", "momentum", "target", "shadow", "previous", "initial", "encoder_k"];
+
 fn several(prefixes: &BTreeSet<String>) -> String {
-    let shown = |prefix: &String| if prefix.is_empty() { "no prefix".to_string() } else { format!("`{prefix}`") };
-    let all: Vec<String> = prefixes.iter().map(shown).collect();
-    let some = prefixes.iter().find(|prefix| !prefix.is_empty()).expect("at most one is empty");
+    let is_copy = |prefix: &str| COPIES.iter().any(|word| prefix.to_ascii_lowercase().contains(word));
+    let mut all: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+    all.sort_by_key(|prefix| is_copy(prefix));
+    let shown = |prefix: &&str| if prefix.is_empty() { "no prefix".to_string() } else { format!("`{prefix}`") };
+    let mut some: Vec<String> = all.iter().take(MOST_SHOWN).map(shown).collect();
+    if all.len() > MOST_SHOWN {
+        some.push(format!("{} others", all.len() - MOST_SHOWN));
+    }
+    let first = all.iter().find(|prefix| !prefix.is_empty()).expect("at most one is empty");
     format!(
         "expected one network, found {}, under {}; write the one that you mean to another file: `resnet convert FILE OUT \
-         --prefix {some}`",
-        prefixes.len(),
-        all.join(" and ")
+         --prefix {first}`",
+        all.len(),
+        some.join(" and ")
     )
 }
 

@@ -678,7 +678,6 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
             "convert q.npz r.onx",
             &["expected one of the extensions .safetensors", "found .onx", "can also be written as .onnx"],
         ),
-        ("convert q.npz r.onnx", &["q.npz does not name the network of its weights; give --model"]),
         ("convert q.npz r.onnx --dtype f64", &["an ONNX model is written in f32"]),
         ("convert q.npz r.npz --with-normalization", &["need an OUT in .onnx"]),
         ("convert q.npz r", &["found none"]),
@@ -689,6 +688,8 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
     ] {
         folder.run(arguments).fails(2, parts);
     }
+    // No --model would help.
+    folder.run("convert q.npz r.onnx").fails(1, &["q.npz: this file does not have the tensors of a residual network"]);
     assert_eq!(files(&folder.0), ["folder.npz", "o.npz", "q.npz"]);
 }
 

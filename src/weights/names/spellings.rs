@@ -2,6 +2,8 @@
 
 /// How a family of programs calls the tensors before the last layer.
 pub(super) struct Spelling {
+    /// The first convolution.
+    pub stem: &'static str,
     /// The first tensor of the first block.
     pub first_block: &'static str,
     /// Our name; `None` if it is not a tensor of the stages or the stem.
@@ -11,15 +13,17 @@ pub(super) struct Spelling {
 }
 
 pub(super) const ALL: [Spelling; 3] = [
-    Spelling { first_block: "layer1.0.conv1.weight", ours: |name| Some(name.into()), said: None },
+    Spelling { stem: "conv1.weight", first_block: "layer1.0.conv1.weight", ours: |name| Some(name.into()), said: None },
     // `Sequential(*resnet.children())`: the index of the module.
     Spelling {
+        stem: "0.weight",
         first_block: "4.0.conv1.weight",
         ours: of_list,
         said: Some("`0.*`, `1.*`, `4.*` to `7.*` are `conv1.*`, `bn1.*`, `layer1.*` to `layer4.*`"),
     },
     // Transformers of Hugging Face.
     Spelling {
+        stem: "embedder.embedder.convolution.weight",
         first_block: "encoder.stages.0.layers.0.layer.0.convolution.weight",
         ours: of_transformers,
         said: Some("`embedder.*` and `encoder.stages.*` are `conv1.*`, `bn1.*` and `layer1.*` to `layer4.*`"),

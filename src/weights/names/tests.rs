@@ -95,11 +95,20 @@ fn other_layers_are_errors() {
     // A second linear layer: neither of them is taken for the last one.
     let message = with("head.weight", Array2::<f32>::zeros((3, 10)).into());
     assert!(message.contains("extra head.weight [3, 10]"), "{message}");
+    // A bias of a layer whose matrix has another name: nothing is said about a number of classes that nobody knows.
+    let mut normed = renamed(&model("resnet8", 5), |name| name.replace("fc.weight", "fc.weight_orig"));
+    normed.insert("fc.weight_u", floats(5));
+    let message = fit(Path::new("f"), &normed, &resnet8).unwrap_err().to_string();
+    let expected = "f: these are not the weights of `resnet8`:\n  expected one last layer, `fc.weight` (classes, features), \
+                    found only `fc.weight_orig` [5, 64]\n  extra fc.weight_orig [5, 64]\n  extra fc.weight_u [5]";
+    assert_eq!(message, expected);
     let theirs = renamed(&resnet8, |name| name.replace("fc.", "head.0."));
     let mut two = theirs.clone();
     two.insert("head.2.weight", Array2::<f32>::zeros((10, 10)));
     let message = fit(Path::new("f"), &two, &resnet8).unwrap_err().to_string();
-    assert!(message.contains("missing fc.weight") && message.contains("extra head.0.weight"), "{message}");
+    let expected = "f: these are not the weights of `resnet8`:\n  expected one last layer, `fc.weight` (classes, features), \
+                    found 2 matrices: `head.0.weight` [10, 64], `head.2.weight` [10, 10]\n  extra head.0.weight [10, 64]\n";
+    assert!(message.starts_with(expected), "{message}");
     fit(Path::new("f"), &theirs, &resnet8).unwrap();
 }
 
@@ -117,4 +126,38 @@ fn two_networks_in_a_file_are_an_error_until_one_is_chosen() {
     }
     let message = under(path, &theirs, "teach").unwrap_err().to_string();
     assert!(message.contains("begin with `teach.`, found none (the first is `student.conv1.weight`)"), "{message}");
+}
+
+/// Names, tensors of each network, and how the error continues.
+#[test]
+fn the_advice_about_several_networks_names_the_trained_one_and_works() {
+    let resnet8 = model("resnet8", 10);
+    let path = Path::new("f");
+    for (first, second) in [("encoder_k.", "encoder_q."), ("ema_model.", "online_model."), ("model.", "model_old.")] {
+        let mut theirs = renamed(&resnet8, |name| format!("module.{first}{name}"));
+        renamed(&resnet8, |name| format!("module.{second}{name}"))
+            .iter()
+            .for_each(|(n, t)| theirs.insert(n, t.clone()));
+        let message = read(path, &theirs).unwrap_err().to_string();
+        let advised = if first == "model." { first } else { second };
+        assert!(message.ends_with(&format!("--prefix {advised}`")), "{message}");
+        fit(path, &under(path, &theirs, advised).unwrap(), &resnet8).unwrap();
+    }
+    // A tensor is no network.
+    let mut stray = renamed(&resnet8, |name| format!("online.{name}"));
+    stray.insert("ema.layer1.0.conv1.weight", floats(1));
+    let message = fit(path, &stray, &resnet8).unwrap_err().to_string();
+    assert!(message.ends_with("with 10 classes:\n  extra ema.layer1.0.conv1.weight [1]"), "{message}");
+}
+
+#[test]
+fn of_many_networks_the_first_are_named() {
+    let mut theirs = Tensors::new();
+    (0..1000).for_each(|i| theirs.insert(format!("n{i}.layer1.0.conv1.weight"), floats(1)));
+    let message = read(Path::new("f"), &theirs).unwrap_err().to_string();
+    assert!(
+        message.contains("found 1000, under `n0.` and `n1.` and ") && message.contains(" and 990 others; "),
+        "{message}"
+    );
+    assert!(message.len() < 400, "{message}");
 }
