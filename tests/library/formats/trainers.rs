@@ -124,12 +124,34 @@ fn the_state_dict_is_chosen_by_a_fixed_order() {
         (&[("model_ema", "4"), ("model", "4")][..], "model", &["model_ema"][..]),
         (&[("model_ema.module", "4"), ("model", "4")], "model", &["model_ema.module"]),
         (&[("teacher", "9"), ("model", "4")], "model", &["teacher"]),
-        (&[("student", "4"), ("teacher", "4")], "teacher", &["student"]),
+        (&[("teacher", "4"), ("student", "4")], "student", &["teacher"]),
         // The larger ones under other keys, those of less than half the elements are not named.
         (&[("netD", "2"), ("netG", "9")], "netG", &[]),
         (&[("netD", "5"), ("netG", "9")], "netG", &["netD"]),
         (&[("state.model", "3"), ("zoo", "9")], "state.model", &["zoo"]),
-        (&[("trunk.model.a.b", "3"), ("net", "1")], "trunk.model.a.b", &[]),
+        (&[("trunk.model.a.b", "3"), ("zoo", "1")], "trunk.model.a.b", &[]),
+        // A usual key at the top before one that is nested.
+        (&[("discriminator.model", "4"), ("net", "4")], "net", &["discriminator.model"]),
+        // Copies come last, under whatever key and at whatever depth.
+        (&[("swa.model", "4"), ("net", "4")], "net", &["swa.model"]),
+        (&[("ema_helper.model", "4"), ("weights", "4")], "weights", &["ema_helper.model"]),
+        (&[("x.ema.state_dict", "4"), ("mine", "4")], "mine", &["x.ema.state_dict"]),
+        (&[("ema", "4"), ("resnet", "4")], "resnet", &["ema"]),
+        (&[("teacher", "4"), ("resnet", "4")], "resnet", &["teacher"]),
+        (&[("EMA", "4"), ("Model", "4")], "Model", &["EMA"]),
+        (&[("modelEMA", "4"), ("modelMain", "4")], "modelMain", &["modelEMA"]),
+        (&[("previous_model.state_dict", "4"), ("model", "4")], "model", &["previous_model.state_dict"]),
+        (&[("initial.model", "4"), ("current.model", "4")], "current.model", &["initial.model"]),
+        (&[("target_network", "4"), ("online_network", "4")], "online_network", &["target_network"]),
+        (&[("momentum_encoder", "4"), ("base_encoder", "4")], "base_encoder", &["momentum_encoder"]),
+        (&[("model_k", "4"), ("model_q", "4")], "model_q", &["model_k"]),
+        (&[("best.state_dict", "4"), ("model", "4")], "model", &["best.state_dict"]),
+        (&[("emaweights", "4"), ("resnet", "4")], "resnet", &["emaweights"]),
+        // An average alone, and beside the weights of the classes.
+        (&[("ema.module", "4")], "ema.module", &[]),
+        (&[("classes", "1"), ("model_ema", "9")], "model_ema", &[]),
+        // Words that only contain those of copies.
+        (&[("schema", "4"), ("keypoints", "4")], "schema", &["keypoints"]),
         // What belongs to the optimizer is no candidate.
         (&[("optimizer.state", "9"), ("resnet", "4")], "resnet", &[]),
         (&[("upscaler", "9"), ("amp_scaler", "12"), ("resnet", "4")], "upscaler", &[]),
@@ -172,6 +194,19 @@ fn a_key_chooses() {
     let bytes = file(&[("a.b", weights()), ("list", list), ("n", numbered)], &floats());
     for key in ["a.b", "list.1", "n.3"] {
         assert_eq!(formats::read_bytes(Path::new("f"), &bytes, Some(key)).unwrap().tensors.len(), 1, "{key}");
+    }
+    // A bare state dict beside another: the checkpoint itself is taken, and can be named.
+    let small = inner(&[("v", Described { shape: &["4", "1"], strides: &["1", "1"], ..GOOD }.pickle())]);
+    for (beside, taken, tensor, itself) in [("ema", "", "w", None), ("model", "model", "v", Some("."))] {
+        let bytes = file(&[("w", GOOD.pickle()), (beside, small.clone())], &floats());
+        let at = |key| formats::read_bytes(Path::new("f"), &bytes, key).unwrap();
+        assert!(at(None).unwrapped.join(".") == taken && at(None).tensors.names().eq([tensor]), "{beside}");
+        assert_eq!(at(None).others.first().map(|(key, _)| key.as_str()).filter(|key| *key != beside), itself);
+        assert!(at(Some(".")).tensors.names().eq(["w"]) && at(Some(beside)).tensors.names().eq(["v"]), "{beside}");
+        let bytes = file(&[("run", inner(&[("w", GOOD.pickle()), (beside, small.clone())]))], &floats());
+        let at = |key| formats::read_bytes(Path::new("f"), &bytes, Some(key)).unwrap();
+        assert!(at("run.").tensors.names().eq(["w"]) && at("run").tensors.names().eq([tensor]), "{beside}");
+        assert!(itself.is_none() || at("run").others[0].0 == "run.", "{:?}", at("run").others);
     }
     let npy = formats::read_bytes(Path::new("f"), &npy_of("3,", b"abc"), Some("a")).unwrap_err().to_string();
     assert!(npy.contains("found a file without keys"), "{npy}");
@@ -272,6 +307,11 @@ fn whole_models_are_refused_with_the_lines_to_run() {
                 refused(&bytes, "torch.save(model.state_dict(), \"f-state-dict.pth\")");
             }
         }
+        // Its average is not taken in its place, but can be named.
+        let ema = file(&[("ema", weights()), ("model", model.clone())], &floats());
+        refused(&ema, "found a whole model, `models.Net` under `model`");
+        refused(&ema, "Other tensors are under the key `ema` (1)");
+        assert_eq!(formats::read_bytes(Path::new("f"), &ema, Some("ema")).unwrap().tensors.len(), 1);
         // Beside a state dict a whole model is left out like anything else.
         assert!(
             read(&file(&[("net", model), ("state_dict", weights())], &floats())).unwrap().unwrapped == ["state_dict"]
