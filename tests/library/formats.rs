@@ -428,7 +428,7 @@ fn names_and_axes_are_bounded() {
     assert!(read(&checkpoint(&dict(&[(&longest, GOOD.pickle())]), &members)).is_ok());
     refused(
         &checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members),
-        "found no tensor: a text of 1025 bytes (a tensor)",
+        "found no tensor: a key of 1025 bytes instead of at most 1024 (a tensor)",
     );
     // 50 kB that would become 134 MB of names of entries that are left out.
     let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));

@@ -1,7 +1,7 @@
 //! The tensors that a pickle describes: found in it, checked, and then read from their storages.
 
 use super::choose::{self, Choice, ITSELF};
-use super::mapping::entries_of;
+use super::mapping::{NOT_A_NAME, entries_of};
 use super::view::{Found, View};
 use super::{KEYS, MOST_PER_BYTE, SPARE};
 use crate::formats::npy::UNNAMED;
@@ -88,8 +88,10 @@ impl<'p> Object<'p> {
     /// Takes the tensors of a state dict.
     fn take(&mut self, dict: Value<'p>) -> Result<()> {
         for entry in entries_of(dict).unwrap_or_default() {
-            let (Some(name), found) = (entry.name, Found::of(entry.value)) else {
-                self.dropped.push((entry.shown(), describe(entry.value)));
+            let found = Found::of(entry.value);
+            let Some(name) = entry.name else {
+                let why = if matches!(found, Found::Other) { "" } else { NOT_A_NAME };
+                self.dropped.push((entry.shown(), describe(entry.value) + why));
                 continue;
             };
             match found {
@@ -214,7 +216,7 @@ fn no_tensor(
     let Some(entries) = entries_of(start) else {
         let message = format!("expected a state dict, or one tensor, found {}", start.describe());
         return match start.kind() {
-            Kind::Call(_) => start.error(message + &script(unwrapped)),
+            Kind::Call(_) => start.error(message + "; objects are not run here: save a plain dict of its tensors"),
             _ => start.error(message),
         };
     };

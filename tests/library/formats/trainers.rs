@@ -212,6 +212,44 @@ fn a_key_chooses() {
     assert!(npy.contains("found a file without keys"), "{npy}");
 }
 
+/// Keys and names reach the terminal in many messages; none may move its cursor or forge a line.
+#[test]
+fn names_that_are_not_printable_are_escaped_and_left_out() {
+    for evil in ["k\u{1b}[31mRED", "k\rmodel: all tensors found", "k\u{202e}txt", "k\u{85}", "k\u{7f}"] {
+        let text = [&b"X"[..], &(evil.len() as u32).to_le_bytes(), evil.as_bytes()].concat();
+        let entry = |value: &[u8]| [&text[..], value, b"s"].concat();
+        let pickle = [&b"\x80\x02}"[..], &entry(&GOOD.pickle()), b"Vw\n", &GOOD.pickle(), b"s."].concat();
+        let torch = checkpoint(&pickle, &[("a/data/0", &floats())]);
+        let json = serde_json::to_string(evil).unwrap();
+        let one =
+            |name: &str, at: usize| format!(r#"{name}:{{"dtype":"U8","shape":[1],"data_offsets":[{at},{}]}}"#, at + 1);
+        let header = format!("{{{},{}}}", one(&json, 0), one(r#""w""#, 1));
+        let safetensors = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 2]].concat();
+        let array = npy_of("3,", b"abc");
+        let npz = archive(&[(&format!("{evil}.npy"), &array), ("w.npy", &array)]);
+        for bytes in [torch, safetensors, npz] {
+            let contents = read(&bytes).unwrap();
+            assert!(contents.tensors.names().eq(["w"]) && contents.dropped.len() == 1, "{evil:?}: {contents:?}");
+            let line = &contents.left_out()[0].1;
+            assert!(line.starts_with('k') && line.contains('\\') && !line.contains(char::is_control), "{line}");
+            assert!(!line.contains('\u{202e}'), "{line}");
+        }
+        // As the key of a state dict, and in an error.
+        let beside = [&b"\x80\x02}"[..], &entry(&weights()), b"Vw\n", &weights(), b"s."].concat();
+        let contents = read(&checkpoint(&beside, &[("a/data/0", &floats())])).unwrap();
+        assert!(contents.unwrapped == ["w"] && contents.others.is_empty());
+        let alone = [&b"\x80\x02}"[..], &entry(&GOOD.pickle()), b"."].concat();
+        let error = read(&checkpoint(&alone, &[("a/data/0", &floats())])).unwrap_err().to_string();
+        assert!(error.contains("found no tensor: k") && !error.contains(char::is_control), "{error}");
+    }
+    for ordinary in ["layer1.0.conv1.weight", "größe 1", "重み", "a'b\\\""] {
+        let text = [&b"\x80\x02}X"[..], &(ordinary.len() as u32).to_le_bytes(), ordinary.as_bytes()].concat();
+        let pickle = [&text[..], &GOOD.pickle(), b"s."].concat();
+        let contents = read(&checkpoint(&pickle, &[("a/data/0", &floats())])).unwrap();
+        assert!(contents.tensors.names().eq([ordinary]));
+    }
+}
+
 #[test]
 fn every_kind_of_tensor() {
     let negated = numbers(&[3, 4]).mapv(|value| -value);
@@ -268,7 +306,14 @@ fn tensors_that_are_not_read() {
             b"ctorch._utils\n_rebuild_parameter\n(cbnb\nInt8\n)RI01\n}tR".to_vec(),
             "a parameter whose tensor is an object made by `bnb.Int8`: save `parameter.data`",
         ),
-        (call("torch.distributed.tensor.DTensor"), "made by `torch.distributed.tensor.DTensor`, a class of tensors"),
+        (call("torch.distributed.tensor.DTensor"), "a distributed tensor: save `tensor.full_tensor()`"),
+        (
+            b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_wrapper_subclass\n\
+              ctorch.distributed.tensor\nDTensor\n(tNtR"
+                .to_vec(),
+            "a distributed tensor: save `tensor.full_tensor()`",
+        ),
+        (call("torchao.quantization.Int4Tensor"), "made by `torchao.quantization.Int4Tensor`, a class of tensors"),
         (changed("FloatStorage", "QInt32Storage"), "a tensor of qint32, which is not read: save `tensor.float()`"),
     ] {
         let bytes = file(&[("v", tensor.clone()), ("w", GOOD.pickle())], &floats());
@@ -317,6 +362,18 @@ fn whole_models_are_refused_with_the_lines_to_run() {
             read(&file(&[("net", model), ("state_dict", weights())], &floats())).unwrap().unwrapped == ["state_dict"]
         );
     }
+    // What is no model gets no recipe that runs it.
+    for (object, name) in [
+        (&b"cposix\nsystem\n(Vid\ntR"[..], "posix.system"),
+        (b"ccollections\nUserDict\n)\x81}Vdata\n}sb", "collections.UserDict"),
+        (b"ctrain\nNet\n)\x81}Vweight\nNsb", "train.Net"),
+    ] {
+        let pickle = [b"\x80\x02", object, b"."].concat();
+        let error = read(&checkpoint(&pickle, &[])).unwrap_err().to_string();
+        let expected =
+            format!("found an object made by `{name}`; objects are not run here: save a plain dict of its tensors");
+        assert!(error.ends_with(&expected), "{error}");
+    }
     refused(&archive(&[("m/models/model.json", b"{}")]), "torch.export.load(\"f\").module()");
     let arrays = inner(&[("w", BESIDE[14].1.to_vec())]);
     refused(&file(&[("model", arrays)], &floats()), "in model: w (a NumPy array)");
@@ -349,6 +406,9 @@ fn arrays_of_numpy_beside_the_weights() {
     assert_eq!(contents.dropped[3], ("objects".into(), "an array of Python objects, which are not unpickled".into()));
     assert!(contents.notes("--key")[0].1.contains("read as bfloat16"), "{:?}", contents.notes("--key"));
     let float8 = npy("'<f1'", "False", "1,", b"x");
+    let complex = npy("'<c8'", "False", "1,", b"12345678");
+    let why = read(&archive(&[("w.npy", &bf16), ("v.npy", &complex)])).unwrap().why_unreadable().unwrap();
+    assert!(why.ends_with("an array of `<c8`, which is not read: save `array.real` and `array.imag`"), "{why}");
     let contents = read(&archive(&[("w.npy", &bf16), ("v.npy", &float8), ("notes.txt", b"")])).unwrap();
     assert_eq!((contents.tensors.len(), contents.unreadable.len(), contents.dropped.len()), (1, 1, 1));
     assert!(contents.complete(Path::new("f")).unwrap_err().to_string().contains("found v, an array of `<f1`"));
