@@ -436,7 +436,7 @@ fn names_and_axes_are_bounded() {
     for file in [checkpoint(&shared, &members), old(&shared, b"]V0\na", &[(12, &storage)])] {
         let Contents { tensors, dropped, .. } = read(&file).unwrap();
         assert_eq!((tensors.len(), dropped.len()), (1, 1 + (1 << 12)));
-        assert!(dropped.iter().all(|(name, _)| name == "a text of 32768 bytes"));
+        assert!(dropped.iter().all(|(name, _)| name == "a key of 32768 bytes instead of at most 1024"));
     }
     let key = Described { key: &longer, ..GOOD };
     refused(&key.checkpoint(&storage), "expected a name of at most 1024 bytes");
