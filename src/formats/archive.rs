@@ -22,6 +22,8 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 const RATIO: u64 = 1032;
 /// Alignment of the elements in the archives written here, the same as PyTorch's.
 const ALIGNMENT: u16 = 64;
+/// How the last record of an archive begins.
+const END: &[u8] = b"PK\x05\x06";
 /// From this size on a member needs zip's 64-bit extension.
 const LARGE: usize = u32::MAX as usize;
 
@@ -38,8 +40,11 @@ impl<'a> Archive<'a> {
     /// Reads the directory of the archive `bytes`.
     pub fn open(path: &Path, bytes: &'a [u8]) -> Result<Self> {
         let corrupt = |error: zip::result::ZipError| {
-            let message = format!("expected a complete zip archive, found a corrupt or truncated one ({error})");
-            Error::format(path, None, message)
+            let found = match bytes.windows(4).any(|window| window == END) {
+                true => format!("a corrupt one ({error})"),
+                false => "one without its end: it was not copied or downloaded completely".to_string(),
+            };
+            Error::format(path, None, format!("expected a complete zip archive, found {found}"))
         };
         check_entry_count(path, bytes)?;
         let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(corrupt)?;

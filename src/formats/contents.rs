@@ -112,6 +112,21 @@ impl Contents {
     }
 }
 
+/// Whether a name may be in messages as it is: no character of it moves the cursor, begins a line or changes the direction.
+pub(super) fn is_printable(name: &str) -> bool {
+    name.chars().all(is_plain)
+}
+
+/// A name that is not printable, for messages.
+pub(super) fn escaped(name: &str) -> String {
+    let escape = |c: char| if is_plain(c) { c.to_string() } else { c.escape_debug().to_string() };
+    name.chars().take(200).map(escape).collect()
+}
+
+fn is_plain(c: char) -> bool {
+    matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1
+}
+
 /// Lines about entries that are left out, the first ones if there are many.
 fn left_out(entries: &[(String, String)]) -> Vec<(&'static str, String)> {
     let shown = entries.iter().take(2 * MOST_LISTED).map(|(key, what)| ("left out", format!("{key} ({what})")));

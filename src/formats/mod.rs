@@ -49,6 +49,7 @@ pub mod torch;
 
 mod archive;
 mod contents;
+mod foreign;
 mod numbers;
 mod protobuf;
 
@@ -172,10 +173,7 @@ pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Conten
         _ if torch::is_stream(bytes) => torch::read_stream(path, bytes, key),
         _ if safetensors::is_safetensors(bytes) => flat(safetensors::open_bytes(path, bytes)),
         _ => {
-            let found = match bytes.len() {
-                0 => "an empty file".to_string(),
-                len => format!("the bytes {:02x?}", &bytes[..len.min(16)]),
-            };
+            let found = foreign::describe(bytes);
             let message = format!("expected safetensors, a checkpoint of PyTorch, npz or npy, found {found}");
             Err(Error::format(path, Some(0), message))
         }

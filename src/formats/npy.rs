@@ -19,6 +19,7 @@
 mod header;
 
 use super::archive::{self, Archive};
+use super::contents::{escaped, is_printable};
 use super::numbers::{self, MOST_AXES, Placed};
 use super::{Contents, Format};
 use crate::Result;
@@ -57,8 +58,9 @@ pub(super) fn arrays(file: &Path, archive: &mut Archive<'_>) -> Result<Contents>
     let mut contents = Contents::new(Format::Npz);
     for member in archive.names().to_vec() {
         let path = archive.path_of(&member);
-        let Some(name) = member.strip_suffix(".npy") else {
-            contents.dropped.push((member, "a member that is not an array NAME.npy, as NumPy writes them".into()));
+        let Some(name) = member.strip_suffix(".npy").filter(|name| is_printable(name)) else {
+            let what = "a member that is not an array NAME.npy, as NumPy writes them";
+            contents.dropped.push((escaped(&member), what.into()));
             continue;
         };
         // First only the header: its description must agree with the size in the directory before the member is unpacked.

@@ -12,10 +12,12 @@
 //! the names in that order, and reading restores it; a list that does not name exactly the tensors of the file is
 //! ignored. The entries of the metadata are written in order, so that the same tensors give the same bytes.
 
+use super::contents::{escaped, is_printable};
 use super::numbers::{self, MOST_AXES, Placed};
 use super::{Contents, Format};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype as Stored, SafeTensors, TensorView, View, serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -41,7 +43,9 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
 
 /// Reads the bytes of a safetensors file of any program: tensors of other element types are left out.
 pub(super) fn open_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
-    let incomplete = |error| Error::format(path, None, format!("expected a complete safetensors file: {error}"));
+    let incomplete = |error: SafeTensorError| {
+        Error::format(path, None, format!("expected a complete safetensors file: {}", escaped(&error.to_string())))
+    };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(incomplete)?;
     let file = SafeTensors::deserialize(bytes).map_err(incomplete)?;
     let mut contents = Contents::new(Format::Safetensors);
@@ -58,6 +62,10 @@ pub(super) fn open_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
     };
     tensors.metadata.remove(ORDER);
     for (name, view) in stored.into_values() {
+        if !is_printable(&name) {
+            contents.dropped.push((escaped(&name), "a tensor whose name is not printable".into()));
+            continue;
+        }
         match dtype_of(view.dtype()) {
             Some(dtype) => tensors.insert(name.as_str(), tensor(path, &name, dtype, &view)?),
             None => {

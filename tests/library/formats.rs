@@ -189,7 +189,28 @@ fn other_files_are_refused_with_their_first_bytes() {
     refused(b"", "found an empty file");
     refused(b"hello, world", "expected safetensors, a checkpoint of PyTorch, npz or npy, found the bytes [68, 65, 6c");
     // A pickle, but not PyTorch's; an archive, but of no known format.
-    refused(b"\x80\x02}q\x00.", "found the bytes [80, 02");
+    refused(
+        b"\x80\x02}q\x00.",
+        "found a pickle that `torch.save` did not write: save the state dict with `torch.save`",
+    );
+    refused(b"\x80\x02}q\x00", "found the bytes [80, 02");
+    for (bytes, what) in [
+        (&b"\n<!DOCTYPE html><html>not found"[..], "a web page: the download failed"),
+        (b"<HTML>", "a web page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a pointer of Git LFS, without the file: run `git lfs pull`",
+        ),
+        (b"\x1f\x8b\x08\x00", "a file compressed by gzip: unpack it first"),
+        (b"\x08\x07\x12\x07pytorch", "ONNX, which is only written"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5, as Keras writes it: save its tensors"),
+        (b"{\"weight_map\": {}}", "JSON, a text"),
+        (&[&[b'a'; 257][..], b"ustar"].concat(), "a tar archive: unpack it first"),
+    ] {
+        refused(bytes, &format!("expected safetensors, a checkpoint of PyTorch, npz or npy, found {what}"));
+    }
+    let whole = archive(&[("a/data.pkl", b"}.")]);
+    refused(&whole[..whole.len() - 22], "found one without its end: it was not copied or downloaded completely");
     refused(&archive(&[("readme.txt", b"")]), "found readme.txt, a member that is not an array NAME.npy");
 }
 
@@ -407,7 +428,7 @@ fn names_and_axes_are_bounded() {
     assert!(read(&checkpoint(&dict(&[(&longest, GOOD.pickle())]), &members)).is_ok());
     refused(
         &checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members),
-        "found no tensor: a text of 1025 bytes (a tensor)",
+        "found no tensor: a key of 1025 bytes instead of at most 1024 (a tensor)",
     );
     // 50 kB that would become 134 MB of names of entries that are left out.
     let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));
@@ -415,7 +436,7 @@ fn names_and_axes_are_bounded() {
     for file in [checkpoint(&shared, &members), old(&shared, b"]V0\na", &[(12, &storage)])] {
         let Contents { tensors, dropped, .. } = read(&file).unwrap();
         assert_eq!((tensors.len(), dropped.len()), (1, 1 + (1 << 12)));
-        assert!(dropped.iter().all(|(name, _)| name == "a text of 32768 bytes"));
+        assert!(dropped.iter().all(|(name, _)| name == "a key of 32768 bytes instead of at most 1024"));
     }
     let key = Described { key: &longer, ..GOOD };
     refused(&key.checkpoint(&storage), "expected a name of at most 1024 bytes");
@@ -550,7 +571,7 @@ fn bombs_are_harmless() {
         assert_eq!(tensors, Ok(1));
         assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
-    refused(&checkpoint(&[b"N0".repeat(1 << 20), b"}.".to_vec()].concat(), &[]), "more than 2097152 opcodes");
+    refused(&checkpoint(&[&b"N"[..], &b"20".repeat(1 << 22), b"."].concat(), &[]), "at most 8388608 opcodes");
     refused(&checkpoint(b"j\xff\xff\xff\xff.", &[]), "is fetched before it is stored");
     for huge in
         [&b"T\xff\xff\xff\xffabc."[..], b"X\xff\xff\xff\xffabc.", b"B\xff\xff\xff\xffabc.", b"\x8b\xff\xff\xff\xffabc."]

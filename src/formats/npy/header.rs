@@ -1,6 +1,7 @@
 //! The header of an npy file: a Python literal, `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
 
 use super::{MAGIC, MOST_AXES};
+use crate::formats::contents::escaped;
 use crate::formats::numbers;
 use crate::tensors::Dtype;
 use crate::{Error, Result};
@@ -48,9 +49,12 @@ impl Element {
             is_order.then_some(Element::Number { dtype, big_endian: order == b'>', is_guess })
         };
         known().unwrap_or_else(|| {
-            let text = String::from_utf8_lossy(descr).chars().take(40).collect::<String>();
+            let text = escaped(&String::from_utf8_lossy(descr).chars().take(40).collect::<String>());
             match descr.get(1) {
-                Some(b'f' | b'c' | b'V') => Element::Unreadable(format!(
+                Some(b'c') => Element::Unreadable(format!(
+                    "an array of `{text}`, which is not read: save `array.real` and `array.imag`"
+                )),
+                Some(b'f' | b'V') => Element::Unreadable(format!(
                     "an array of `{text}`, which is not read: save `array.astype(\"float32\")`"
                 )),
                 Some(b'O') => Element::Other("an array of Python objects, which are not unpickled".into()),

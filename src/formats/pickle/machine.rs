@@ -91,7 +91,10 @@ impl<'a> Machine<'a, '_> {
                 return Err(self.unsupported(opcode));
             }
         }
-        Err(self.error(format!("the pickle has more than {MAX_OPERATIONS} opcodes")))
+        Err(self.error(format!(
+            "expected a pickle of at most {MAX_OPERATIONS} opcodes, found more: save the weights without what is beside \
+             them, such as a long list of losses"
+        )))
     }
 
     /// `STOP`: the one value that remains.

@@ -62,8 +62,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// The most opcodes a pickle may have. CIFAR-10 batches and the state dicts of large networks have about ten thousand, the
-/// losses of every step of a long training a million.
-pub const MAX_OPERATIONS: usize = 1 << 21;
+/// losses of every step of a long training a few million.
+pub const MAX_OPERATIONS: usize = 1 << 23;
 
 /// Index of a node in the arena.
 type Id = usize;

@@ -215,7 +215,13 @@ fn sharing_depth_and_self_reference_cost_nothing() {
     assert_eq!(parse(&deep).unwrap().nodes.len(), 1_000_001);
     let nested_lists = [vec![b']'; 1_000_000], vec![b'a'; 999_999], b".".to_vec()].concat();
     assert_eq!(parse(&nested_lists).unwrap().root().list().unwrap().len(), 1);
-    assert!(message(&[&b")"[..], &vec![b'N'; MAX_OPERATIONS], b"."].concat()).contains("opcodes"));
+    // As many values as a long training has losses; a limit on opcodes, those that make no values included.
+    assert_eq!(parse(&[&b"]("[..], &vec![b'N'; 2_200_000], b"e."].concat()).unwrap().nodes.len(), 2_200_001);
+    let error = message(&[&b")"[..], &b"20".repeat(MAX_OPERATIONS / 2), b"."].concat());
+    assert!(
+        error.contains("at most 8388608 opcodes, found more: save the weights without what is beside them"),
+        "{error}"
+    );
     // l = []; l.append(l)   and   t = ([t],)   and a dict that is its own value.
     for bytes in [&b"]q\x00h\x00a."[..], b"]q\x00(h\x00\x85e.", b"}q\x00Nh\x00s.", b"]q\x00h\x00\x85ah\x00\x86."] {
         assert!(parse(bytes).is_ok());

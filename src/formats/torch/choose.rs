@@ -4,10 +4,12 @@
 //! itself or under keys of text, at most [`DEEPEST`] of them. What belongs to an optimizer or to other machinery of a
 //! training run is not searched ([`is_machinery`]). Among the candidates the first by this order is taken:
 //!
-//! 1. those under the usual keys [`KEYS`], by the order of that list. Other keys on the way do not matter: `state.model`
-//!    is like `model`;
-//! 2. the others, the checkpoint itself among them, by their number of elements;
-//! 3. by their order in the file.
+//! 1. by their class: those under the usual keys [`KEYS`]; the others, the checkpoint itself among them, that have at
+//!    least half as many elements as the largest candidate; copies of the weights ([`copy`]); small dicts;
+//! 2. those where a usual key is nearer to the root; by the order of [`KEYS`]; by the order of [`COPIES`]. Other keys on
+//!    the way do not matter: `state.model` is like `model`;
+//! 3. by their number of elements;
+//! 4. by their order in the file.
 
 use super::mapping::{Entry, entries_of};
 use super::view::Found;
@@ -16,9 +18,8 @@ use crate::formats::pickle::{Kind, Value};
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-/// The keys under which checkpoints keep their state dict, in the order of preference: the weights that were trained before
-/// their average, a student before its teacher only where neither is called a model.
-pub const KEYS: [&str; 24] = [
+/// The keys under which checkpoints keep their state dict, in the order of preference and in any case of letters.
+pub const KEYS: [&str; 14] = [
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -32,23 +33,26 @@ pub const KEYS: [&str; 24] = [
     "params",
     "backbone",
     "encoder",
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema_state_dict",
-    "model_ema",
-    "ema_model",
-    "ema",
-    "params_ema",
-    "averaged_model",
-    "swa_model",
-    "teacher",
     "student",
 ];
+
+/// How the words begin that say that a key has a copy of the weights: their average, or those of another time.
+pub const COPIES: [&str; 16] = [
+    "ema", "swa", "averag", "avg", "polyak", "shadow", "teacher", "momentum", "target", "slow", "best", "prev", "old",
+    "backup", "init", "pretrain",
+];
+/// The same for whole words: the encoder of the keys in contrastive learning.
+const COPY_WORDS: [&str; 2] = ["k", "key"];
+
+/// The key, or the end of one, that takes a dict itself and searches nothing.
+pub const ITSELF: &str = ".";
 
 /// The most keys on the way to a state dict.
 const DEEPEST: usize = 8;
 /// The most items of a list that are searched.
 const MOST_ITEMS: usize = 64;
+/// The most candidates that are named beside the one that is taken.
+const MOST_OTHERS: usize = 10;
 /// A whole model has these two dicts among its attributes.
 const MODULE: [&str; 2] = ["_parameters", "_modules"];
 
@@ -62,6 +66,35 @@ fn is_machinery(key: &str) -> bool {
             .iter()
             .any(|part| key.contains(part))
         || ["opt", "amp", "scaler", "args", "config", "cfg", "param_groups", "meta"].contains(&key.as_str())
+}
+
+/// The place in [`COPIES`] of a word of the key, if it says that this is a copy of the weights: `model_ema`, `modelEMA`,
+/// `previous_model`.
+fn copy(key: &str) -> Option<usize> {
+    let mut words = String::new();
+    for c in key.chars() {
+        let begins = c.is_uppercase() && words.ends_with(char::is_lowercase);
+        words.extend(begins.then_some(' '));
+        words.push(if c.is_alphanumeric() { c } else { ' ' });
+    }
+    let words = words.to_ascii_lowercase();
+    words.split_whitespace().find_map(|word| {
+        let place = COPIES.iter().position(|copy| word.starts_with(copy));
+        place.or(COPY_WORDS.contains(&word).then_some(COPIES.len()))
+    })
+}
+
+/// What kind of candidate it is, the best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// Under one of the usual keys.
+    Usual,
+    /// Under another key, with at least half as many elements as the largest.
+    Large,
+    /// A copy of the weights, such as their average.
+    Copy,
+    /// Under another key: perhaps the weights of the classes.
+    Small,
 }
 
 /// A dict or list on the way to a state dict.
@@ -87,7 +120,8 @@ pub(super) struct Choice<'p> {
     pub taken: Option<Value<'p>>,
     /// The keys that lead to it.
     pub path: Vec<String>,
-    /// Others of at least half as many elements: the path and the number of tensors.
+    /// Others of at least half as many elements as the one that was taken: the path and the number of tensors. If none was
+    /// taken because of a whole model, all.
     pub others: Vec<(String, usize)>,
     /// A whole model, with the keys that lead to it.
     pub module: Option<(Vec<String>, Value<'p>)>,
@@ -111,31 +145,50 @@ pub(super) fn choose(root: Value<'_>) -> Choice<'_> {
     if candidates.iter().any(|candidate| candidate.is_plausible) {
         candidates.retain(|candidate| candidate.is_plausible);
     }
-    let rank = |candidate: &Candidate| {
-        let path = path_of(candidate.place);
-        let known: Vec<usize> = path.iter().filter_map(|key| KEYS.iter().position(|known| known == key)).collect();
-        (known.is_empty(), known, Reverse(candidate.elements), candidate.place)
+    let largest = candidates.iter().map(|candidate| candidate.elements).max().unwrap_or_default();
+    let class_of = |candidate: &Candidate, path: &[String]| {
+        if path.iter().any(|key| copy(key).is_some()) {
+            Class::Copy
+        } else if path.iter().any(|key| usual(key).is_some()) {
+            Class::Usual
+        } else if candidate.elements >= largest.div_ceil(2) {
+            Class::Large
+        } else {
+            Class::Small
+        }
     };
-    candidates.sort_by_cached_key(rank);
+    candidates.sort_by_cached_key(|candidate| {
+        let path = path_of(candidate.place);
+        let nearest = path.iter().position(|key| usual(key).is_some());
+        let keys: Vec<usize> = path.iter().filter_map(|key| usual(key)).collect();
+        let copies: Vec<usize> = path.iter().filter_map(|key| copy(key)).collect();
+        (class_of(candidate, &path), nearest, keys, copies, Reverse(candidate.elements), candidate.place)
+    });
     let module = module.map(|(parent, key, value)| {
         let mut path = parent.map(path_of).unwrap_or_default();
         path.extend(key);
         (path, value)
     });
-    // Beside a whole model a few tensors under no usual key are not the weights.
-    if module.is_some() && candidates.first().is_some_and(|first| rank(first).0) {
-        candidates.clear();
-    }
-    let Some((first, others)) = candidates.split_first() else {
-        return Choice { taken: None, path: Vec::new(), others: Vec::new(), module };
+    let named = |candidate: &Candidate| (path_of(candidate.place).join("."), candidate.tensors);
+    // Beside a whole model a few tensors under no usual key are not the weights, and the average of the model is not meant.
+    let is_usual = |first: &Candidate| class_of(first, &path_of(first.place)) == Class::Usual;
+    let first = candidates.first().filter(|first| module.is_none() || is_usual(first));
+    let Some(first) = first else {
+        let others = candidates.iter().take(MOST_OTHERS).map(named).collect();
+        return Choice { taken: None, path: Vec::new(), others, module };
     };
-    let others = others.iter().filter(|other| other.elements >= first.elements.div_ceil(2)).take(10);
+    let others = candidates[1..].iter().filter(|other| other.elements >= first.elements.div_ceil(2));
     Choice {
         taken: Some(places[first.place].value),
         path: path_of(first.place),
-        others: others.map(|other| (path_of(other.place).join("."), other.tensors)).collect(),
+        others: others.take(MOST_OTHERS).map(named).collect(),
         module,
     }
+}
+
+/// The place of a key in [`KEYS`].
+fn usual(key: &str) -> Option<usize> {
+    KEYS.iter().position(|usual| key.eq_ignore_ascii_case(usual))
 }
 
 struct Search<'p> {

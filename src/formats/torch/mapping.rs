@@ -1,6 +1,7 @@
 //! Dicts, and objects that have items like a dict.
 
 use crate::Result;
+use crate::formats::contents::{escaped, is_printable};
 use crate::formats::pickle::{Kind, Value};
 use std::collections::HashMap;
 
@@ -8,13 +9,16 @@ use std::collections::HashMap;
 /// times.
 const LONGEST_NAME: usize = 1024;
 
+/// Why a tensor under another key is left out.
+pub(super) const NOT_A_NAME: &str = ", whose key is not a printable name of at most 1024 bytes";
+
 const ORDERED_DICT: &str = "collections.OrderedDict";
 
 /// A key and its value.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'p> {
     key: Value<'p>,
-    /// The key, if it is a text that is short enough for a name.
+    /// The key, if it is a text that is short enough for a name, and printable: it is in many messages.
     pub name: Option<&'p str>,
     pub value: Value<'p>,
 }
@@ -22,7 +26,12 @@ pub(super) struct Entry<'p> {
 impl Entry<'_> {
     /// The key for messages.
     pub fn shown(&self) -> String {
-        self.name.map_or_else(|| self.key.describe(), str::to_string)
+        match (self.name, self.key.kind()) {
+            (Some(name), _) => name.to_string(),
+            (None, Kind::Text(text)) if text.len() <= LONGEST_NAME => escaped(text),
+            (None, Kind::Text(text)) => format!("a key of {} bytes instead of at most {LONGEST_NAME}", text.len()),
+            (None, _) => self.key.describe(),
+        }
     }
 
     /// Whether the key is written `text` in a path: a text, or a whole number.
@@ -78,12 +87,15 @@ fn unique<'p>(entries: impl Iterator<Item = Option<(Value<'p>, Value<'p>)>>) -> 
     Some(all)
 }
 
-/// The text expected here, short enough for a name: all entries of a dict may share one, and each of them reads it.
+/// The text expected here, printable and short enough for a name: all entries of a dict may share one, and each of them reads it.
 pub(super) fn name_of(value: Value<'_>) -> Result<&str> {
     match value.kind() {
         Kind::Text(text) if text.len() > LONGEST_NAME => {}
         Kind::Bytes(bytes) if bytes.len() > LONGEST_NAME => {}
-        _ => return value.text(),
+        _ => match value.text()? {
+            text if is_printable(text) => return Ok(text),
+            _ => {}
+        },
     }
-    Err(value.unexpected(format!("a name of at most {LONGEST_NAME} bytes")))
+    Err(value.unexpected(format!("a name of at most {LONGEST_NAME} bytes, all of them printable")))
 }

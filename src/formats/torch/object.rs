@@ -1,7 +1,7 @@
 //! The tensors that a pickle describes: found in it, checked, and then read from their storages.
 
-use super::choose::{self, Choice};
-use super::mapping::entries_of;
+use super::choose::{self, Choice, ITSELF};
+use super::mapping::{NOT_A_NAME, entries_of};
 use super::view::{Found, View};
 use super::{KEYS, MOST_PER_BYTE, SPARE};
 use crate::formats::npy::UNNAMED;
@@ -27,9 +27,12 @@ pub(super) struct Object<'p> {
 }
 
 impl<'p> Object<'p> {
-    /// The tensors of the dict that `key` leads to, or of the one that [`choose`] takes; `file` is the checkpoint.
+    /// The tensors of the dict that [`choose`] takes, in the whole checkpoint or in what `key` leads to; a key that ends with
+    /// [`ITSELF`] takes that dict. `file` is the checkpoint.
     pub fn new(file: &'p Path, pickle: &'p Pickle<'p>, key: Option<&str>) -> Result<Self> {
-        let (start, mut unwrapped) = choose::follow(pickle.root(), key.unwrap_or_default())?;
+        let key = key.unwrap_or_default();
+        let itself = key.strip_suffix(ITSELF);
+        let (start, mut unwrapped) = choose::follow(pickle.root(), itself.unwrap_or(key))?;
         let mut object = Object {
             file,
             views: Vec::new(),
@@ -50,10 +53,18 @@ impl<'p> Object<'p> {
             }
             Found::Other => {}
         }
-        let Choice { taken, path, others, module } = choose::choose(start);
-        let inside = |path: &[String]| [&unwrapped, path].concat();
-        let Some(taken) = taken else { return Err(no_tensor(file, start, &unwrapped, module)) };
-        object.others = others.into_iter().map(|(path, tensors)| (inside(&[path]).join("."), tensors)).collect();
+        let Choice { taken, path, others, module } = match itself {
+            Some(_) => Choice { taken: entries_of(start).map(|_| start), path: vec![], others: vec![], module: None },
+            None => choose::choose(start),
+        };
+        // The path to the dict in which the search began would begin it again.
+        let inside = |path: &str| match (unwrapped.join("."), path) {
+            (outside, "") => outside + ITSELF,
+            (outside, path) if outside.is_empty() => path.to_string(),
+            (outside, path) => format!("{outside}.{path}"),
+        };
+        object.others = others.into_iter().map(|(path, tensors)| (inside(&path), tensors)).collect();
+        let Some(taken) = taken else { return Err(no_tensor(file, start, &unwrapped, module, &object.others)) };
         unwrapped.extend(path);
         // What is beside the way to the state dict.
         let mut at = pickle.root();
@@ -77,8 +88,10 @@ impl<'p> Object<'p> {
     /// Takes the tensors of a state dict.
     fn take(&mut self, dict: Value<'p>) -> Result<()> {
         for entry in entries_of(dict).unwrap_or_default() {
-            let (Some(name), found) = (entry.name, Found::of(entry.value)) else {
-                self.dropped.push((entry.shown(), describe(entry.value)));
+            let found = Found::of(entry.value);
+            let Some(name) = entry.name else {
+                let why = if matches!(found, Found::Other) { "" } else { NOT_A_NAME };
+                self.dropped.push((entry.shown(), describe(entry.value) + why));
                 continue;
             };
             match found {
@@ -170,7 +183,13 @@ fn class_of(call: Call<'_>) -> Option<Name<'_>> {
 }
 
 /// The error of a checkpoint without a state dict: what it contains instead, and what to do.
-fn no_tensor(file: &Path, start: Value<'_>, unwrapped: &[String], module: Option<(Vec<String>, Value<'_>)>) -> Error {
+fn no_tensor(
+    file: &Path,
+    start: Value<'_>,
+    unwrapped: &[String],
+    module: Option<(Vec<String>, Value<'_>)>,
+    others: &[(String, usize)],
+) -> Error {
     let script = |path: &[String]| {
         // A number is the index in a list.
         let key =
@@ -188,13 +207,16 @@ fn no_tensor(file: &Path, start: Value<'_>, unwrapped: &[String], module: Option
             Kind::Call(call) => class_of(call).map(|name| format!(", `{name}`")).unwrap_or_default(),
             _ => String::new(),
         };
+        let beside = others.first().map(|(key, tensors)| {
+            format!("\nOther tensors are under the key `{key}` ({tensors}); they are read only if that key is given.")
+        });
         let message = format!("expected a state dict, found a whole model{what}{place}");
-        return model.error(message + &script(&path));
+        return model.error(message + &script(&path) + &beside.unwrap_or_default());
     }
     let Some(entries) = entries_of(start) else {
         let message = format!("expected a state dict, or one tensor, found {}", start.describe());
         return match start.kind() {
-            Kind::Call(_) => start.error(message + &script(unwrapped)),
+            Kind::Call(_) => start.error(message + "; objects are not run here: save a plain dict of its tensors"),
             _ => start.error(message),
         };
     };

@@ -18,8 +18,9 @@ const REBUILD_FROM_TYPE: [&str; 2] = ["torch._tensor._rebuild_from_type_v2", "to
 /// The most such calls around a tensor; PyTorch writes two.
 const MOST_WRAPPED: usize = 4;
 
-/// Tensors whose elements are not plainly in a storage: the last part of the function's name, what it makes, what to do.
-const UNREADABLE: [(&str, &str, &str); 8] = [
+/// Tensors whose elements are not plainly in a storage: the last part of the name of a function or class, what it makes, what
+/// to do.
+const UNREADABLE: [(&str, &str, &str); 12] = [
     ("_rebuild_sparse_tensor", "a sparse tensor", "save `tensor.to_dense()`"),
     ("_rebuild_sparse_csr_tensor", "a sparse tensor", "save `tensor.to_dense()`"),
     ("_rebuild_qtensor", "a quantized tensor", "save `tensor.dequantize()`"),
@@ -27,6 +28,10 @@ const UNREADABLE: [(&str, &str, &str); 8] = [
     ("_rebuild_meta_tensor_no_storage", "a tensor of the device `meta`, which has no elements", "load the model first"),
     ("_rebuild_device_tensor_from_numpy", "a tensor of another device", "save `tensor.cpu()`"),
     ("_rebuild_device_tensor_from_cpu_tensor", "a tensor of another device", "save `tensor.cpu()`"),
+    ("DTensor", "a distributed tensor", "save `tensor.full_tensor()`"),
+    ("ShardedTensor", "a part of a tensor", "save the full state dict (FSDP: `StateDictType.FULL_STATE_DICT`)"),
+    ("MaskedTensor", "a masked tensor", "save `tensor.get_data()`"),
+    ("AffineQuantizedTensor", "a quantized tensor", "save `tensor.dequantize()`"),
     ("UninitializedParameter", "a parameter without elements", "run the model once before it is saved"),
 ];
 
@@ -72,7 +77,7 @@ fn parse(value: Value<'_>) -> Result<Found<'_>> {
     for _ in 0..=MOST_WRAPPED {
         let Kind::Call(call) = at.kind() else { break };
         let Some(mut name) = call.name() else { break };
-        let mut args = call.args;
+        let (mut args, mut class) = (call.args, None);
         if REBUILD_PARAMETER.iter().any(|parameter| name.is(parameter)) {
             at = args.get(0).ok_or_else(|| at.error("expected a parameter, found one without a tensor"))?;
             continue;
@@ -83,13 +88,14 @@ fn parse(value: Value<'_>) -> Result<Found<'_>> {
             else {
                 return Err(at.error("expected a tensor with attributes, found one without a function and arguments"));
             };
+            class = args.get(1).and_then(|class| class.name());
             (name, args) = (function, inner);
         }
         if let Some(tensor) = View::parse(at, name, args)? {
             return Ok(tensor);
         }
         if at.id() == value.id() || is_tensor(name) {
-            return Ok(unreadable(name));
+            return Ok(unreadable(name, class));
         }
         break;
     }
@@ -105,11 +111,14 @@ fn is_tensor(name: Name<'_>) -> bool {
         || ["Tensor", "Parameter"].iter().any(|end| name.name.ends_with(end))
 }
 
-fn unreadable<'p>(name: Name<'_>) -> Found<'p> {
-    match UNREADABLE.iter().find(|(function, ..)| *function == name.name) {
+/// What the function `name` makes; `class` is what it becomes.
+fn unreadable<'p>(name: Name<'_>, class: Option<Name<'_>>) -> Found<'p> {
+    let known = |name: Name<'_>| UNREADABLE.iter().find(|(function, ..)| *function == name.name);
+    match known(name).or_else(|| class.and_then(known)) {
         Some((_, what, advice)) => Found::Unreadable(format!("{what}: {advice}")),
         None if is_tensor(name) => Found::Unreadable(format!(
-            "made by `{name}`, a class of tensors that is not read: save a plain tensor, such as `tensor.detach().clone()`"
+            "made by `{}`, a class of tensors that is not read: save a plain `torch.Tensor` of the same values",
+            class.unwrap_or(name)
         )),
         None => Found::Other,
     }

@@ -124,12 +124,34 @@ fn the_state_dict_is_chosen_by_a_fixed_order() {
         (&[("model_ema", "4"), ("model", "4")][..], "model", &["model_ema"][..]),
         (&[("model_ema.module", "4"), ("model", "4")], "model", &["model_ema.module"]),
         (&[("teacher", "9"), ("model", "4")], "model", &["teacher"]),
-        (&[("student", "4"), ("teacher", "4")], "teacher", &["student"]),
+        (&[("teacher", "4"), ("student", "4")], "student", &["teacher"]),
         // The larger ones under other keys, those of less than half the elements are not named.
         (&[("netD", "2"), ("netG", "9")], "netG", &[]),
         (&[("netD", "5"), ("netG", "9")], "netG", &["netD"]),
         (&[("state.model", "3"), ("zoo", "9")], "state.model", &["zoo"]),
-        (&[("trunk.model.a.b", "3"), ("net", "1")], "trunk.model.a.b", &[]),
+        (&[("trunk.model.a.b", "3"), ("zoo", "1")], "trunk.model.a.b", &[]),
+        // A usual key at the top before one that is nested.
+        (&[("discriminator.model", "4"), ("net", "4")], "net", &["discriminator.model"]),
+        // Copies come last, under whatever key and at whatever depth.
+        (&[("swa.model", "4"), ("net", "4")], "net", &["swa.model"]),
+        (&[("ema_helper.model", "4"), ("weights", "4")], "weights", &["ema_helper.model"]),
+        (&[("x.ema.state_dict", "4"), ("mine", "4")], "mine", &["x.ema.state_dict"]),
+        (&[("ema", "4"), ("resnet", "4")], "resnet", &["ema"]),
+        (&[("teacher", "4"), ("resnet", "4")], "resnet", &["teacher"]),
+        (&[("EMA", "4"), ("Model", "4")], "Model", &["EMA"]),
+        (&[("modelEMA", "4"), ("modelMain", "4")], "modelMain", &["modelEMA"]),
+        (&[("previous_model.state_dict", "4"), ("model", "4")], "model", &["previous_model.state_dict"]),
+        (&[("initial.model", "4"), ("current.model", "4")], "current.model", &["initial.model"]),
+        (&[("target_network", "4"), ("online_network", "4")], "online_network", &["target_network"]),
+        (&[("momentum_encoder", "4"), ("base_encoder", "4")], "base_encoder", &["momentum_encoder"]),
+        (&[("model_k", "4"), ("model_q", "4")], "model_q", &["model_k"]),
+        (&[("best.state_dict", "4"), ("model", "4")], "model", &["best.state_dict"]),
+        (&[("emaweights", "4"), ("resnet", "4")], "resnet", &["emaweights"]),
+        // An average alone, and beside the weights of the classes.
+        (&[("ema.module", "4")], "ema.module", &[]),
+        (&[("classes", "1"), ("model_ema", "9")], "model_ema", &[]),
+        // Words that only contain those of copies.
+        (&[("schema", "4"), ("keypoints", "4")], "schema", &["keypoints"]),
         // What belongs to the optimizer is no candidate.
         (&[("optimizer.state", "9"), ("resnet", "4")], "resnet", &[]),
         (&[("upscaler", "9"), ("amp_scaler", "12"), ("resnet", "4")], "upscaler", &[]),
@@ -173,8 +195,59 @@ fn a_key_chooses() {
     for key in ["a.b", "list.1", "n.3"] {
         assert_eq!(formats::read_bytes(Path::new("f"), &bytes, Some(key)).unwrap().tensors.len(), 1, "{key}");
     }
+    // A bare state dict beside another: the checkpoint itself is taken, and can be named.
+    let small = inner(&[("v", Described { shape: &["4", "1"], strides: &["1", "1"], ..GOOD }.pickle())]);
+    for (beside, taken, tensor, itself) in [("ema", "", "w", None), ("model", "model", "v", Some("."))] {
+        let bytes = file(&[("w", GOOD.pickle()), (beside, small.clone())], &floats());
+        let at = |key| formats::read_bytes(Path::new("f"), &bytes, key).unwrap();
+        assert!(at(None).unwrapped.join(".") == taken && at(None).tensors.names().eq([tensor]), "{beside}");
+        assert_eq!(at(None).others.first().map(|(key, _)| key.as_str()).filter(|key| *key != beside), itself);
+        assert!(at(Some(".")).tensors.names().eq(["w"]) && at(Some(beside)).tensors.names().eq(["v"]), "{beside}");
+        let bytes = file(&[("run", inner(&[("w", GOOD.pickle()), (beside, small.clone())]))], &floats());
+        let at = |key| formats::read_bytes(Path::new("f"), &bytes, Some(key)).unwrap();
+        assert!(at("run.").tensors.names().eq(["w"]) && at("run").tensors.names().eq([tensor]), "{beside}");
+        assert!(itself.is_none() || at("run").others[0].0 == "run.", "{:?}", at("run").others);
+    }
     let npy = formats::read_bytes(Path::new("f"), &npy_of("3,", b"abc"), Some("a")).unwrap_err().to_string();
     assert!(npy.contains("found a file without keys"), "{npy}");
+}
+
+/// Keys and names reach the terminal in many messages; none may move its cursor or forge a line.
+#[test]
+fn names_that_are_not_printable_are_escaped_and_left_out() {
+    for evil in ["k\u{1b}[31mRED", "k\rmodel: all tensors found", "k\u{202e}txt", "k\u{85}", "k\u{7f}"] {
+        let text = [&b"X"[..], &(evil.len() as u32).to_le_bytes(), evil.as_bytes()].concat();
+        let entry = |value: &[u8]| [&text[..], value, b"s"].concat();
+        let pickle = [&b"\x80\x02}"[..], &entry(&GOOD.pickle()), b"Vw\n", &GOOD.pickle(), b"s."].concat();
+        let torch = checkpoint(&pickle, &[("a/data/0", &floats())]);
+        let json = serde_json::to_string(evil).unwrap();
+        let one =
+            |name: &str, at: usize| format!(r#"{name}:{{"dtype":"U8","shape":[1],"data_offsets":[{at},{}]}}"#, at + 1);
+        let header = format!("{{{},{}}}", one(&json, 0), one(r#""w""#, 1));
+        let safetensors = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 2]].concat();
+        let array = npy_of("3,", b"abc");
+        let npz = archive(&[(&format!("{evil}.npy"), &array), ("w.npy", &array)]);
+        for bytes in [torch, safetensors, npz] {
+            let contents = read(&bytes).unwrap();
+            assert!(contents.tensors.names().eq(["w"]) && contents.dropped.len() == 1, "{evil:?}: {contents:?}");
+            let line = &contents.left_out()[0].1;
+            assert!(line.starts_with('k') && line.contains('\\') && !line.contains(char::is_control), "{line}");
+            assert!(!line.contains('\u{202e}'), "{line}");
+        }
+        // As the key of a state dict, and in an error.
+        let beside = [&b"\x80\x02}"[..], &entry(&weights()), b"Vw\n", &weights(), b"s."].concat();
+        let contents = read(&checkpoint(&beside, &[("a/data/0", &floats())])).unwrap();
+        assert!(contents.unwrapped == ["w"] && contents.others.is_empty());
+        let alone = [&b"\x80\x02}"[..], &entry(&GOOD.pickle()), b"."].concat();
+        let error = read(&checkpoint(&alone, &[("a/data/0", &floats())])).unwrap_err().to_string();
+        assert!(error.contains("found no tensor: k") && !error.contains(char::is_control), "{error}");
+    }
+    for ordinary in ["layer1.0.conv1.weight", "größe 1", "重み", "a'b\\\""] {
+        let text = [&b"\x80\x02}X"[..], &(ordinary.len() as u32).to_le_bytes(), ordinary.as_bytes()].concat();
+        let pickle = [&text[..], &GOOD.pickle(), b"s."].concat();
+        let contents = read(&checkpoint(&pickle, &[("a/data/0", &floats())])).unwrap();
+        assert!(contents.tensors.names().eq([ordinary]));
+    }
 }
 
 #[test]
@@ -233,7 +306,14 @@ fn tensors_that_are_not_read() {
             b"ctorch._utils\n_rebuild_parameter\n(cbnb\nInt8\n)RI01\n}tR".to_vec(),
             "a parameter whose tensor is an object made by `bnb.Int8`: save `parameter.data`",
         ),
-        (call("torch.distributed.tensor.DTensor"), "made by `torch.distributed.tensor.DTensor`, a class of tensors"),
+        (call("torch.distributed.tensor.DTensor"), "a distributed tensor: save `tensor.full_tensor()`"),
+        (
+            b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_wrapper_subclass\n\
+              ctorch.distributed.tensor\nDTensor\n(tNtR"
+                .to_vec(),
+            "a distributed tensor: save `tensor.full_tensor()`",
+        ),
+        (call("torchao.quantization.Int4Tensor"), "made by `torchao.quantization.Int4Tensor`, a class of tensors"),
         (changed("FloatStorage", "QInt32Storage"), "a tensor of qint32, which is not read: save `tensor.float()`"),
     ] {
         let bytes = file(&[("v", tensor.clone()), ("w", GOOD.pickle())], &floats());
@@ -272,10 +352,27 @@ fn whole_models_are_refused_with_the_lines_to_run() {
                 refused(&bytes, "torch.save(model.state_dict(), \"f-state-dict.pth\")");
             }
         }
+        // Its average is not taken in its place, but can be named.
+        let ema = file(&[("ema", weights()), ("model", model.clone())], &floats());
+        refused(&ema, "found a whole model, `models.Net` under `model`");
+        refused(&ema, "Other tensors are under the key `ema` (1)");
+        assert_eq!(formats::read_bytes(Path::new("f"), &ema, Some("ema")).unwrap().tensors.len(), 1);
         // Beside a state dict a whole model is left out like anything else.
         assert!(
             read(&file(&[("net", model), ("state_dict", weights())], &floats())).unwrap().unwrapped == ["state_dict"]
         );
+    }
+    // What is no model gets no recipe that runs it.
+    for (object, name) in [
+        (&b"cposix\nsystem\n(Vid\ntR"[..], "posix.system"),
+        (b"ccollections\nUserDict\n)\x81}Vdata\n}sb", "collections.UserDict"),
+        (b"ctrain\nNet\n)\x81}Vweight\nNsb", "train.Net"),
+    ] {
+        let pickle = [b"\x80\x02", object, b"."].concat();
+        let error = read(&checkpoint(&pickle, &[])).unwrap_err().to_string();
+        let expected =
+            format!("found an object made by `{name}`; objects are not run here: save a plain dict of its tensors");
+        assert!(error.ends_with(&expected), "{error}");
     }
     refused(&archive(&[("m/models/model.json", b"{}")]), "torch.export.load(\"f\").module()");
     let arrays = inner(&[("w", BESIDE[14].1.to_vec())]);
@@ -309,6 +406,9 @@ fn arrays_of_numpy_beside_the_weights() {
     assert_eq!(contents.dropped[3], ("objects".into(), "an array of Python objects, which are not unpickled".into()));
     assert!(contents.notes("--key")[0].1.contains("read as bfloat16"), "{:?}", contents.notes("--key"));
     let float8 = npy("'<f1'", "False", "1,", b"x");
+    let complex = npy("'<c8'", "False", "1,", b"12345678");
+    let why = read(&archive(&[("w.npy", &bf16), ("v.npy", &complex)])).unwrap().why_unreadable().unwrap();
+    assert!(why.ends_with("an array of `<c8`, which is not read: save `array.real` and `array.imag`"), "{why}");
     let contents = read(&archive(&[("w.npy", &bf16), ("v.npy", &float8), ("notes.txt", b"")])).unwrap();
     assert_eq!((contents.tensors.len(), contents.unreadable.len(), contents.dropped.len()), (1, 1, 1));
     assert!(contents.complete(Path::new("f")).unwrap_err().to_string().contains("found v, an array of `<f1`"));
