@@ -153,7 +153,7 @@ fn loader(c: &mut Criterion) {
         ("as they are", LoaderOptions::evaluation(128, Normalization::CIFAR10)),
     ] {
         let loader = Loader::<f32>::new(Arc::clone(&images), options).unwrap();
-        group.bench_function(name, |b| b.iter(|| loader.batch(black_box(3), &indices)));
+        group.bench_function(name, |b| b.iter(|| loader.batch(black_box(3), &indices).unwrap()));
     }
     group.finish();
 }

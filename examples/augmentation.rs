@@ -12,7 +12,7 @@ use resnet_by_hand::Result;
 use resnet_by_hand::data::augment::{Augmentation, Hole, Variant};
 use resnet_by_hand::data::loader::LoaderOptions;
 use resnet_by_hand::data::mixup::Mix;
-use resnet_by_hand::data::{Dataset, Loader, Normalization, embedded};
+use resnet_by_hand::data::{Batch, Dataset, Loader, Normalization, embedded};
 use std::sync::Arc;
 
 /// The seed of everything that is random here. With this one mixup gives the horse the ship in all four epochs; in a batch of
@@ -36,7 +36,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let ten = Arc::new(train.subset(&(0..10).collect::<Vec<_>>())?);
     let loader = Loader::<f32>::new(ten, LoaderOptions::training(4, Normalization::CIFAR10, SEED))?;
     for epoch in EPOCHS {
-        let batches: Vec<String> = loader.epoch(epoch).map(|batch| format!("{:?}", batch.indices)).collect();
+        let batches: Vec<String> =
+            loader.epoch(epoch).map(|batch| Ok(format!("{:?}", batch?.indices))).collect::<Result<_>>()?;
         println!("epoch {epoch}: {}", batches.join("  "));
     }
 
@@ -52,11 +53,12 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     }
 
     let loader = Loader::<f32>::new(train.clone(), LoaderOptions::training(128, Normalization::CIFAR10, SEED))?;
-    let batch = loader.epoch(1).find(|batch| batch.indices.contains(&HORSE)).expect("an epoch uses every photograph");
+    let batches: Vec<Batch<f32>> = loader.epoch(1).collect::<Result<_>>()?;
+    let batch = batches.iter().find(|batch| batch.indices.contains(&HORSE)).expect("an epoch uses every photograph");
     let at = batch.indices.iter().position(|&index| index == HORSE).expect("found above");
     println!("\nphotograph {HORSE} in epoch 1 is number {at} of a batch of {}", batch.indices.len());
     for epoch in [1, 2] {
-        let alone = loader.batch(epoch, &[HORSE]).images;
+        let alone = loader.batch(epoch, &[HORSE])?.images;
         let equal = alone.index_axis(Axis(0), 0) == batch.images.index_axis(Axis(0), at);
         println!("the same values as in a batch of its own, epoch {epoch}: {equal}");
     }
@@ -66,10 +68,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
 /// Mean and standard deviation of the colours, and what they mean for the steps of the training.
 fn statistics(train: &Dataset) -> Result<()> {
-    let (mean, std) = train.mean_and_std();
+    let (mean, std) = train.mean_and_std()?;
     let mut own = [0.0; 3];
     for i in 0..train.len() {
-        let (_, std) = train.subset(&[i])?.mean_and_std();
+        let (_, std) = train.subset(&[i])?.mean_and_std()?;
         own.iter_mut().zip(std).for_each(|(own, std)| *own += std / train.len() as f64);
     }
     println!("{} training photographs                  red    green     blue", train.len());

@@ -19,7 +19,7 @@ use resnet_by_hand::data::{Augmentation, Dataset, Splits, cifar10, embedded};
 use resnet_by_hand::engine::Engine;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::optim::Schedule;
-use resnet_by_hand::train::{Recipe, Trainer, evaluate};
+use resnet_by_hand::train::{Recipe, Trainer, Validation, evaluate};
 use resnet_by_hand::weights;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -52,11 +52,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn train(data: &str, folder: Option<&Path>) -> Result<(), Box<dyn Error>> {
-    let paper = Recipe { schedule: Schedule::constant(), validation: 0, ..Recipe::by_name("paper")? };
+    let paper = Recipe { schedule: Schedule::constant(), validation: Validation::NONE, ..Recipe::by_name("paper")? };
     let ((name, _, epochs), splits, recipe) = match data {
         "embedded" => {
-            let Splits { train, test } = embedded::load();
-            let splits = Splits { train: halved(train), test: halved(test) };
+            let Splits { train, test, .. } = embedded::load();
+            let splits = Splits { train: halved(train), validation: None, test: halved(test) };
             // In batches of 128 an epoch would be only 11 steps.
             let recipe = Recipe { batch_size: 32, lr: 0.02, augmentation: Augmentation::NONE, ..paper };
             (RUNS[0], splits, recipe)
@@ -93,7 +93,8 @@ fn halved(photographs: Dataset) -> Dataset {
         let sum: u16 = four.iter().map(|[i, j]| u16::from(photographs.pixels[[n, 2 * h + i, 2 * w + j, c]])).sum();
         (sum / 4) as u8
     });
-    Dataset { pixels, ..photographs }
+    let Dataset { labels, classes, source, .. } = photographs;
+    Dataset::new(pixels, labels, classes, source).expect("one label per photograph")
 }
 
 fn read(text: &str) -> Result<Runs<'_>, Box<dyn Error>> {

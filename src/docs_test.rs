@@ -175,6 +175,27 @@ fn paths_in_backticks_exist() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The text of every file in `folder` that ends in `.rs`.
+fn sources(folder: &Path) -> String {
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.retain(|path| path.is_dir() && !path.ends_with("target") || path.extension().is_some_and(|e| e == "rs"));
+    let text = |path: &PathBuf| if path.is_dir() { sources(path) } else { fs::read_to_string(path).unwrap() };
+    entries.iter().map(text).collect()
+}
+
+/// `docs/mutations.md` names the tests that detect its faults. A name of four words or more is that of a test.
+#[test]
+fn tests_in_backticks_exist() {
+    let sources = ["src", "tests"].map(|folder| sources(&root().join(folder))).concat();
+    let text = fs::read_to_string(root().join("docs/mutations.md")).unwrap();
+    let prose = cut(&text).0.join("\n");
+    let is_name = |code: &&str| code.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let tests = code_apart(&prose).1.into_iter().filter(is_name).filter(|code| code.matches('_').count() >= 3);
+    let (gone, there): (Vec<&str>, Vec<&str>) = tests.partition(|name| !sources.contains(&format!("fn {name}(")));
+    assert!(there.len() > 100, "only {} tests were found", there.len());
+    assert!(gone.is_empty(), "there is no test {}", gone.join(", "));
+}
+
 #[test]
 fn pages_are_read_as_they_are_meant() {
     let text =

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The update is one loop over memory, compiled for the vector instructions at hand.
     ("optim", &["base", "engine::kernels"]),
     ("formats", &["base"]),
-    ("weights", &["base", "model", "formats"]),
+    ("weights", &["base", "layers", "model", "program", "formats"]),
     ("data", &["base", "formats"]),
     ("oracle", &["base", "layers", "model", "program", "verify", "optim", "formats"]),
     ("train", &["base", "layers", "model", "program", "engine", "optim", "data", "formats", "weights"]),

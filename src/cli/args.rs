@@ -6,7 +6,7 @@ use crate::Error;
 use crate::data::{Normalization, mixup::check_alpha};
 use crate::engine::{Algorithm, Engine};
 use crate::model::Architecture;
-use crate::train::{Executor, Reference};
+use crate::train::{Executor, Reference, Validation};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +31,11 @@ pub fn count(least: usize, most: usize) -> impl Fn(&str) -> std::result::Result<
             most => format!("expected a whole number from {least} to {most}"),
         })
     }
+}
+
+/// A number of images held out for validation, or `folder`.
+pub fn validation(text: &str) -> std::result::Result<Validation, String> {
+    text.parse().map_err(|_| "expected a whole number, at least 0, or `folder`".to_string())
 }
 
 /// A seed.
@@ -236,10 +241,11 @@ impl NormalizationArgs {
         let (Some(mean), Some(std)) = (self.mean, self.std) else {
             return Ok(None);
         };
-        match Normalization::new(mean, std) {
-            Ok(normalization) => Ok(Some(normalization)),
-            Err(_) => Err(Failure::Usage(format!("--std must be above 0 for every colour, got {}", write_three(std)))),
+        if std.iter().any(|&std| std <= 0.0) {
+            return Err(Failure::Usage(format!("--std must be above 0 for every colour, got {}", write_three(std))));
         }
+        let normalization = Normalization::new(mean, std);
+        normalization.map(Some).map_err(|error| Failure::Usage(format!("--mean and --std: {error}")))
     }
 }
 

@@ -159,7 +159,7 @@ pub fn run(args: &Args) -> Result<()> {
     let executor = kind.executor(args.conv)?;
     let refuse = |error: Error| {
         let name = &args.model.name;
-        let images = plural(args.batch_size, "image");
+        let images = text::count(args.batch_size, "image");
         Failure::Usage(format!("`{name}` cannot process {images} of {height}x{width}: {error}"))
     };
     let cost = model.cost(args.batch_size, image).map_err(refuse)?;
@@ -298,10 +298,10 @@ fn load(batch_size: usize) -> Result<f64> {
     let mut times: Vec<f64> = (0..12)
         .map(|epoch| {
             let start = Instant::now();
-            std::hint::black_box(loader.batch(epoch, &indices));
-            start.elapsed().as_secs_f64()
+            std::hint::black_box(loader.batch(epoch, &indices)?);
+            Ok(start.elapsed().as_secs_f64())
         })
-        .collect();
+        .collect::<Result<_>>()?;
     Ok(median(&mut times[2..]))
 }
 
@@ -333,9 +333,10 @@ impl Measured<'_> {
         let Measured { args, cost, image: [height, width], times, .. } = self;
         let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
         let what = match args.mode {
-            Mode::Train => plural(times.len(), "training step"),
-            Mode::Eval => plural(times.len(), "prediction"),
+            Mode::Train => text::count(times.len(), "training step"),
+            Mode::Eval => text::count(times.len(), "prediction"),
         };
+        let images = text::count(args.batch_size, "image");
         let (threads, isa) = (rayon::current_num_threads(), isa().name());
         let mut lines = vec![
             (
@@ -347,7 +348,7 @@ impl Measured<'_> {
                     text::short(cost.multiply_adds / args.batch_size as u64)
                 ),
             ),
-            ("batch", format!("{} of {height}x{width}, {} classes", plural(args.batch_size, "image"), self.classes)),
+            ("batch", format!("{images} of {height}x{width}, {}", text::count(self.classes, "class"))),
             (
                 "threads",
                 format!(
@@ -453,9 +454,4 @@ impl Measured<'_> {
             "convolutions": groups.iter().map(Group::json).collect::<Vec<_>>(),
         })
     }
-}
-
-/// `1 step`, `2 steps`.
-fn plural(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -12,10 +12,10 @@ use crate::data::{Augmentation, Normalization};
 use crate::engine::Algorithm;
 use crate::model::Architecture;
 use crate::optim::{DecayExemption, Sgd, SgdConfig};
-use crate::train::{Executor, Recipe};
+use crate::train::{Executor, Recipe, Validation};
 use crate::weights::pretrained;
-use serde::{Deserialize, Serialize};
-use std::fmt::Display;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     pub image_size: Option<usize>,
     pub train_images: Option<usize>,
-    pub validation: Option<usize>,
+    /// A number of images, or `folder`.
+    pub validation: Option<Validation>,
     pub validate_every: Option<usize>,
     pub early_stopping: Option<usize>,
     pub crop_padding: Option<usize>,
@@ -59,6 +60,10 @@ pub struct Config {
     pub zero_init_residual: Option<bool>,
     /// A weights file.
     pub init_from: Option<PathBuf>,
+    /// Whether a part of its tensors is enough.
+    pub init_partial: Option<bool>,
+    /// Every so many epochs a weights file of its own is kept; 0: none.
+    pub save_every: Option<usize>,
     /// `fast` or `reference`.
     pub engine: Option<String>,
     pub conv: Option<String>,
@@ -106,6 +111,8 @@ macro_rules! for_keys {
             ema_decay,
             zero_init_residual,
             init_from,
+            init_partial,
+            save_every,
             engine,
             conv,
             checkpoint_every,
@@ -146,6 +153,7 @@ impl Config {
             eval_batch_size: self.eval_batch_size.take(),
             checkpoint_every: self.checkpoint_every.take(),
             keep_checkpoints: self.keep_checkpoints.take(),
+            save_every: self.save_every.take(),
             ..Config::default()
         }
     }
@@ -246,6 +254,7 @@ impl Config {
         check("accumulate", self.accumulate, args::count(1, args::MOST))?;
         check("repeat", self.repeat, args::count(1, args::MOST_RUNS))?;
         check("validate_every", self.validate_every, args::count(1, args::MOST))?;
+        check("save_every", self.save_every, args::count(0, args::MOST))?;
         check("cutout", self.cutout, args::count(0, args::MOST))?;
         check("crop_padding", self.crop_padding, args::count(0, 32))?;
         check("image_size", self.image_size, args::count(1, 2048))?;
@@ -366,6 +375,8 @@ impl Config {
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
+            init_partial: self.init_partial,
+            save_every: Some(self.save_every.unwrap_or(0)),
             engine: Some(self.engine()?.name().to_string()),
             conv: match self.engine()? {
                 EngineKind::Fast => Some(self.conv()?.unwrap_or_default().name().to_string()),
@@ -392,6 +403,39 @@ fn check<V: Display, R>(
     Ok(())
 }
 
+/// A number or a word, as the flag.
+impl Serialize for Validation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Validation::HeldOut(images) => images.serialize(serializer),
+            Validation::Folder => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Validation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Words;
+        impl de::Visitor<'_> for Words {
+            type Value = Validation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of images or \"folder\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> std::result::Result<Validation, E> {
+                let images = usize::try_from(number);
+                images.map(Validation::HeldOut).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Validation, E> {
+                text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
 fn shown(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -404,12 +448,21 @@ mod tests {
     fn the_effective_configuration_says_everything_and_starts_the_same_run_again() {
         let config = Config::parse("recipe = \"paper\"\nlr = 0.05\nmomentum = 0.85\nseed = 9").unwrap();
         let recipe = config.recipe().unwrap();
-        assert_eq!((recipe.lr, recipe.sgd.momentum, recipe.seed, recipe.validation), (0.05, 0.85, 9, 5000));
+        assert_eq!(
+            (recipe.lr, recipe.sgd.momentum, recipe.seed, recipe.validation),
+            (0.05, 0.85, 9, Validation::HeldOut(5000))
+        );
         let effective = config.effective(&recipe).unwrap();
         let again = Config::parse(&effective.to_toml()).unwrap();
         assert_eq!(again, effective);
         assert_eq!(again.recipe().unwrap(), recipe);
         assert!(config.conflicts(&effective).is_empty());
+        let folder = Config::parse("validation = \"folder\"").unwrap();
+        assert_eq!(folder.recipe().unwrap().validation, Validation::Folder);
+        assert_eq!(Config::parse(&folder.to_toml()).unwrap(), folder);
+        for text in ["validation = \"none\"", "validation = -1", "validation = true"] {
+            assert!(Config::parse(text).unwrap_err().contains("expected a number of images or \"folder\""), "{text}");
+        }
         let other = Config { epochs: Some(3), ..Config::default() };
         assert_eq!(other.conflicts(&effective), [("epochs", "3".to_string(), "182".to_string())]);
         assert_eq!(other.clone().or(effective.clone()).epochs, Some(3));

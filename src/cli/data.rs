@@ -90,17 +90,20 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn info(args: &InfoArgs) -> Result<()> {
     let (splits, about) = args.data.load(DEFAULT_SIZE)?;
-    let splits = [("training", "train", &splits.train), ("test", "test", &splits.test)];
-    let classes = &splits[0].2.classes;
+    let validation = splits.validation.as_ref().map(|validation| ("validation", "validation", validation));
+    let mut all = vec![("training", "train", &splits.train)];
+    all.extend(validation);
+    all.push(("test", "test", &splits.test));
+    let (splits, classes) = (all, &splits.train.classes);
     let mut out = std::io::stdout().lock();
     if args.json {
-        let split = |&(_, key, dataset): &(&str, &str, &Dataset)| (key.to_string(), to_json(dataset));
+        let split = |&(_, key, dataset): &(&str, &str, &Dataset)| Ok((key.to_string(), to_json(dataset)?));
         let value = json!({
             "data": about.description,
             "kind": kind(&about),
             "notes": about.notes,
             "classes": classes,
-            "splits": splits.iter().map(split).collect::<Map<String, Value>>(),
+            "splits": splits.iter().map(split).collect::<Result<Map<String, Value>>>()?,
         });
         return Ok(writeln!(out, "{value:#}")?);
     }
@@ -110,17 +113,20 @@ fn info(args: &InfoArgs) -> Result<()> {
     }
     for (name, _, dataset) in &splits {
         let (_, height, width, _) = dataset.pixels.dim();
-        let (mean, std) = dataset.mean_and_std();
-        writeln!(out, "\n{name:<14} {} images of {height}x{width} pixels", text::thousands(dataset.len() as u64))?;
+        let (mean, std) = dataset.mean_and_std()?;
+        writeln!(out, "\n{name:<14} {} of {height}x{width} pixels", text::count(dataset.len(), "image"))?;
         writeln!(out, "{:<14} {}", "mean", mean.map(|value| format!("{value:.6}")).join(","))?;
         writeln!(out, "{:<14} {}", "std", std.map(|value| format!("{value:.6}")).join(","))?;
     }
     let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
-    let counts = splits.map(|(_, _, dataset)| dataset.counts());
-    writeln!(out, "\n{:<width$}  {:>9}  {:>9}", "class", "training", "test")?;
+    let counts: Vec<Vec<usize>> = splits.iter().map(|(_, _, dataset)| dataset.counts()).collect();
+    let header: String = splits.iter().map(|(name, ..)| format!("  {name:>9}")).collect();
+    writeln!(out, "\n{:<width$}{header}", "class")?;
     for (class, name) in classes.iter().enumerate() {
-        let [train, test] = counts.each_ref().map(|counts| text::thousands(counts[class] as u64));
-        writeln!(out, "{name:<width$}  {train:>9}  {test:>9}")?;
+        let cell = |(split, counts): (&(&str, &str, &Dataset), &Vec<usize>)| {
+            format!("  {:>1$}", text::thousands(counts[class] as u64), split.0.len().max(9))
+        };
+        writeln!(out, "{name:<width$}{}", splits.iter().zip(&counts).map(cell).collect::<String>())?;
     }
     Ok(())
 }
@@ -133,10 +139,10 @@ fn kind(about: &About) -> &'static str {
     }
 }
 
-fn to_json(dataset: &Dataset) -> Value {
+fn to_json(dataset: &Dataset) -> Result<Value> {
     let (_, height, width, _) = dataset.pixels.dim();
-    let (mean, std) = dataset.mean_and_std();
-    json!({
+    let (mean, std) = dataset.mean_and_std()?;
+    Ok(json!({
         "images": dataset.len(),
         "height": height,
         "width": width,
@@ -144,7 +150,7 @@ fn to_json(dataset: &Dataset) -> Value {
         "mean": mean,
         "std": std,
         "source": dataset.source,
-    })
+    }))
 }
 
 fn grid(args: &GridArgs) -> Result<()> {

@@ -1,8 +1,8 @@
 //! `resnet eval`.
 
-use super::images::{DEFAULT_SIZE, DataArgs};
+use super::images::DataArgs;
 use super::trained::WeightsArgs;
-use super::{Result, args, text};
+use super::{Failure, Result, args, text};
 use crate::data::{Dataset, Normalization};
 use crate::model::ResNet;
 use crate::parameters::{Parameters as _, fingerprint};
@@ -30,8 +30,9 @@ Examples:
 /// Prints accuracy, loss, the accuracy of every class and the confusion matrix. Every image counts
 /// exactly once, including those of the smaller last batch.
 ///
-/// Weights written by `resnet train` contain the model, the normalisation and the image size. For
-/// other weights give --model, --mean, --std and, for pictures in folders, --image-size.
+/// Weights written by `resnet train` contain the model, the normalisation and the image size. The
+/// network of other weights is recognised by its tensors; give --mean and --std and, for pictures in
+/// folders, --image-size if it is not that of `resnet models`.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -48,6 +49,10 @@ pub struct Args {
     /// Evaluate on the training images instead of the test images
     #[arg(long, help_heading = "Data")]
     train_set: bool,
+
+    /// Evaluate on the data set's own validation images (folder valid/ or val/) instead of the test images
+    #[arg(long, conflicts_with = "train_set", help_heading = "Data")]
+    validation_set: bool,
 
     /// Average the logits of each image and its mirror image
     #[arg(long, help_heading = "Data")]
@@ -76,11 +81,24 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+fn no_validation() -> Failure {
+    let message = "--validation-set needs a data set with its own validation images, in valid/ or val/ beside train/ and \
+                   test/, and this one has none";
+    Failure::Usage(message.to_string())
+}
+
 fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
-    let trained = args.weights.open()?;
+    let mut trained = args.weights.open()?;
     let (normalization, origin) = trained.normalization(&args.normalization)?;
-    let (splits, about) = args.data.load(trained.image_size()?.unwrap_or(DEFAULT_SIZE))?;
-    let (dataset, set) = if args.train_set { (splits.train, "training") } else { (splits.test, "test") };
+    if let Some(preset) = &trained.preset {
+        trained.notes.push(preset.line.clone());
+    }
+    let (splits, about) = args.data.load(trained.framing(args.data.image_size, None)?)?;
+    let (dataset, set) = match (args.train_set, args.validation_set) {
+        (true, _) => (splits.train, "training"),
+        (false, false) => (splits.test, "test"),
+        (false, true) => (splits.validation.ok_or_else(no_validation)?, "validation"),
+    };
     let dataset = Arc::new(dataset);
 
     let model = trained.model::<T>(dataset.classes.len())?;
@@ -95,7 +113,8 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         );
         return Err(Error::format(&trained.path, None, message).into());
     }
-    let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
+    let spinner =
+        ProgressBar::new_spinner().with_message(format!("classifying {}", text::count(dataset.len(), "image")));
     spinner.enable_steady_tick(Duration::from_millis(100));
     let options = EvaluationOptions { normalization, batch_size: args.batch_size, test_flip: args.test_flip };
     let evaluated = evaluate(executor, &model, &dataset, options);
@@ -108,6 +127,7 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
 
     let mut out = std::io::stdout().lock();
     if args.json {
+        trained.print_notes();
         let value = to_json(&model, &dataset, set, normalization, &evaluation);
         return Ok(writeln!(out, "{value:#}")?);
     }
@@ -121,7 +141,7 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         ("weights", format!("{}{}", trained.path.display(), trained.training())),
         ("fingerprint", format!("{:016x}", fingerprint(&model))),
         ("normalisation", format!("mean {mean}, std {std} ({origin})")),
-        ("data", format!("{} {set} images: {}", text::thousands(images as u64), about.description)),
+        ("data", format!("{}: {}", text::count(images, &format!("{set} image")), about.description)),
         ("", String::new()),
         (
             "accuracy",
@@ -132,6 +152,9 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         ("", String::new()),
     ] {
         writeln!(out, "{}", format!("{key:<14} {value}").trim_end())?;
+        if key == "weights" {
+            trained.notes.iter().try_for_each(|note| writeln!(out, "{:<14} {note}", "note"))?;
+        }
         if key == "data" {
             about.notes.iter().try_for_each(|note| writeln!(out, "{:<14} {note}", "note"))?;
         }

@@ -1,6 +1,6 @@
 //! `resnet gradcheck`.
 
-use super::{Failure, Result, args};
+use super::{Failure, Result, args, text};
 use crate::Error;
 use crate::model::Architecture;
 use crate::verify::{NetworkCheck, TensorReport, check_layer, check_network, known_layers};
@@ -97,8 +97,11 @@ fn network(args: &Args, architecture: &Architecture) -> Result<()> {
     }
     let report = check_network(architecture, &check).map_err(|error| match error {
         Error::Shape { .. } | Error::Argument { .. } => Failure::Usage(format!(
-            "`{}` cannot be checked with {} images of {}x{}; give a larger --image or --batch-size\n  {error}",
-            architecture.name, check.batch, check.image[0], check.image[1]
+            "`{}` cannot be checked with {} of {}x{}; give a larger --image or --batch-size\n  {error}",
+            architecture.name,
+            text::count(check.batch, "image"),
+            check.image[0],
+            check.image[1]
         )),
         error => error.into(),
     })?;

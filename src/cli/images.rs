@@ -3,7 +3,7 @@
 use super::data::fetch::PAGE;
 use super::{Failure, Result, args, memory};
 use crate::Error;
-use crate::data::{self, Dataset, Kind, Normalization, Opened, Splits, cifar10, embedded};
+use crate::data::{self, Dataset, Framing, Kind, Normalization, Opened, Splits, cifar10, embedded};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,9 @@ pub struct DataArgs {
     ///
     /// CIFAR as published: a folder cifar-10-batches-bin, cifar-10-batches-py, cifar-100-binary or
     /// cifar-100-python, one of the .tar.gz archives of these, or a folder that contains one of them.
-    /// Pictures, PNG or JPEG of any size: DIR/train/CLASS/ with DIR/test/CLASS/ or DIR/val/CLASS/, or
-    /// only DIR/CLASS/, where every fifth picture of a class becomes a test image.
+    /// Pictures of any size: DIR/train/CLASS/ with DIR/test/CLASS/ or DIR/val/CLASS/ (or
+    /// Training, test_set, valid, ...), or only DIR/CLASS/, where every fifth picture of a class
+    /// becomes a test image.
     /// `embedded` is a part of CIFAR-10 embedded in this program: 1,400 training and 500 test images.
     #[arg(long, value_name = "PATH", verbatim_doc_comment)]
     pub data: Option<PathBuf>,
@@ -50,7 +51,7 @@ impl About {
         if self.kind == Kind::Cifar10 {
             return Ok(None);
         }
-        let (mean, std) = train.mean_and_std();
+        let (mean, std) = train.mean_and_std()?;
         let derived = Normalization::new(mean, std).map_err(|_| {
             Failure::Failed(format!(
                 "{}: the images cannot be normalised by their own statistics, because a channel is constant (standard \
@@ -69,12 +70,13 @@ impl DataArgs {
         self.data.as_ref().is_none_or(|path| path.as_os_str() == "embedded")
     }
 
-    /// Loads the images. Pictures in folders are resized to `size` x `size` pixels unless the flag gives another size.
-    pub fn load(&self, size: usize) -> Result<(Splits, About)> {
-        let size = self.image_size.unwrap_or(size);
+    /// Loads the images. Pictures in folders become squares by `framing` unless the flag gives another size.
+    pub fn load(&self, framing: impl Into<Framing>) -> Result<(Splits, About)> {
+        let framing = framing.into();
+        let framing = self.image_size.filter(|&size| size != framing.crop).map_or(framing, Framing::from);
         let Opened { splits, kind, description, notes } = match &self.data {
             Some(path) if !self.is_embedded() => {
-                data::open(path, size, memory::available()).map_err(|error| explain(path, error))?
+                data::open(path, framing, memory::available()).map_err(|error| explain(path, error))?
             }
             _ => Opened {
                 splits: embedded::load(),

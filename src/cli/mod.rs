@@ -3,6 +3,7 @@
 //! - `train`, `eval`, `predict`, `report`, `data`, `convert`, `models`, `gradcheck`, `bench`,
 //!   `oracle`: the flags, the help and the implementation of each subcommand;
 //! - `args`, `images`, `trained`: flags that several subcommands share, and how their values are parsed;
+//! - `imagenet`: how torchvision prepares pictures for ImageNet's networks, and its class names;
 //! - `init_from`: the initial weights of fine-tuning;
 //! - `config`: the configuration of a run, as a TOML file;
 //! - `run_folder`, `events`, `progress`, `interrupt`, `text`: files, display and signals of long commands;
@@ -20,6 +21,7 @@ mod data;
 mod eval;
 mod events;
 mod gradcheck;
+mod imagenet;
 mod images;
 mod init_from;
 mod interrupt;
@@ -159,7 +161,8 @@ fn dispatch(cli: Cli) -> Result<()> {
     crate::engine::kernels::simd::requested_isa().map_err(|error| Failure::Usage(error.to_string()))?;
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build_global().map_err(|error| Failure::Failed(format!("cannot start {threads} threads: {error}")))?;
+        pool.build_global()
+            .map_err(|error| Failure::Failed(format!("cannot start {}: {error}", text::count(threads, "thread"))))?;
     }
     // Runs on a thread of the pool. From any other thread, each of the thousands of small parallel loops of a step would
     // have to wake the pool and then wait for it.

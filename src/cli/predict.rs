@@ -1,66 +1,104 @@
 //! `resnet predict`.
+//!
+//! [`files`]: the pictures; this file: the network, and one picture after the other; [`output`]: what is printed.
+
+mod files;
+mod output;
 
 use super::trained::{Trained, WeightsArgs};
-use super::{Failure, Result, args, images};
+use super::{Failure, Result, args, imagenet, progress, text};
 use crate::Error;
-use crate::data::{Normalization, picture};
+use crate::data::picture::{self, Exif, Orientation};
+use crate::data::{Framing, Normalization};
 use crate::model::ResNet;
 use crate::train::Executor;
 use crate::train::metrics::logits;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use files::Files;
+use indicatif::ProgressBar;
 use ndarray::Axis;
+use output::{Format, Output};
+use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// From this many pictures on, a terminal shows a progress bar.
+const MANY: usize = 20;
 
 const AFTER_HELP: &str = "\
 Examples:
   resnet predict photo.jpg                        with the pretrained network, classes of CIFAR-10
   resnet predict --weights runs/resnet20-quick-1/weights.safetensors photo.jpg
   resnet predict --weights weights.safetensors --top 1 photos/*.png
-  resnet predict --weights weights.safetensors --json photo.jpg
-  resnet predict --weights resnet18.pth --model resnet18 --image-size 224 \\
-      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 photo.jpg";
+  resnet predict --weights weights.safetensors --format json photo.jpg
+  resnet predict --weights weights.safetensors --format csv photos/ > photos.csv
+  resnet predict --weights resnet50-11ad3fa6.pth photo.jpg        weights of torchvision for ImageNet";
 
 /// Classify pictures
 ///
 /// Prints the most likely classes of each picture with their probabilities (softmax). A picture is a
-/// PNG or JPEG file of any size: its shorter side is resized to N pixels, and the centre N x N is used.
+/// PNG, JPEG, WebP, BMP, GIF or TIFF file of any size: its shorter side is resized to N pixels, and the
+/// centre N x N is used. If a camera noted an orientation (EXIF), the picture is turned upright first.
 ///
 /// Without --weights, a ResNet-20 embedded in this program classifies the pictures into the ten classes
 /// of CIFAR-10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. Every picture is
 /// assigned to one of these classes, whatever it shows.
 ///
-/// Weights written by `resnet train` contain the model, the classes, the normalisation and N. For
-/// other weights give --model, --mean, --std and --image-size.
+/// Weights written by `resnet train` contain the model, the classes, the normalisation and N. The
+/// network of other weights is recognised by its tensors. If it is one of ImageNet, with 1,000 classes,
+/// everything else is as in torchvision: the shorter side is resized to 256 pixels (232 for the V2
+/// weights, known by the hash in the file's name), the centre 224 x 224 is used, and the classes have
+/// torchvision's names. For other weights give --mean and --std, and --image-size if it is not that of
+/// `resnet models`.
 ///
-/// If a picture cannot be read, an error is printed on stderr, the other pictures are classified, and
-/// the exit code is 1.
+/// In a folder, all pictures are classified, including those in its subfolders, sorted by name. The result
+/// for a picture does not depend on the other pictures.
+///
+/// A picture that cannot be read is named on stderr and skipped; --strict stops at it instead. The exit
+/// code is 0 if at least one picture was classified, and otherwise 1.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
-    /// PNG or JPEG files
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files, and folders with such files
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
     #[command(flatten)]
     weights: WeightsArgs,
 
-    /// Print the K most likely classes
-    #[arg(long, value_name = "K", default_value = "5", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
-    top: usize,
+    /// Print the K most likely classes [default: 5; 1 in a table or CSV]
+    #[arg(long, value_name = "K", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
+    top: Option<usize>,
 
     /// Average the logits of each picture and its mirror image
     #[arg(long)]
     test_flip: bool,
 
-    /// Print JSON
-    #[arg(long)]
+    /// How to print the results [default: list; table if a folder is given]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
 
-    /// Resize pictures to N x N pixels [default: from the weights file, or 32]
+    /// Stop at the first picture that cannot be read
+    #[arg(long)]
+    strict: bool,
+
+    /// Resize pictures to N x N pixels [default: from the weights file, or that of the network]
     #[arg(long, value_name = "N", value_parser = args::count(1, 2048), allow_negative_numbers = true)]
     image_size: Option<usize>,
+
+    /// Resize the shorter side of pictures to R pixels, then cut out N x N [default: N; ImageNet: 256 or 232]
+    #[arg(long, value_name = "R", value_parser = args::count(1, 4096), allow_negative_numbers = true)]
+    resize_size: Option<usize>,
+
+    /// Whether the orientation that a camera noted (EXIF) turns a picture, as in training
+    #[arg(long, value_name = "WHAT", default_value = "apply", value_parser = exif())]
+    exif: Exif,
 
     #[command(flatten)]
     normalization: args::NormalizationArgs,
@@ -69,13 +107,20 @@ pub struct Args {
     engine: args::EngineArgs,
 }
 
+/// `apply` or `ignore`.
+fn exif() -> impl TypedValueParser<Value = Exif> {
+    let words = PossibleValuesParser::new(["apply", "ignore"]);
+    words.map(|word| if word == "ignore" { Exif::Ignore } else { Exif::Apply })
+}
+
 /// A network, its input format and its classes.
 struct Predictor {
     model: ResNet<f32>,
     executor: Arc<dyn Executor<f32>>,
     normalization: Normalization,
     test_flip: bool,
-    size: usize,
+    framing: Framing,
+    exif: Exif,
     classes: Vec<String>,
     path: PathBuf,
 }
@@ -86,54 +131,124 @@ struct Guess {
     probability: f64,
 }
 
+/// Every class, the most likely first, and how the picture becomes upright.
+struct Prediction {
+    guesses: Vec<Guess>,
+    orientation: Orientation,
+}
+
 pub fn run(args: &Args) -> Result<()> {
-    let trained = args.weights.open()?;
+    let mut trained = args.weights.open()?;
     let predictor = Predictor::new(args, &trained)?;
-    let mut out = io::stdout().lock();
-    let (mut predictions, mut errors) = (Vec::new(), Vec::new());
-    // One by one, so that the result for a picture does not depend on the others.
-    for path in &args.images {
-        match predictor.predict(path) {
-            Ok(guesses) => {
-                let top = &guesses[..args.top.min(guesses.len())];
-                match args.json {
-                    true => predictions.push(predictor.to_json(path, top)),
-                    false => predictor.write(&mut out, path, top)?,
+    if let Some(preset) = &trained.preset {
+        let known = trained.about("image_size").is_some();
+        let names = "ImageNet, because of the 1,000 classes: class names of torchvision";
+        trained.notes.push(if known { names.to_string() } else { preset.line.clone() });
+    }
+    trained.print_notes();
+    let Files { pictures, left_out, empty, errors } = Files::find(&args.images);
+    if let Some(note) = left_out.note() {
+        progress::say(&note);
+    }
+    let mut skipped = Skipped { stops: args.strict, errors: Vec::new() };
+    errors.into_iter().try_for_each(|(folder, error)| skipped.add(&folder, error))?;
+    if pictures.is_empty() {
+        let places: Vec<String> = args.images.iter().map(|path| output::name(path)).collect();
+        return Err(Failure::Failed(format!("{}: expected {} files, found none", places.join(", "), picture::KINDS)));
+    }
+    for folder in empty {
+        progress::say(&format!("note: no {} files in {}", picture::KINDS, output::name(&folder)));
+    }
+
+    let format = args.format();
+    let out = io::BufWriter::new(io::stdout().lock());
+    let mut output = Output::begin(out, format, args.top.unwrap_or(format.top()), &predictor.classes, &pictures)?;
+    let bar = if pictures.len() < MANY { ProgressBar::hidden() } else { progress::counter("pictures", pictures.len()) };
+    // Several at a time, but each on its own, so that the result for a picture does not depend on the others.
+    for paths in pictures.chunks(2 * rayon::current_num_threads()) {
+        let predictions: Vec<_> = paths.par_iter().map(|path| predictor.predict(path)).collect();
+        // All output of both streams, in the order of the pictures, above the bar.
+        bar.suspend(|| {
+            for (path, prediction) in paths.iter().zip(predictions) {
+                match prediction {
+                    Ok(prediction) => {
+                        if let Some(note) = prediction.note(path).filter(|_| args.exif == Exif::Apply) {
+                            output.flush()?;
+                            progress::say(&note);
+                        }
+                        output.picture(path, &prediction)?;
+                    }
+                    Err(error) => {
+                        output.flush()?;
+                        skipped.add(path, error)?;
+                    }
                 }
             }
-            Err(error) => {
-                // Keeps the order of the pictures if both streams go to the same terminal.
-                out.flush()?;
-                let _ = writeln!(io::stderr(), "error: {error}");
-                errors.push(json!({ "image": path.display().to_string(), "error": error.to_string() }));
-            }
+            Ok::<(), Failure>(output.flush()?)
+        })?;
+        bar.inc(paths.len() as u64);
+    }
+    bar.finish_and_clear();
+    let classified = output.pictures();
+    output.end(json!({
+        "model": predictor.model.architecture().name,
+        "weights": predictor.path.display().to_string(),
+        "image_size": predictor.framing.crop,
+        "resize_size": predictor.framing.resize,
+        "mean": predictor.normalization.mean(),
+        "std": predictor.normalization.std(),
+        "classes": predictor.classes,
+        "errors": skipped.errors,
+    }))?;
+    match (classified, skipped.errors.len()) {
+        (0, _) => return Err(Failure::Verdict),
+        (_, 0) => {}
+        (_, some) => progress::say(&format!("note: {} classified, {some} skipped", text::count(classified, "picture"))),
+    }
+    Ok(())
+}
+
+/// Pictures that cannot be read.
+struct Skipped {
+    /// Whether the first one ends the command.
+    stops: bool,
+    errors: Vec<Value>,
+}
+
+impl Skipped {
+    fn add(&mut self, path: &Path, error: Error) -> Result<()> {
+        if self.stops {
+            return Err(error.into());
         }
+        progress::say(&format!("error: {error}"));
+        self.errors.push(json!({ "image": output::name(path), "error": error.to_string() }));
+        Ok(())
     }
-    if args.json {
-        let value = json!({
-            "model": predictor.model.architecture().name,
-            "weights": predictor.path.display().to_string(),
-            "image_size": predictor.size,
-            "mean": predictor.normalization.mean(),
-            "std": predictor.normalization.std(),
-            "classes": predictor.classes,
-            "predictions": predictions,
-            "errors": errors,
-        });
-        writeln!(out, "{value:#}")?;
+}
+
+impl Args {
+    fn format(&self) -> Format {
+        let default = if self.images.iter().any(|path| path.is_dir()) { Format::Table } else { Format::List };
+        if self.json { Format::Json } else { self.format.unwrap_or(default) }
     }
-    if errors.is_empty() { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 impl Predictor {
     fn new(args: &Args, trained: &Trained) -> Result<Self> {
         let (normalization, _) = trained.normalization(&args.normalization)?;
-        let size = match args.image_size {
-            Some(size) => size,
-            None => trained.image_size()?.unwrap_or(images::DEFAULT_SIZE),
-        };
+        let framing = trained.framing(args.image_size, args.resize_size)?;
+        let size = framing.crop;
         let (count, names) = trained.classes()?;
-        let classes = names.unwrap_or_else(|| (0..count).map(|class| format!("class {class}")).collect());
+        if count == 1 {
+            let message = "the last layer has one output, so the softmax would always be 100 %; this command needs an output \
+                           for every class (two for a yes-or-no question)";
+            return Err(Error::format(&trained.path, None, message).into());
+        }
+        let classes = match (names, &trained.preset) {
+            (Some(names), _) => names,
+            (None, Some(_)) => imagenet::classes().map(String::from).collect(),
+            (None, None) => (0..count).map(|class| format!("class {class}")).collect(),
+        };
         let model = trained.model::<f32>(count)?;
         model.cost(1, [size, size]).map_err(|error| {
             let name = &model.architecture().name;
@@ -142,14 +257,15 @@ impl Predictor {
             ))
         })?;
         let (test_flip, path, executor) = (args.test_flip, trained.path.clone(), args.engine.executor()?);
-        Ok(Predictor { model, executor, normalization, test_flip, size, classes, path })
+        Ok(Predictor { model, executor, normalization, test_flip, framing, exif: args.exif, classes, path })
     }
 
     /// Every class, the most likely first; equal ones in their order.
     ///
     /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
-    fn predict(&self, path: &Path) -> std::result::Result<Vec<Guess>, Error> {
-        let pixels = picture::read(path, self.size)?;
+    fn predict(&self, path: &Path) -> std::result::Result<Prediction, Error> {
+        let picture = picture::load(path)?;
+        let pixels = picture::resize_and_crop(picture.view(self.exif), self.framing);
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
         let logits = logits(&*self.executor, &self.model, &x, self.test_flip)?;
         let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
@@ -164,19 +280,15 @@ impl Predictor {
         let guess = |(class, share)| Guess { class, probability: share / sum };
         let mut guesses: Vec<Guess> = shares.into_iter().enumerate().map(guess).collect();
         guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        Ok(guesses)
+        Ok(Prediction { guesses, orientation: picture.orientation })
     }
+}
 
-    fn write(&self, out: &mut impl io::Write, path: &Path, guesses: &[Guess]) -> io::Result<()> {
-        writeln!(out, "{}", path.display())?;
-        for Guess { class, probability } in guesses {
-            writeln!(out, "  {:>6.2} %  {}", 100.0 * probability, self.classes[*class])?;
-        }
-        Ok(())
-    }
-
-    fn to_json(&self, path: &Path, guesses: &[Guess]) -> Value {
-        let guess = |Guess { class, probability }: &Guess| json!({ "label": class, "class": self.classes[*class], "probability": probability });
-        json!({ "image": path.display().to_string(), "top": guesses.iter().map(guess).collect::<Vec<_>>() })
+impl Prediction {
+    /// What was done to make the picture upright, if anything.
+    fn note(&self, path: &Path) -> Option<String> {
+        let (path, number) = (output::name(path), self.orientation.number());
+        let change = self.orientation.change()?;
+        Some(format!("note: {path}: {change} by EXIF orientation {number}; --exif ignore reads the pixels as stored"))
     }
 }

@@ -265,10 +265,7 @@ impl Progress {
         self.estimate_is_told = true;
         let (at_most, at_the_latest) = if self.may_stop_early { ("at most ", " at the latest") } else { ("", "") };
         let rest = if self.is_resumed { "the rest of " } else { "" };
-        let epochs = match self.plan.epochs {
-            1 => "1 epoch".to_string(),
-            epochs => format!("{epochs} epochs"),
-        };
+        let epochs = text::count(self.plan.epochs, "epoch");
         let whole = text::duration(self.pace.seconds() + left);
         let end = text::clock(now(), left);
         let value = format!("{at_most}{whole} for {rest}{epochs}, until about {end}{at_the_latest}");
@@ -310,6 +307,14 @@ impl Progress {
         }
         clear();
     }
+}
+
+/// The width of the terminal on stdout. If it is unknown, `$COLUMNS`, or 60; if stdout is no terminal, `$COLUMNS` or 80.
+pub fn terminal_columns() -> usize {
+    let stdout = console::Term::stdout();
+    let of_terminal = stdout.size_checked().map(|(_, columns)| usize::from(columns));
+    let given = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0);
+    of_terminal.or_else(given).unwrap_or(if stdout.is_term() { 60 } else { 80 })
 }
 
 /// Seconds since 1970.

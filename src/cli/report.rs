@@ -4,12 +4,13 @@
 //! - [`network`]: evaluates the network on images;
 //! - [`summary`] computes the statistics;
 //! - [`figures`] and [`chart`]: curves, heat maps, bars;
-//! - [`page`], with [`headline`], [`sections`] and [`pictures`]: the page, made of [`markup`], which escapes every text;
+//! - [`page`], with [`headline`], [`sections`], [`compare`] and [`pictures`]: the page, made of [`markup`], which escapes every text;
 //! - [`output`]: writes the files.
 //!
 //! Everything in a report comes from the run, nothing from the clock: the same run gives the same bytes.
 
 mod chart;
+mod compare;
 mod csv;
 mod figures;
 mod headline;
@@ -23,7 +24,7 @@ mod run;
 mod sections;
 mod summary;
 
-use super::{Failure, Result};
+use super::{Failure, Result, text, train};
 use crate::Error;
 use chart::colour;
 use network::Album;
@@ -35,7 +36,8 @@ use std::path::PathBuf;
 const AFTER_HELP: &str = "\
 Examples:
   resnet report runs/resnet20-quick-1                    runs/resnet20-quick-1/report/report.html
-  resnet report runs/seed-1 runs/seed-2 runs/seed-3 --out seeds
+  resnet report runs/resnet20-quick-repeated-1           all seeds of --repeat
+  resnet report runs/resnet20-quick-1 runs/resnet20-quick-2 --out compared
   resnet report runs/resnet20-quick-1 --data /mnt/cifar10";
 
 /// Make an HTML page about a run
@@ -45,7 +47,7 @@ Examples:
 /// the configuration. Every chart is also saved as NAME.svg and NAME.png. Several runs are plotted in
 /// the same charts.
 ///
-/// RUN is the folder of a run. The report of an unfinished run covers the epochs so far and does not
+/// RUN is the folder of a run, or that of `resnet train --repeat`, which stands for all its runs. The report of an unfinished run covers the epochs so far and does not
 /// use the test images. Only files of an earlier report are overwritten.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
@@ -66,16 +68,25 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    if args.runs.len() > colour::MOST {
-        let message = format!(
-            "expected at most {} runs, as many as there are distinct lines, got {}",
-            colour::MOST,
-            args.runs.len()
-        );
+    let mut paths = Vec::new();
+    for path in &args.runs {
+        match train::repeated_runs(path)? {
+            Some(runs) if runs.is_empty() => {
+                let message = format!("{}: expected repeated runs, but none has begun yet", path.display());
+                return Err(Failure::Failed(message));
+            }
+            Some(runs) => paths.extend(runs.into_iter().map(|run| (run, Some(path.clone())))),
+            None => paths.push((path.clone(), None)),
+        }
+    }
+    if paths.len() > colour::MOST {
+        let message =
+            format!("expected at most {} runs, as many as there are distinct lines, got {}", colour::MOST, paths.len());
         return Err(Failure::Usage(message));
     }
     let out = args.out.clone().unwrap_or_else(|| args.runs[0].join("report"));
-    let mut runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<Run>>>()?;
+    let read = |(path, repeated): (PathBuf, Option<PathBuf>)| Ok(Run { repeated, ..Run::read(&path)? });
+    let mut runs = paths.into_iter().map(read).collect::<Result<Vec<Run>>>()?;
     tell_apart(&mut runs)?;
     if args.data.is_some() && runs.iter().all(|run| run.config.data().is_embedded()) {
         let message =
@@ -110,13 +121,13 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn progress(run: &Run) -> String {
-    let (done, of) = (run.epochs.len(), run.recipe.epochs);
+    let (done, of) = (run.epochs.len(), text::count(run.recipe.epochs, "epoch"));
     match &run.result {
         Some(result) => {
-            let accuracy = super::text::share(result.test_correct, result.test_images);
-            format!("{done} of {of} epochs, test accuracy {accuracy}")
+            let accuracy = text::share(result.test_correct, result.test_images);
+            format!("{done} of {of}, test accuracy {accuracy}")
         }
-        None => format!("unfinished: {done} of {of} epochs"),
+        None => format!("unfinished: {done} of {of}"),
     }
 }
 

@@ -6,8 +6,9 @@
 //! | `metrics.csv`, `metrics.jsonl` | a line after every epoch | loss, accuracy, learning rate |
 //! | `layers.csv` | a line for every learned tensor after every epoch | norms of weight, gradient and update in the epoch's last step |
 //! | `times.csv` | a line after every epoch | seconds and images per second, which differ from run to run |
-//! | `events.out.tfevents.…` | a record after every epoch, one at the end; a new file when the run is resumed | the same for TensorBoard: [`events`] |
+//! | `events.out.tfevents.…`, and in `train/`, `validation/`, `test/` | a record after every epoch, one at the end; new files when the run is resumed | the same for TensorBoard: [`events`](super::events) |
 //! | `weights.safetensors` | replaced after every epoch | the weights, with the metadata needed to use them |
+//! | `weights-epoch-001.safetensors`, … | after every Nth epoch, only with `--save-every N` | the weights of that epoch, which are kept |
 //! | `best.safetensors` | when the validation accuracy improves | the same, only with `--validation` |
 //! | `checkpoints/` | at the start, after every epoch and before its validation, every `--checkpoint-every`, on a signal | everything needed to resume |
 //! | `result.json` | at the end | the test set's accuracy and loss |
@@ -23,7 +24,8 @@ mod remains;
 
 pub use remains::{has_begun, is_unbegun};
 
-use super::{events, text};
+use super::events::Events;
+use super::text;
 use crate::formats::atomic;
 use crate::model::ResNet;
 use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
@@ -87,8 +89,8 @@ pub struct RunFolder {
     kernels: Vec<String>,
     /// The folder of the repeated runs that this run belongs to.
     all: Option<PathBuf>,
-    /// This process's file for TensorBoard.
-    events: PathBuf,
+    /// This process's files for TensorBoard.
+    events: Events,
 }
 
 /// Rejects a folder given with `--out` that is not empty.
@@ -123,8 +125,8 @@ pub fn check_out(path: &Path) -> Result<()> {
 }
 
 impl RunFolder {
-    /// Creates the folder `out`, or else `runs/<stem>-<n>` with the first free n. The configuration is its first file: a run
-    /// that is killed later can be started again with it.
+    /// Creates the folder `out`, or else `runs/<stem>-<n>` with the first free n, and the files of a run with this
+    /// configuration. The configuration is the first: a run that is killed later can be started again with it.
     pub fn create(out: Option<&Path>, stem: &str, config: &str, keep: usize) -> Result<Self> {
         let path = match out {
             Some(out) => {
@@ -138,11 +140,11 @@ impl RunFolder {
         // Again, with the lock: another process may have begun meanwhile.
         check_out(&path)?;
         remains::clear(&path)?;
-        let (checkpoints, events) = (checkpoints(&path, keep), path.join(events::new_name(&path)?));
+        let (checkpoints, events) = (checkpoints(&path, keep), Events::new(&path)?);
         let folder = RunFolder { checkpoints, path, _lock: lock, saved: None, kernels: Vec::new(), all: None, events };
         folder.write_text("config.toml", config)?;
         GROWING.iter().try_for_each(|name| folder.start_file(name, &beginning(name)))?;
-        folder.start_events(0)?;
+        folder.events.begin(config)?;
         Ok(folder)
     }
 
@@ -156,7 +158,7 @@ impl RunFolder {
         let checkpoints = checkpoints(path, 1);
         let latest = checkpoints.latest()?;
         let (saved, kernels) = (Some(latest.checkpoint.position), latest.checkpoint.kernels.clone());
-        let (path, events) = (path.to_path_buf(), path.join(events::new_name(path)?));
+        let (path, events) = (path.to_path_buf(), Events::new(path)?);
         Ok((RunFolder { path, checkpoints, _lock: lock, saved, kernels, all: None, events }, latest))
     }
 
@@ -185,14 +187,7 @@ impl RunFolder {
             true => self.start_file(name, content),
             false => Ok(()),
         })?;
-        self.start_events(checkpoint.position.epoch)
-    }
-
-    /// Without a temporary file: TensorBoard would read that one too, and then ignore all files that sort before it.
-    fn start_events(&self, epochs: usize) -> Result<()> {
-        let created = File::create_new(&self.events);
-        let written = created.and_then(|mut file| file.write_all(&events::beginning(epochs)));
-        written.map_err(|error| Error::io(&self.events, "create", error))
+        self.events.begin(&checkpoint.config)
     }
 
     /// Marks it as one of the repeated runs in the folder `all`, which is then the folder to resume.
@@ -246,6 +241,12 @@ impl RunFolder {
 
     pub fn weights(&self) -> PathBuf {
         self.path.join("weights.safetensors")
+    }
+
+    /// The weights of the epoch with this number, counted from 1, of a run of `epochs`.
+    pub fn weights_of(&self, epoch: usize, epochs: usize) -> PathBuf {
+        let digits = epochs.to_string().len().max(3);
+        self.path.join(format!("weights-epoch-{epoch:0digits$}.safetensors"))
     }
 
     pub fn best(&self) -> PathBuf {
@@ -323,20 +324,20 @@ impl RunFolder {
         });
         self.append_to("layers.csv", &rows.collect::<Vec<_>>().join("\n"))?;
         self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))?;
-        let events = append_bytes(&self.events, &events::epoch(epoch, validation, layers))?;
-        // Only this file is synced: the others are also in the checkpoint that follows.
-        events.sync_data().map_err(|error| Error::io(&self.events, "append to", error))
+        self.events.epoch(epoch, validation, layers)
     }
 
-    /// Appends the test results to the event file.
+    /// Appends the test results to the event files.
     pub fn append_test(&self, epochs: usize, tested: &Evaluation) -> Result<()> {
-        append_bytes(&self.events, &events::test(epochs, tested))?;
-        Ok(())
+        self.events.test(epochs, tested)
     }
 
+    /// A single write, so that a reader of the file never sees half an epoch.
     fn append_to(&self, name: &str, line: &str) -> Result<()> {
-        append_bytes(&self.path.join(name), format!("{line}\n").as_bytes())?;
-        Ok(())
+        let path = self.path.join(name);
+        let file = File::options().append(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        written.map_err(|error| Error::io(path, "append to", error))
     }
 }
 
@@ -346,13 +347,6 @@ pub fn place(position: Position) -> String {
         Position { epoch, step: 0, .. } => format!("after epoch {epoch}"),
         Position { epoch, step, .. } => format!("in epoch {}, after step {step}", epoch + 1),
     }
-}
-
-/// A single write for a whole epoch, so that a reader of the file never sees half an epoch.
-fn append_bytes(path: &Path, bytes: &[u8]) -> Result<File> {
-    let file = File::options().append(true).open(path);
-    let written = file.and_then(|mut file| file.write_all(bytes).map(|()| file));
-    written.map_err(|error| Error::io(path, "append to", error))
 }
 
 fn checkpoints(path: &Path, keep: usize) -> Checkpoints {

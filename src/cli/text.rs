@@ -15,6 +15,16 @@ pub fn thousands(value: u64) -> String {
     text
 }
 
+/// `1 picture`, `2 pictures`, `1 class`, `2,000 classes`.
+pub fn count(number: usize, one: &str) -> String {
+    let plural = match one.ends_with('s') {
+        _ if number == 1 => "",
+        true => "es",
+        false => "s",
+    };
+    format!("{} {one}{plural}", thousands(number as u64))
+}
+
 /// `12.6 M`: at most four digits.
 pub fn short(value: u64) -> String {
     scaled(value, &[("", 1e0), (" k", 1e3), (" M", 1e6), (" G", 1e9), (" T", 1e12), (" P", 1e15), (" E", 1e18)])
@@ -138,6 +148,8 @@ mod tests {
     #[test]
     fn by_hand() {
         assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        let counts = [count(0, "image"), count(1, "image"), count(1, "class"), count(2000, "class")];
+        assert_eq!(counts, ["0 images", "1 image", "1 class", "2,000 classes"]);
         assert_eq!([999, 40_551_040, 1_814_073_344].map(short), ["999", "40.6 M", "1.81 G"]);
         assert_eq!([12, 269_722, 152_000_000].map(bytes), ["12 bytes", "270 kB", "152 MB"]);
         assert_eq!([0.84, 48.2, 725.0, 12_000.0].map(duration), ["0.8 s", "48 s", "12 min 5 s", "3 h 20 min"]);

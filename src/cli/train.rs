@@ -1,12 +1,13 @@
 //! `resnet train`.
 //!
 //! [`args`](Args): the flags; [`start`] and [`resume`]: create a [`Run`] from a configuration or a checkpoint; this file: runs
-//! the epochs and the final test; [`repeat`]: several runs; [`words`]: texts about them.
+//! the epochs and the final test; [`repeat`]: several runs; [`words`]: texts about them; [`table`]: their epochs.
 
 mod args;
 mod repeat;
 mod resume;
 mod start;
+mod table;
 pub mod words;
 
 use super::args::write_three;
@@ -23,6 +24,7 @@ use crate::train::checkpoint::{Best, Checkpoint};
 use crate::train::{EpochMetrics, Evaluation, Prediction, Recipe, Trainer, evaluate_each};
 use crate::weights::{self, Metadata, state_dict};
 pub use args::Args;
+pub use repeat::folders as repeated_runs;
 use serde_json::json;
 pub use start::train_and_validation;
 use std::ops::ControlFlow;
@@ -198,6 +200,10 @@ impl Run {
         let validated = validated.map(|images| self.evaluate(model, images, "validating", progress)).transpose()?;
         let about = metadata(recipe, &self.test, epoch, validated.as_ref());
         self.folder.save_weights(model, &about)?;
+        let every = self.config.save_every.unwrap_or(0);
+        if every > 0 && (epoch.epoch + 1).is_multiple_of(every) {
+            weights::save(&self.folder.weights_of(epoch.epoch + 1, recipe.epochs), model, &about)?;
+        }
         if let Some(validated) = &validated {
             let correct = [validated.top1, validated.images()];
             // The first of several equal epochs.
@@ -208,7 +214,7 @@ impl Run {
             }
         }
         self.folder.append(epoch, validated.as_ref(), self.trainer.layers())?;
-        progress.row(&words::line(epoch, recipe.epochs, validated.as_ref()));
+        progress.row(&self.table().row(epoch, validated.as_ref()));
         Ok(())
     }
 

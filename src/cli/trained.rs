@@ -1,13 +1,15 @@
 //! Trained weights and the metadata of their file, as `eval` and `predict` use them.
 
+use super::imagenet::{self, Preset};
 use super::{Failure, Result, args};
-use crate::data::Normalization;
-use crate::formats;
+use crate::data::{Framing, Normalization};
+use crate::formats::{self, Contents, Format};
 use crate::model::{Architecture, ResNet};
 use crate::tensors::Tensors;
 use crate::weights::{self, Metadata};
-use crate::weights::{pretrained, state_dict};
+use crate::weights::{names, pretrained, recognise, state_dict};
 use crate::{Error, Scalar};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The trained weights.
@@ -19,9 +21,19 @@ pub struct WeightsArgs {
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     weights: Option<PathBuf>,
 
+    /// The tensors under this key of a PyTorch checkpoint, keys joined by points, such as model_ema.module
+    #[arg(long, value_name = "PATH", requires = "weights")]
+    key: Option<String>,
+
     /// The network, see `resnet models` [default: from the weights file]
-    #[arg(long, value_name = "NAME", value_parser = args::model)]
+    ///
+    /// If the file does not name its network, the network is recognised by its tensors.
+    #[arg(long, value_name = "NAME", value_parser = args::model, verbatim_doc_comment)]
     model: Option<Architecture>,
+
+    /// If the weights do not fit the network, list every problem, not only the first ten
+    #[arg(long)]
+    all: bool,
 }
 
 /// A weights file that was read.
@@ -30,43 +42,82 @@ pub struct Trained {
     pub path: PathBuf,
     /// The network that the weights are for, with its published number of classes.
     pub architecture: Architecture,
-    tensors: Tensors,
+    /// What was recognised in the file, for people.
+    pub notes: Vec<String>,
+    contents: Contents,
     about: Metadata,
+    all: bool,
+    /// If the weights are of ImageNet, and the file does not say how they are used.
+    pub preset: Option<Preset>,
 }
 
-/// The tensors of a file, or those embedded in the program.
-pub fn read(path: &Path) -> Result<Tensors> {
-    Ok(if pretrained::is_meant(path) { pretrained::tensors() } else { formats::read(path)? })
+/// The tensors of a file under `key`, or those embedded in the program.
+pub fn read(path: &Path, key: Option<&str>) -> Result<Contents> {
+    Ok(match pretrained::is_meant(path) {
+        true => Contents { tensors: pretrained::tensors(), ..Contents::new(Format::Safetensors) },
+        false => formats::open_at(path, key)?,
+    })
 }
 
 impl WeightsArgs {
     /// Reads the file.
     pub fn open(&self) -> Result<Trained> {
-        Trained::read(self.weights.as_deref().unwrap_or(Path::new(pretrained::NAME)), self.model.as_ref())
+        let path = self.weights.as_deref().unwrap_or(Path::new(pretrained::NAME));
+        let contents = read(path, self.key.as_deref())?;
+        Ok(Trained { all: self.all, ..Trained::of(path, contents, self.model.as_ref())? })
     }
 }
 
 impl Trained {
     /// Reads a weights file for `model`, or for the network that the file names.
     pub fn read(path: &Path, model: Option<&Architecture>) -> Result<Self> {
-        let tensors = read(path)?;
-        let about = weights::metadata_of(path, &tensors)?;
+        Trained::of(path, read(path, None)?, model)
+    }
+
+    /// [`read`](Self::read) for what the file contains.
+    pub fn of(path: &Path, contents: Contents, model: Option<&Architecture>) -> Result<Self> {
+        let tensors = &contents.tensors;
+        let about = weights::metadata_of(path, tensors)?;
+        let reading = names::read(path, tensors)?;
+        let mut notes: Vec<String> =
+            contents.notes("--key").into_iter().map(|(key, line)| format!("{key}: {line}")).collect();
+        notes.extend(reading.line().map(|line| format!("names: {line}")));
         let architecture = match (model, about.get("model")) {
             (Some(architecture), _) => architecture.clone(),
             (None, Some(name)) => Architecture::by_name(name).map_err(|error| unusable(path, &error.to_string()))?,
             (None, None) => {
-                return Err(Failure::Usage(format!(
-                    "{} does not name the network of its weights; give --model NAME",
-                    path.display()
-                )));
+                let candidates = recognise::candidates(&reading);
+                notes.extend(recognised(&candidates));
+                candidates.into_iter().next().ok_or_else(|| {
+                    let found = recognise::describe(&reading);
+                    Failure::Usage(format!(
+                        "{} does not name the network of its weights; give --model NAME ({found})",
+                        path.display()
+                    ))
+                })?
             }
         };
-        Ok(Trained { path: path.to_path_buf(), architecture, tensors, about })
+        // Our own weights contain the names of their classes.
+        let preset = match about.contains_key("class_names") {
+            true => None,
+            false => imagenet::preset(path, &architecture, reading.classes().unwrap_or(0)),
+        };
+        Ok(Trained { path: path.to_path_buf(), architecture, notes, contents, about, all: false, preset })
+    }
+
+    /// Prints the notes on stderr: stdout has the results.
+    pub fn print_notes(&self) {
+        self.notes.iter().for_each(|note| drop(writeln!(std::io::stderr(), "note: {note}")));
     }
 
     /// The metadata of the file under `key`.
     pub fn about(&self, key: &str) -> Option<&str> {
         self.about.get(key).map(String::as_str)
+    }
+
+    /// The metadata of the file.
+    pub fn metadata(&self) -> &Metadata {
+        &self.about
     }
 
     /// The normalisation and its origin.
@@ -75,9 +126,19 @@ impl Trained {
             return Ok((given, "given by --mean and --std"));
         }
         let (Some(mean), Some(std)) = (self.about.get("mean"), self.about.get("std")) else {
+            if self.preset.is_some() {
+                return Ok((Normalization::IMAGENET, "of ImageNet"));
+            }
+            let usual = match imagenet::is_meant(&self.architecture) {
+                true => {
+                    "; usual for networks that began with ImageNet's weights: --mean 0.485,0.456,0.406 --std \
+                         0.229,0.224,0.225"
+                }
+                false => "",
+            };
             return Err(Failure::Usage(format!(
                 "{} does not contain the normalisation of its images; give --mean R,G,B and --std R,G,B as in \
-                 training",
+                 training{usual}",
                 self.path.display()
             )));
         };
@@ -86,18 +147,45 @@ impl Trained {
         Ok((normalization.map_err(|error| self.unusable(&error.to_string()))?, "from the weights file"))
     }
 
-    /// Height and width of the images in training, if the file contains it.
-    pub fn image_size(&self) -> Result<Option<usize>> {
-        let read = |text: &String| {
-            args::count(1, 2048)(text).map_err(|error| self.unusable(&format!("`image_size` = `{text}`: {error}")))
+    /// How pictures are cut for the network: as in training, if the file contains it, otherwise to the size for which the
+    /// network was designed. `size` and `resize` are what flags give for the square and for the shorter side before it.
+    pub fn framing(&self, size: Option<usize>, resize: Option<usize>) -> Result<Framing> {
+        let read = |key: &str| {
+            let wrong = |text: &str, error| self.unusable(&format!("`{key}` = `{text}`: {error}"));
+            let read = |text: &String| args::count(1, 2048)(text).map_err(|error| wrong(text, error));
+            self.about.get(key).map(read).transpose()
         };
-        Ok(self.about.get("image_size").map(read).transpose()?)
+        let (crop, from) = (read("image_size")?, read("resize_size")?);
+        let mut framing = match (crop, &self.preset) {
+            (Some(crop), _) => Framing { resize: from.unwrap_or(crop), crop },
+            (None, Some(preset)) => preset.framing,
+            (None, None) => self.architecture.image[0].into(),
+        };
+        // Another square is not cut out of a larger picture, unless that is given too.
+        if let Some(size) = size.filter(|&size| size != framing.crop) {
+            framing = size.into();
+        }
+        framing.resize = resize.unwrap_or(framing.resize);
+        if framing.resize < framing.crop {
+            let Framing { resize, crop } = framing;
+            return Err(Failure::Usage(format!(
+                "a square of {crop}x{crop} pixels cannot be cut from a picture whose shorter side is {resize}; give a larger \
+                 --resize-size, or a smaller --image-size"
+            )));
+        }
+        Ok(framing)
     }
 
     /// The number of classes, and their names if the file has them.
     pub fn classes(&self) -> Result<(usize, Option<Vec<String>>)> {
-        let classes = state_dict::classes(&self.tensors).ok_or_else(|| {
-            let message = "expected the weight of the last layer, `fc.weight` (classes, features), found none";
+        let reading = names::read(&self.path, &self.contents.tensors)?;
+        let classes = reading.classes().ok_or_else(|| {
+            let linear = reading.entries.iter().filter(|entry| entry.tensor.shape().len() == 2);
+            let found = match linear.map(|entry| format!("`{}`", entry.theirs)).collect::<Vec<_>>() {
+                linear if linear.is_empty() => "none".to_string(),
+                linear => format!("{} matrices: {}", linear.len(), linear.join(", ")),
+            };
+            let message = format!("expected one last layer, `fc.weight` (classes, features), found {found}");
             Error::format(&self.path, None, message)
         })?;
         let Some(text) = self.about.get("class_names") else { return Ok((classes, None)) };
@@ -113,7 +201,11 @@ impl Trained {
     /// The network with these weights.
     pub fn model<T: Scalar>(&self, classes: usize) -> Result<ResNet<T>> {
         let mut model = ResNet::<T>::zeroed(&self.architecture.clone().with_classes(classes))?;
-        state_dict::assign(&self.path, &self.tensors, &mut model)?;
+        let assigned = state_dict::assign(&self.path, &self.contents.tensors, &mut model);
+        if self.all && assigned.is_err() {
+            return Err(every_problem(&self.path, &self.contents.tensors, &model)?);
+        }
+        assigned.map_err(|error| self.contents.explain(error))?;
         Ok(model)
     }
 
@@ -135,6 +227,29 @@ impl Trained {
     fn unusable(&self, message: &str) -> Error {
         unusable(&self.path, message)
     }
+}
+
+/// What `--all` prints in place of the first problems.
+pub fn every_problem<T: Scalar>(path: &Path, tensors: &Tensors, model: &ResNet<T>) -> Result<Failure> {
+    let problems = state_dict::compare(&names::read(path, tensors)?, model).problems;
+    let name = &model.architecture().name;
+    let classes = model.architecture().classes;
+    Ok(Failure::Failed(format!(
+        "{}: these are not the weights of `{name}` with {classes} classes:\n  {}",
+        path.display(),
+        problems.join("\n  ")
+    )))
+}
+
+/// A line that reports which of the networks that fit is used.
+pub fn recognised(candidates: &[Architecture]) -> Option<String> {
+    let (first, others) = candidates.split_first()?;
+    let others: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
+    let twins = match others.first() {
+        Some(other) => format!("; {} has the same tensors (--model {other})", others.join(", ")),
+        None => String::new(),
+    };
+    Some(format!("network: {}, recognised by its tensors{twins}", first.name))
 }
 
 fn unusable(path: &Path, message: &str) -> Error {

@@ -251,6 +251,7 @@ impl Published {
         let source = |what| format!("{} {what} images, {}", self.name, source.display());
         Ok(Splits {
             train: train.expect("a file to train on").into_dataset(names.clone(), source("training"))?,
+            validation: None,
             test: test.expect("a file to test on").into_dataset(names, source("test"))?,
         })
     }
@@ -357,8 +358,10 @@ fn load_archive<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Resul
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
     file.take(2).read_to_end(&mut start).map_err(|e| Error::io(path, "read", e))?;
     if start != [0x1f, 0x8b] {
-        let message =
-            format!("expected a folder or a .tar.gz archive (bytes 1f 8b), found a file that starts {start:02x?}");
+        let hint = if start == *b"PK" { "; unpack the zip archive and give its folder" } else { "" };
+        let message = format!(
+            "expected a folder or a .tar.gz archive (bytes 1f 8b), found a file that starts {start:02x?}{hint}"
+        );
         return Err(Error::format(path, Some(0), message));
     }
     #[cfg(feature = "formats")]
@@ -401,7 +404,7 @@ impl Images {
     pub fn into_dataset(self, classes: Vec<String>, source: impl Into<String>) -> Result<Dataset> {
         let shape = (self.labels.len(), SIZE, SIZE, 3);
         let pixels = Array4::from_shape_vec(shape, self.pixels).expect("push adds 3·32·32 bytes a label");
-        Dataset::new(pixels, self.labels, classes, source)
+        Dataset::new(pixels, self.labels.into_iter().map(u16::from).collect(), classes, source)
     }
 }
 

@@ -128,6 +128,7 @@ pub(super) fn from_records(bytes: &[u8], train: usize, name: &str) -> Result<Spl
     let test = PUBLISHED.read_records(path, &bytes[split..], split)?;
     Ok(Splits {
         train: train.into_dataset(PUBLISHED.known_names(), format!("{name}, training images"))?,
+        validation: None,
         test: test.into_dataset(PUBLISHED.known_names(), format!("{name}, test images"))?,
     })
 }
@@ -135,14 +136,19 @@ pub(super) fn from_records(bytes: &[u8], train: usize, name: &str) -> Result<Spl
 /// Writes the images of `dataset` as binary records: the inverse of reading them.
 ///
 /// # Errors
-/// [`Error::Shape`] unless the images are 32x32, [`Error::Io`] when writing fails (`path` is the name of `to` in it).
+/// [`Error::Shape`] unless the images are 32x32, [`Error::Argument`] for a label above 255, [`Error::Io`] when writing fails (`path` is the name of `to` in it).
 pub fn write_records(dataset: &Dataset, to: &mut impl Write, path: impl AsRef<Path>) -> Result<()> {
     if dataset.pixels.shape()[1..] != [SIZE, SIZE, 3] {
         return Err(Error::shape("write_records", "pixels", "(N, 32, 32, 3)", dataset.pixels.shape()));
     }
+    if dataset.in_memory() < dataset.len() {
+        return Err(Error::argument("write_records", "expected all images in memory"));
+    }
     for (image, &label) in dataset.pixels.outer_iter().zip(&dataset.labels) {
         let mut record = Vec::with_capacity(RECORD_BYTES);
-        record.push(label);
+        record.push(u8::try_from(label).map_err(|_| {
+            Error::argument("write_records", format!("a label is one byte, expected at most 255, got {label}"))
+        })?);
         record.extend(image.permuted_axes([2, 0, 1]).iter()); // (3, 32, 32): plane after plane.
         to.write_all(&record).map_err(|e| Error::io(&path, "write", e))?;
     }

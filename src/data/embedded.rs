@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_prefix_is_balanced_and_no_image_occurs_twice() {
-        let Splits { train, test } = load();
+        let Splits { train, test, .. } = load();
         assert_eq!((train.len(), test.len()), (1400, 500));
         for dataset in [&train, &test] {
             for (i, &label) in dataset.labels.iter().enumerate() {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A single thread prepares about 100,000 images per second, a hundred times as many as a ResNet-20 trains on, so one
-//! suffices. The channel's bound limits how far it runs ahead: at most [`PREPARED`] batches wait and one is in preparation.
+//! suffices. Images that are not in memory are decoded by all threads, some hundred per second and thread. The channel's bound limits how far it runs ahead: at most [`PREPARED`] batches wait and one is in preparation.
 //! An iterator that is dropped early closes the channel, which ends the thread at its next batch.
 
 use super::mixup::{self, Mix};
@@ -89,7 +89,7 @@ impl LoaderOptions {
 /// use std::sync::Arc;
 /// let test = Arc::new(embedded::load().test);
 /// let loader = Loader::<f32>::new(test, LoaderOptions::evaluation(128, Normalization::CIFAR10))?;
-/// let sizes: Vec<usize> = loader.epoch(0).map(|batch| batch.labels.len()).collect();
+/// let sizes: Vec<usize> = loader.epoch(0).map(|batch| Ok(batch?.labels.len())).collect::<resnet_by_hand::Result<_>>()?;
 /// assert_eq!(sizes, [128, 128, 128, 116]); // 500 images
 /// # Ok::<(), resnet_by_hand::Error>(())
 /// ```
@@ -104,27 +104,14 @@ impl<T: Scalar> Loader<T> {
     /// A loader of `dataset`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a batch size of 0, an α outside its domain, or a data set that [`Dataset::new`] cannot
-    /// return: without a label for every image, with a label that is not a class, or with pixels that are not contiguous.
+    /// [`Error::Argument`] for a batch size of 0 or an α outside its domain, and the errors of [`Dataset::new`] for a data set
+    /// that it cannot return: without a label for every image, or with a label that is not a class.
     pub fn new(dataset: Arc<Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch_size == 0 {
             return Err(Error::argument("Loader::new", "expected a batch size of at least 1, got 0"));
         }
         mixup::check_alpha(options.mixup)?;
-        let (n, _, _, channels) = dataset.pixels.dim();
-        if n != dataset.len() || channels != 3 || !dataset.pixels.is_standard_layout() {
-            let shape = dataset.pixels.shape();
-            let message = format!(
-                "expected contiguous pixels (N, H, W, 3) and N labels, got {shape:?} and {} labels",
-                dataset.len()
-            );
-            return Err(Error::argument("Loader::new", message));
-        }
-        if let Some(i) = dataset.labels.iter().position(|&label| usize::from(label) >= dataset.classes.len()) {
-            let (label, classes) = (dataset.labels[i], dataset.classes.len());
-            let message = format!("expected labels below {classes}, the number of classes, got {label} for image {i}");
-            return Err(Error::argument("Loader::new", message));
-        }
+        dataset.check()?;
         let table = Arc::new(options.normalization.table());
         Ok(Loader { dataset, options, table })
     }
@@ -157,16 +144,18 @@ impl<T: Scalar> Loader<T> {
     ///
     /// Image i of the data set looks the same at any place in a batch, except for the image it is mixed with.
     ///
+    /// # Errors
+    /// As [`Dataset::images`].
+    ///
     /// # Panics
     /// If an index is out of range.
-    pub fn batch(&self, epoch: u64, indices: &[usize]) -> Batch<T> {
+    pub fn batch(&self, epoch: u64, indices: &[usize]) -> Result<Batch<T>> {
         let (_, h, w, channels) = self.dataset.pixels.dim();
-        let bytes = self.dataset.pixels.as_slice().expect("checked by new");
-        let image_len = h * w * channels;
+        let pixels = self.dataset.images(indices)?;
         let mut images = ndarray::Array4::zeros((indices.len(), h, w, channels));
         let y = images.as_slice_mut().expect("a new array is contiguous");
-        for (&index, y) in indices.iter().zip(y.chunks_exact_mut(image_len.max(1))) {
-            let image = &bytes[index * image_len..(index + 1) * image_len];
+        let places = y.chunks_exact_mut((h * w * channels).max(1));
+        for ((&index, image), y) in indices.iter().zip(&pixels).zip(places) {
             let variant = self.options.augmentation.variant(self.options.seed, epoch, index, [h, w]);
             variant.write(image, w, &self.table, y);
         }
@@ -178,7 +167,7 @@ impl<T: Scalar> Loader<T> {
             Some(mix) => mix.images(images.into_shared()),
             None => images.into_shared(),
         };
-        Batch { images, labels, indices: indices.to_vec(), mix }
+        Ok(Batch { images, labels, indices: indices.to_vec(), mix })
     }
 
     /// All batches of `epoch`, prepared ahead on a background thread.
@@ -207,8 +196,10 @@ impl<T: Scalar> Loader<T> {
         let loader = self.clone();
         let work = move || {
             for indices in loader.order(epoch).chunks(loader.options.batch_size).skip(first_batch) {
-                // An error means that the receiver is gone: the iterator was dropped.
-                if sender.send(loader.batch(epoch, indices)).is_err() {
+                let batch = loader.batch(epoch, indices);
+                let is_last = batch.is_err();
+                // An error of `send` means that the receiver is gone: the iterator was dropped.
+                if sender.send(batch).is_err() || is_last {
                     return;
                 }
             }
@@ -219,12 +210,12 @@ impl<T: Scalar> Loader<T> {
     }
 }
 
-/// The batches of an epoch, in order; returned by [`Loader::epoch`].
+/// The batches of an epoch, in order; returned by [`Loader::epoch`]. The first error is the last item.
 ///
 /// Dropping it ends its thread, after at most one more batch.
 #[derive(Debug)]
 pub struct Epoch<T> {
-    receiver: Option<Receiver<Batch<T>>>,
+    receiver: Option<Receiver<Result<Batch<T>>>>,
     thread: Option<JoinHandle<()>>,
     remaining: usize,
 }
@@ -239,9 +230,9 @@ impl<T> Epoch<T> {
 }
 
 impl<T> Iterator for Epoch<T> {
-    type Item = Batch<T>;
+    type Item = Result<Batch<T>>;
 
-    fn next(&mut self) -> Option<Batch<T>> {
+    fn next(&mut self) -> Option<Result<Batch<T>>> {
         let batch = self.receiver.as_ref().and_then(|receiver| receiver.recv().ok());
         if batch.is_some() {
             self.remaining -= 1;
@@ -283,7 +274,7 @@ mod tests {
     #[test]
     fn an_epoch_shows_every_image_once_with_its_label() {
         let loader = loader(23, options(4));
-        let batches: Vec<Batch<f32>> = loader.epoch(3).collect();
+        let batches: Vec<Batch<f32>> = loader.epoch(3).map(Result::unwrap).collect();
         assert_eq!(batches.len(), loader.batches_per_epoch());
         assert_eq!(batches.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 3]);
         for batch in &batches {
@@ -304,7 +295,7 @@ mod tests {
     #[test]
     fn mixed_batches_are_the_others_mixed() {
         let (plain, mixed) = (loader(23, options(4)), loader(23, LoaderOptions { mixup: 0.5, ..options(4) }));
-        for (plain, mixed) in plain.epoch(2).zip(mixed.epoch(2)) {
+        for (plain, mixed) in plain.epoch(2).map(Result::unwrap).zip(mixed.epoch(2).map(Result::unwrap)) {
             assert!(plain.mix.is_none());
             assert_eq!((&mixed.labels, &mixed.indices), (&plain.labels, &plain.indices));
             let mix = mixed.mix.unwrap();
@@ -319,7 +310,7 @@ mod tests {
     fn an_image_looks_the_same_whatever_the_batch_size_order_and_place() {
         let by_image = |options| {
             let mut images = vec![None; 23];
-            for batch in loader(23, options).epoch(5) {
+            for batch in loader(23, options).epoch(5).map(Result::unwrap) {
                 for (position, &index) in batch.indices.iter().enumerate() {
                     images[index] = Some(batch.images.index_axis(Axis(0), position).to_owned());
                 }
@@ -346,7 +337,7 @@ mod tests {
     #[test]
     fn without_augmentation_the_batches_are_the_normalized_data_set() {
         let loader = loader(10, LoaderOptions::evaluation(4, Normalization::IMAGENET));
-        let views: Vec<Batch<f32>> = loader.epoch(9).collect();
+        let views: Vec<Batch<f32>> = loader.epoch(9).map(Result::unwrap).collect();
         let all = ndarray::concatenate(Axis(0), &views.iter().map(|b| b.images.view()).collect::<Vec<_>>()).unwrap();
         assert_eq!(all, Normalization::IMAGENET.apply::<f32>(loader.dataset.pixels.view()).unwrap());
     }
@@ -354,11 +345,11 @@ mod tests {
     #[test]
     fn resuming_inside_an_epoch_continues_it() {
         let loader = loader(23, options(4));
-        let whole: Vec<Batch<f32>> = loader.epoch(1).collect();
+        let whole: Vec<Batch<f32>> = loader.epoch(1).map(Result::unwrap).collect();
         for first in 0..=6 {
             let rest = loader.epoch_from(1, first).unwrap();
             assert_eq!(rest.len(), 6 - first);
-            let rest: Vec<Batch<f32>> = rest.collect();
+            let rest: Vec<Batch<f32>> = rest.map(Result::unwrap).collect();
             assert_eq!(rest.len(), 6 - first);
             for (a, b) in rest.iter().zip(&whole[first..]) {
                 assert_eq!((&a.images, &a.labels, &a.indices), (&b.images, &b.labels, &b.indices));

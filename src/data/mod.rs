@@ -10,6 +10,8 @@
 //! 3. [`Normalization`] converts bytes to floats around zero;
 //! 4. [`loader`] does 2 and 3 for one batch after another on a separate thread, while the network computes.
 //!
+//! Pictures that do not fit into memory are decoded when they are used (`on_disk`), with the same results.
+//!
 //! Everything random is a function of (seed, purpose, epoch, image), see [`crate::rng`]: an image looks the same in
 //! epoch 7 whatever the batch size, the order, the number of threads, or the epoch the run was resumed in.
 
@@ -20,17 +22,22 @@ pub mod cifar100;
 pub mod embedded;
 #[cfg(feature = "formats")]
 pub mod folder;
+mod framing;
 pub mod loader;
 pub mod mixup;
 mod normalization;
+mod on_disk;
 mod open;
 #[cfg(feature = "formats")]
 pub mod picture;
 
 pub use augment::Augmentation;
+pub use framing::Framing;
 pub use loader::{Batch, Epoch, Loader};
 pub use normalization::{Normalization, NormalizationTable};
 pub use open::{Kind, Opened, open};
+
+use on_disk::OnDisk;
 
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
@@ -46,14 +53,17 @@ use ndarray::{Array4, ArrayView3, Axis};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// Pixels `(N, H, W, 3)`: red, green, blue from 0 to 255.
+    /// Pixels `(N, H, W, 3)`: red, green, blue from 0 to 255. Of a folder of pictures that is larger than the memory given to
+    /// [`open()`] only those of the first images; [`images`](Self::images) returns any.
     pub pixels: Array4<u8>,
     /// The class of every image, an index into `classes`.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
     /// The names of the classes.
     pub classes: Vec<String>,
     /// The source of the images, for messages.
     pub source: String,
+    /// The files, if not all images are in memory.
+    on_disk: Option<OnDisk>,
 }
 
 /// A data set, split as its authors did.
@@ -61,6 +71,8 @@ pub struct Dataset {
 pub struct Splits {
     /// The images for training.
     pub train: Dataset,
+    /// The images to choose by, such as the best epoch; most data sets have none, and a part of `train` can be held out.
+    pub validation: Option<Dataset>,
     /// The images for the final evaluation; choosing anything by them invalidates it.
     pub test: Dataset,
 }
@@ -71,22 +83,30 @@ impl Dataset {
     /// # Errors
     /// [`Error::Shape`] when the pixels do not have three channels or the labels are not one per image,
     /// [`Error::Argument`] when a label is not a class.
-    pub fn new(pixels: Array4<u8>, labels: Vec<u8>, classes: Vec<String>, source: impl Into<String>) -> Result<Self> {
-        let (n, _, _, channels) = pixels.dim();
-        if channels != 3 {
-            return Err(Error::shape("Dataset::new", "pixels", "(N, H, W, 3)", pixels.shape()));
-        }
-        if labels.len() != n {
-            return Err(Error::shape("Dataset::new", "labels", format!("N = {n}"), &[labels.len()]));
-        }
-        if let Some(i) = labels.iter().position(|&label| usize::from(label) >= classes.len()) {
-            let message = format!("label {} of image {i} is not one of {} classes", labels[i], classes.len());
-            return Err(Error::argument("Dataset::new", message));
-        }
+    pub fn new(pixels: Array4<u8>, labels: Vec<u16>, classes: Vec<String>, source: impl Into<String>) -> Result<Self> {
         // The loader reads images as slices.
         let contiguous = pixels.is_standard_layout();
         let pixels = if contiguous { pixels } else { pixels.as_standard_layout().into_owned() };
-        Ok(Dataset { pixels, labels, classes, source: source.into() })
+        let dataset = Dataset { pixels, labels, classes, source: source.into(), on_disk: None };
+        dataset.check()?;
+        Ok(dataset)
+    }
+
+    /// Rejects a data set that [`new`](Self::new) cannot return.
+    fn check(&self) -> Result<()> {
+        let (in_memory, _, _, channels) = self.pixels.dim();
+        let n = self.on_disk.as_ref().map_or(in_memory, OnDisk::len);
+        if channels != 3 || !self.pixels.is_standard_layout() {
+            return Err(Error::shape("Dataset", "pixels", "contiguous (N, H, W, 3)", self.pixels.shape()));
+        }
+        if self.labels.len() != n {
+            return Err(Error::shape("Dataset", "labels", format!("N = {n}"), &[self.labels.len()]));
+        }
+        if let Some(i) = self.labels.iter().position(|&label| usize::from(label) >= self.classes.len()) {
+            let message = format!("label {} of image {i} is not one of {} classes", self.labels[i], self.classes.len());
+            return Err(Error::argument("Dataset", message));
+        }
+        Ok(())
     }
 
     /// Number of images N.
@@ -109,7 +129,7 @@ impl Dataset {
     /// The i-th image `(H, W, 3)`.
     ///
     /// # Panics
-    /// If there are not more than `i` images.
+    /// If there are not more than `i` images in memory.
     pub fn image(&self, i: usize) -> ArrayView3<'_, u8> {
         self.pixels.index_axis(Axis(0), i)
     }
@@ -123,11 +143,15 @@ impl Dataset {
             let message = format!("expected indices below {}, got {index}", self.len());
             return Err(Error::argument("Dataset::subset", message));
         }
+        // In memory are the first images of a data set, here as there.
+        let kept = indices.iter().take_while(|&&i| i < self.in_memory()).count();
+        let on_disk = self.on_disk.as_ref().filter(|_| kept < indices.len());
         Ok(Dataset {
-            pixels: self.pixels.select(Axis(0), indices),
+            pixels: self.pixels.select(Axis(0), &indices[..kept]),
             labels: indices.iter().map(|&i| self.labels[i]).collect(),
             classes: self.classes.clone(),
             source: format!("{} of {} images of {}", indices.len(), self.len(), self.source),
+            on_disk: on_disk.map(|files| files.subset(indices)),
         })
     }
 
@@ -154,9 +178,9 @@ impl Dataset {
     /// normalize with.
     ///
     /// # Errors
-    /// [`Error::Argument`] when there is no pixel or a channel has the same value everywhere.
+    /// [`Error::Argument`] when there is no pixel or a channel has the same value everywhere; as [`images`](Self::images).
     pub fn channel_statistics(&self) -> Result<Normalization> {
-        let (mean, std) = self.mean_and_std();
+        let (mean, std) = self.mean_and_std()?;
         Normalization::new(mean, std)
     }
 
@@ -171,19 +195,23 @@ impl Dataset {
     ///
     /// S, Q and M·Q − S² are integers and computed as such, so there is no cancellation: each result is within a
     /// few units in the last place.
-    pub fn mean_and_std(&self) -> ([f64; 3], [f64; 3]) {
+    ///
+    /// # Errors
+    /// As [`images`](Self::images).
+    pub fn mean_and_std(&self) -> Result<([f64; 3], [f64; 3])> {
         let mut sums = [0u64; 3];
         let mut squares = [0u64; 3]; // 255² · M < 2⁶⁴ for any M below 2.8e14.
-        for image in self.pixels.outer_iter() {
-            for pixel in image.rows() {
+        let mut m: u128 = 0;
+        self.for_each_image(|image| {
+            for pixel in image.chunks_exact(3) {
                 for (c, &p) in pixel.iter().enumerate() {
                     let p = u64::from(p);
                     sums[c] += p;
                     squares[c] += p * p;
                 }
             }
-        }
-        let m = (self.pixels.len() / 3) as u128;
+            m += image.len() as u128 / 3;
+        })?;
         let scale = 255.0 * m as f64;
         let mean = sums.map(|s| s as f64 / scale);
         let std = [0, 1, 2].map(|c| {
@@ -191,7 +219,7 @@ impl Dataset {
             // Not negative: Cauchy-Schwarz.
             ((m * q - s * s) as f64).sqrt() / scale
         });
-        (mean, std)
+        Ok((mean, std))
     }
 }
 
@@ -230,7 +258,7 @@ pub(crate) mod tests {
     pub(crate) fn counting(n: usize, h: usize, w: usize) -> Dataset {
         let pixels =
             Array::from_shape_fn((n, h, w, 3), |(i, y, x, c)| ((i * 71 + y * 31 + x * 7 + c * 101) % 251) as u8);
-        let labels = (0..n).map(|i| (i % 10) as u8).collect();
+        let labels = (0..n).map(|i| (i % 10) as u16).collect();
         let classes = cifar10::CLASSES.map(String::from).to_vec();
         Dataset::new(pixels, labels, classes, "counting").unwrap()
     }
@@ -238,7 +266,7 @@ pub(crate) mod tests {
     #[test]
     fn a_dataset_must_be_consistent() {
         let classes = vec!["a".to_string(), "b".to_string()];
-        let new = |shape, labels: &[u8]| Dataset::new(Array4::zeros(shape), labels.to_vec(), classes.clone(), "");
+        let new = |shape, labels: &[u16]| Dataset::new(Array4::zeros(shape), labels.to_vec(), classes.clone(), "");
         assert!(new((2, 4, 4, 3), &[0, 1]).is_ok());
         let message = |result: Result<Dataset>| result.unwrap_err().to_string();
         assert!(message(new((2, 4, 4, 1), &[0, 1])).contains("(N, H, W, 3), got shape [2, 4, 4, 1]"));

@@ -46,16 +46,32 @@ impl Normalization {
     /// A normalization by these values.
     ///
     /// # Errors
-    /// [`Error::Argument`] when a mean is not finite or a standard deviation not finite and above zero.
+    /// [`Error::Argument`] when a mean is outside of 0 to 1, or a standard deviation not above 0 and at most 1. The message
+    /// suggests values on the scale 0 to 1, if these are on the scale 0 to 255.
     pub fn new(mean: [f64; 3], std: [f64; 3]) -> Result<Self> {
-        if mean.iter().any(|m| !m.is_finite()) {
-            return Err(Error::argument("Normalization::new", format!("expected finite means, got {mean:?}")));
+        let fits = |[mean, std]: [[f64; 3]; 2]| {
+            [mean.iter().all(|m| (0.0..=1.0).contains(m)), std.iter().all(|&s| s > 0.0 && s <= 1.0)]
+        };
+        let given = [mean, std];
+        if fits(given) == [true, true] {
+            return Ok(Normalization { mean, std });
         }
-        if !std.iter().all(|&s| s.is_finite() && s > 0.0) {
-            let message = format!("expected finite standard deviations above zero, got {std:?}");
-            return Err(Error::argument("Normalization::new", message));
+        let shown = |[mean, std]: [[f64; 3]; 2]| {
+            let list = |values: [f64; 3]| values.map(|v| ((v * 1e6).round() / 1e6).to_string()).join(",");
+            format!("mean {} and std {}", list(mean), list(std))
+        };
+        let mut message = format!(
+            "expected means from 0 to 1 and standard deviations above 0 and at most 1, because pixels are from 0 to 1 here, \
+             got {}",
+            shown(given)
+        );
+        // Those that are too large, as if they were of pixels from 0 to 255.
+        let [is_mean, is_std] = fits(given);
+        let divided = [(mean, is_mean), (std, is_std)].map(|(v, fits)| if fits { v } else { v.map(|v| v / 255.0) });
+        if fits(divided) == [true, true] {
+            message += &format!("; for pixels from 0 to 255, divide by 255: {}", shown(divided));
         }
-        Ok(Normalization { mean, std })
+        Err(Error::argument("normalisation", message))
     }
 
     /// The mean of red, green and blue.
@@ -147,12 +163,21 @@ mod tests {
     }
 
     #[test]
-    fn only_finite_numbers_and_positive_deviations() {
+    fn only_numbers_of_pixels_from_0_to_1() {
         let ok = [0.5; 3];
         assert!(Normalization::new(ok, ok).is_ok());
-        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for bad in [0.0, -1.0, 1.01, f64::NAN, f64::INFINITY] {
             assert!(Normalization::new(ok, [0.5, bad, 0.5]).is_err());
         }
-        assert!(Normalization::new([0.5, f64::NAN, 0.5], ok).is_err());
+        for bad in [-0.01, 1.01, f64::NAN] {
+            assert!(Normalization::new([0.5, bad, 0.5], ok).is_err());
+        }
+        let message = |mean, std| Normalization::new(mean, std).unwrap_err().to_string();
+        // The other usual notation, in both or in one of the two.
+        let said = message([125.3, 123.0, 113.9], [63.0, 62.1, 66.7]);
+        let suggested = "divide by 255: mean 0.491373,0.482353,0.446667 and std 0.247059,0.243529,0.261569";
+        assert!(said.contains("got mean 125.3,123,113.9 and std 63,62.1,66.7") && said.ends_with(suggested), "{said}");
+        assert!(message(ok, [51.0; 3]).ends_with("divide by 255: mean 0.5,0.5,0.5 and std 0.2,0.2,0.2"));
+        assert!(!message([300.0; 3], ok).contains("divide") && !message(ok, [-1.0; 3]).contains("divide"));
     }
 }

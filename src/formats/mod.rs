@@ -2,7 +2,7 @@
 //!
 //! - [`safetensors`], [`torch`], [`npy`]: named tensors in the formats of other programs;
 //! - [`pickle`]: Python's pickles as plain values, without running them;
-//! - [`tensorboard`]: event files, which are only written;
+//! - [`tensorboard`], [`onnx`]: event files and models, which are only written;
 //! - [`atomic`]: writing a file whole or not at all.
 //!
 //! [`read`] recognises each by its content; [`write()`] chooses by extension:
@@ -41,13 +41,18 @@
 
 pub mod atomic;
 pub mod npy;
+pub mod onnx;
 pub mod pickle;
 pub mod safetensors;
 pub mod tensorboard;
 pub mod torch;
 
 mod archive;
+mod contents;
 mod numbers;
+mod protobuf;
+
+pub use contents::Contents;
 
 use crate::tensors::Tensors;
 use crate::{Error, Result};
@@ -111,25 +116,12 @@ impl fmt::Display for Format {
     }
 }
 
-/// The contents of a file of tensors.
-#[derive(Clone, Debug)]
-pub struct Contents {
-    /// What kind of file it is.
-    pub format: Format,
-    /// The tensors, and metadata if there is any.
-    pub tensors: Tensors,
-    /// The keys under which a checkpoint keeps its tensors, the outermost first.
-    pub unwrapped: Vec<String>,
-    /// What else a checkpoint contains and is ignored: key and description.
-    pub dropped: Vec<(String, String)>,
-}
-
 /// The tensors of a file of any format, recognised by its content.
 ///
 /// # Errors
-/// If the file cannot be read, has no known format, or is not complete.
+/// If the file cannot be read, has no known format, is not complete, or has a tensor that cannot be read.
 pub fn read(path: &Path) -> Result<Tensors> {
-    Ok(open(path)?.tensors)
+    open(path)?.complete(path)
 }
 
 /// Bytes as hexadecimal digits, as hashes are written.
@@ -140,34 +132,45 @@ pub fn hex(bytes: &[u8]) -> String {
 /// The tensors of a file of any format, and what else the file contains.
 ///
 /// # Errors
-/// As [`read`].
+/// If the file cannot be read, has no known format, or is not complete.
 pub fn open(path: &Path) -> Result<Contents> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
-    read_bytes(path, &bytes)
+    open_at(path, None)
 }
 
-/// [`open`] for the bytes of a file; `path` appears in messages.
+/// [`open`] for the tensors under `key` of a checkpoint of PyTorch, keys joined by points: `model_ema.module`.
+///
+/// # Errors
+/// As [`open`], and if there is no such key.
+pub fn open_at(path: &Path, key: Option<&str>) -> Result<Contents> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+    read_bytes(path, &bytes, key)
+}
+
+/// [`open_at`] for the bytes of a file; `path` appears in messages.
 ///
 /// # Errors
 /// If the bytes have no known format or are not a complete file.
-pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
-    let plain = |format, tensors| Contents { format, tensors, unwrapped: Vec::new(), dropped: Vec::new() };
-    let checkpoint =
-        |format, torch::Checkpoint { tensors, unwrapped, dropped }| Contents { format, tensors, unwrapped, dropped };
+pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Contents> {
+    let flat = |contents: Result<Contents>| match key {
+        None => contents,
+        Some(key) => {
+            let message = format!("expected a checkpoint of PyTorch with the key `{key}`, found a file without keys");
+            Err(Error::format(path, None, message))
+        }
+    };
     match bytes {
         _ if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") => {
             let mut archive = Archive::open(path, bytes)?;
             if torch::is_checkpoint(&archive) {
-                Ok(checkpoint(Format::Torch, torch::read_archive(path, &mut archive)?))
+                torch::read_archive(path, &mut archive, key)
             } else {
-                Ok(plain(Format::Npz, npy::arrays(&mut archive)?))
+                torch::program(path, &archive).map_or(Ok(()), Err)?;
+                flat(npy::arrays(path, &mut archive))
             }
         }
-        _ if bytes.starts_with(npy::MAGIC) => Ok(plain(Format::Npy, npy::read_bytes(path, bytes)?)),
-        _ if torch::is_stream(bytes) => Ok(checkpoint(Format::OldTorch, torch::read_stream(path, bytes)?)),
-        _ if safetensors::is_safetensors(bytes) => {
-            Ok(plain(Format::Safetensors, safetensors::read_bytes(path, bytes)?))
-        }
+        _ if bytes.starts_with(npy::MAGIC) => flat(npy::read_bytes(path, bytes)),
+        _ if torch::is_stream(bytes) => torch::read_stream(path, bytes, key),
+        _ if safetensors::is_safetensors(bytes) => flat(safetensors::open_bytes(path, bytes)),
         _ => {
             let found = match bytes.len() {
                 0 => "an empty file".to_string(),

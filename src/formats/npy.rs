@@ -16,20 +16,21 @@
 //! The header is a Python literal. A parser for this one form reads it, not a crate: `npyz` and `ndarray-npy` both
 //! allocate the claimed length of the header before they read it, and accept any literal, nested to any depth.
 
+mod header;
+
 use super::archive::{self, Archive};
 use super::numbers::{self, MOST_AXES, Placed};
-use crate::tensors::{Dtype, Tensor, Tensors, Values};
-use crate::{Error, Result};
+use super::{Contents, Format};
+use crate::Result;
+use crate::tensors::{Tensor, Tensors, Values};
+use header::{Element, Header, LONGEST_START};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// The name given to an array without a name, as by NumPy's `savez`.
 pub const UNNAMED: &str = "arr_0";
 
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
-/// The longest header that is read. NumPy itself rejects more than 10,000 bytes.
-const LONGEST_HEADER: usize = 10_000;
-/// The most bytes before the elements.
-const LONGEST_START: usize = 12 + LONGEST_HEADER;
 /// The elements start at a multiple of this.
 const ALIGNMENT: usize = 64;
 
@@ -37,221 +38,69 @@ const ALIGNMENT: usize = 64;
 ///
 /// # Errors
 /// If it is not a complete npy file of a supported element type; `path` appears in the message.
-pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
-    let mut tensors = Tensors::new();
-    tensors.insert(UNNAMED, array(path, bytes)?);
-    Ok(tensors)
+pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
+    let mut contents = Contents::new(Format::Npy);
+    contents.add(path, UNNAMED, Header::parse(path, bytes)?, bytes.len(), || Ok(bytes.into()))?;
+    contents.expect_tensors(path)
 }
 
-/// The arrays of an npz file in the order of its directory.
+/// The arrays of an npz file in the order of its directory. Those that are not numbers, and members that are not arrays, are
+/// left out.
 ///
 /// # Errors
 /// If it is not an archive of complete npy files; `path` appears in the message.
-pub fn read_npz_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
-    arrays(&mut Archive::open(path, bytes)?)
+pub fn read_npz_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
+    arrays(path, &mut Archive::open(path, bytes)?)
 }
 
-pub(super) fn arrays(archive: &mut Archive<'_>) -> Result<Tensors> {
-    let mut tensors = Tensors::new();
+pub(super) fn arrays(file: &Path, archive: &mut Archive<'_>) -> Result<Contents> {
+    let mut contents = Contents::new(Format::Npz);
     for member in archive.names().to_vec() {
         let path = archive.path_of(&member);
-        let name = member.strip_suffix(".npy").ok_or_else(|| {
-            Error::format(&path, None, "expected a member NAME.npy, as NumPy writes them, found another name")
-        })?;
+        let Some(name) = member.strip_suffix(".npy") else {
+            contents.dropped.push((member, "a member that is not an array NAME.npy, as NumPy writes them".into()));
+            continue;
+        };
         // First only the header: its description must agree with the size in the directory before the member is unpacked.
-        let (start, size) = (archive.start(&member, LONGEST_START)?, archive.size(&member)?);
-        Header::parse(&path, &start)?.check_size(&path, size)?;
-        tensors.insert(name, array(&path, &archive.read(&member)?)?);
+        let header = Header::parse(&path, &archive.start(&member, LONGEST_START)?)?;
+        let size = archive.size(&member)?;
+        contents.add(&path, name, header, size, || Ok(archive.read(&member)?.into()))?;
     }
-    Ok(tensors)
+    contents.expect_tensors(file)
 }
 
-fn array(path: &Path, bytes: &[u8]) -> Result<Tensor> {
-    let header = Header::parse(path, bytes)?;
-    header.check_size(path, bytes.len())?;
-    let Header { dtype, big_endian, fortran, shape, end } = header;
-    let strides = if fortran { numbers::column_major(&shape) } else { numbers::row_major(&shape) };
-    let placed = Placed { dtype, big_endian, offset: 0, shape: &shape, strides: &strides };
-    Ok(numbers::read(&bytes[end..], &placed).expect("the size was checked"))
-}
-
-struct Header {
-    dtype: Dtype,
-    big_endian: bool,
-    fortran: bool,
-    shape: Vec<usize>,
-    /// Where the elements begin.
-    end: usize,
-}
-
-impl Header {
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let refuse = |at: usize, message: String| Error::format(path, Some(at as u64), message);
-        let found = &bytes[..bytes.len().min(8)];
-        if !bytes.starts_with(MAGIC) {
-            return Err(refuse(0, format!("expected an npy file, found the bytes {found:02x?}")));
-        }
-        let (width, length) = match bytes[MAGIC.len()..] {
-            [1, 0, a, b, ..] => (2, u16::from_le_bytes([a, b]).into()),
-            [2 | 3, 0, a, b, c, d, ..] => (4, u32::from_le_bytes([a, b, c, d]) as usize),
-            _ => return Err(refuse(6, format!("expected npy version 1.0, 2.0 or 3.0, found {:02x?}", &found[6..]))),
+impl Contents {
+    /// Adds an array of `size` bytes, header included, which `read` returns.
+    fn add<'a>(
+        &mut self,
+        path: &Path,
+        name: &str,
+        header: Header,
+        size: usize,
+        read: impl FnOnce() -> Result<Cow<'a, [u8]>>,
+    ) -> Result<()> {
+        let (dtype, big_endian) = match header.element {
+            Element::Number { dtype, big_endian, is_guess } => {
+                if is_guess {
+                    self.guessed.push(name.to_string());
+                }
+                (dtype, big_endian)
+            }
+            Element::Unreadable(what) => {
+                self.unreadable.push((name.to_string(), what));
+                return Ok(());
+            }
+            Element::Other(what) => {
+                self.dropped.push((name.to_string(), what));
+                return Ok(());
+            }
         };
-        let start = MAGIC.len() + 2 + width;
-        if length > LONGEST_HEADER {
-            return Err(refuse(8, format!("expected a header of at most {LONGEST_HEADER} bytes, found {length}")));
-        }
-        let end = start + length;
-        let text = bytes.get(start..end).ok_or_else(|| {
-            refuse(start, format!("expected a header of {length} bytes, found {}", bytes.len() - start))
-        })?;
-        let mut literal = Literal { text, at: 0 };
-        let (dtype, big_endian, fortran, shape) = literal.header().map_err(|expected| {
-            let rest = String::from_utf8_lossy(&text[literal.at..]).chars().take(40).collect::<String>();
-            refuse(start + literal.at, format!("expected {expected}, found {rest:?}"))
-        })?;
-        Ok(Header { dtype, big_endian, fortran, shape, end })
-    }
-
-    /// Rejects a file whose length does not match its header.
-    fn check_size(&self, path: &Path, size: usize) -> Result<()> {
-        let bytes = numbers::len(&self.shape).and_then(|len| len.checked_mul(self.dtype.size()));
-        let found = size.saturating_sub(self.end);
-        if bytes != Some(found) {
-            let Header { shape, dtype, end, .. } = self;
-            let expected = bytes.map_or("too many to allocate".to_string(), |bytes| format!("{bytes} bytes"));
-            let message = format!("expected the elements of {shape:?} {dtype}, {expected}, found {found} bytes");
-            return Err(Error::format(path, Some(*end as u64), message));
-        }
+        header.check_size(path, dtype, size)?;
+        let (shape, bytes) = (&header.shape, read()?);
+        let strides = if header.fortran { numbers::column_major(shape) } else { numbers::row_major(shape) };
+        let placed = Placed { dtype, big_endian, offset: 0, shape, strides: &strides };
+        self.tensors.insert(name, numbers::read(&bytes[header.end..], &placed).expect("the size was checked"));
         Ok(())
-    }
-}
-
-/// A parser of npy's header; an error is the description of what was expected.
-struct Literal<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-type Described = (Dtype, bool, bool, Vec<usize>);
-type Expected<T> = std::result::Result<T, String>;
-
-impl<'a> Literal<'a> {
-    fn header(&mut self) -> Expected<Described> {
-        let (mut descr, mut fortran, mut shape) = (None, None, None);
-        self.token(b"{")?;
-        while !self.takes(b"}") {
-            match self.string()? {
-                b"descr" if descr.is_none() => descr = Some(self.value(Self::descr)?),
-                b"fortran_order" if fortran.is_none() => fortran = Some(self.value(Self::bool)?),
-                b"shape" if shape.is_none() => shape = Some(self.value(Self::shape)?),
-                _ => return Err("the keys descr, fortran_order and shape, each once".into()),
-            }
-            if !self.takes(b",") {
-                self.token(b"}")?;
-                break;
-            }
-        }
-        self.skip_spaces();
-        if self.at < self.text.len() {
-            return Err("the end of the header".into());
-        }
-        match (descr, fortran, shape) {
-            (Some((dtype, big_endian)), Some(fortran), Some(shape)) => Ok((dtype, big_endian, fortran, shape)),
-            _ => Err("the keys descr, fortran_order and shape, each once".into()),
-        }
-    }
-
-    fn value<T>(&mut self, value: impl Fn(&mut Self) -> Expected<T>) -> Expected<T> {
-        self.token(b":")?;
-        value(self)
-    }
-
-    /// `'<f4'`: byte order, kind, bytes.
-    fn descr(&mut self) -> Expected<(Dtype, bool)> {
-        let start = self.at;
-        let known = |text: &[u8]| {
-            let (&order, kind) = text.split_first()?;
-            let dtype = match kind {
-                b"f2" => Dtype::F16,
-                b"f4" => Dtype::F32,
-                b"f8" => Dtype::F64,
-                b"i4" => Dtype::I32,
-                b"i8" => Dtype::I64,
-                b"u1" => Dtype::U8,
-                b"b1" => Dtype::Bool,
-                _ => return None,
-            };
-            // `|` is for elements of one byte, which have no byte order.
-            matches!((order, dtype.size()), (b'<' | b'>', _) | (b'|', 1)).then_some((dtype, order == b'>'))
-        };
-        self.string().ok().and_then(known).ok_or_else(|| {
-            self.at = start;
-            "one of the element types f2, f4, f8, i4, i8, u1, b1 after `<`, `>` or `|`".into()
-        })
-    }
-
-    fn bool(&mut self) -> Expected<bool> {
-        match () {
-            () if self.takes(b"True") => Ok(true),
-            () if self.takes(b"False") => Ok(false),
-            () => Err("True or False".into()),
-        }
-    }
-
-    /// `()`, `(3,)`, `(3, 4)`; Python 2 wrote `(3L, 4L)`.
-    fn shape(&mut self) -> Expected<Vec<usize>> {
-        let mut shape = Vec::new();
-        self.token(b"(")?;
-        while !self.takes(b")") {
-            self.skip_spaces();
-            let digits = self.text[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let digits = &self.text[self.at..self.at + digits];
-            let length = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-            if shape.len() == MOST_AXES {
-                return Err(format!("at most {MOST_AXES} axes"));
-            }
-            shape.push(length.ok_or("the length of an axis")?);
-            self.at += digits.len();
-            self.takes(b"L");
-            if !self.takes(b",") {
-                self.token(b")")?;
-                break;
-            }
-        }
-        Ok(shape)
-    }
-
-    /// The text between quotes; a header never contains an escape.
-    fn string(&mut self) -> Expected<&'a [u8]> {
-        let quote = if self.takes(b"\"") { b'"' } else { b'\'' };
-        if quote == b'\'' {
-            self.token(b"'")?;
-        }
-        let rest = &self.text[self.at..];
-        let length = rest.iter().position(|&byte| byte == quote).ok_or("a closing quote")?;
-        self.at += length + 1;
-        Ok(&rest[..length])
-    }
-
-    fn token(&mut self, token: &[u8]) -> Expected<()> {
-        if self.takes(token) {
-            return Ok(());
-        }
-        Err(format!("`{}`", String::from_utf8_lossy(token)))
-    }
-
-    /// Skips spaces and then `token`, if it comes next.
-    fn takes(&mut self, token: &[u8]) -> bool {
-        self.skip_spaces();
-        let found = self.text[self.at..].starts_with(token);
-        if found {
-            self.at += token.len();
-        }
-        found
-    }
-
-    fn skip_spaces(&mut self) {
-        self.at += self.text[self.at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
     }
 }
 
@@ -292,7 +141,8 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Result<Tensor> {
-        array(Path::new("a.npy"), bytes)
+        let contents = read_bytes(Path::new("a.npy"), bytes)?;
+        Ok(contents.tensors.get(UNNAMED).expect("the array").clone())
     }
 
     #[test]
@@ -330,10 +180,20 @@ mod tests {
     fn other_headers_are_refused_with_what_was_expected() {
         let message = |header: &str, numbers: &[u8]| read(&npy(header, numbers)).unwrap_err().to_string();
         for (header, expected) in [
-            ("{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }", "expected one of the element types f2, f4"),
-            ("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", "found \" '|O', "),
-            ("{'descr': '|f4', 'fortran_order': False, 'shape': (2,), }", "expected one of the element types"),
-            ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }", "found \" [('a', "),
+            (
+                "{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }",
+                "found arr_0, an array of `<i2`, which is not read",
+            ),
+            ("{'descr': '|f2', 'fortran_order': False, 'shape': (2,), }", "an array of `|f2`, which is not read"),
+            ("{'descr': '<V1', 'fortran_order': False, 'shape': (2,), }", "save `array.astype(\"float32\")`"),
+            ("{'descr': '', 'fortran_order': False, 'shape': (2,), }", "an array of ``, which is not read"),
+            (
+                "{'descr': '|O', 'fortran_order': False, 'shape': (2,), }",
+                "an array of Python objects, which are not unpickled",
+            ),
+            ("{'descr': '|f4', 'fortran_order': False, 'shape': (2,), }", "an array of `|f4`, which is not read"),
+            ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }", "an array of records"),
+            ("{'descr': [('a', '<f4', 'fortran_order': False, 'shape': (2,), }", "the end of a list of fields"),
             ("{'descr': '<f4', 'fortran_order': 0, 'shape': (2,), }", "expected True or False"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (-2,), }", "expected the length of an axis"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': ((2,),), }", "expected the length of an axis"),
@@ -343,7 +203,7 @@ mod tests {
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}", "each once"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), } __import__('os')", "the end of the header"),
             ("__import__('os').system('id')", "expected `{`"),
-            ("{'descr': '<f4", "expected one of the element types"),
+            ("{'descr': '<f4", "expected an element type, such as '<f4'"),
             ("", "expected `{`"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", "12 bytes, found 8 bytes"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", "4 bytes, found 8 bytes"),
@@ -352,10 +212,10 @@ mod tests {
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", "the length of an axis"),
         ] {
             let message = message(header, &[0; 8]);
-            assert!(message.starts_with("a.npy, at byte ") && message.contains(expected), "{header}: {message}");
+            assert!(message.starts_with("a.npy") && message.contains(expected), "{header}: {message}");
         }
         let nested = format!("{{'descr': {}", "(".repeat(9000));
-        assert!(message(&nested, &[]).contains("expected one of the element types"));
+        assert!(message(&nested, &[]).contains("expected an element type"));
         for (bytes, expected) in [
             (&b"\x93NUMPZ\x01\x00"[..], "expected an npy file, found the bytes [93, 4e"),
             (b"\x93NUMPY\x04\x00\x00\x00", "version 1.0, 2.0 or 3.0, found [04, 00]"),

@@ -129,6 +129,16 @@ fn gather<T, const N: usize>(bytes: &[u8], placed: &Placed, len: usize, number: 
     ArrayD::from_shape_vec(IxDyn(shape), values).expect("as many values as the shape has")
 }
 
+/// A tensor of floats with every sign changed.
+pub(super) fn negated(tensor: Tensor) -> Tensor {
+    let values = match tensor.values() {
+        Values::F32(array) => Values::F32(-array),
+        Values::F64(array) => Values::F64(-array),
+        other => other.clone(),
+    };
+    Tensor::stored_as(tensor.dtype(), values)
+}
+
 /// The values row by row, each in its type in memory, as little-endian bytes.
 pub(super) fn little_endian(values: &Values) -> Vec<u8> {
     match values {

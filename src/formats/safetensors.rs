@@ -13,6 +13,7 @@
 //! ignored. The entries of the metadata are written in order, so that the same tensors give the same bytes.
 
 use super::numbers::{self, MOST_AXES, Placed};
+use super::{Contents, Format};
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype as Stored, SafeTensors, TensorView, View, serialize};
@@ -31,25 +32,44 @@ const METADATA: &str = "__metadata__";
 /// # Errors
 /// If it is not a complete safetensors file of supported element types.
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Tensors> {
+    let contents = open_bytes(path, bytes)?;
+    if let Some((name, what)) = contents.dropped.first() {
+        return Err(Error::format(path, None, format!("{name}: expected an element type that is read, found {what}")));
+    }
+    contents.complete(path)
+}
+
+/// Reads the bytes of a safetensors file of any program: tensors of other element types are left out.
+pub(super) fn open_bytes(path: &Path, bytes: &[u8]) -> Result<Contents> {
     let incomplete = |error| Error::format(path, None, format!("expected a complete safetensors file: {error}"));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(incomplete)?;
     let file = SafeTensors::deserialize(bytes).map_err(incomplete)?;
-    let mut tensors = Tensors::new();
+    let mut contents = Contents::new(Format::Safetensors);
+    let tensors = &mut contents.tensors;
     if let Some(metadata) = header.metadata() {
         tensors.metadata.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
     let mut stored = file.tensors();
     // Empty tensors share an offset; the name makes the order unique.
     stored.sort_by_cached_key(|(name, _)| (header.info(name).map(|info| info.data_offsets), name.clone()));
-    let stored: BTreeMap<usize, (String, TensorView<'_>)> = match order(&tensors, &stored) {
+    let stored: BTreeMap<usize, (String, TensorView<'_>)> = match order(tensors, &stored) {
         Some(places) => places.into_iter().zip(stored).collect(),
         None => stored.into_iter().enumerate().collect(),
     };
     tensors.metadata.remove(ORDER);
     for (name, view) in stored.into_values() {
-        tensors.insert(name.as_str(), tensor(path, &name, &view)?);
+        match dtype_of(view.dtype()) {
+            Some(dtype) => tensors.insert(name.as_str(), tensor(path, &name, dtype, &view)?),
+            None => {
+                let what = format!("a tensor of {:?}, which is not read", view.dtype());
+                let is_whole =
+                    matches!(view.dtype(), Stored::I8 | Stored::I16 | Stored::U16 | Stored::U32 | Stored::U64);
+                let list = if is_whole { &mut contents.dropped } else { &mut contents.unreadable };
+                list.push((name, what));
+            }
+        }
     }
-    Ok(tensors)
+    contents.expect_tensors(path)
 }
 
 /// The place of every tensor in the list [`ORDER`], if there is one that names exactly these.
@@ -60,8 +80,9 @@ fn order(tensors: &Tensors, stored: &[(String, TensorView<'_>)]) -> Option<Vec<u
     (names.len() == stored.len() && found.len() == stored.len()).then_some(found)
 }
 
-fn tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor> {
-    let dtype = match view.dtype() {
+/// Our element type, if it is read.
+fn dtype_of(stored: Stored) -> Option<Dtype> {
+    Some(match stored {
         Stored::F16 => Dtype::F16,
         Stored::BF16 => Dtype::BF16,
         Stored::F32 => Dtype::F32,
@@ -70,11 +91,11 @@ fn tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor> {
         Stored::I64 => Dtype::I64,
         Stored::U8 => Dtype::U8,
         Stored::BOOL => Dtype::Bool,
-        other => {
-            let message = format!("{name}: expected F16, BF16, F32, F64, I32, I64, U8 or BOOL, found {other:?}");
-            return Err(Error::format(path, None, message));
-        }
-    };
+        _ => return None,
+    })
+}
+
+fn tensor(path: &Path, name: &str, dtype: Dtype, view: &TensorView<'_>) -> Result<Tensor> {
     let (shape, strides) = (view.shape(), numbers::row_major(view.shape()));
     let placed = Placed { dtype, big_endian: false, offset: 0, shape, strides: &strides };
     numbers::read(view.data(), &placed).ok_or_else(|| {

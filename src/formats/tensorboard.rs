@@ -5,12 +5,6 @@
 //! ```text
 //! record   length of the data, u64 | masked CRC-32C of these 8 bytes, u32 | data | masked CRC-32C of the data, u32
 //!          all little-endian; masked(crc) = (crc rotated right by 15 bits) + 0xa282ead8 mod 2³²
-//!
-//! message  a sequence of fields: key, value; key = field number · 8 + wire type, a varint
-//!          wire type 0  varint             7 bits a byte, the lowest first, the highest bit is set if another byte follows
-//!                    1  64-bit             8 bytes, little-endian
-//!                    2  length-delimited   varint n, n bytes: a text or a message
-//!                    5  32-bit             4 bytes, little-endian
 //! ```
 //!
 //! Of the messages (`event.proto`, `summary.proto` of TensorFlow) these fields are written, in order of field number,
@@ -23,6 +17,8 @@
 //! | `Summary` | 1 `value`, repeated |
 //! | `Summary.Value` | 1 `tag` string, 2 `simple_value` float |
 //! | `SessionLog` | 1 `status` enum, `START` = 1 |
+//!
+//! The messages of the tab HPARAMS are in [`hparams`].
 //!
 //! The first record of a file is [`version`], the second [`start`], which states the first step in the file. A resumed run
 //! begins a new file, and its [`start`] makes TensorBoard discard what earlier files contain for that step and later ones;
@@ -40,6 +36,10 @@
 //! // Of every record, the frame has 16 bytes, the time 9, the step 2, and every text or message within begins with 2.
 //! assert_eq!(file.len(), (16 + 9 + 2 + 13) + (16 + 9 + 2 + 2 + 2) + 2 * (16 + 9 + 2 + 2 + (2 + 2 + 10 + 5)));
 //! ```
+
+pub mod hparams;
+
+use super::protobuf::Message;
 
 /// The first record of a file: the version of its format.
 pub fn version(wall_time: f64) -> Vec<u8> {
@@ -74,8 +74,8 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 fn record(data: &Message) -> Vec<u8> {
     // The CRC of bytes that contain their own CRC is always the same; the mask avoids that for nested records.
     let masked = |bytes: &[u8]| crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
-    let length = (data.0.len() as u64).to_le_bytes();
-    [&length[..], &masked(&length), &data.0, &masked(&data.0)].concat()
+    let length = (data.bytes().len() as u64).to_le_bytes();
+    [&length[..], &masked(&length), data.bytes(), &masked(data.bytes())].concat()
 }
 
 /// An event with the fields that every event has.
@@ -84,53 +84,6 @@ fn event(wall_time: f64, step: u64) -> Message {
     match step {
         0 => event,
         step => event.varint(2, step),
-    }
-}
-
-/// A message of Protocol Buffers; its fields are added in order of field number.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn push_varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-
-    fn field(mut self, number: u64, wire_type: u64, write: impl FnOnce(&mut Self)) -> Self {
-        self.push_varint(number << 3 | wire_type);
-        write(&mut self);
-        self
-    }
-
-    fn varint(self, number: u64, value: u64) -> Self {
-        self.field(number, 0, |message| message.push_varint(value))
-    }
-
-    fn double(self, number: u64, value: f64) -> Self {
-        self.field(number, 1, |message| message.0.extend(value.to_le_bytes()))
-    }
-
-    fn bytes(self, number: u64, bytes: &[u8]) -> Self {
-        self.field(number, 2, |message| {
-            message.push_varint(bytes.len() as u64);
-            message.0.extend(bytes);
-        })
-    }
-
-    fn text(self, number: u64, text: &str) -> Self {
-        self.bytes(number, text.as_bytes())
-    }
-
-    fn message(self, number: u64, message: &Message) -> Self {
-        self.bytes(number, &message.0)
-    }
-
-    fn float(self, number: u64, value: f32) -> Self {
-        self.field(number, 5, |message| message.0.extend(value.to_le_bytes()))
     }
 }
 

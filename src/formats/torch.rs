@@ -25,10 +25,15 @@
 //!
 //! # What is read
 //!
-//! A state dict (a dict of tensors), bare or under one of the keys [`WRAPPERS`] of a checkpoint; or one tensor, which
-//! is then called [`UNNAMED`](super::npy::UNNAMED). Other entries of such a dict (`epoch`, `best_prec1`) are left out and
-//! listed in [`Checkpoint::dropped`]. [`super::pickle`] reads the pickle without executing anything. It accepts the names in
-//! `ALLOWED` and rejects any other. `object.rs` finds the tensors in it.
+//! One dict of tensors, the state dict: the checkpoint itself, or the dict under one of its keys that `choose.rs` takes or the
+//! caller names; or one tensor, which is then called [`UNNAMED`](super::npy::UNNAMED). A subclass of dict counts as a dict.
+//! All else is left out and listed in [`Contents::dropped`]; so are the entries of the state dict that are not tensors.
+//! Tensors that are not read (sparse, quantized, of 8-bit floats) are in [`Contents::unreadable`], and it is for the caller
+//! to decide whether they are needed.
+//!
+//! [`super::pickle`] reads the pickle without executing anything, and without understanding what is beside the tensors: an
+//! object of any class is data without a meaning. `view.rs` recognises the calls that make a tensor, `storage.rs` storages
+//! and element types, `mapping.rs` dicts.
 //!
 //! # Bounds
 //!
@@ -41,66 +46,31 @@
 //!
 //! [`super::write()`] writes the zip format with an `OrderedDict`, which `torch.load(.., weights_only=True)` accepts.
 
+mod choose;
+mod mapping;
 mod object;
+mod storage;
+mod view;
 mod write;
 
+pub use choose::KEYS;
 pub(super) use write::to_bytes;
 
 use super::archive::Archive;
 use super::pickle::Pickle;
-use crate::tensors::{Dtype, Tensors};
+use super::{Contents, Format};
 use crate::{Error, Result};
-use object::{Object, Storage, text_of};
+use mapping::name_of;
+use object::{Object, save_state_dict};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-
-/// The keys under which checkpoints keep their state dict, in the order they are tried.
-pub const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "net"];
+use storage::{Element, Storage};
 
 /// The most bytes that the tensors of a file may take for every byte of their storages.
 pub const MOST_PER_BYTE: usize = 16;
 /// This many bytes are allowed in addition, for files of very small storages.
 pub const SPARE: usize = 1 << 20;
-
-const REBUILD_TENSOR: [&str; 2] = ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"];
-const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
-const ORDERED_DICT: &str = "collections.OrderedDict";
-
-/// Every name that a checkpoint may mention.
-const ALLOWED: [&str; 19] = [
-    ORDERED_DICT,
-    REBUILD_TENSOR[0],
-    REBUILD_TENSOR[1],
-    REBUILD_PARAMETER,
-    "torch.FloatStorage",
-    "torch.DoubleStorage",
-    "torch.HalfStorage",
-    "torch.BFloat16Storage",
-    "torch.LongStorage",
-    "torch.IntStorage",
-    "torch.ByteStorage",
-    "torch.BoolStorage",
-    // Plain values beside a state dict, which are left out.
-    "torch.Size",
-    "torch.device",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    "_codecs.encode",
-    "collections.defaultdict",
-];
-
-/// The tensors of a file, and where they were in it.
-#[derive(Clone, Debug, Default)]
-pub struct Checkpoint {
-    /// The state dict.
-    pub tensors: Tensors,
-    /// The keys under which it was found, the outermost first.
-    pub unwrapped: Vec<String>,
-    /// What was left out: key and description.
-    pub dropped: Vec<(String, String)>,
-}
 
 /// `0x1950a86a20f9469cfc6c`, the first pickle of the older format.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
@@ -108,15 +78,16 @@ const PROTOCOL: i128 = 1001;
 /// The member of the zip format that contains the pickle.
 const PICKLE: &str = "data.pkl";
 
-/// Reads either format from the bytes of a file; `path` is in every message.
+/// Reads either format from the bytes of a file; `path` is in every message. The tensors are those under `key`, keys joined
+/// by points such as `model_ema.module`, or else of the dict that `choose.rs` takes.
 ///
 /// # Errors
-/// If it is neither, or not complete, or contains anything but plain values and tensors of supported types.
-pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
+/// If it is neither, or not complete, or contains no tensors.
+pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Contents> {
     if bytes.starts_with(b"PK") {
-        read_archive(path, &mut Archive::open(path, bytes)?)
+        read_archive(path, &mut Archive::open(path, bytes)?, key)
     } else {
-        read_stream(path, bytes)
+        read_stream(path, bytes, key)
     }
 }
 
@@ -129,18 +100,33 @@ fn is_pickle(name: &str) -> bool {
     name.strip_suffix(PICKLE).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
 }
 
+/// The error for a program that `torch.export` or TorchScript wrote, if the archive is one.
+pub(super) fn program(path: &Path, archive: &Archive<'_>) -> Option<Error> {
+    let has =
+        |part: &str| archive.names().iter().any(|name| name.starts_with(part) || name.contains(&format!("/{part}")));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (what, load) = if has("code/") && is_checkpoint(archive) {
+        ("a TorchScript program", format!("torch.jit.load({name:?}, map_location=\"cpu\")"))
+    } else if has("models/model.json") || has("serialized_exported_program.json") {
+        ("an exported program", format!("torch.export.load({name:?}).module()"))
+    } else {
+        return None;
+    };
+    let message = format!("expected a state dict, found {what}");
+    Some(Error::format(path, None, message + &save_state_dict(path, &load)))
+}
+
 /// The zip format.
-pub(super) fn read_archive(path: &Path, archive: &mut Archive<'_>) -> Result<Checkpoint> {
+pub(super) fn read_archive(path: &Path, archive: &mut Archive<'_>, key: Option<&str>) -> Result<Contents> {
+    if let Some(error) = program(path, archive) {
+        return Err(error);
+    }
     let pickles: Vec<&String> = archive.names().iter().filter(|name| is_pickle(name)).collect();
     let [name] = pickles[..] else {
         let message = format!("expected one member {PICKLE}, as PyTorch writes it, found {}", pickles.len());
         return Err(Error::format(path, None, message));
     };
     let (name, folder) = (name.clone(), name[..name.len() - PICKLE.len()].to_string());
-    if archive.names().iter().any(|name| name.starts_with(&format!("{folder}code/"))) {
-        let message = "expected a state dict, found a TorchScript program; save `model.state_dict()` instead";
-        return Err(Error::format(path, None, message));
-    }
     let order = format!("{folder}byteorder");
     let big_endian = match archive.names().contains(&order).then(|| archive.read(&order)).transpose()?.as_deref() {
         None | Some(b"little") => false,
@@ -149,12 +135,12 @@ pub(super) fn read_archive(path: &Path, archive: &mut Archive<'_>) -> Result<Che
     };
     let member = archive.path_of(&name);
     let bytes = archive.read(&name)?;
-    let pickle = Pickle::parse(&bytes, 0, &ALLOWED, &member)?;
+    let pickle = Pickle::parse(&bytes, 0, &member)?;
     if pickle.end() != bytes.len() {
         let message = format!("expected the end of the pickle, found {} more bytes", bytes.len() - pickle.end());
         return Err(Error::format(member, Some(pickle.end() as u64), message));
     }
-    Object::new(&pickle)?.load(big_endian, |view| {
+    Object::new(path, &pickle, key)?.load(Format::Torch, big_endian, |view| {
         let name = format!("{folder}data/{}", view.key);
         let size = archive.size(&name)?;
         view.check_storage(size)?;
@@ -164,38 +150,41 @@ pub(super) fn read_archive(path: &Path, archive: &mut Archive<'_>) -> Result<Che
 
 /// Whether the bytes begin like the older format: with a pickle of the magic number.
 pub(super) fn is_stream(bytes: &[u8]) -> bool {
-    Pickle::parse(&bytes[..bytes.len().min(64)], 0, &[], "")
+    Pickle::parse(&bytes[..bytes.len().min(64)], 0, "")
         .is_ok_and(|pickle| pickle.root().int().is_ok_and(|int| int == MAGIC))
 }
 
 /// The format before zip.
-pub(super) fn read_stream(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
-    let magic = Pickle::parse(bytes, 0, &[], path)?;
+pub(super) fn read_stream(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Contents> {
+    let magic = Pickle::parse(bytes, 0, path)?;
     if !magic.root().int().is_ok_and(|int| int == MAGIC) {
         return Err(magic.root().unexpected("the magic number of PyTorch's checkpoints"));
     }
-    let protocol = Pickle::parse(bytes, magic.end(), &[], path)?;
+    let protocol = Pickle::parse(bytes, magic.end(), path)?;
     if protocol.root().int()? != PROTOCOL {
         return Err(protocol.root().unexpected(format!("the protocol number {PROTOCOL}")));
     }
-    let system = Pickle::parse(bytes, protocol.end(), &[], path)?;
+    let system = Pickle::parse(bytes, protocol.end(), path)?;
     let big_endian = !system.root().get("little_endian")?.bool()?;
-    let pickle = Pickle::parse(bytes, system.end(), &ALLOWED, path)?;
-    let keys = Pickle::parse(bytes, pickle.end(), &[], path)?;
+    let pickle = Pickle::parse(bytes, system.end(), path)?;
+    let keys = Pickle::parse(bytes, pickle.end(), path)?;
 
-    // A storage does not state the size of its elements; the tensors that refer to it do.
-    let mut dtypes: HashMap<&str, Dtype> = HashMap::new();
+    // A storage does not state the size of its elements; the tensors that refer to it do. Other persistent ids are classes of
+    // models.
+    let mut elements: HashMap<&str, &Element> = HashMap::new();
     for mention in pickle.persistent_ids() {
-        let storage = Storage::parse(mention)?;
-        if *dtypes.entry(storage.key).or_insert(storage.dtype) != storage.dtype {
+        let Ok(storage) = Storage::parse(mention) else { continue };
+        if elements.entry(storage.key).or_insert(storage.element).size != storage.element.size {
             return Err(mention.error(format!("expected one element type of the storage {:?}, found two", storage.key)));
         }
     }
     let mut storages: HashMap<&str, &[u8]> = HashMap::new();
     let mut at = keys.end();
     for value in keys.root().list()? {
-        let key = text_of(value)?;
-        let dtype = dtypes.get(key).ok_or_else(|| value.unexpected("the key of a storage that is mentioned"))?;
+        let key = name_of(value)?;
+        let element = elements.get(key);
+        let element =
+            element.ok_or_else(|| value.unexpected("the key of a storage that is mentioned, of a known type"))?;
         let left = bytes.len() - at;
         let refuse = |message: String| Error::format(path, Some(at as u64), message);
         let count = bytes
@@ -203,9 +192,9 @@ pub(super) fn read_stream(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
             .ok_or_else(|| refuse(format!("expected the size of the storage {key:?}, 8 bytes, found {left}")))?;
         let count: [u8; 8] = count.try_into().expect("eight bytes");
         let count = if big_endian { i64::from_be_bytes(count) } else { i64::from_le_bytes(count) };
-        let size = usize::try_from(count).ok().and_then(|count| count.checked_mul(dtype.size()));
+        let size = usize::try_from(count).ok().and_then(|count| count.checked_mul(element.size));
         let size = size.filter(|&size| size <= left - 8).ok_or_else(|| {
-            refuse(format!("expected {count} {dtype} of the storage {key:?}, found {} bytes", left - 8))
+            refuse(format!("expected {count} {} of the storage {key:?}, found {} bytes", element.name, left - 8))
         })?;
         at += 8;
         if storages.insert(key, &bytes[at..at + size]).is_some() {
@@ -217,7 +206,7 @@ pub(super) fn read_stream(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
         let message = format!("expected the end of the file, found {} more bytes", bytes.len() - at);
         return Err(Error::format(path, Some(at as u64), message));
     }
-    Object::new(&pickle)?.load(big_endian, |view| {
+    Object::new(path, &pickle, key)?.load(Format::OldTorch, big_endian, |view| {
         let bytes = storages.get(view.key);
         let bytes = bytes.ok_or_else(|| view.at.error(format!("there is no storage {:?} in the file", view.key)))?;
         view.check_storage(bytes.len())?;

@@ -7,6 +7,7 @@
 //! | ResNeXt (Xie et al. 2016) and wide (Zagoruyko & Komodakis 2016), as in torchvision | `resnext50_32x4d` `resnext101_32x8d` `resnext101_64x4d` `wide_resnet50_2` `wide_resnet101_2` |
 //! | ImageNet stages after the CIFAR stem | `resnet18-cifar` `resnet34-cifar` `resnet50-cifar` |
 //! | CIFAR, 6n + 2 layers, option A (He et al. 2015, section 4.2) | `resnet8` `resnet14` `resnet20` `resnet32` `resnet44` `resnet56` `resnet110` `resnet1202` |
+//! | the same with option B, as many published checkpoints | `resnet20-b` `resnet32-b` `resnet44-b` `resnet56-b` `resnet110-b` |
 //! | the same without shortcuts | `plain8` … `plain110` |
 //! | pre-activation (He et al. 2016): 110 basic, 164 bottleneck | `preact110` `preact164` |
 //! | wide, pre-activation | `wrn-28-10` |
@@ -144,6 +145,11 @@ pub const NAMES: &[&str] = &[
     "resnet56",
     "resnet110",
     "resnet1202",
+    "resnet20-b",
+    "resnet32-b",
+    "resnet44-b",
+    "resnet56-b",
+    "resnet110-b",
     "plain8",
     "plain14",
     "plain20",
@@ -231,9 +237,13 @@ impl Architecture {
             "resnet34-as-written" => with_7x7_stem([2, 2, 2, 2]),
             _ if NAMES.contains(&name) => {
                 // resnet and plain of depth 6n + 2: two convolutions per block, three stages, stem and linear layer.
-                let depth: usize = name.trim_start_matches(char::is_alphabetic).parse().expect("a depth");
-                let base = cifar(Basic, (depth - 2) / 6);
-                if name.starts_with("plain") { Architecture { shortcut: ShortcutOption::Absent, ..base } } else { base }
+                let (depth, shortcut) = match name.strip_suffix("-b") {
+                    Some(depth) => (depth, ShortcutOption::B),
+                    None if name.starts_with("plain") => (name, ShortcutOption::Absent),
+                    None => (name, ShortcutOption::A),
+                };
+                let depth: usize = depth.trim_start_matches(char::is_alphabetic).parse().expect("a depth");
+                Architecture { shortcut, ..cifar(Basic, (depth - 2) / 6) }
             }
             _ => {
                 let known = NAMES.iter().map(|name| name.to_string()).collect();

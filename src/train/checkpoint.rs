@@ -89,14 +89,16 @@ pub struct Checkpoint {
 }
 
 /// A hash of images and labels, to detect that a run is resumed with other images.
-pub fn data_hash(dataset: &Dataset) -> u64 {
-    let shape = format!("{:?}", dataset.pixels.shape());
-    let pixels = match dataset.pixels.as_slice() {
-        Some(pixels) => fnv1a(fnv1a(FNV_OFFSET, shape.as_bytes()), pixels),
-        None => fnv1a(fnv1a(FNV_OFFSET, shape.as_bytes()), &dataset.pixels.iter().copied().collect::<Vec<u8>>()),
-    };
+///
+/// # Errors
+/// As [`Dataset::images`].
+pub fn data_hash(dataset: &Dataset) -> Result<u64> {
+    let (_, height, width, channels) = dataset.pixels.dim();
+    let shape = format!("{:?}", [dataset.len(), height, width, channels]);
+    let mut pixels = fnv1a(FNV_OFFSET, shape.as_bytes());
+    dataset.for_each_image(|image| pixels = fnv1a(pixels, image))?;
     let labels: Vec<u8> = dataset.labels.iter().flat_map(|label| u64::from(*label).to_le_bytes()).collect();
-    fnv1a(pixels, &labels)
+    Ok(fnv1a(pixels, &labels))
 }
 
 impl Checkpoint {
@@ -430,7 +432,7 @@ mod tests {
     fn of(trainer: &Trainer<f32>) -> Checkpoint {
         let best = Best { epoch: 1, correct: [3, 10], weights: state_dict::collect(trainer.model()) };
         let files = vec![("metrics.csv".to_string(), "epoch,\"x\"\n1,2\n".to_string())];
-        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, data_hash(&data()))
+        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, data_hash(&data()).unwrap())
     }
 
     #[test]
@@ -463,7 +465,7 @@ mod tests {
             let read = Checkpoint::read(&path).unwrap();
             assert_eq!(read, of(&broken));
             assert_eq!(read.layers.is_empty(), !broken.has_all_steps());
-            assert_eq!(read.data, data_hash(&data()));
+            assert_eq!(read.data, data_hash(&data()).unwrap());
             let mut model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 99).unwrap();
             Checkpoint::load(&path, &read.model, &mut model).unwrap();
             broken = Trainer::resume(model, executor(), read.snapshot(), recipe.clone(), data()).unwrap();

@@ -184,6 +184,7 @@ pub fn evaluate_each<T: Scalar>(
     let (mut loss, mut top1, mut top5) = (0.0, 0, 0);
     let mut confusion = Array2::zeros((classes, classes));
     for batch in loader.epoch(0) {
+        let batch = batch?;
         let logits = logits(executor, model, &batch.images, test_flip)?;
         let log_p = log_softmax(&logits);
         let p = log_softmax(&logits.mapv(|z| z.as_f64())).mapv(f64::exp);
@@ -282,7 +283,8 @@ mod tests {
         let images = Arc::new(embedded::load().test.subset(&(0..40).collect::<Vec<_>>()).unwrap());
         let model = ResNet::<f64>::new(&Architecture::by_name("resnet8").unwrap(), 1).unwrap();
         let logits = model.predict(&Normalization::CIFAR10.apply(images.pixels.view()).unwrap()).unwrap();
-        let rank = |(row, &label): (ArrayView1<f64>, &u8)| row.iter().filter(|&&z| z > row[usize::from(label)]).count();
+        let rank =
+            |(row, &label): (ArrayView1<f64>, &u16)| row.iter().filter(|&&z| z > row[usize::from(label)]).count();
         let ranks: Vec<usize> = logits.outer_iter().zip(&images.labels).map(rank).collect();
         let found = evaluate(&Reference, &model, &images, EvaluationOptions::new(Normalization::CIFAR10, 12)).unwrap();
         let below = |most: usize| ranks.iter().filter(|&&rank| rank < most).count();

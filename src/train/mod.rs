@@ -21,7 +21,8 @@
 //! - [`layers`]: the effect of a step on every trained tensor.
 //!
 //! The test images are never used for selection, neither of the epoch whose weights are kept nor of a learning rate.
-//! Optionally, a validation set for this is held out of the training images (45,000 + 5,000 in the paper).
+//! Optionally, a validation set for this is held out of the training images (45,000 + 5,000 in the paper), or the data set
+//! has one: [`Validation`].
 
 #[cfg(feature = "formats")]
 pub mod checkpoint;
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod recipe;
 pub mod trace;
 pub mod trainer;
+mod validation;
 
 pub use executor::{Executor, Pass, Reference};
 pub use layers::LayerMetrics;
@@ -38,3 +40,4 @@ pub use metrics::{EpochMetrics, Evaluation, EvaluationOptions, Prediction, StepM
 pub use recipe::Recipe;
 pub use trace::Trace;
 pub use trainer::{Position, Snapshot, Trainer};
+pub use validation::Validation;

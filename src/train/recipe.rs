@@ -1,5 +1,6 @@
 //! The settings of a training run, as plain data.
 
+use super::Validation;
 use super::metrics::EvaluationOptions;
 use crate::data::{Augmentation, Normalization, mixup};
 use crate::optim::{DecayExemption, Schedule, SgdConfig};
@@ -41,8 +42,8 @@ pub struct Recipe {
     pub normalization: Normalization,
     /// Whether an evaluation averages the logits of an image and of its mirror image.
     pub test_flip: bool,
-    /// Number of training images held out for validation.
-    pub validation: usize,
+    /// The images to choose the best epoch by.
+    pub validation: Validation,
     /// Epochs between two validations; there is one after the last epoch, too.
     pub validate_every: usize,
     /// The run ends after this many epochs without a better validation accuracy. 0: never.
@@ -108,7 +109,7 @@ impl Recipe {
             augmentation: Augmentation::STANDARD,
             normalization: Normalization::CIFAR10,
             test_flip: false,
-            validation: 5000,
+            validation: Validation::HeldOut(5000),
             validate_every: 1,
             early_stopping: 0,
             zero_init_residual: false,
@@ -122,7 +123,7 @@ impl Recipe {
                 batch_size: 32,
                 eval_batch_size: 128,
                 schedule: schedule("multistep:80,110,130@0.1"),
-                validation: 0,
+                validation: Validation::NONE,
                 ..paper
             }),
             "resnet50-10" => Ok(Recipe {
@@ -133,7 +134,7 @@ impl Recipe {
                 schedule: schedule("step:10@0.1"),
                 augmentation: Augmentation::NONE,
                 normalization: Normalization::CIFAR10_IMAGE_STD,
-                validation: 0,
+                validation: Validation::NONE,
                 ..paper
             }),
             "quick" => Ok(Recipe {
@@ -141,7 +142,7 @@ impl Recipe {
                 lr: 0.4,
                 schedule: schedule("onecycle"),
                 sgd: SgdConfig { nesterov: true, weight_decay: 5e-4, ..paper.sgd },
-                validation: 0,
+                validation: Validation::NONE,
                 ..paper
             }),
             "demo" => Ok(Recipe {
@@ -152,7 +153,7 @@ impl Recipe {
                 lr: 0.1,
                 schedule: schedule("onecycle"),
                 sgd: SgdConfig { nesterov: true, weight_decay: 5e-3, ..paper.sgd },
-                validation: 0,
+                validation: Validation::NONE,
                 ..paper
             }),
             _ => {
@@ -181,9 +182,11 @@ impl Recipe {
             return refuse("validate_every must be at least 1, got 0".to_string());
         }
         let (early, every) = (self.early_stopping, self.validate_every);
-        if early > 0 && self.validation == 0 {
+        if early > 0 && self.validation == Validation::NONE {
             let why = "the test set is never used for selection";
-            return refuse(format!("early stopping needs a validation split (--validation N); {why}"));
+            return refuse(format!(
+                "early stopping needs a validation split (--validation N, or --validation folder); {why}"
+            ));
         }
         if early > 0 && early < every {
             let message =

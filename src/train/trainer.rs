@@ -295,6 +295,7 @@ impl<T: Scalar> Trainer<T> {
         let images = (batch_size * accumulate).min(self.loader.dataset().len() - step * batch_size * accumulate);
         let (mut loss, mut top1, mut top5, mut sum) = (0.0, 0, 0, None::<Gradients<T>>);
         for batch in batches.take(accumulate) {
+            let batch = batch?;
             let (logits, pass) = self.executor.forward(&self.model, &batch.images)?;
             let (batch_loss, dlogits) = self.loss(&logits, &batch)?;
             if !batch_loss.is_finite() {
@@ -435,7 +436,7 @@ mod tests {
         let loss = SoftmaxCrossEntropy { reduction: Reduction::Sum, ..trainer.loss };
         let mut sum: Vec<(String, ArrayD<f64>)> = Vec::new();
         let mut losses = 0.0;
-        for batch in trainer.loader.epoch(0) {
+        for batch in trainer.loader.epoch(0).map(Result::unwrap) {
             let (logits, cache) = model.forward(&batch.images, Mode::Train).unwrap();
             let (batch_loss, loss_cache) = loss.forward(&logits, &batch.labels).unwrap();
             losses += batch_loss;

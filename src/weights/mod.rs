@@ -3,13 +3,23 @@
 //! [`save`] writes [safetensors](https://github.com/huggingface/safetensors), [`load`] reads every format that
 //! [`formats::read`] does. A safetensors file has room for metadata, and we use one entry of it, `resnet-by-hand`: a JSON
 //! object with sorted keys (`model`, `classes`, `mean`, `std`, …), so that the file contains what is needed to use the
-//! weights, and the same weights give the same bytes.
+//! weights, and the same weights give the same bytes. It includes a checksum of everything in the file, which [`metadata_of`]
+//! compares.
 //!
-//! - [`state_dict`]: the names of other programs, and which tensors belong to a model;
-//! - [`pretrained`]: a trained network inside the program.
+//! - [`names`]: the names of other programs;
+//! - [`recognise`]: which network the tensors are for;
+//! - [`state_dict`]: which tensors belong to a model;
+//! - [`pretrained`]: a trained network inside the program;
+//! - [`onnx`]: a network as an ONNX model.
 
+mod checksum;
+pub mod names;
+pub mod onnx;
 pub mod pretrained;
+pub mod recognise;
 pub mod state_dict;
+
+pub use checksum::KEY as CHECKSUM;
 
 use crate::formats::{self, atomic, safetensors};
 use crate::model::ResNet;
@@ -40,7 +50,7 @@ pub fn save<T: Scalar>(path: &Path, model: &ResNet<T>, metadata: &Metadata) -> R
 /// # Errors
 /// If the file cannot be read or has no known format.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
-    metadata_of(path, &formats::read(path)?)
+    metadata_of(path, &formats::open(path)?.tensors)
 }
 
 /// Reads the tensors of `model` from `path`, in any format and rounded to the model's type, and returns the metadata.
@@ -49,28 +59,43 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
 /// If the file cannot be read, or its tensors are not exactly those of the model ([`state_dict::fit`]); the message
 /// lists every missing, extra and wrongly shaped one, and the model is not changed.
 pub fn load<T: Scalar>(path: &Path, model: &mut ResNet<T>) -> Result<Metadata> {
-    let tensors = formats::read(path)?;
-    let metadata = metadata_of(path, &tensors)?;
-    state_dict::assign(path, &tensors, model)?;
+    let contents = formats::open(path)?;
+    let metadata = metadata_of(path, &contents.tensors)?;
+    state_dict::assign(path, &contents.tensors, model).map_err(|error| contents.explain(error))?;
     Ok(metadata)
 }
 
-/// The description of the weights in the metadata of tensors that were read from `path`.
+/// The description of the weights in the metadata of tensors that were read from `path`, all of them.
 ///
 /// # Errors
-/// If our entry exists but does not have our format.
+/// If our entry exists but does not have our format, or it contains a checksum that is not that of the tensors and the
+/// metadata. Files of other programs, and our older ones, have no checksum.
 pub fn metadata_of(path: &Path, tensors: &Tensors) -> Result<Metadata> {
     let Some(about) = tensors.metadata.get(KEY) else {
         return Ok(Metadata::new());
     };
-    serde_json::from_str(about).map_err(|error| {
+    let mut metadata: Metadata = serde_json::from_str(about).map_err(|error| {
         Error::format(path, None, format!("the entry `{KEY}` of its metadata is not an object of texts: {error}"))
-    })
+    })?;
+    if let Some(written) = metadata.remove(checksum::KEY) {
+        let found = checksum::of(tensors, &metadata);
+        if found != written {
+            let message = format!(
+                "the tensors or the metadata are not those that were written: expected the checksum {written}, found {found}; \
+                 the file is damaged, or another program has changed it (then it must remove `{}` from `{KEY}`)",
+                checksum::KEY
+            );
+            return Err(Error::format(path, None, message));
+        }
+    }
+    Ok(metadata)
 }
 
-/// Adds `metadata` to `tensors` as our entry.
+/// Adds `metadata` to `tensors` as our entry, with their checksum; the tensors must not be changed afterwards.
 pub fn set_metadata(tensors: &mut Tensors, metadata: &Metadata) {
-    let about = serde_json::to_string(metadata).expect("text is always JSON");
+    let mut metadata = metadata.clone();
+    metadata.insert(checksum::KEY.into(), checksum::of(tensors, &metadata));
+    let about = serde_json::to_string(&metadata).expect("text is always JSON");
     tensors.metadata.insert(KEY.to_string(), about);
 }
 
@@ -101,6 +126,31 @@ mod tests {
         assert_eq!(fingerprint(&saved), fingerprint(&loaded));
         save(&path, &loaded, &metadata).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// In any byte of a tensor, and in the metadata; a file without a checksum is read as it is.
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let path = scratch("flipped");
+        let metadata = Metadata::from([("mean".into(), "0.5,0.5,0.5".into())]);
+        save(&path, &model("resnet8", 1), &metadata).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let mean = bytes.windows(3).position(|part| part == b"0.5").unwrap() + 2;
+        let load_changed = |place: usize| {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            std::fs::write(&path, changed).unwrap();
+            load(&path, &mut model("resnet8", 2)).map(drop)
+        };
+        for place in [mean, bytes.len() - 1, bytes.len() - 4 * 1000, bytes.len() / 2] {
+            let message = load_changed(place).unwrap_err().to_string();
+            assert!(message.contains("not those that were written: expected the checksum "), "{place}: {message}");
+        }
+        let mut without = formats::read(&path).unwrap();
+        without.metadata.clear();
+        formats::write(&path, &without).unwrap();
+        load(&path, &mut model("resnet8", 2)).unwrap();
         std::fs::remove_file(path).unwrap();
     }
 

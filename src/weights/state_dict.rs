@@ -1,20 +1,12 @@
-//! Translates the names in a file to those of a model and copies the values into it.
+//! Copies the tensors of a file into a model.
 //!
-//! Our names are torchvision's. If the model has no tensor of a name, the name is translated from those that other programs
-//! use:
-//!
-//! | in the file | here | whose |
-//! |---|---|---|
-//! | `module.conv1.weight` | `conv1.weight` | `DataParallel`, which wraps a model |
-//! | `_orig_mod.conv1.weight` | `conv1.weight` | `torch.compile`, which does the same |
-//! | `linear.weight`, `linear.bias` | `fc.weight`, `fc.bias` | the public CIFAR checkpoints |
-//! | `layer2.0.shortcut.0.weight` | `layer2.0.downsample.0.weight` | CIFAR code: the projection |
-//! | `layer2.0.shortcut.1.weight`, … | `layer2.0.downsample.1.weight`, … | CIFAR code: its batch norm |
-//! | `bn1.num_batches_tracked` | left out | a counter that is not needed here |
-//!
-//! Then the file must contain every tensor of the model, with its shape and as floats, and no other. Otherwise the error lists
-//! every problem, and nothing is changed. Only [`assign_matching`], with which fine-tuning begins, takes the tensors that fit.
+//! Our names are torchvision's; [`names`](super::names) translates those of other programs. Then the file must contain every
+//! tensor of the model, with its shape and as floats, and no other. Otherwise the error names the network that the tensors
+//! are for, if there is one ([`recognise`](super::recognise)), and lists the first problems, and nothing is changed. Only
+//! [`assign_matching`], with which fine-tuning begins, takes the tensors that fit.
 
+use super::names::{self, Entry, Reading};
+use super::recognise;
 use crate::error::nearest;
 use crate::model::ResNet;
 use crate::parameters::Parameters;
@@ -23,6 +15,9 @@ use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result, Scalar};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+
+/// The most problems that an error lists; [`compare`] returns all of them.
+pub const MOST_LISTED: usize = 10;
 
 /// Every tensor of `model`, running statistics included, under torchvision's names.
 pub fn collect<T: Scalar>(model: &ResNet<T>) -> Tensors {
@@ -47,58 +42,100 @@ pub fn assign<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut ResNet<T>) 
 /// The tensors of `model` among those that were read from `path`, with the model's names and in its order.
 ///
 /// # Errors
-/// If one is missing, there is an extra one, or one has another shape or is not of floats; the message lists all of them.
+/// If one is missing, there is an extra one, or one has another shape or is not of floats; the message lists the first
+/// [`MOST_LISTED`] of them.
 pub fn fit<'a, T: Scalar>(path: &Path, tensors: &'a Tensors, model: &ResNet<T>) -> Result<Vec<(String, &'a Tensor)>> {
-    let mut own: Vec<(String, Vec<usize>)> = Vec::new();
-    model.visit("", &mut |name, _, tensor| own.push((name.to_string(), tensor.shape().to_vec())));
-    let own_names: Vec<String> = own.iter().map(|(name, _)| name.clone()).collect();
-    let is_own: HashSet<&str> = own_names.iter().map(String::as_str).collect();
-
-    let mut problems = Vec::new();
-    let mut given: HashMap<String, (&str, &Tensor)> = HashMap::new();
-    let mut extra: Vec<(&str, &Tensor)> = Vec::new();
-    for (name, tensor) in tensors.iter().filter(|(name, _)| !is_counter(name)) {
-        let here = if is_own.contains(name) { name.to_string() } else { our_name(name) };
-        if !is_own.contains(here.as_str()) {
-            extra.push((name, tensor));
-        } else if let Some((first, _)) = given.get(&here) {
-            problems.push(format!("{here} occurs twice, as `{first}` and as `{name}`"));
-        } else {
-            given.insert(here, (name, tensor));
-        }
-    }
-    let extra_names: Vec<String> = extra.iter().map(|(name, _)| name.to_string()).collect();
-    let mut fitting = Vec::with_capacity(own.len());
-    for (name, shape) in own {
-        match given.get(&name) {
-            None => {
-                let hint = nearest(&name, &extra_names).map_or(String::new(), |near| format!(" (found `{near}`)"));
-                problems.push(format!("missing {name} {shape:?}{hint}"));
-            }
-            Some((_, tensor)) if tensor.shape() != shape => {
-                problems.push(format!("{name} expects shape {shape:?}, got {:?}", tensor.shape()));
-            }
-            Some((_, tensor)) if tensor.dtype().unit_roundoff().is_none() => {
-                problems.push(format!("{name} expects floats, got {}", tensor.dtype()));
-            }
-            Some((_, tensor)) => fitting.push((name, *tensor)),
-        }
-    }
-    problems.extend(extra.into_iter().map(|(name, tensor)| {
-        let hint = nearest(&our_name(name), &own_names).map_or(String::new(), |near| format!(" (near `{near}`)"));
-        format!("extra {name} {:?}{hint}", tensor.shape())
-    }));
+    let reading = names::read(path, tensors)?;
+    let Comparison { fitting, problems } = compare(&reading, model);
     if problems.is_empty() {
         return Ok(fitting);
     }
     let architecture = model.architecture();
     let message = format!(
-        "these are not the weights of `{}` with {} classes:\n  {}",
+        "these are not the weights of `{}` with {} classes{}:{}",
         architecture.name,
         architecture.classes,
-        problems.join("\n  ")
+        recognise::hint(&reading, architecture),
+        listed(&problems)
     );
     Err(Error::format(path, None, message))
+}
+
+/// Indented lines with the first problems, and the number of the others.
+pub fn listed(problems: &[String]) -> String {
+    let (first, rest) = problems.split_at(problems.len().min(MOST_LISTED));
+    let mut text: String = first.iter().map(|problem| format!("\n  {problem}")).collect();
+    if !rest.is_empty() {
+        text += &format!("\n  and {} more (`convert`, `eval` and `predict` list all with --all)", rest.len());
+    }
+    text
+}
+
+/// What a file and a model have in common.
+#[derive(Clone, Debug)]
+pub struct Comparison<'a> {
+    /// The tensors of the model, those without a problem, in its order.
+    pub fitting: Vec<(String, &'a Tensor)>,
+    /// Every other tensor of the model or the file: `missing conv1.weight [16, 3, 3, 3]`.
+    pub problems: Vec<String>,
+}
+
+/// Compares the tensors of a file with those of `model`.
+pub fn compare<'a, T: Scalar>(reading: &Reading<'a>, model: &ResNet<T>) -> Comparison<'a> {
+    let mut own: Vec<(String, Vec<usize>)> = Vec::new();
+    model.visit("", &mut |name, _, tensor| own.push((name.to_string(), tensor.shape().to_vec())));
+    let own_names: Vec<String> = own.iter().map(|(name, _)| name.clone()).collect();
+    let is_own: HashSet<&str> = own_names.iter().map(String::as_str).collect();
+
+    let (mut wrong, mut missing) = (Vec::new(), Vec::new());
+    let mut given: HashMap<&str, &Entry<'a>> = HashMap::new();
+    let mut extra: Vec<&Entry<'a>> = Vec::new();
+    for entry in &reading.entries {
+        if !is_own.contains(entry.name.as_str()) {
+            extra.push(entry);
+        } else if let Some(first) = given.get(entry.name.as_str()) {
+            wrong.push(twice(first, entry));
+        } else {
+            given.insert(&entry.name, entry);
+        }
+    }
+    let extra_names: Vec<String> = extra.iter().map(|entry| entry.theirs.to_string()).collect();
+    let mut fitting = Vec::with_capacity(own.len());
+    for (name, shape) in own {
+        match given.get(name.as_str()).map(|entry| entry.tensor) {
+            None => {
+                let hint = nearest(&name, &extra_names).map_or(String::new(), |near| format!(" (found `{near}`)"));
+                missing.push(format!("missing {name} {shape:?}{hint}"));
+            }
+            Some(tensor) if tensor.shape() != shape => {
+                wrong.push(format!("{name} expects shape {shape:?}, got {:?}", tensor.shape()));
+            }
+            Some(tensor) if tensor.dtype().unit_roundoff().is_none() => {
+                wrong.push(format!("{name} expects floats, got {}", tensor.dtype()));
+            }
+            Some(tensor) => fitting.push((name, tensor)),
+        }
+    }
+    let extra = extra.into_iter().map(|Entry { name, theirs, tensor }| {
+        let hint = nearest(name, &own_names).map_or(String::new(), |near| format!(" (near `{near}`)"));
+        format!("extra {theirs} {:?}{hint}", tensor.shape())
+    });
+    Comparison { fitting, problems: in_turn(in_turn(wrong, missing), extra.collect()) }
+}
+
+/// One of `a`, one of `b`, and so on, so that the first lines of a long list show both kinds.
+fn in_turn(a: Vec<String>, b: Vec<String>) -> Vec<String> {
+    let (mut a, mut b) = (a.into_iter(), b.into_iter());
+    let mut all = Vec::with_capacity(a.len() + b.len());
+    while a.len() + b.len() > 0 {
+        all.extend(a.next());
+        all.extend(b.next());
+    }
+    all
+}
+
+fn twice(first: &Entry, second: &Entry) -> String {
+    format!("{} occurs twice, as `{}` and as `{}`", first.name, first.theirs, second.theirs)
 }
 
 /// The tensors of a model that were taken from a file, and those that were not.
@@ -110,6 +147,10 @@ pub struct Partial {
     pub left: Vec<String>,
     /// The other tensors of the file, under their names in it.
     pub unused: Vec<String>,
+    /// The number of trained parameters that were taken, and of all in the model.
+    pub parameters: [usize; 2],
+    /// Whether everything before the last layer was taken.
+    pub has_trunk: bool,
 }
 
 /// Copies every tensor that was read from `path` and whose name and shape fit into `model`, and does not change the others:
@@ -118,68 +159,65 @@ pub struct Partial {
 /// # Errors
 /// If nothing fits, or two tensors have the same translated name; then the model is not changed.
 pub fn assign_matching<T: Scalar>(path: &Path, tensors: &Tensors, model: &mut ResNet<T>) -> Result<Partial> {
-    let mut own: HashMap<String, Vec<usize>> = HashMap::new();
-    model.visit("", &mut |name, _, tensor| {
-        own.insert(name.to_string(), tensor.shape().to_vec());
+    let reading = names::read(path, tensors)?;
+    let mut own: HashSet<String> = HashSet::new();
+    model.visit("", &mut |name, _, _| {
+        own.insert(name.to_string());
     });
-    let mut given: HashMap<String, (&str, &Tensor)> = HashMap::new();
+    let mut given: HashMap<&str, &Entry> = HashMap::new();
     let mut unused = Vec::new();
-    for (name, tensor) in tensors.iter().filter(|(name, _)| !is_counter(name)) {
-        let here = if own.contains_key(name) { name.to_string() } else { our_name(name) };
-        if !own.contains_key(&here) {
-            unused.push(name.to_string());
-        } else if let Some((first, _)) = given.insert(here.clone(), (name, tensor)) {
-            let message = format!("{here} occurs twice, as `{first}` and as `{name}`");
-            return Err(Error::format(path, None, message));
+    for entry in &reading.entries {
+        if !own.contains(&entry.name) {
+            unused.push(entry.theirs.to_string());
+        } else if let Some(first) = given.insert(&entry.name, entry) {
+            return Err(Error::format(path, None, twice(first, entry)));
         }
     }
     let fits = |name: &str, shape: &[usize]| {
-        let (_, tensor) = given.get(name)?;
-        (tensor.shape() == shape && tensor.dtype().unit_roundoff().is_some()).then_some(*tensor)
+        let tensor = given.get(name)?.tensor;
+        (tensor.shape() == shape && tensor.dtype().unit_roundoff().is_some()).then_some(tensor)
     };
     let shown = |shape: &[usize]| {
         let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
         format!("({})", sides.join(", "))
     };
-    let (mut taken, mut left) = (Vec::new(), Vec::new());
-    model.visit_mut("", &mut |name, _, mut tensor| {
-        if let Some(fitting) = fits(name, tensor.shape()) {
-            tensor.assign(&fitting.to_real().expect("floats"));
-            taken.push(name.to_string());
+    let mut partial = Partial { taken: Vec::new(), left: Vec::new(), unused, parameters: [0; 2], has_trunk: true };
+    model.visit_mut("", &mut |name, role, mut own| {
+        let trained = if role.is_trained() { own.len() } else { 0 };
+        partial.parameters[1] += trained;
+        if let Some(tensor) = fits(name, own.shape()) {
+            own.assign(&tensor.to_real().expect("floats"));
+            partial.parameters[0] += trained;
+            partial.taken.push(name.to_string());
             return;
         }
-        let there = match given.get(name) {
+        let there = match given.get(name).map(|entry| entry.tensor) {
             None => "missing in the file".to_string(),
-            Some((_, other)) if other.shape() == tensor.shape() => {
+            Some(other) if other.shape() == own.shape() => {
                 format!("{} in the file, floats in the model", other.dtype())
             }
-            Some((_, other)) => {
-                format!("{} in the file, {} in the model", shown(other.shape()), shown(tensor.shape()))
-            }
+            Some(other) => format!("{} in the file, {} in the model", shown(other.shape()), shown(own.shape())),
         };
-        left.push(format!("{name}: {there}"));
+        partial.has_trunk &= name.starts_with("fc.");
+        partial.left.push(format!("{name}: {there}"));
     });
-    if taken.is_empty() {
+    if partial.taken.is_empty() {
         let architecture = model.architecture();
         let message = format!(
-            "expected weights of which some fit `{}` with {} classes, found none with a matching name and shape:\n  {}",
+            "expected weights of which some fit `{}` with {} classes, found none with a matching name and shape{}:{}",
             architecture.name,
             architecture.classes,
-            left.iter().take(20).cloned().collect::<Vec<_>>().join("\n  ")
+            recognise::hint(&reading, architecture),
+            listed(&partial.left)
         );
         return Err(Error::format(path, None, message));
     }
-    Ok(Partial { taken, left, unused })
+    Ok(partial)
 }
 
 /// The number of classes of the weights: the rows of the last layer, whatever its name.
 pub fn classes(tensors: &Tensors) -> Option<usize> {
-    let (_, weight) = tensors.iter().find(|(name, _)| our_name(name) == "fc.weight")?;
-    match weight.shape() {
-        // The caller creates a network of that many classes: accept only rows that contain values.
-        &[classes, features] if features > 0 => Some(classes),
-        _ => None,
-    }
+    names::read(Path::new(""), tensors).ok()?.classes()
 }
 
 #[cfg(test)]
@@ -246,6 +284,21 @@ mod tests {
             assert!(message.contains(part), "`{part}` is missing in {message}");
         }
         assert_eq!(message.lines().count(), 7);
+    }
+
+    /// Of 162 problems the first ten, of every kind, and the network that the file is for.
+    #[test]
+    fn a_long_list_is_shortened() {
+        let tensors = renamed(&model("resnet20-b", 1), |name| format!("net.{}", name.replace("layer3", "stage3")));
+        let message = problems(&tensors, &mut model("resnet56", 1));
+        assert_eq!(message.lines().count(), 1 + MOST_LISTED + 1, "{message}");
+        assert!(message.contains("\n  missing ") && message.contains("\n  extra net.layer2.0.downsample"), "{message}");
+        assert!(message.ends_with(" more (`convert`, `eval` and `predict` list all with --all)"), "{message}");
+        let message = problems(&collect(&model("resnet20-b", 1)), &mut model("resnet20", 1));
+        let first = "f: these are not the weights of `resnet20` with 10 classes; this file is a resnet20 with option-B \
+                     shortcuts (`--model resnet20-b`):";
+        assert_eq!(message.lines().next(), Some(first));
+        assert_eq!(message.lines().count(), 11);
     }
 
     #[test]

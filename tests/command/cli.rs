@@ -87,6 +87,10 @@ fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
         ("train --mean 0,0,0", &["--std"]),
         ("train --mean 0,0,0 --std 1,0,1", &["--std must be above 0"]),
         ("train --mean 0,0 --std 1,1,1", &["three numbers"]),
+        (
+            "eval --mean 125.3,123,113.9 --std 63,62.1,66.7",
+            &["divide by 255: mean 0.491373,0.482353,0.446667 and std 0.2"],
+        ),
         ("train --no-augment --flip", &["cannot be used with"]),
         ("train --threads 0", &["--threads"]),
         ("eval --weights", &["--weights"]),
@@ -154,7 +158,7 @@ fn failures_have_exit_code_1_and_say_what_and_where() {
 #[test]
 fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     let folder = Folder::new("run");
-    let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --threads 2")).ok();
+    let stdout = folder.run(&format!("{TINY} --out run --seed 5 --validation 10 --save-every 1 --threads 2")).ok();
     let mut names = files(&folder.path("run"));
     let events =
         names.iter().position(|name| name.starts_with("events.out.tfevents.")).map(|place| names.remove(place));
@@ -170,10 +174,18 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
             "metrics.csv",
             "metrics.jsonl",
             "result.json",
+            "test",
             "times.csv",
+            "train",
+            "validation",
+            "weights-epoch-001.safetensors",
+            "weights-epoch-002.safetensors",
             "weights.safetensors"
         ]
     );
+    // Weights of their own for each epoch; those of the last are also the weights of the run.
+    let weights = |name: &str| fs::read(folder.path(&format!("run/{name}.safetensors"))).unwrap();
+    assert!(weights("weights-epoch-002") == weights("weights") && weights("weights-epoch-001") != weights("weights"));
     assert_eq!(value(&stdout, "seed"), "5");
     assert_eq!(value(&stdout, "threads"), "2");
     assert!(value(&stdout, "model").starts_with("resnet8, 75,290 parameters, "), "{stdout}");
@@ -183,7 +195,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     );
     assert!(value(&stdout, "normalisation").starts_with("mean 0.49139968,"), "{stdout}");
     assert!(value(&stdout, "test accuracy").ends_with(" of 500); guessing: 10 %"), "{stdout}");
-    assert!(stdout.contains("\n      1/2 ") && stdout.contains("\n      2/2 "), "{stdout}");
+    assert!(stdout.contains("\n  1/2 ") && stdout.contains("\n  2/2 "), "{stdout}");
 
     let config: toml::Table = folder.read("run/config.toml").parse().unwrap();
     for (key, expected) in [("model", "resnet8"), ("recipe", "demo"), ("data", "embedded"), ("schedule", "onecycle")] {
@@ -324,7 +336,7 @@ fn a_run_stops_early_when_the_validation_accuracy_rises_no_more() {
 fn estimate(stdout: &str) -> &str {
     let lines: Vec<&str> = stdout.lines().collect();
     let place = |start: &str| lines.iter().position(|line| line.starts_with(start));
-    let (estimate, table) = (place("estimate ").unwrap(), place("    epoch  ").unwrap());
+    let (estimate, table) = (place("estimate ").unwrap(), place("epoch  ").unwrap());
     assert_eq!((table, lines[estimate + 1]), (estimate + 2, ""), "{stdout}");
     assert_eq!(lines.iter().filter(|line| line.starts_with("estimate ")).count(), 1, "{stdout}");
     assert!(!stdout.contains('\x1b'), "{stdout}");
@@ -334,8 +346,8 @@ fn estimate(stdout: &str) -> &str {
 #[test]
 fn a_run_says_when_it_will_end() {
     let folder = Folder::new("estimate");
-    let run = folder.run("train --train-images 60 --batch-size 20 --epochs 3 --keep-checkpoints 4 --out run");
-    assert_eq!(run.stderr, "");
+    let run =
+        folder.run("train --model resnet8 --train-images 60 --batch-size 20 --epochs 3 --keep-checkpoints 4 --out run");
     let stdout = run.ok();
     let (length, end) = estimate(&stdout).split_once(", until about ").unwrap();
     let (duration, epochs) = length.split_once(" for ").unwrap();
@@ -356,7 +368,8 @@ fn a_run_says_when_it_will_end() {
     assert!(estimate(&resume_behind(1)).contains(" for the rest of 3 epochs, until about "));
 
     let early = "--validation 20 --early-stopping 2";
-    let stdout = folder.ok(&format!("train --train-images 60 --batch-size 20 --epochs 3 {early} --out early"));
+    let stdout =
+        folder.ok(&format!("train --model resnet8 --train-images 60 --batch-size 20 --epochs 3 {early} --out early"));
     let told = estimate(&stdout);
     assert!(told.starts_with("at most ") && told.ends_with(" at the latest"), "{told}");
 }
@@ -613,8 +626,9 @@ fn weights_are_converted_there_and_back_and_tested() {
             "{stdout}"
         );
     }
-    // For formats without metadata the model has to be given; a safetensors file then contains it.
-    folder.run("eval --weights b.npz").fails(2, &["b.npz does not name the network of its weights", "--model"]);
+    // For formats without metadata the network is recognised, the normalisation has to be given; a safetensors file then
+    // contains both.
+    folder.run("eval --weights b.npz").fails(2, &["b.npz does not contain the normalisation of its images", "--mean"]);
     let normalization = "--mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010";
     let stdout = folder.run(&format!("convert b.npz c.safetensors --model resnet8 {normalization}")).ok();
     assert_eq!(value(&stdout, "model"), "resnet8, 10 classes: all tensors found");
@@ -642,6 +656,9 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
         1,
         &["these are not the weights of `resnet8`", "missing conv1.weight [16, 3, 3, 3]", "extra module.f32 [2, 3, 2]"],
     );
+    folder
+        .run(&format!("convert {checkpoint} p.npz --key emma"))
+        .fails(1, &["expected the key `emma`, found epoch, arch, state_dict, best_prec1, best, score"]);
     folder.run(&format!("convert {checkpoint} p.npy")).fails(1, &["an npy file holds one array, not 2"]);
     // A folder, an existing file, a missing file, a file in another format.
     fs::create_dir(folder.path("folder.npz")).unwrap();
@@ -657,7 +674,13 @@ fn conversion_says_what_it_left_out_and_what_does_not_fit() {
     for (arguments, parts) in [
         ("convert", &["<IN>", "<OUT>"][..]),
         ("convert q.npz", &["<OUT>"]),
-        ("convert q.npz r.onnx", &["expected one of the extensions .safetensors", "found .onnx"]),
+        (
+            "convert q.npz r.onx",
+            &["expected one of the extensions .safetensors", "found .onx", "can also be written as .onnx"],
+        ),
+        ("convert q.npz r.onnx", &["q.npz does not name the network of its weights; give --model"]),
+        ("convert q.npz r.onnx --dtype f64", &["an ONNX model is written in f32"]),
+        ("convert q.npz r.npz --with-normalization", &["need an OUT in .onnx"]),
         ("convert q.npz r", &["found none"]),
         ("convert q.npz r.npz --dtype f16", &["--dtype", "f32"]),
         ("convert q.npz r.npz --model resnt20", &["did you mean `resnet20`?"]),

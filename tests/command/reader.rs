@@ -14,7 +14,19 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-pub fn read(folder: &Path) -> Scalars {
+/// The folders in which TensorBoard finds the values of a run.
+pub const SETS: [&str; 3] = ["train", "validation", "test"];
+
+/// What TensorBoard shows for a run, with the folder before each name.
+pub fn read_run(folder: &Path) -> Scalars {
+    let sets = SETS.iter().filter(|set| folder.join(set).exists());
+    sets.flat_map(|set| {
+        read(&folder.join(set)).into_iter().map(move |(name, values)| (format!("{set}/{name}"), values))
+    })
+    .collect()
+}
+
+fn read(folder: &Path) -> Scalars {
     let (mut scalars, mut started) = (Scalars::new(), false);
     for file in files(folder) {
         let bytes = std::fs::read(&file).unwrap();
@@ -84,7 +96,7 @@ impl Event {
             (2, Field::Varint(step)) => event.step = step,
             (3, Field::Bytes(text)) => event.version = String::from_utf8(text.to_vec()).unwrap(),
             (5, Field::Bytes(summary)) => fields(summary, &mut |number, field| match (number, field) {
-                (1, Field::Bytes(value)) => event.values.push(read_value(value)),
+                (1, Field::Bytes(value)) => event.values.extend(read_value(value)),
                 other => panic!("a summary has no {other:?}"),
             }),
             (7, Field::Bytes(log)) => fields(log, &mut |number, field| match (number, field) {
@@ -97,14 +109,16 @@ impl Event {
     }
 }
 
-fn read_value(bytes: &[u8]) -> (String, f32) {
+/// `None` for what has no number: the settings of a run.
+fn read_value(bytes: &[u8]) -> Option<(String, f32)> {
     let (mut tag, mut number) = (None, None);
     fields(bytes, &mut |field_number, field| match (field_number, field) {
         (1, Field::Bytes(text)) => tag = Some(String::from_utf8(text.to_vec()).unwrap()),
         (2, Field::Fixed(float)) => number = Some(f32::from_le_bytes(float.try_into().unwrap())),
+        (8 | 9, Field::Bytes(_)) => {}
         other => panic!("a value has no {other:?}"),
     });
-    (tag.unwrap(), number.unwrap())
+    number.map(|number| (tag.unwrap(), number))
 }
 
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use resnet_by_hand::engine::Engine;
 use resnet_by_hand::model::{Architecture, ResNet};
 use resnet_by_hand::weights;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -143,10 +143,9 @@ fn a_report_says_what_the_run_found_and_needs_nothing_else() {
         "layer_gradient_norm",
         "layer_update_ratio",
         "learning_rate",
+        "loss",
         "seconds_per_epoch",
-        "train_loss",
         "validation_accuracy",
-        "validation_loss",
     ];
     let mut expected: Vec<String> =
         stems.iter().flat_map(|stem| ["png", "svg"].map(|end| format!("{stem}.{end}"))).collect();
@@ -156,10 +155,10 @@ fn a_report_says_what_the_run_found_and_needs_nothing_else() {
     for stem in stems {
         let svg = std::str::from_utf8(&files[&format!("{stem}.svg")]).unwrap();
         assert_well_formed(svg);
-        assert!(svg.contains("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 520 "), "{stem}");
+        assert!(svg.contains("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 420 "), "{stem}");
         let png = from_png(&files[&format!("{stem}.png")]);
-        let height: f64 = between(svg, "viewBox=\"0 0 520 ", "\"")[0].parse().unwrap();
-        assert_eq!(png.dim(), ((2.0 * height).ceil() as usize, 1040, 3), "{stem}");
+        let height: f64 = between(svg, "viewBox=\"0 0 420 ", "\"")[0].parse().unwrap();
+        assert_eq!(png.dim(), ((2.0 * height).ceil() as usize, 840, 3), "{stem}");
         // White, with something drawn on it.
         let dark = png.lanes(Axis(2)).into_iter().filter(|pixel| pixel.iter().all(|&c| c < 120)).count();
         assert!(png.slice(s![0, 0, ..]).iter().all(|&c| c == 255) && dark > 500, "{stem}: {dark}");
@@ -256,7 +255,7 @@ fn curves_go_through_the_numbers_of_the_run() {
         .map(|line| line.split(',').map(|field| field.parse().unwrap()).collect())
         .collect();
     // From loss and accuracy to heights: any two labels of the vertical axis give the scale.
-    for (stem, columns) in [("train_loss", &[2][..]), ("validation_accuracy", &[3, 8])] {
+    for (stem, columns) in [("loss", [2, 7]), ("validation_accuracy", [3, 8])] {
         let svg = folder.read(&format!("run/report/{stem}.svg"));
         let labels: Vec<[f64; 2]> = between(&svg, "<text ", "</text>")
             .into_iter()
@@ -273,10 +272,10 @@ fn curves_go_through_the_numbers_of_the_run() {
         // The legend's lines are grey.
         let lines = polylines(&svg, "stroke=\"#0072b2\"");
         assert_eq!(lines.len(), columns.len(), "{stem}");
-        for (line, &column) in lines.iter().zip(columns) {
+        for (line, &column) in lines.iter().zip(&columns) {
             assert_eq!(line.len(), 2, "{stem}");
             for (epoch, (point, row)) in line.iter().zip(&rows).enumerate() {
-                let value = if stem == "train_loss" { row[column] } else { 100.0 * row[column] };
+                let value = if stem == "loss" { row[column] } else { 100.0 * row[column] };
                 let x = left + (right - left) * (epoch + 1) as f64 / 2.0;
                 let y = bottom + (top - bottom) * (value - low) / (high - low);
                 // Two decimals, of the point and of the ends it is computed from.
@@ -300,8 +299,8 @@ fn the_same_run_gives_the_same_bytes_and_only_reports_are_replaced() {
 
     // A chart of an earlier report that this one does not have is removed, all other files stay.
     let charts = ["confusion_matrix_run2.svg", "training_accuracy.png"];
-    fs::write(folder.path("elsewhere/deep").join(charts[0]), &first["train_loss.svg"]).unwrap();
-    fs::write(folder.path("elsewhere/deep").join(charts[1]), &first["train_loss.png"]).unwrap();
+    fs::write(folder.path("elsewhere/deep").join(charts[0]), &first["loss.svg"]).unwrap();
+    fs::write(folder.path("elsewhere/deep").join(charts[1]), &first["loss.png"]).unwrap();
     fs::write(folder.path("elsewhere/deep/training_accuracy.svg"), "<svg>mine</svg>").unwrap();
     fs::write(folder.path("elsewhere/deep/notes.txt"), "resnet report").unwrap();
     folder.ok("report run --out elsewhere/deep");
@@ -342,7 +341,7 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
     assert_self_contained(&html);
     assert_well_formed(&html);
     for part in
-        ["The run is unfinished: 1 of 2 epochs are done", "best validation accuracy so far", "The 30 validation images"]
+        ["The run is unfinished: 1 of 2 epochs done", "best validation accuracy so far", "The 30 validation images"]
     {
         assert!(html.contains(part), "{part}");
     }
@@ -381,9 +380,7 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
     let html = folder.read("going/report/report.html");
     assert_self_contained(&html);
     assert_well_formed(&html);
-    assert!(
-        html.contains("0 of 2 epochs are done") && html.contains("No epoch is finished yet, so there are no curves")
-    );
+    assert!(html.contains("0 of 2 epochs done") && html.contains("No epoch is finished yet, so there are no curves"));
     assert_eq!(files(&folder.path("going/report")).into_keys().collect::<Vec<_>>(), ["report.html"]);
 }
 
@@ -539,7 +536,7 @@ fn several_runs_are_laid_over_each_other() {
     let said = format!("<b>{mean:.2} % on average, standard deviation {deviation:.2} points</b> (3 runs");
     assert!(html.contains(&format!("seed-1, seed-2, seed-3 differ only in the seed: test accuracy {said}")), "{said}");
     // Runs of the same name are named by their paths.
-    let svg = folder.read("all/train_loss.svg");
+    let svg = folder.read("all/learning_rate.svg");
     assert!(svg.contains(">seed-1</text>") && svg.contains(">runs/seed-1</text>") && svg.contains(">seed-3</text>"));
     let lines = between(&svg, "<polyline points=", ">");
     let colours: Vec<&str> = lines
@@ -555,6 +552,32 @@ fn several_runs_are_laid_over_each_other() {
     }
     assert!(html.contains("<code>lr</code>") && html.contains("<td class=\"name\">0.02</td>"));
     assert!(html.contains("No images were held out for validation in runs/seed-1."));
+
+    // Two runs, class by class; which images only one of them classifies correctly is computed again.
+    folder.ok("report seed-1 seed-2 --out two");
+    let html = folder.read("two/report.html");
+    let test = embedded::load().test;
+    let wrong = |run: &str| -> BTreeSet<usize> {
+        let network = model(&folder.path(&format!("{run}/best.safetensors")));
+        mistakes(&network, &test).into_iter().map(|(index, ..)| index).collect()
+    };
+    let (a, b) = (wrong("seed-1"), wrong("seed-2"));
+    let (only_a, only_b) = (b.difference(&a).count(), a.difference(&b).count());
+    let said = format!("only seed-1 classifies {only_a} correctly, and only seed-2 {only_b}.");
+    assert!(html.contains(&said) && only_a + only_b > 0, "{said}");
+    // What differs is at the top, before the curves.
+    assert!(html.find("different setting").unwrap() < html.find("<h2>Training</h2>").unwrap());
+
+    // The folder of repeated runs stands for its runs.
+    fs::create_dir(folder.path("three")).unwrap();
+    fs::write(folder.path("three/config.toml"), format!("repeat = 3\n{}", folder.read("seed-1/config.toml"))).unwrap();
+    folder.fails("report three", 1, &["three: expected repeated runs, but none has begun yet"]);
+    for seed in [1, 2] {
+        fs::rename(folder.path(&format!("seed-{seed}")), folder.path(&format!("three/seed-{seed}"))).unwrap();
+    }
+    folder.ok("report three");
+    // The same page, though the runs are elsewhere.
+    assert!(folder.read("three/report/report.html") == html);
 }
 
 /// Six pictures of about one colour for each class, each a little different.
@@ -609,6 +632,8 @@ fn a_hundred_classes_have_a_picture_of_their_matrix() {
     assert_self_contained(&html);
     assert_well_formed(&html);
     assert!(html.contains("The 40 classes with the lowest accuracy"));
+    // The matrix has numbers; below it are the names.
+    assert!(html.contains("The names of the 100 classes") && html.contains("<li>class-99</li></ol>"));
     // One image of each class was tested. Some are correct, and at least 40 are not: those are shown.
     let result: Value = serde_json::from_str(&folder.read("run/result.json")).unwrap();
     assert!((1..=60).contains(&result["test_correct"].as_u64().unwrap()), "{result}");

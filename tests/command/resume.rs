@@ -23,8 +23,8 @@ fn results(run: &Path) -> Vec<(String, Vec<u8>)> {
     }
     // What TensorBoard shows, without the speed; the files themselves contain times. The test is recorded after the result, so
     // a kill in between leaves it out.
-    let mut shown = reader::read(run);
-    shown.retain(|name, _| name != "train/images_per_second" && !name.starts_with("test/"));
+    let mut shown = reader::read_run(run);
+    shown.retain(|name, _| name != "train/epoch_details/images_per_second" && !name.starts_with("test/"));
     results.push(("events".to_string(), format!("{shown:?}").into_bytes()));
     results
 }

@@ -4,6 +4,7 @@
 
 use super::common::Folder;
 use super::reader::{self, Scalars};
+use resnet_by_hand::formats::tensorboard::hparams::{self, Metric, Setting};
 use resnet_by_hand::formats::tensorboard::{scalars, start, version};
 use std::fs;
 use std::process::Stdio;
@@ -34,6 +35,38 @@ fn records_are_those_of_tensorboard_to_the_byte() {
     assert_eq!(reader::records(golden).len(), records.len());
 }
 
+#[test]
+fn settings_are_those_of_tensorboard_to_the_byte() {
+    let settings = [
+        ("batch_size", Setting::Number(128.0)),
+        ("clip_norm", Setting::Number(0.0)),
+        ("flip", Setting::Bool(true)),
+        ("mean", Setting::Text("[0.5, 0.25]".to_string())),
+        ("nesterov", Setting::Bool(false)),
+    ];
+    let settings = settings.map(|(name, setting)| (name.to_string(), setting));
+    let metrics = [
+        Metric { run: "test", tag: "epoch/accuracy", title: "test accuracy" },
+        Metric { run: "validation", tag: "epoch/loss", title: "validation loss" },
+    ];
+    let records =
+        [version(1700000000.25), hparams::begin(1700000000.5, &settings, &metrics), hparams::end(1700000009.0)];
+    assert!(records.concat() == include_bytes!("tensorboard/hparams.tfevents"));
+}
+
+/// What TensorBoard shows for a run. Of the top-5 accuracy on the validation images no other file has the values, so it is
+/// checked here.
+fn found(folder: &Folder, run: &str) -> Scalars {
+    let mut found = reader::read_run(&folder.path(run));
+    if let Some(top5) = found.remove("validation/epoch/top5") {
+        let top1 = &found["validation/epoch/accuracy"];
+        assert!(
+            top5.len() == top1.len() && top5.iter().zip(top1).all(|(five, one)| five.0 == one.0 && five.1 >= one.1)
+        );
+    }
+    found
+}
+
 /// The values in the other files of a run, under the names that TensorBoard shows.
 fn expected(folder: &Folder, run: &str) -> Scalars {
     let mut expected = Scalars::new();
@@ -51,28 +84,30 @@ fn expected(folder: &Folder, run: &str) -> Scalars {
             panic!("columns {row:?}");
         };
         for (name, value) in [
-            ("train/learning_rate", lr),
-            ("train/loss", loss),
-            ("train/accuracy", top1),
-            ("train/top5", top5),
-            ("train/gradient_norm", gradient_norm),
-            ("validation/loss", validation_loss),
-            ("validation/accuracy", validation_top1),
+            ("train/epoch_details/learning_rate", lr),
+            ("train/epoch/loss", loss),
+            ("train/epoch/accuracy", top1),
+            ("train/epoch/top5", top5),
+            ("train/epoch_details/gradient_norm", gradient_norm),
+            ("validation/epoch/loss", validation_loss),
+            ("validation/epoch/accuracy", validation_top1),
         ] {
             add(name.to_string(), epoch, value);
         }
     }
     for row in rows("layers.csv") {
         for (group, value) in ["weight_norm", "gradient_norm", "update_ratio"].iter().zip(&row[2..]) {
-            add(format!("{group}/{}", row[1]), &row[0], value);
+            add(format!("train/{group}/{}", row[1]), &row[0], value);
         }
     }
     for row in rows("times.csv") {
-        add("train/images_per_second".to_string(), &row[0], &row[2]);
+        add("train/epoch_details/images_per_second".to_string(), &row[0], &row[2]);
     }
     let result: serde_json::Value = serde_json::from_str(&folder.read(&format!("{run}/result.json"))).unwrap();
-    for (name, key) in [("test/loss", "test_loss"), ("test/accuracy", "test_accuracy")] {
-        add(name.to_string(), &result["epochs"].to_string(), &result[key].to_string());
+    let top5 = result["test_top5"].as_f64().unwrap() / result["test_images"].as_f64().unwrap();
+    let [loss, accuracy] = ["test_loss", "test_accuracy"].map(|key| result[key].to_string());
+    for (name, value) in [("loss", loss), ("accuracy", accuracy), ("top5", top5.to_string())] {
+        add(format!("test/epoch/{name}"), &result["epochs"].to_string(), &value);
     }
     expected
 }
@@ -83,15 +118,23 @@ const RUN: &str = "train --train-images 60 --validation 20 --batch-size 20 --see
 fn a_run_tells_tensorboard_what_its_other_files_say() {
     let folder = Folder::new("tensorboard-run");
     folder.ok(&format!("{RUN} --epochs 3 --validate-every 2 --out run"));
-    let found = reader::read(&folder.path("run"));
+    let found = found(&folder, "run");
     assert_eq!(found, expected(&folder, "run"));
-    // One file, three epochs, two of them validated; β has no ratio before its first step.
-    assert_eq!(reader::files(&folder.path("run")).len(), 1);
+    // One file in each folder, three epochs, two of them validated; β has no ratio before its first step.
+    for set in reader::SETS {
+        assert_eq!(reader::files(&folder.path(&format!("run/{set}"))).len(), 1);
+    }
+    // Training, validation and test have the same names, so TensorBoard shows them in one card; and it shows the settings.
+    let settings = fs::read(&reader::files(&folder.path("run"))[0]).unwrap();
+    assert_eq!(reader::records(&settings).len(), 3);
+    for text in ["_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info", "weight_decay"] {
+        assert!(settings.windows(text.len()).any(|bytes| bytes == text.as_bytes()), "{text}");
+    }
     let steps = |name: &str| found[name].iter().map(|(step, _)| *step).collect::<Vec<_>>();
-    assert_eq!(steps("train/loss"), [1, 2, 3]);
-    assert_eq!(steps("validation/accuracy"), [2, 3]);
-    assert_eq!(steps("test/accuracy"), [3]);
-    assert_eq!(found.len(), 6 + 2 + 2 + 3 * 23);
+    assert_eq!(steps("train/epoch/loss"), [1, 2, 3]);
+    assert_eq!(steps("validation/epoch/accuracy"), [2, 3]);
+    assert_eq!(steps("test/epoch/accuracy"), [3]);
+    assert_eq!(found.len(), 6 + 2 + 3 + 3 * 23);
 }
 
 /// As after a kill in the record of the fourth epoch: half of it is written, and the last checkpoint is that of the second.
@@ -99,11 +142,17 @@ fn a_run_tells_tensorboard_what_its_other_files_say() {
 fn a_resumed_run_tells_of_every_epoch_once() {
     let folder = Folder::new("tensorboard-resume");
     folder.ok(&format!("{RUN} --epochs 4 --keep-checkpoints 5 --out run"));
-    let first = reader::files(&folder.path("run"))[0].clone();
+    let first = reader::files(&folder.path("run/train"))[0].clone();
     let whole = fs::read(&first).unwrap();
-    let [.., last, test] = reader::records(&whole)[..] else { panic!("too few records") };
-    let cut = whole.len() - (16 + test.len()) - (16 + last.len()) / 2;
+    let [.., last] = reader::records(&whole)[..] else { panic!("too few records") };
+    let cut = whole.len() - (16 + last.len()) / 2;
     fs::write(&first, &whole[..cut]).unwrap();
+    // It is not yet validated or tested.
+    let validation = reader::files(&folder.path("run/validation"))[0].clone();
+    let validated = fs::read(&validation).unwrap();
+    let [.., last] = reader::records(&validated)[..] else { panic!("too few records") };
+    fs::write(&validation, &validated[..validated.len() - 16 - last.len()]).unwrap();
+    fs::remove_dir_all(folder.path("run/test")).unwrap();
     let mut checkpoints: Vec<_> =
         fs::read_dir(folder.path("run/checkpoints")).unwrap().map(|c| c.unwrap().path()).collect();
     checkpoints.sort();
@@ -112,9 +161,9 @@ fn a_resumed_run_tells_of_every_epoch_once() {
 
     let stdout = folder.ok("train --resume run");
     assert!(stdout.contains("after epoch 2 of 4"), "{stdout}");
-    assert_eq!(reader::read(&folder.path("run")), expected(&folder, "run"));
+    assert_eq!(found(&folder, "run"), expected(&folder, "run"));
     // The existing file does not change.
-    let files = reader::files(&folder.path("run"));
+    let files = reader::files(&folder.path("run/train"));
     assert_eq!((files.len(), &files[0]), (2, &first));
     assert!(fs::read(&first).unwrap() == whole[..cut]);
 }
@@ -126,18 +175,23 @@ fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     let folder = Folder::new("tensorboard-full");
     let long = format!("{} --epochs 40 --out run", RUN.replace("images 60", "images 200"));
     let child = folder.command(&long).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    while !folder.path("run/weights.safetensors").exists() {
+    while !folder.path("run/train").exists() {
         std::thread::sleep(Duration::from_millis(2));
     }
     // From one epoch to the next the disk is full; its contents stay.
-    let events = reader::files(&folder.path("run"))[0].clone();
+    let events = loop {
+        match reader::files(&folder.path("run/train")).first() {
+            Some(file) => break file.clone(),
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
     fs::hard_link(&events, folder.path("kept")).unwrap();
     std::os::unix::fs::symlink("/dev/full", folder.path("full")).unwrap();
     fs::rename(folder.path("full"), &events).unwrap();
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let file = format!("run/{}", events.file_name().unwrap().to_string_lossy());
+    let file = format!("run/train/{}", events.file_name().unwrap().to_string_lossy());
     for part in [
         format!("error: cannot append to {file}: No space left on device"),
         "the last checkpoint is in epoch ".to_string(),
@@ -148,5 +202,5 @@ fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     // With free space again, the events of all epochs are written.
     fs::rename(folder.path("kept"), &events).unwrap();
     folder.ok("train --resume run");
-    assert_eq!(reader::read(&folder.path("run")), expected(&folder, "run"));
+    assert_eq!(found(&folder, "run"), expected(&folder, "run"));
 }

@@ -2,20 +2,28 @@
 //! them to `corpus`.
 
 use resnet_by_hand_fuzz::{self as targets, MARK, PLANES};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use tiff::encoder::{Compression, TiffEncoder, colortype::RGB8};
 
 /// A tensor of two by two elements, in text opcodes.
 const TENSOR: &str = "ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nL4L\ntQL0L\n\
                       (L2L\nL2L\nt(L2L\nL1L\ntI00\n}tR";
+
+/// The same tensor in a storage without a type.
+fn untyped(tensor: &str) -> String {
+    let tensor = tensor.replace("_v2", "_v3").replace("ctorch\nFloatStorage", "ctorch.storage\nUntypedStorage");
+    tensor.replace("L4L\ntQ", "L16L\ntQ").replace("}tR", "}ctorch\nfloat32\ntR")
+}
 
 fn here() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(here().join("../formats").join(name)).expect("a fixture")
+    fs::read(here().join("../library/formats").join(name)).expect("a fixture")
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
@@ -29,6 +37,7 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
         "pth" => targets::pth,
         "pth_old" => targets::pth_old,
         "cifar_python" => targets::cifar_python,
+        "picture" => targets::picture,
         _ => targets::cifar_archive,
     };
     // A fuzzer that starts from rejected files may never reach the inside of a reader.
@@ -48,6 +57,63 @@ fn members(archive: &[u8]) -> Vec<u8> {
         list.push(bytes);
     }
     list.join(MARK)
+}
+
+/// Small files of every format.
+fn pictures() -> Vec<(String, Vec<u8>)> {
+    let pixels: Vec<u8> = (0..17 * 11 * 4).map(|k: u32| (k * k % 251) as u8).collect();
+    let mut files = Vec::new();
+    for sampling in [SamplingFactor::F_1_1, SamplingFactor::F_2_1, SamplingFactor::F_2_2, SamplingFactor::F_4_1] {
+        for (colours, channels) in [(ColorType::Luma, 1), (ColorType::Rgb, 3), (ColorType::CmykAsYcck, 4)] {
+            for progressive in [false, true] {
+                let mut bytes = Vec::new();
+                let mut encoder = Encoder::new(&mut bytes, 50);
+                encoder.set_sampling_factor(sampling);
+                encoder.set_progressive(progressive);
+                encoder.set_restart_interval(u16::from(channels == 3) * 2);
+                encoder.encode(&pixels[..17 * 11 * channels], 17, 11, colours).expect("into memory");
+                files.push((format!("{sampling:?}-{channels}-{progressive}.jpg"), bytes));
+            }
+        }
+    }
+    for (colours, channels) in [(image_webp::ColorType::Rgb8, 3), (image_webp::ColorType::Rgba8, 4)] {
+        let mut bytes = Vec::new();
+        let encoder = image_webp::WebPEncoder::new(&mut bytes);
+        encoder.encode(&pixels[..17 * 11 * channels], 17, 11, colours).expect("into memory");
+        files.push((format!("{channels}.webp"), bytes));
+    }
+    for (colours, channels) in [(png::ColorType::Grayscale, 1), (png::ColorType::Rgba, 4)] {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 17, 11);
+        encoder.set_color(colours);
+        let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels[..17 * 11 * channels]));
+        written.expect("into memory");
+        files.push((format!("{channels}.png"), bytes));
+    }
+    let indices: Vec<u8> = pixels[..17 * 11].iter().map(|byte| byte & 3).collect();
+    let mut gif = gif::Encoder::new(Vec::new(), 17, 11, &pixels[..12]).expect("into memory");
+    let frame = gif::Frame { width: 17, height: 11, buffer: indices.into(), ..gif::Frame::default() };
+    gif.write_frame(&frame).expect("into memory");
+    files.push(("a.gif".to_string(), gif.into_inner().expect("into memory")));
+    for (name, compression) in [("lzw", Compression::Lzw), ("packbits", Compression::Packbits)] {
+        let mut bytes = Vec::new();
+        let encoder = TiffEncoder::new(std::io::Cursor::new(&mut bytes)).expect("into memory");
+        let written = encoder.with_compression(compression).write_image::<RGB8>(17, 11, &pixels[..17 * 11 * 3]);
+        written.expect("into memory");
+        files.push((format!("{name}.tif"), bytes));
+    }
+    for (bits, compression, rows) in [(8u16, 1u32, &pixels[..40]), (4, 2, &pixels[..40]), (16, 0, &pixels[..396]), (24, 0, &pixels[..572])] {
+        let header = [&[40, 0, 0, 0, 17, 0, 0, 0, 11, 0, 0, 0, 1, 0][..], &bits.to_le_bytes(), &compression.to_le_bytes(), &[0; 20]];
+        let colours = if bits <= 8 { &pixels[..4 << bits.min(5)] } else { &[] };
+        let offset = [54 + colours.len() as u8, 0, 0, 0];
+        let mut bytes = [&b"BM\0\0\0\0\0\0\0\0"[..], &offset, &header.concat(), colours, rows].concat();
+        if compression > 0 {
+            bytes.extend([0, 1, 0, 1]);
+            bytes[46] = 16;
+        }
+        files.push((format!("refused-or-{bits}-{compression}.bmp"), bytes));
+    }
+    files
 }
 
 fn main() {
@@ -95,10 +161,21 @@ fn main() {
         ("ordered", format!("ccollections\nOrderedDict\n)R(Vw\n{tensor}u}}Vx\nNsb.")),
         ("wrapped", format!("}}Vstate_dict\n}}Vw\n{tensor}ssVepoch\nI3\ns.")),
         ("shared", format!("}}p0\n0{tensor}p1\n0g0\n(Vv\ng1\nVw\ng1\nVw\np2\nNg2\nNu.")),
+        (
+            "beside",
+            format!(
+                "}}(Vmodel\n}}Vw\n{tensor}sVargs\ncargparse\nNamespace\n)R}}bVx\n(Va\niset\nb\nVy\n(cos\nsystem\nNou."
+            ),
+        ),
+        ("averaged", format!("}}(Vmodel\n}}Vw\n{tensor}sVema\n}}Vmodule\ncm\nDict\n)RVw\n{tensor}ssu.")),
+        ("negative", format!("}}Vw\n{}s.", tensor.replace("}tR", "}}Vneg\nI01\nstR"))),
+        ("untyped", format!("}}Vw\n{}s.", untyped(tensor))),
+        ("parameter", format!("}}Vw\nctorch._utils\n_rebuild_parameter_with_state\n({tensor}I01\n}}}}tRs.")),
         ("pairs", format!("ccollections\nOrderedDict\n(((Vk\n{tensor}lltR.")),
     ] {
         write("pth", name, &[b"0a/data.pkl|", pickle.as_bytes(), MARK, b"0a/data/0|0123456789abcdef"].concat());
-        let storage = [&4u64.to_le_bytes()[..], b"0123456789abcdef"].concat();
+        let len = if name == "untyped" { 16u64 } else { 4 };
+        let storage = [&len.to_le_bytes()[..], b"0123456789abcdef"].concat();
         let system = b"\x80\x02}Vlittle_endian\n\x88s.";
         write("pth_old", name, &[&system[..], pickle.as_bytes(), b"]V0\na.", &storage].concat());
     }
@@ -142,6 +219,10 @@ fn main() {
         write("cifar_archive", &format!("{name}-readme"), &[b"0c/readme.html|<html>", MARK, &list].concat());
     }
     write("cifar_archive", "refused", &targets::tar_gz(b"0c/data_batch_1|"));
+
+    for (name, bytes) in pictures() {
+        write("picture", &name, &bytes);
+    }
 
     // Inputs that take the most memory per byte of each opcode, just after its lists have grown; nearly all are rejected.
     let count = (1 << 14) + 1;

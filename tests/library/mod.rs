@@ -14,6 +14,8 @@ mod gradients;
 mod isolate;
 mod judge;
 mod onnx;
+#[cfg(feature = "formats")]
+mod onnx_export;
 mod oracle;
 #[cfg(feature = "formats")]
 mod pack;

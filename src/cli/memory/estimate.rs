@@ -15,7 +15,7 @@ use crate::data::loader::PREPARED;
 use crate::engine::{Algorithm, Arrays, Engine};
 use crate::model::ResNet;
 use crate::parameters::Parameters as _;
-use crate::train::Recipe;
+use crate::train::{Recipe, Validation};
 
 /// The program and its small arrays, measured with small networks.
 const PROGRAM: u64 = 12_000_000;
@@ -62,7 +62,7 @@ impl Plan<'_> {
         model.visit("", &mut |_, _, tensor| values += tensor.len() as u64);
         let weights = 4 * values;
         // Momentum, average and best weights.
-        let others = [recipe.sgd.momentum > 0.0, recipe.ema_decay > 0.0, recipe.validation > 0];
+        let others = [recipe.sgd.momentum > 0.0, recipe.ema_decay > 0.0, recipe.validation != Validation::NONE];
         let saved = weights * (1 + others.iter().filter(|kept| **kept).count() as u64);
         // Those that wait, the one that is prepared and the one in use.
         let loader = |batch: usize| (4 * 3 * size[0] * size[1] * batch * (PREPARED + 2)) as u64;

@@ -118,7 +118,7 @@ fn compare_folders(args: &Args, out: &mut dyn Write) -> Result<()> {
 fn print_folders(out: &mut dyn Write, args: &Args, found: &[(&str, &Report)], cases: usize) -> std::io::Result<()> {
     for (name, report) in found {
         match (report.passed(), report.first(), report.unknown.first()) {
-            (true, ..) if args.all => writeln!(out, "fits   {name}: {} tensors", report.tried())?,
+            (true, ..) if args.all => writeln!(out, "fits   {name}: {}", text::count(report.tried(), "tensor"))?,
             (true, ..) => {}
             (false, Some(first), _) => writeln!(out, "WRONG  {name}: first in {}, {}", first.name, outcome(first))?,
             (false, None, Some((unknown, near))) => {
@@ -213,6 +213,7 @@ pub(super) fn print(out: &mut dyn Write, report: &Report, all: bool, ours: &str,
         missing => format!("; {missing} of {tensors} are missing in it"),
     };
     let verdict = match (report.passed(), tried) {
+        (true, 1) if excused.is_empty() => "the tensor fits".to_string(),
         (true, _) if excused.is_empty() => format!("all {tried} tensors fit"),
         (true, _) => format!("{} of {tried} tensors fit, the others as expected", tried - excused.len()),
         (false, 0) => "nothing could be compared".to_string(),

@@ -267,7 +267,7 @@ fn describe(out: &mut dyn Write, args: &Args, found: &Fuzzed) -> std::io::Result
         }
     }
     let cases = right + unsupported + expected + wrong.len();
-    writeln!(out, "{}, {cases} cases: {}", args.kind, counts.join(", "))?;
+    writeln!(out, "{}, {}: {}", args.kind, text::count(cases, "case"), counts.join(", "))?;
     if *right > 0 {
         writeln!(out, "the largest share of a tolerance that a right result uses: {:.0} %", 100.0 * share)?;
     }

@@ -165,7 +165,7 @@ fn write(args: &OutArgs, result: &Tensors, out: &mut dyn Write) -> Result<()> {
     formats::write(&args.out, result)?;
     let results = || result.iter().filter(|(name, _)| tolerance_of(name).is_none());
     let numbers: usize = results().map(|(_, tensor)| tensor.len()).sum();
-    let (tensors, numbers) = (text::thousands(results().count() as u64), text::thousands(numbers as u64));
+    let (tensors, numbers) = (text::count(results().count(), "tensor"), text::count(numbers, "element"));
     if let Some(loss) = result.get("loss") {
         writeln!(out, "loss   {:?}", loss.to_f64().sum())?;
     }
@@ -179,15 +179,12 @@ fn write(args: &OutArgs, result: &Tensors, out: &mut dyn Write) -> Result<()> {
         [] => String::new(),
         all => format!(", and the tolerance of each for results computed in {}", all.join(", ")),
     };
-    writeln!(out, "wrote  {}: {tensors} tensors, {numbers} elements{tolerances}", args.out.display())?;
+    writeln!(out, "wrote  {}: {tensors}, {numbers}{tolerances}", args.out.display())?;
     let not_finite = |tensor: &Tensor| tensor.to_f64().iter().any(|x| !x.is_finite());
     let broken: Vec<&str> = results().filter(|(_, tensor)| not_finite(tensor)).map(|(name, _)| name).collect();
     if let Some(first) = broken.first() {
-        let count = text::thousands(broken.len() as u64);
-        writeln!(
-            out,
-            "note   {count} tensors contain NaN or infinity, first `{first}`: only the same value will fit there"
-        )?;
+        let count = text::count(broken.len(), "tensor");
+        writeln!(out, "note   {count} with NaN or infinity, first `{first}`: only the same value will fit there")?;
     }
     Ok(())
 }

@@ -21,8 +21,8 @@ pub mod svg;
 use colour::Ink;
 use ndarray::Array3;
 
-/// The width of every chart.
-pub const WIDTH: f64 = 520.0;
+/// The width of every chart: about that of a telephone, so that its letters are readable there, too.
+pub const WIDTH: f64 = 420.0;
 
 /// The usual size of letters.
 pub const LETTERS: f64 = 12.0;
@@ -52,8 +52,8 @@ pub enum Shape {
     Circle { centre: [f64; 2], radius: f64, ink: Ink, ring: bool },
     /// A line of text whose baseline goes through `at`.
     Text { at: [f64; 2], text: String, size: f64, anchor: Anchor, ink: Ink, bold: bool, upwards: bool },
-    /// Pixels `(h, w, 3)`, each a rectangle of its own.
-    Pixels { corner: [f64; 2], size: [f64; 2], pixels: Array3<u8> },
+    /// Pixels `(h, w, 3)`, each a rectangle of its own. Those `on_white` are shown on black on a dark page.
+    Pixels { corner: [f64; 2], size: [f64; 2], pixels: Array3<u8>, on_white: bool },
 }
 
 /// Which part of a text is at its position.

@@ -18,12 +18,14 @@ pub struct Figure {
 }
 
 /// All charts that a report may have, by the names of the files.
-pub const STEMS: [&str; 12] = [
+pub const STEMS: [&str; 13] = [
+    // The first two only in reports of earlier versions.
     "train_loss",
+    "validation_loss",
+    "loss",
     "validation_accuracy",
     "training_accuracy",
     "learning_rate",
-    "validation_loss",
     "gradient_norm",
     "confusion_matrix",
     "class_accuracy",
@@ -32,6 +34,9 @@ pub const STEMS: [&str; 12] = [
     "seconds_per_epoch",
     "images_per_second",
 ];
+
+/// The meaning of the lines in charts of both.
+const SOLID_AND_DOTTED: [&str; 2] = ["validation images", "training images"];
 
 /// The runs of a report, for the charts in which each is a line.
 pub struct Overlay<'a>(pub &'a [&'a Run]);
@@ -62,14 +67,19 @@ impl Overlay<'_> {
         Some(Figure { stem: stem.to_string(), scene: lines::draw(&chart)? })
     }
 
-    pub fn train_loss(&self) -> Option<Figure> {
-        let label = "cross-entropy per image (nats)";
-        self.chart("train_loss", "Train loss", label, YAxis::Linear, self.epochs(|epoch| epoch.train_loss))
-    }
-
-    pub fn validation_loss(&self) -> Option<Figure> {
-        let (label, series) = ("cross-entropy per image (nats)", self.epochs(|epoch| epoch.validation_loss));
-        self.chart("validation_loss", "Validation loss", label, YAxis::Linear, series)
+    /// Validation loss as solid lines, training loss as dotted ones; only the latter if no run has validation images.
+    pub fn loss(&self) -> Option<Figure> {
+        let (label, mut training) = ("cross-entropy per image (nats)", self.epochs(|epoch| epoch.train_loss));
+        let mut series = self.epochs(|epoch| epoch.validation_loss);
+        if series.iter().all(|series| series.points.is_empty()) {
+            return self.chart("loss", "Training loss", label, YAxis::Linear, training);
+        }
+        training.iter_mut().for_each(|series| series.dotted = true);
+        series.extend(training);
+        let (title, styles) = ("Loss", Some(SOLID_AND_DOTTED));
+        let chart =
+            Lines { title, y_label: label, y_axis: YAxis::Linear, series, marks: Vec::new(), ring: None, styles };
+        Some(Figure { stem: "loss".to_string(), scene: lines::draw(&chart)? })
     }
 
     /// Validation accuracy as solid lines, training accuracy as dotted ones; only the latter if no run has validation
@@ -99,18 +109,18 @@ impl Overlay<'_> {
             series,
             marks: best.iter().enumerate().filter_map(mark).collect(),
             ring: Some(ring),
-            styles: Some(["validation images", "training images"]),
+            styles: Some(SOLID_AND_DOTTED),
         };
         Some(Figure { stem: "validation_accuracy".to_string(), scene: lines::draw(&chart)? })
     }
 
     pub fn learning_rate(&self) -> Option<Figure> {
-        let (label, series) = ("learning rate of the last step", self.epochs(|epoch| Some(epoch.lr)));
+        let (label, series) = ("learning rate, logarithmic", self.epochs(|epoch| Some(epoch.lr)));
         self.chart("learning_rate", "Learning rate", label, YAxis::Logarithmic, series)
     }
 
     pub fn gradient_norm(&self) -> Option<Figure> {
-        let (label, series) = ("‖gradient‖, mean over the steps", self.epochs(|epoch| epoch.gradient_norm));
+        let (label, series) = ("‖gradient‖, logarithmic", self.epochs(|epoch| epoch.gradient_norm));
         self.chart("gradient_norm", "Gradient norm, all layers together", label, YAxis::Logarithmic, series)
     }
 

@@ -6,6 +6,7 @@ use super::run::{Outcome, Run};
 use super::summary::{by_seed, mean_and_deviation, standard_error};
 use crate::cli::text;
 use crate::cli::train::words;
+use crate::train::Validation;
 
 /// Writes it; returns the title of the page.
 pub fn write(page: &mut Writer, runs: &[Examined]) -> String {
@@ -47,10 +48,10 @@ fn data(examined: &Examined) -> String {
 
 fn not_over(run: &Run) -> String {
     format!(
-        "The run is unfinished: {} of {} epochs are done. It is still running or was interrupted. It has not been \
+        "The run is unfinished: {} of {} done. It is still running or was interrupted. It has not been \
          evaluated on the test images.",
         run.epochs.len(),
-        run.recipe.epochs
+        text::count(run.recipe.epochs, "epoch")
     )
 }
 
@@ -84,20 +85,24 @@ fn cards(run: &Run) -> Vec<Card> {
     let mut cards = Vec::new();
     if let Some(result) = &run.result {
         let error = 100.0 * standard_error(result.test_correct, result.test_images);
-        let of = [result.test_correct, result.test_images].map(|count| text::thousands(count as u64));
+        let of = [text::thousands(result.test_correct as u64), text::count(result.test_images, "image")];
         cards.push(Card {
             what: "test accuracy",
             value: accuracy(result),
-            more: format!("{} of {} images; standard error {error:.2} points", of[0], of[1]),
+            more: format!("{} of {}; standard error {error:.2} points", of[0], of[1]),
         });
     } else if let Some((epoch, top1)) = run.best_epoch() {
-        let images = run.recipe.validation;
-        let error = 100.0 * standard_error((top1 * images as f64).round() as usize, images);
-        let images = text::thousands(images as u64);
+        let images = match run.recipe.validation {
+            Validation::HeldOut(images) => {
+                let error = 100.0 * standard_error((top1 * images as f64).round() as usize, images);
+                format!("{}; standard error {error:.2} points", text::count(images, "image"))
+            }
+            Validation::Folder => "the validation images of the data set".to_string(),
+        };
         cards.push(Card {
             what: "best validation accuracy so far",
             value: format!("{:.2} %", 100.0 * top1),
-            more: format!("epoch {epoch}, {images} images; standard error {error:.2} points"),
+            more: format!("epoch {epoch}, {images}"),
         });
     }
     let tested = match &run.result {
@@ -153,8 +158,10 @@ fn images(run: &Run) -> String {
     let count = |count: usize| text::thousands(count as u64);
     let mut parts = Vec::new();
     parts.extend(run.epochs.first().map(|epoch| format!("{} for training", count(epoch.images))));
-    if run.has_validation() {
-        parts.push(format!("{} for validation", count(run.recipe.validation)));
+    match run.recipe.validation {
+        Validation::NONE => {}
+        Validation::HeldOut(images) => parts.push(format!("{} for validation", count(images))),
+        Validation::Folder => parts.push("those of the data set for validation".to_string()),
     }
     parts.extend(run.result.as_ref().map(|result| format!("{} for testing", count(result.test_images))));
     if parts.is_empty() { String::new() } else { format!("; images: {}", parts.join(", ")) }
@@ -181,6 +188,7 @@ fn many(page: &mut Writer, runs: &[Examined]) -> String {
     let after = ["recipe", "seed", "epochs", "time", "peak memory", "fingerprint"];
     page.push(table(&[&before[..], &own, &after[..]].concat(), rows));
     let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
+    page.differences(&all);
     for group in by_seed(&all) {
         let percents: Vec<f64> = group
             .iter()

@@ -43,6 +43,10 @@ pub struct Judgement {
     pub set: Set,
     pub classes: Vec<String>,
     pub evaluation: Evaluation,
+    /// A hash of the images, by which runs on the same images are recognised.
+    pub images: u64,
+    /// The places of the images that are classified wrongly, in order.
+    pub wrong: Vec<usize>,
     /// The most confident mistakes, the most confident first.
     pub mistakes: Vec<Mistake>,
 }
@@ -213,18 +217,19 @@ impl Findings {
     /// Evaluates the network on its images, if they are those of the run.
     fn judge(&mut self, run: &Run, network: &Network, set: Set, splits: &Splits) -> Result<()> {
         // An error here means another data set, or another number of images.
-        let parts = train::train_and_validation(splits.train.clone(), run.config.train_images, &run.recipe);
+        let (train, own) = (splits.train.clone(), splits.validation.clone());
+        let parts = train::train_and_validation(train, own, run.config.train_images, &run.recipe);
         let Ok((train, validation)) = parts else {
             self.warnings.push(format!(
-                "The images are not those of the run: it used more training images than the {} that were found. No \
-                 images were evaluated.",
+                "The images are not those of the run: it used more training images than the {} that were found, or \
+                 validation images that were not found. No images were evaluated.",
                 text::thousands(splits.train.len() as u64)
             ));
             return Ok(());
         };
         let same_classes = network.classes()?.is_none_or(|classes| classes == splits.test.classes);
         match Checkpoints::new(run.path.join("checkpoints"), 1).peek() {
-            Some(checkpoint) if checkpoint.data == data_hash(&train) && same_classes => {}
+            Some(checkpoint) if checkpoint.data == data_hash(&train)? && same_classes => {}
             None if same_classes => self.notes.push(
                 "There is no valid checkpoint in the folder of the run, so it could not be checked whether the images \
                  are those of the run."
@@ -246,7 +251,8 @@ impl Findings {
         drop(train);
         let dataset = Arc::new(dataset);
         let mut wrong = Vec::new();
-        let spinner = ProgressBar::new_spinner().with_message(format!("classifying {} images", dataset.len()));
+        let spinner =
+            ProgressBar::new_spinner().with_message(format!("classifying {}", text::count(dataset.len(), "image")));
         spinner.enable_steady_tick(Duration::from_millis(100));
         let executor = run.config.executor()?;
         let evaluated =
@@ -267,11 +273,23 @@ impl Findings {
             return Ok(());
         }
         self.compare(run, network, set, &evaluation);
+        let places = wrong.iter().map(|prediction| prediction.index).collect();
         let mistakes = surest(wrong).into_iter();
-        let with_image =
-            |prediction: Prediction| Mistake { prediction, image: dataset.image(prediction.index).to_owned() };
-        let mistakes = mistakes.map(with_image).collect();
-        self.judgement = Some(Judgement { set, classes: dataset.classes.clone(), evaluation, mistakes });
+        let (_, height, width, _) = dataset.pixels.dim();
+        let with_image = |prediction: Prediction| {
+            let pixels = dataset.images(&[prediction.index])?.remove(0).into_owned();
+            let image = Array3::from_shape_vec((height, width, 3), pixels).expect("(H, W, 3)");
+            Ok(Mistake { prediction, image })
+        };
+        let mistakes = mistakes.map(with_image).collect::<Result<_>>()?;
+        self.judgement = Some(Judgement {
+            set,
+            classes: dataset.classes.clone(),
+            evaluation,
+            images: data_hash(&dataset)?,
+            wrong: places,
+            mistakes,
+        });
         Ok(())
     }
 

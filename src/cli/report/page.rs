@@ -128,11 +128,7 @@ pub fn table(header: &[&str], rows: Markup) -> Markup {
 /// The name of the `i`-th run, after a sample of its line in the charts.
 pub fn named(i: usize, name: &str) -> Markup {
     let (ink, ring) = colour::of_line(i);
-    let [red, green, blue] = ink.on_white();
-    let colour = match ink.name() {
-        Some(_) => "var(--text)".to_string(),
-        None => format!("#{red:02x}{green:02x}{blue:02x}"),
-    };
+    let colour = format!("var(--{})", ink.name().unwrap_or("text"));
     let style = match ring {
         false => format!("background:{colour}"),
         true => format!("border:3px double {colour};border-width:3px 0"),

@@ -1,4 +1,4 @@
-//! Mistakes and filters as pictures, and a table of the confused classes.
+//! Mistakes and filters as pictures, a table of the confused classes, and the numbers of the classes.
 
 use super::markup::{Markup, element, void};
 use super::network::{Judgement, Mistake};
@@ -38,6 +38,14 @@ pub fn confusions(judged: &Judgement) -> Markup {
     let mut markup = element("h3", &[], "Most often confused");
     markup.push(table(&["true class", "predicted class", "images", "share of the class"], rows));
     markup
+}
+
+/// The names of the classes, where a chart has only their numbers.
+pub fn key(classes: &[String]) -> Markup {
+    let mut details = element("summary", &[], format!("The names of the {} classes", classes.len()));
+    let names = classes.iter().map(|name| element("li", &[], name)).collect::<Markup>();
+    details.push(element("ol", &[("class", "key"), ("start", "0")], names));
+    element("details", &[("open", "")], details)
 }
 
 /// The most confident mistakes, each with its true and its predicted class.

@@ -5,7 +5,7 @@ use crate::Error;
 use crate::cli::config::Config;
 use crate::cli::run_folder::{COLUMNS, LAYERS, TIMES};
 use crate::cli::{Failure, Result};
-use crate::train::Recipe;
+use crate::train::{Recipe, Validation};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 /// A run.
 pub struct Run {
     pub path: PathBuf,
+    /// The folder of the repeated runs that it belongs to, if that folder was given.
+    pub repeated: Option<PathBuf>,
     /// Its name among the others.
     pub name: String,
     pub config: Config,
@@ -101,12 +103,23 @@ impl Run {
         let result = Outcome::read(&path.join("result.json"))?;
         let name = path.canonicalize().map_err(|error| Error::io(path, "open", error))?;
         let name = name.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into());
-        Ok(Run { path: path.to_path_buf(), name, config, config_text, recipe, epochs, layers, times, result })
+        Ok(Run {
+            path: path.to_path_buf(),
+            repeated: None,
+            name,
+            config,
+            config_text,
+            recipe,
+            epochs,
+            layers,
+            times,
+            result,
+        })
     }
 
     /// Whether its weights are selected by their accuracy on validation images.
     pub fn has_validation(&self) -> bool {
-        self.recipe.validation > 0
+        self.recipe.validation != Validation::NONE
     }
 
     /// The epoch with the best validation accuracy so far, counted from 1, and this accuracy.

@@ -1,5 +1,6 @@
 //! The sections of the page, each about one question.
 
+use super::chart::confusion::WITH_NUMBERS;
 use super::figures::{Overlay, Single, numbers, range};
 use super::markup::{Markup, element};
 use super::network::{self, Judgement, Set};
@@ -28,13 +29,19 @@ impl Writer {
             measured += &format!(" The best epochs: {}.", best.join(", "));
         }
         let zero_lr = all.iter().any(|run| run.epochs.iter().any(|epoch| epoch.lr <= 0.0));
-        let rate = if zero_lr { "A logarithmic axis cannot show a rate of 0." } else { "" };
+        let rate = match zero_lr {
+            true => "Of the last step of each epoch. A logarithmic axis cannot show a rate of 0.",
+            false => "Of the last step of each epoch.",
+        };
         self.charts(vec![
-            (curves.train_loss(), "Mean over the epoch, including label smoothing if the recipe uses it."),
+            (
+                curves.loss(),
+                "On the training images the mean over the epoch, including label smoothing if the recipe uses it; on \
+                 validation images without it.",
+            ),
             (curves.accuracy(), measured.as_str()),
             (curves.learning_rate(), rate),
-            (curves.validation_loss(), "Without label smoothing."),
-            (curves.gradient_norm(), "Before clipping, if the recipe clips."),
+            (curves.gradient_norm(), "Mean over the steps of an epoch; before clipping, if the recipe clips."),
         ]);
         match without.as_slice() {
             [] => {}
@@ -45,22 +52,24 @@ impl Writer {
 
     pub fn classes(&mut self, runs: &[Examined]) {
         self.section("Classes and mistakes");
+        self.class_by_class(runs);
+        let mut has_key = false;
         for (i, Examined { run, findings }) in runs.iter().enumerate() {
             self.run_title(runs, i);
             findings.notes.iter().for_each(|note| self.note(note));
             match (&findings.judgement, &findings.network) {
                 (Some(judged), Some(network)) => {
                     let single = Single { run, place: i, of: runs.len() };
-                    self.judgement(&single, judged, network.file, network.epoch);
+                    self.judgement(&single, judged, network.file, network.epoch, &mut has_key);
                 }
                 _ => self.note("The confusion matrix and the mistakes are left out."),
             }
         }
     }
 
-    fn judgement(&mut self, single: &Single, judged: &Judgement, file: &str, epoch: usize) {
+    fn judgement(&mut self, single: &Single, judged: &Judgement, file: &str, epoch: usize, has_key: &mut bool) {
         let evaluation = &judged.evaluation;
-        let images = text::thousands(evaluation.images() as u64);
+        let images = text::count(evaluation.images(), &format!("{} image", judged.set.name()));
         let caveat = match judged.set {
             Set::Test => "",
             Set::Validation => {
@@ -69,11 +78,10 @@ impl Writer {
             }
         };
         self.paragraph(format!(
-            "The {images} {} images, classified with the weights of epoch {epoch} ({file}): {} correct.{caveat}",
-            judged.set.name(),
+            "The {images}, classified with the weights of epoch {epoch} ({file}): {} correct.{caveat}",
             text::share(evaluation.top1, evaluation.images())
         ));
-        let mut all = self.chart(
+        let mut matrix = self.chart(
             single.confusion_matrix(judged),
             "Rows are true classes, columns predicted classes. Blue: correct, as a share of the class. Orange: wrong, \
              proportional to the square root of the number of images.",
@@ -84,17 +92,21 @@ impl Writer {
              images shown.",
         );
         beside.push(pictures::confusions(judged));
-        all.push(element("div", &[], beside));
+        // All runs have the same classes.
+        if judged.classes.len() > WITH_NUMBERS && !std::mem::replace(has_key, true) {
+            matrix.push(pictures::key(&judged.classes));
+        }
+        let all: Markup = [matrix, beside].into_iter().map(|column| element("div", &[], column)).collect();
         self.push(element("div", &[("class", "charts")], all));
         if judged.mistakes.is_empty() {
             return self.note("No image was classified wrongly.");
         }
         self.push(element("h3", &[], "The most confident mistakes"));
         self.paragraph(format!(
-            "Of the {} mistakes, those whose wrong class has the largest probability (softmax). Below each picture: \
+            "Of the {}, those whose wrong class has the largest probability (softmax). Below each picture: \
              the predicted class and its probability; the true class and its probability; the index among the {} \
              images.",
-            text::thousands((evaluation.images() - evaluation.top1) as u64),
+            text::count(evaluation.images() - evaluation.top1, "mistake"),
             judged.set.name()
         ));
         self.push(pictures::mistakes(judged));
@@ -150,8 +162,8 @@ impl Writer {
         let gradients = over_all(&|run| &run.layers.gradient_norm);
         let ratios = over_all(&|run| &run.layers.update_ratio);
         let what = [
-            ["layer_gradient_norm", "Gradient norm of each layer", "‖gradient‖"],
-            ["layer_update_ratio", "Update to weight ratio of each layer", "‖Δw‖ / ‖w‖"],
+            ["layer_gradient_norm", "Gradient norm of each layer", "‖gradient‖, logarithmic"],
+            ["layer_update_ratio", "Update to weight ratio of each layer", "‖Δw‖ / ‖w‖, logarithmic"],
         ];
         let mut charts = Vec::new();
         for (i, (run, names)) in all.iter().zip(&names).enumerate() {
@@ -210,10 +222,7 @@ impl Writer {
 
     pub fn configuration(&mut self, runs: &[Examined]) {
         self.section("Configuration");
-        if runs.len() > 1 {
-            let all: Vec<&Run> = runs.iter().map(|examined| &examined.run).collect();
-            self.differences(&all);
-        } else {
+        if runs.len() == 1 {
             self.paragraph(Markup::written_here(
                 "The file <code>config.toml</code> of the run; <code>resnet train --config</code> starts the same run \
                  again.",
@@ -223,29 +232,5 @@ impl Writer {
             self.run_title(runs, i);
             self.push(element("pre", &[], run.config_text.trim_end()));
         }
-    }
-
-    /// A table of the keys that are not the same in all runs.
-    fn differences(&mut self, runs: &[&Run]) {
-        let tables: Vec<toml::Table> =
-            runs.iter().map(|run| toml::from_str(&run.config_text).unwrap_or_default()).collect();
-        let mut keys: Vec<&String> = tables.iter().flat_map(toml::Table::keys).collect();
-        keys.sort();
-        keys.dedup();
-        keys.retain(|key| tables.iter().any(|table| table.get(*key) != tables[0].get(*key)));
-        if keys.is_empty() {
-            return self.paragraph("The configuration is the same in all runs.");
-        }
-        let mut rows = Markup::new();
-        for key in keys {
-            let mut row = element("td", &[], element("code", &[], key));
-            for table in &tables {
-                let value = table.get(key).map_or("–".to_string(), toml::Value::to_string);
-                row.push(element("td", &[("class", "name")], value));
-            }
-            rows.push(element("tr", &[], row));
-        }
-        let header: Vec<&str> = ["setting"].into_iter().chain(runs.iter().map(|run| run.name.as_str())).collect();
-        self.push(table(&header, rows));
     }
 }

@@ -31,7 +31,12 @@ pub fn median_and_range(values: &[f64]) -> Option<[f64; 3]> {
 pub fn by_seed(runs: &[&Run]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, run) in runs.iter().enumerate().filter(|(_, run)| run.result.is_some()) {
+        // The configurations of repeated runs may differ in mean and standard deviation of the images: if validation images
+        // are held out, the seed decides which ones.
         let alike = |j: usize| {
+            if run.repeated.is_some() {
+                return runs[j].repeated == run.repeated;
+            }
             let mut config = runs[j].config.clone();
             config.seed = run.config.seed;
             config == run.config

@@ -1,6 +1,7 @@
 //! What a process that was killed leaves in the folder of a run: temporary files, and a run without a checkpoint.
 
-use super::{GROWING, RESULT, checkpoints, events};
+use super::{GROWING, RESULT, checkpoints};
+use crate::cli::events;
 use crate::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};

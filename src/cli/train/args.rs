@@ -6,7 +6,7 @@ use crate::cli::images::DataArgs;
 use crate::cli::{Result, args};
 use crate::model::Architecture;
 use crate::optim::Schedule;
-use crate::train::Recipe;
+use crate::train::{Recipe, Validation};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +80,10 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST_CHECKPOINTS), allow_negative_numbers = true)]
     keep_checkpoints: Option<usize>,
 
+    /// Keep the weights of every Nth epoch: weights-epoch-001.safetensors, ...; 0: none [default: 0]
+    #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true)]
+    save_every: Option<usize>,
+
     /// Seed of the initial weights, the order of the images, the augmentation and the validation split
     #[arg(long, value_name = "N", value_parser = args::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -98,12 +102,13 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = args::count(1, usize::MAX), allow_negative_numbers = true, help_heading = "Data")]
     train_images: Option<usize>,
 
-    /// Hold out N of the training images for validation; 0: none
+    /// Hold out N of the training images for validation; 0: none; `folder`: those of the data set
     ///
-    /// With N above 0, best.safetensors contains the weights of the epoch with the highest accuracy on
-    /// these images, and these weights are evaluated on the test images.
-    #[arg(long, value_name = "N", value_parser = args::count(0, usize::MAX), allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
-    validation: Option<usize>,
+    /// With validation images, best.safetensors contains the weights of the epoch with the highest
+    /// accuracy on them, and these weights are evaluated on the test images. `folder` is the default
+    /// for pictures in folders with train/, valid/ (or val/) and test/.
+    #[arg(long, value_name = "N", value_parser = args::validation, allow_negative_numbers = true, verbatim_doc_comment, help_heading = "Data")]
+    validation: Option<Validation>,
 
     /// Evaluate on the validation images every N epochs, and after the last [default: 1]
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
@@ -214,10 +219,17 @@ pub struct Args {
     /// Start from the weights of this file where they fit (fine-tuning)
     ///
     /// A safetensors file, a PyTorch file (.pth, .pt, .th), an .npz file, or `pretrained`, a ResNet-20
-    /// for CIFAR-10 embedded in this program. Tensors whose name or shape differs keep their random
-    /// initial values and are listed: the last layer, for example, if the classes are different.
+    /// for CIFAR-10 embedded in this program. If the classes are different, the last layer keeps its
+    /// random initial values. Every other tensor of the network must be in the file.
     #[arg(long, value_name = "FILE", verbatim_doc_comment, help_heading = "Optimisation")]
     init_from: Option<PathBuf>,
+
+    /// With --init-from: begin with those tensors of the file that fit, however few
+    ///
+    /// The others keep their random initial values and are listed.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
+          help_heading = "Optimisation")]
+    init_partial: Option<bool>,
 
     /// Images per batch of an evaluation; changes only speed and memory
     #[arg(long, value_name = "N", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Computation")]
@@ -290,6 +302,8 @@ impl Args {
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
+            init_partial: self.init_partial,
+            save_every: self.save_every,
             engine: self.engine.engine.map(|engine| engine.name().to_string()),
             conv: self.engine.conv.map(|algorithm| algorithm.name().to_string()),
             checkpoint_every: self.checkpoint_every.map(args::write_duration),

@@ -110,6 +110,13 @@ fn check_common(config: &Config, folder: &Path) -> Result<()> {
     )))
 }
 
+/// The folders of the runs that have begun, if `path` is a folder of repeated runs.
+pub fn folders(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let Some(config) = configuration(path)? else { return Ok(None) };
+    let seeds = (config.recipe()?.seed..).take(config.repeat.unwrap_or(1));
+    Ok(Some(seeds.map(|seed| folder_of(path, seed)).filter(|folder| has_begun(folder)).collect()))
+}
+
 /// The run of one seed: starts it, resumes it, or does nothing if it is complete.
 fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     let folder = folder_of(path, seed);
@@ -158,8 +165,7 @@ fn summarise(seeds: &[u64], path: &Path) -> Result<()> {
     let spread = std.map_or(String::new(), |std| format!(", standard deviation {:.2}", 100.0 * std));
     writeln!(out, "{:<14} {:.2} %{spread}", "mean", 100.0 * mean)?;
     writeln!(out, "{:<14} {}", "written", path.join("repeat.json").display())?;
-    let (path, report) = (text::shell(path), text::shell(path.join("report")));
-    Ok(writeln!(out, "{:<14} resnet report {path}/seed-* --out {report}", "for a report")?)
+    Ok(writeln!(out, "{:<14} resnet report {}", "for a report", text::shell(path))?)
 }
 
 fn read_result(folder: &Path) -> Result<Value> {

@@ -75,7 +75,7 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
     }
     flags.refuse_conflicts(&config, path)?;
     folder.keep(config.keep_checkpoints());
-    let (recipe, executor) = (config.recipe()?, start::executor(&config, args)?);
+    let (mut recipe, executor) = (config.recipe()?, start::executor(&config, args)?);
     if let Some(before) = folder.compute_with(kernels(config.engine()?)) {
         let now = kernels(config.engine()?);
         note(&format!(
@@ -83,11 +83,11 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
              result will not be bit-identical to that of an uninterrupted run"
         ))?;
     }
-    let images = Images::load(&config, &recipe)?;
+    let images = Images::load(&config, &mut recipe)?;
     let mut model = start::prepare(&recipe, &images.train)?;
     images.memory(&config, &recipe, &model)?.check(memory::room())?;
     let Images { train, validation, test, about } = images;
-    let data = data_hash(&train);
+    let data = data_hash(&train)?;
     if data != checkpoint.data {
         return Err(Failure::Failed(format!(
             "the training images are not those that the run started with: {}; give their location with --data",

@@ -7,12 +7,12 @@ use crate::cli::config::Config;
 use crate::cli::images::{About, DEFAULT_SIZE};
 use crate::cli::memory::estimate::Plan;
 use crate::cli::run_folder::{RunFolder, check_out};
-use crate::cli::{Failure, Result, init_from, memory};
+use crate::cli::{Failure, Result, init_from, memory, text};
 use crate::data::Dataset;
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
 use crate::train::checkpoint::data_hash;
-use crate::train::{Executor, Recipe, Trace, Trainer};
+use crate::train::{Executor, Recipe, Trace, Trainer, Validation};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,9 +25,26 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn load(config: &Config, recipe: &Recipe) -> Result<Self> {
-        let (splits, about) = config.data().load(DEFAULT_SIZE)?;
-        let (train, validation) = train_and_validation(splits.train, config.train_images, recipe)?;
+    /// Loads the images of a run. The data set's own validation images are used if the configuration does not say
+    /// otherwise: then the recipe is changed.
+    pub fn load(config: &Config, recipe: &mut Recipe) -> Result<Self> {
+        let (splits, mut about) = config.data().load(DEFAULT_SIZE)?;
+        if config.validation.is_none() && splits.validation.is_some() {
+            recipe.validation = Validation::Folder;
+        }
+        about.notes.extend(splits.validation.as_ref().map(|_| {
+            match recipe.validation {
+                Validation::Folder => {
+                    "the best epoch is chosen by the validation images of the data set (--validation 0: \
+                                   they are not used)"
+                        .to_string()
+                }
+                held_out => {
+                    format!("the validation images of the data set are not used, because --validation is {held_out}")
+                }
+            }
+        }));
+        let (train, validation) = train_and_validation(splits.train, splits.validation, config.train_images, recipe)?;
         Ok(Images { train, validation, test: splits.test, about })
     }
 
@@ -37,9 +54,11 @@ impl Images {
     }
 }
 
-/// Splits the first `first` training images (or all) into those to train on and those held out for validation.
+/// The first `first` training images (or all) without those held out for validation, and the validation images: these or
+/// the data set's `own`.
 pub fn train_and_validation(
     mut train: Dataset,
+    own: Option<Dataset>,
     first: Option<usize>,
     recipe: &Recipe,
 ) -> Result<(Dataset, Option<Dataset>)> {
@@ -50,17 +69,23 @@ pub fn train_and_validation(
         }
         train = train.subset(&(0..n).collect::<Vec<_>>())?;
     }
-    if recipe.validation == 0 {
-        return Ok((train, None));
-    }
-    if recipe.validation >= train.len() {
+    let held_out = match recipe.validation {
+        Validation::NONE => return Ok((train, None)),
+        Validation::HeldOut(images) => images,
+        Validation::Folder if own.is_some() => return Ok((train, own)),
+        Validation::Folder => {
+            let message = "--validation folder needs a data set with its own validation images, in valid/ or val/ beside \
+                           train/ and test/, and this one has none; give --validation N to hold out N training images";
+            return Err(Failure::Usage(message.to_string()));
+        }
+    };
+    if held_out >= train.len() {
         return Err(Failure::Usage(format!(
-            "cannot hold out {} of {} training images for validation; give a smaller --validation, or 0 for none",
-            recipe.validation,
+            "cannot hold out {held_out} of {} training images for validation; give a smaller --validation, or 0 for none",
             train.len()
         )));
     }
-    let (train, validation) = train.split_validation(recipe.validation, recipe.seed)?;
+    let (train, validation) = train.split_validation(held_out, recipe.seed)?;
     Ok((train, Some(validation)))
 }
 
@@ -79,9 +104,9 @@ pub fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
         let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
         model.forward(&one, Mode::Train).map_err(|error| {
             Failure::Usage(format!(
-                "the last batch of an epoch would contain a single image ({} images, batch size {}), and `{}` cannot \
+                "the last batch of an epoch would contain a single image ({}, batch size {}), and `{}` cannot \
                  train on that: {error}; give another --batch-size",
-                train.len(),
+                text::count(train.len(), "image"),
                 recipe.batch_size,
                 recipe.model
             ))
@@ -129,12 +154,13 @@ pub fn executor(config: &Config, args: &Args) -> Result<Arc<dyn Executor<f32>>> 
 
 /// Starts a new run, in the folder `out` if it is given.
 pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> {
-    let recipe = given.recipe()?;
+    let mut recipe = given.recipe()?;
     let executor = executor(&given, args)?;
     if let Some(out) = out {
         check_out(out)?;
     }
-    let images = Images::load(&given, &recipe)?;
+    let images = Images::load(&given, &mut recipe)?;
+    given.validation = Some(recipe.validation);
     if given.mean.is_none() {
         let derived = images.about.normalization(&images.train)?;
         (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
@@ -145,14 +171,16 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     let mut model = prepare(&recipe, &images.train)?;
     images.memory(&config, &recipe, &model)?.check(memory::room())?;
     let initialised = match &given.init_from {
-        Some(path) => init_from::apply(path, &mut model)?,
+        Some(path) => {
+            init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
+        }
         None => Vec::new(),
     };
     let Images { train, validation, test, about } = images;
     let stem = format!("{}-{}", recipe.model, recipe.name);
     let mut folder = RunFolder::create(out, &stem, &config.to_toml(), config.keep_checkpoints())?;
     folder.compute_with(kernels(config.engine()?));
-    let data = data_hash(&train);
+    let data = data_hash(&train)?;
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
     // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.

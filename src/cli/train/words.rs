@@ -1,12 +1,13 @@
-//! Texts about a recipe, about a run before it starts, and about a finished epoch.
+//! Texts about a recipe, and about a run before it starts.
 
+use super::table::Table;
 use super::{Run, start};
 use crate::cli::args::EngineKind;
-use crate::cli::progress::Progress;
+use crate::cli::progress::{Progress, terminal_columns};
 use crate::cli::{Result, args, text};
 use crate::data::Dataset;
 use crate::optim::DecayExemption;
-use crate::train::{EpochMetrics, Evaluation, Position, Recipe, recipe};
+use crate::train::{Position, Recipe, Validation, recipe};
 
 /// The recipes with their values, for `--help`.
 pub fn recipes() -> String {
@@ -14,8 +15,9 @@ pub fn recipes() -> String {
     for (name, about) in recipe::RECIPES {
         let recipe = Recipe::by_name(name).expect("a known recipe");
         let held_out = match recipe.validation {
-            0 => String::new(),
-            n => format!("; {n} validation images"),
+            Validation::NONE => String::new(),
+            Validation::HeldOut(images) => format!("; {}", text::count(images, "validation image")),
+            Validation::Folder => "; the validation images of the data set".to_string(),
         };
         help += &format!(
             "  {name}: {about}\n      {}, {}\n      {}; {}{held_out}\n      {}\n",
@@ -32,7 +34,7 @@ pub fn recipes() -> String {
 pub fn steps(recipe: &Recipe) -> String {
     let Recipe { epochs, batch_size, accumulate, lr, schedule, .. } = recipe;
     let batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
-    format!("{epochs} epochs, batch size {batches}, lr {lr} {schedule}")
+    format!("{}, batch size {batches}, lr {lr} {schedule}", text::count(*epochs, "epoch"))
 }
 
 pub fn optimiser(recipe: &Recipe) -> String {
@@ -67,7 +69,7 @@ pub fn augmentation(recipe: &Recipe) -> String {
         (padding, true) => format!("crops with padding {padding}, flips"),
     };
     if augmentation.cutout > 0 {
-        text += &format!(", cutout of {} pixels", augmentation.cutout);
+        text += &format!(", cutout of {}", text::count(augmentation.cutout, "pixel"));
     }
     if recipe.mixup > 0.0 {
         text += &format!(", mixup with alpha {}", recipe.mixup);
@@ -114,8 +116,8 @@ impl Run {
             (
                 "data",
                 format!(
-                    "{} images for training{held_out}, {} for testing: {}",
-                    count(&self.train),
+                    "{} for training{held_out}, {} for testing: {}",
+                    text::count(self.train.len(), "image"),
                     count(&self.test),
                     self.about.description
                 ),
@@ -147,26 +149,12 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
-        let validation_header = if self.validation.is_some() { "  validation loss, top-1" } else { "" };
-        progress.header(&format!(
-            "    epoch        lr    loss    top-1    top-5  gradient  images/s      time{validation_header}"
-        ));
+        progress.header(&self.table().header());
         Ok(())
     }
-}
 
-/// An epoch as a row of the table.
-pub fn line(epoch: &EpochMetrics, epochs: usize, validation: Option<&Evaluation>) -> String {
-    let validation = validation.map_or(String::new(), |v| format!("  {:.4} {:6.2} %", v.loss, 100.0 * v.accuracy()));
-    format!(
-        "{:>9} {:>9.2e} {:>7.4} {:>6.2} % {:>6.2} % {:>9.3} {:>9.0} {:>9}{validation}",
-        format!("{}/{epochs}", epoch.epoch + 1),
-        epoch.lr,
-        epoch.loss,
-        100.0 * epoch.top1,
-        100.0 * epoch.top5,
-        epoch.gradient_norm,
-        epoch.images_per_second(),
-        text::duration(epoch.seconds)
-    )
+    /// The table of epochs.
+    pub fn table(&self) -> Table {
+        Table::new(self.trainer.recipe().epochs, self.validation.is_some(), terminal_columns())
+    }
 }

@@ -26,12 +26,13 @@ use std::path::Path;
 
 const RECONSTRUCT: [&str; 2] = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"];
 const FROM_BUFFER: [&str; 2] = ["numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"];
-/// Every name that may occur in a batch.
-const ALLOWED: [&str; 7] =
-    [RECONSTRUCT[0], RECONSTRUCT[1], FROM_BUFFER[0], FROM_BUFFER[1], "numpy.ndarray", "numpy.dtype", "_codecs.encode"];
+
+/// The longest name of a class that is read, in bytes, and the most of them.
+const LONGEST_NAME: usize = 1024;
+const MOST_NAMES: usize = 1024;
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Pickle<'a>> {
-    let pickle = Pickle::parse(bytes, 0, &ALLOWED, path)?;
+    let pickle = Pickle::parse(bytes, 0, path)?;
     if pickle.end() != bytes.len() {
         let message = format!("expected the end of the file, found {} more bytes", bytes.len() - pickle.end());
         return Err(Error::format(path, Some(pickle.end() as u64), message));
@@ -45,9 +46,14 @@ pub(super) fn read_names(path: &Path, bytes: &[u8], key: &str) -> Result<Vec<Str
     let names = pickle.root().get(key)?;
     // Python 3 writes a `bytes` name in protocol 2 as a call.
     let name = |name: Value<'_>| match name.text() {
-        Ok(text) => Ok(text.to_string()),
+        Ok(text) if text.len() <= LONGEST_NAME => Ok(text.to_string()),
+        Ok(_) => Err(name.unexpected(format!("a name of at most {LONGEST_NAME} bytes"))),
         Err(error) => name.bytes().ok().and_then(|bytes| String::from_utf8(bytes.into_owned()).ok()).ok_or(error),
     };
+    // One long text may be listed any number of times.
+    if names.list()?.len() > MOST_NAMES {
+        return Err(names.unexpected(format!("a list of at most {MOST_NAMES} names")));
+    }
     names.list()?.map(name).collect()
 }
 
@@ -87,7 +93,7 @@ impl<'p> Matrix<'p> {
     fn read(array: Value<'p>) -> Result<Self> {
         let expected: Vec<&str> = RECONSTRUCT.into_iter().chain(FROM_BUFFER).collect();
         let call = array.call(&expected)?;
-        let (bytes, dtype, shape, fortran) = if RECONSTRUCT.contains(&call.global) {
+        let (bytes, dtype, shape, fortran) = if RECONSTRUCT.iter().any(|name| call.is(name)) {
             let state = call.state.ok_or_else(|| array.error("expected an array, found one without content"))?;
             let [_version, shape, dtype, fortran, bytes] = state.tuple()?;
             (bytes, dtype, shape, fortran.bool()?)
@@ -96,11 +102,7 @@ impl<'p> Matrix<'p> {
             let (Some(bytes), Some(dtype), Some(shape), Some(order), None) =
                 (args.next(), args.next(), args.next(), args.next(), args.next())
             else {
-                return Err(array.error(format!(
-                    "expected 4 arguments of `{}`, found {}",
-                    call.global,
-                    call.args.len()
-                )));
+                return Err(array.error(format!("expected 4 arguments of the array, found {}", call.args.len())));
             };
             let fortran = match order.text()? {
                 "C" => false,

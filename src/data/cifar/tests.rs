@@ -67,7 +67,7 @@ fn assert_is_the_data_set(splits: &Splits) {
             assert_eq!(p, byte(first + i / IMAGES, i % IMAGES, channel, row, column));
         }
         for (i, &found) in dataset.labels.iter().enumerate() {
-            assert_eq!(found, label(first + i / IMAGES, i % IMAGES));
+            assert_eq!(found, u16::from(label(first + i / IMAGES, i % IMAGES)));
         }
     }
 }
@@ -281,8 +281,10 @@ mod with_formats {
             message(&replace(&good, b"U\x04data", b"U\x04dato"))
                 .contains("expected the key \"data\", found [\"batch_label\", \"labels\", \"dato\"")
         );
+        // Nothing is called, whatever its name.
         assert!(
-            message(&replace(&good, b"cnumpy\nndarray", b"cos\nsystem")).contains("global `os.system` is not allowed")
+            message(&replace(&good, b"cnumpy.core.multiarray\n_reconstruct", b"cos\nsystem"))
+                .contains("_frombuffer`, found an object made by `os.system`")
         );
         assert!(message(&[&good[..], b"N."].concat()).contains("expected the end of the file, found 2 more bytes"));
         assert!(message(b"N.").ends_with("at byte 0: expected a dict, found None"));
@@ -495,7 +497,7 @@ mod with_formats {
             for ((i, row, column, channel), &p) in dataset.pixels.indexed_iter() {
                 assert_eq!(p, byte(part, i, channel, row, column));
             }
-            assert_eq!(dataset.labels, (0..PARTS[part]).map(|i| fine(part, i)).collect::<Vec<_>>());
+            assert_eq!(dataset.labels, (0..PARTS[part]).map(|i| u16::from(fine(part, i))).collect::<Vec<_>>());
         }
     }
 

@@ -1,7 +1,8 @@
 //! PNG, both ways, with the crate `png`.
 
-use super::{Fault, MOST_BYTES, check_size, room};
-use ndarray::{Array3, ArrayView3};
+use super::exif::orientation;
+use super::{Decoded, Fault, MOST_BYTES, broken, check_size, room};
+use ndarray::ArrayView3;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
 use std::io::Cursor;
 
@@ -9,7 +10,7 @@ use std::io::Cursor;
 pub(super) const START: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// The samples of a file; of an animation, those of the picture that programs without animation show.
-pub(super) fn decode(bytes: &[u8]) -> Result<Array3<u8>, Fault> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES as usize });
     // Palettes are looked up, samples of 1, 2 and 4 bits are scaled to 8, and of 16 bits the upper 8 are taken.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
@@ -18,12 +19,19 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Array3<u8>, Fault> {
     decoder.set_ignore_iccp_chunk(true);
     // Before the decoder makes room for a row; how many channels there are depends on chunks that follow the header.
     let (width, height) = decoder.read_header_info()?.size();
-    check_size(height as usize, width as usize, 1)?;
+    check_size(height as usize, width as usize)?;
     let mut reader = decoder.read_info()?;
+    // The decoder panics (png 0.18.1).
+    if let Some(palette) = reader.info().palette.as_ref().filter(|palette| !palette.len().is_multiple_of(3)) {
+        return Err(broken(format!("damaged: a palette of {} bytes, which are not whole colours", palette.len())));
+    }
     let (colours, _) = reader.output_color_type();
     let mut samples = room(height as usize, width as usize, colours.samples())?;
     reader.next_frame(samples.as_slice_mut().expect("standard layout"))?;
-    Ok(samples)
+    // EXIF may follow the pixels; whatever else is wrong after them does not spoil them.
+    let _ = reader.finish();
+    let exif = reader.info().exif_metadata.as_deref().unwrap_or_default();
+    Ok(Decoded { orientation: orientation(exif, b""), samples })
 }
 
 impl From<DecodingError> for Fault {
@@ -49,10 +57,10 @@ pub fn encode(pixels: ArrayView3<'_, u8>, software: &str) -> Result<Vec<u8>, Enc
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode;
+    use super::super::tests::decode;
     use super::*;
     use flate2::{Compression, write::ZlibEncoder};
-    use ndarray::s;
+    use ndarray::{Array3, s};
     use png::{Info, chunk};
     use std::io::Write as _;
     use std::path::Path;
@@ -139,6 +147,15 @@ mod tests {
         }
     }
 
+    /// Found by the fuzz target.
+    #[test]
+    fn a_palette_of_parts_of_colours_is_rejected() {
+        let mut info = info(ColorType::Indexed, BitDepth::Eight, [1, 1]);
+        info.palette = Some(vec![1, 2, 3, 4].into());
+        let message = decode(Path::new("x.png"), &file(info, &[0, 0])).unwrap_err().to_string();
+        assert!(message.contains("a palette of 4 bytes"), "{message}");
+    }
+
     /// Seven passes, one after the other, each with every so many rows and columns from a first one on.
     #[test]
     fn an_interlaced_picture_is_the_one_that_is_not() {
@@ -169,6 +186,26 @@ mod tests {
             let mut info = info(ColorType::Rgb, BitDepth::Eight, [height as u32, width as u32]);
             info.interlaced = true;
             assert_eq!(decode(Path::new("interlaced"), &file(info, &rows)).unwrap(), pixels, "{height}x{width}");
+        }
+    }
+
+    #[test]
+    fn the_orientation_is_found_before_and_after_the_pixels() {
+        let exif = super::super::exif::tests::exif(b"II", 6);
+        for is_first in [true, false] {
+            let mut bytes = Vec::new();
+            let info = info(ColorType::Grayscale, BitDepth::Eight, [1, 2]);
+            let mut writer = Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
+            if is_first {
+                writer.write_chunk(chunk::eXIf, &exif).unwrap();
+            }
+            writer.write_image_data(&[1, 2]).unwrap();
+            if !is_first {
+                writer.write_chunk(chunk::eXIf, &exif).unwrap();
+            }
+            drop(writer);
+            let found = super::super::decode(Path::new("x.png"), &bytes).unwrap();
+            assert_eq!((found.orientation.number(), found.pixels.dim()), (6, (1, 2, 3)), "{is_first}");
         }
     }
 

@@ -11,12 +11,12 @@
 //! byte_strings     U SHORT_BINSTRING, C SHORT_BINBYTES, T BINSTRING, B BINBYTES, 8e BINBYTES8, 96 BYTEARRAY8, S STRING
 //! texts            8c SHORT_BINUNICODE, X BINUNICODE, 8d BINUNICODE8, V UNICODE
 //! containers       ( MARK, ] EMPTY_LIST, ) EMPTY_TUPLE, } EMPTY_DICT, l LIST, t TUPLE, d DICT, 85 TUPLE1, 86 TUPLE2,
-//!                  87 TUPLE3, a APPEND, e APPENDS, s SETITEM, u SETITEMS
+//!                  87 TUPLE3, a APPEND, e APPENDS, s SETITEM, u SETITEMS, 8f EMPTY_SET, 90 ADDITEMS, 91 FROZENSET
 //! top_of_stack     0 POP, 1 POP_MARK, 2 DUP
 //! memo_entries     p PUT, q BINPUT, r LONG_BINPUT, 94 MEMOIZE, g GET, h BINGET, j LONG_BINGET
-//! names_and_calls  c GLOBAL, 93 STACK_GLOBAL, R REDUCE, 81 NEWOBJ, b BUILD, P PERSID, Q BINPERSID
-//! unsupported      i INST, o OBJ, 82 EXT1, 83 EXT2, 84 EXT4, 8f EMPTY_SET, 90 ADDITEMS, 91 FROZENSET, 92 NEWOBJ_EX,
-//!                  97 NEXT_BUFFER, 98 READONLY_BUFFER
+//! names            c GLOBAL, 93 STACK_GLOBAL, 82 EXT1, 83 EXT2, 84 EXT4
+//! calls            R REDUCE, 81 NEWOBJ, 92 NEWOBJ_EX, i INST, o OBJ, b BUILD, P PERSID, Q BINPERSID
+//! unsupported      97 NEXT_BUFFER, 98 READONLY_BUFFER
 //! ```
 
 use super::text::{unescape_unicode, unquote};
@@ -26,6 +26,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
+/// The description of an integer that is not represented: a random generator's state has them.
+const LONG: &str = "a whole number of more than 16 bytes";
+
 /// The outcome of a pickle: all nodes, which of them is the result, and the offset of the first byte after `STOP`.
 pub(super) struct Outcome<'a> {
     pub nodes: Vec<Node<'a>>,
@@ -34,13 +37,12 @@ pub(super) struct Outcome<'a> {
 }
 
 /// Executes the pickle that starts at `start` in `bytes`; the arguments are those of [`super::Pickle::parse`].
-pub(super) fn run<'a>(bytes: &'a [u8], start: usize, allowed: &'a [&'a str], path: &Path) -> Result<Outcome<'a>> {
+pub(super) fn run<'a>(bytes: &'a [u8], start: usize, path: &Path) -> Result<Outcome<'a>> {
     let mut machine = Machine {
         input: bytes,
         at: start,
         operation: start,
         path,
-        allowed,
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -59,7 +61,6 @@ struct Machine<'a, 'm> {
     /// The opcode being executed.
     operation: usize,
     path: &'m Path,
-    allowed: &'a [&'a str],
     nodes: Vec<Node<'a>>,
     stack: Vec<Id>,
     /// Heights of the stack at each open `MARK`.
@@ -84,7 +85,8 @@ impl<'a> Machine<'a, '_> {
                 || self.containers(opcode)?
                 || self.top_of_stack(opcode)?
                 || self.memo_entries(opcode)?
-                || self.names_and_calls(opcode)?;
+                || self.names(opcode)?
+                || self.calls(opcode)?;
             if !done {
                 return Err(self.unsupported(opcode));
             }
@@ -180,7 +182,8 @@ impl<'a> Machine<'a, '_> {
     fn long(&mut self, length: usize) -> Result<()> {
         let bytes = self.slice(length)?;
         if length > 16 {
-            return Err(self.error(format!("expected a whole number of at most 16 bytes, found {length}")));
+            self.push(Data::Opaque(LONG));
+            return Ok(());
         }
         // Little-endian two's complement: extend the sign.
         let negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
@@ -192,8 +195,12 @@ impl<'a> Machine<'a, '_> {
 
     fn decimal(&mut self, digits: &[u8]) -> Result<()> {
         let value = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
-        let value = value.ok_or_else(|| self.error("expected a whole number of at most 16 bytes in decimal"))?;
-        self.push(Data::Int(value));
+        let unsigned = digits.strip_prefix(b"-").unwrap_or(digits);
+        match value {
+            Some(value) => self.push(Data::Int(value)),
+            None if unsigned.len() > 30 && unsigned.iter().all(u8::is_ascii_digit) => self.push(Data::Opaque(LONG)),
+            None => return Err(self.error("expected a whole number in decimal")),
+        }
         Ok(())
     }
 
@@ -255,8 +262,11 @@ impl<'a> Machine<'a, '_> {
 
     fn text(&mut self, length: usize) -> Result<()> {
         let bytes = self.slice(length)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| self.error("expected text in UTF-8"))?;
-        self.push(Data::Text(Cow::Borrowed(text)));
+        // Python writes half of a surrogate pair, as in the name of a file that is not UTF-8, like any other character.
+        self.push(match std::str::from_utf8(bytes) {
+            Ok(text) => Data::Text(Cow::Borrowed(text)),
+            Err(_) => Data::Opaque("a text that is not UTF-8"),
+        });
         Ok(())
     }
 
@@ -288,11 +298,16 @@ impl<'a> Machine<'a, '_> {
                 items.reverse();
                 self.push(Data::Tuple(items));
             }
+            0x8f => self.push(Data::Set(Vec::new())),
+            0x91 => {
+                let items = self.pop_to_mark()?;
+                self.push(Data::Set(items));
+            }
             b'a' => {
                 let item = self.pop()?;
                 self.append(&[item])?;
             }
-            b'e' => {
+            b'e' | 0x90 => {
                 let items = self.pop_to_mark()?;
                 self.append(&items)?;
             }
@@ -317,11 +332,12 @@ impl<'a> Machine<'a, '_> {
         Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
     }
 
-    /// Appends to the list on top of the stack.
+    /// Appends to the list, set or object on top of the stack.
     fn append(&mut self, items: &[Id]) -> Result<()> {
         let list = self.top()?;
         match &mut self.nodes[list].data {
-            Data::List(ids) => ids.extend(items),
+            Data::List(ids) | Data::Set(ids) => ids.extend(items),
+            Data::Call(call) => call.items.extend(items),
             _ => return Err(self.error("APPEND expects a list")),
         }
         Ok(())
@@ -415,33 +431,62 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    /// Names, calls, the state of objects, and persistent ids.
-    fn names_and_calls(&mut self, opcode: u8) -> Result<bool> {
+    /// Names. Nothing is looked up: a name is the two texts module and name.
+    fn names(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             b'c' => {
-                let module = String::from_utf8_lossy(self.line()?);
-                let name = String::from_utf8_lossy(self.line()?);
-                self.global(&module, &name)?;
+                let global = self.global()?;
+                self.push(global);
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                match (&self.nodes[module].data, &self.nodes[name].data) {
-                    (Data::Text(module), Data::Text(name)) => {
-                        let (module, name) = (module.clone(), name.clone());
-                        self.global(&module, &name)?;
-                    }
-                    _ => return Err(self.error("STACK_GLOBAL expects the texts module and name")),
-                }
+                let (Data::Text(_), Data::Text(_)) = (&self.nodes[module].data, &self.nodes[name].data) else {
+                    return Err(self.error("STACK_GLOBAL expects the texts module and name"));
+                };
+                self.push(Data::Global { module, name });
             }
+            0x82..=0x84 => {
+                self.slice(1 << (opcode - 0x82))?;
+                self.push(Data::Opaque("a name in Python's extension registry"));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The name on the next two lines.
+    fn global(&mut self) -> Result<Data<'a>> {
+        let module = String::from_utf8_lossy(self.line()?);
+        let name = String::from_utf8_lossy(self.line()?);
+        Ok(Data::Global { module: self.add(Data::Text(module)), name: self.add(Data::Text(name)) })
+    }
+
+    /// Calls, of which none is executed, the state of objects, and persistent ids.
+    fn calls(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
             b'R' | 0x81 => {
                 let (args, function) = (self.pop()?, self.pop()?);
-                let Data::Global(global) = self.nodes[function].data else {
-                    return Err(self.error("a call expects the name of a function, found another value"));
-                };
-                let Data::Tuple(_) = self.nodes[args].data else {
-                    return Err(self.error(format!("the call of `{global}` expects a tuple of arguments")));
-                };
-                self.push(Data::Call(Box::new(CallData { global, args, state: None, entries: Vec::new() })));
+                self.call(function, args)?;
+            }
+            0x92 => {
+                // The keyword arguments, a dict, are not recorded.
+                let (_, args, function) = (self.pop()?, self.pop()?, self.pop()?);
+                self.call(function, args)?;
+            }
+            b'i' => {
+                let global = self.global()?;
+                let (items, function) = (self.pop_to_mark()?, self.add(global));
+                let args = self.add(Data::Tuple(items));
+                self.call(function, args)?;
+            }
+            b'o' => {
+                let mut items = self.pop_to_mark()?;
+                if items.is_empty() {
+                    return Err(self.error("OBJ expects a class"));
+                }
+                let function = items.remove(0);
+                let args = self.add(Data::Tuple(items));
+                self.call(function, args)?;
             }
             b'b' => {
                 let state = self.pop()?;
@@ -453,8 +498,7 @@ impl<'a> Machine<'a, '_> {
             }
             b'P' => {
                 let text = String::from_utf8_lossy(self.line()?);
-                self.push(Data::Text(text));
-                let id = self.pop()?;
+                let id = self.add(Data::Text(text));
                 self.push(Data::Persistent(id));
             }
             b'Q' => {
@@ -466,43 +510,37 @@ impl<'a> Machine<'a, '_> {
         Ok(true)
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Result<()> {
-        let full = format!("{module}.{name}");
-        match self.allowed.iter().find(|&&allowed| allowed == full) {
-            Some(&allowed) => self.push(Data::Global(allowed)),
-            None => {
-                let known = if self.allowed.is_empty() { "none".into() } else { self.allowed.join(", ") };
-                let full: String = full.chars().take(200).flat_map(char::escape_debug).collect();
-                return Err(self.error(format!("global `{full}` is not allowed (allowed: {known})")));
-            }
-        }
+    /// Records a call of anything: a name, or the result of another call.
+    fn call(&mut self, function: Id, args: Id) -> Result<()> {
+        let Data::Tuple(_) = self.nodes[args].data else {
+            return Err(self.error("a call expects a tuple of arguments"));
+        };
+        let call = CallData { function, args, state: None, items: Vec::new(), entries: Vec::new() };
+        self.push(Data::Call(Box::new(call)));
         Ok(())
     }
 
     /// The error for any other byte.
     fn unsupported(&self, opcode: u8) -> Error {
         let name = match opcode {
-            b'i' => "INST",
-            b'o' => "OBJ",
-            0x82 => "EXT1",
-            0x83 => "EXT2",
-            0x84 => "EXT4",
-            0x8f => "EMPTY_SET",
-            0x90 => "ADDITEMS",
-            0x91 => "FROZENSET",
-            0x92 => "NEWOBJ_EX",
             0x97 => "NEXT_BUFFER",
             0x98 => "READONLY_BUFFER",
             _ => return self.error(format!("expected a pickle opcode, found byte {opcode:#04x}")),
         };
-        self.error(format!("the pickle opcode {name} is not supported"))
+        self.error(format!("the pickle opcode {name} is not supported: its data is not in the file"))
     }
 
     // The stack.
 
     fn push(&mut self, data: Data<'a>) {
-        self.stack.push(self.nodes.len());
+        let id = self.add(data);
+        self.stack.push(id);
+    }
+
+    /// A node that is not on the stack.
+    fn add(&mut self, data: Data<'a>) -> Id {
         self.nodes.push(Node { offset: self.operation, data });
+        self.nodes.len() - 1
     }
 
     /// The top of the stack, which must be above the last mark.

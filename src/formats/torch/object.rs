@@ -1,205 +1,116 @@
 //! The tensors that a pickle describes: found in it, checked, and then read from their storages.
 
-use super::{Checkpoint, MOST_PER_BYTE, ORDERED_DICT, REBUILD_PARAMETER, REBUILD_TENSOR, SPARE, WRAPPERS};
-use crate::Result;
+use super::choose::{self, Choice};
+use super::mapping::entries_of;
+use super::view::{Found, View};
+use super::{KEYS, MOST_PER_BYTE, SPARE};
 use crate::formats::npy::UNNAMED;
-use crate::formats::numbers::{self, MOST_AXES, Placed};
-use crate::formats::pickle::{Kind, Pickle, Value};
-use crate::tensors::{Dtype, Tensors};
+use crate::formats::numbers::{self, Placed};
+use crate::formats::pickle::{Call, Kind, Name, Pickle, Value};
+use crate::formats::{Contents, Format};
+use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 
-/// The longest name of a tensor, key of a dict or key of a storage, in bytes.
-const LONGEST_NAME: usize = 1024;
-
-/// The element type of a storage class.
-fn storage_dtype(class: &str) -> Option<Dtype> {
-    Some(match class {
-        "torch.FloatStorage" => Dtype::F32,
-        "torch.DoubleStorage" => Dtype::F64,
-        "torch.HalfStorage" => Dtype::F16,
-        "torch.BFloat16Storage" => Dtype::BF16,
-        "torch.LongStorage" => Dtype::I64,
-        "torch.IntStorage" => Dtype::I32,
-        "torch.ByteStorage" => Dtype::U8,
-        "torch.BoolStorage" => Dtype::Bool,
-        _ => return None,
-    })
-}
-
-/// A storage as a pickle mentions it.
-pub(super) struct Storage<'p> {
-    pub dtype: Dtype,
-    pub key: &'p str,
-    len: usize,
-}
-
-impl<'p> Storage<'p> {
-    /// `('storage', class, key, device, numel)`; the older format adds None, or a part of another storage.
-    pub fn parse(id: Value<'p>) -> Result<Self> {
-        let expected = "('storage', class, key, device, numel)";
-        let Kind::Tuple(mut items) = id.kind() else { return Err(id.unexpected(expected)) };
-        let (Some(tag), Some(class), Some(key), Some(_device), Some(len)) =
-            (items.next(), items.next(), items.next(), items.next(), items.next())
-        else {
-            return Err(id.unexpected(expected));
-        };
-        if tag.text()? != "storage" {
-            return Err(tag.unexpected("the text \"storage\""));
-        }
-        if let Some(part) = items.next()
-            && !matches!(part.kind(), Kind::None)
-        {
-            return Err(part.unexpected("None: parts of storages are not supported"));
-        }
-        let dtype = match class.kind() {
-            Kind::Global(name) => storage_dtype(name),
-            _ => None,
-        };
-        let dtype = dtype.ok_or_else(|| class.unexpected("a class of storages, such as torch.FloatStorage"))?;
-        Ok(Storage { dtype, key: text_of(key)?, len: len.usize()? })
-    }
-}
-
-/// A tensor as a pickle describes it.
-pub(super) struct View<'p> {
-    pub at: Value<'p>,
-    dtype: Dtype,
-    pub key: &'p str,
-    /// Number of elements in the storage.
-    storage_len: usize,
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-}
-
-impl<'p> View<'p> {
-    /// The tensor that `value` is, if it is one.
-    fn parse(value: Value<'p>) -> Result<Option<Self>> {
-        let mut at = value;
-        let call = loop {
-            match at.kind() {
-                // (tensor, requires_grad, hooks)
-                Kind::Call(call) if call.global == REBUILD_PARAMETER => {
-                    at =
-                        call.args.get(0).ok_or_else(|| at.error("expected a parameter, found one without a tensor"))?;
-                }
-                Kind::Call(call) if REBUILD_TENSOR.contains(&call.global) => break call,
-                _ if at.offset() != value.offset() => return Err(at.unexpected("the tensor of a parameter")),
-                _ => return Ok(None),
-            }
-        };
-        let mut args = call.args;
-        let (Some(storage), Some(offset), Some(shape), Some(strides)) =
-            (args.next(), args.next(), args.next(), args.next())
-        else {
-            return Err(at.error(format!("expected at least 4 arguments of `{}`", call.global)));
-        };
-        let Kind::Persistent(id) = storage.kind() else { return Err(storage.unexpected("a storage")) };
-        let storage = Storage::parse(id)?;
-        let (offset, sizes, steps) = (offset.usize()?, lengths(shape)?, lengths(strides)?);
-        if sizes.len() != steps.len() {
-            return Err(strides.error(format!("expected {} strides, found {}", sizes.len(), steps.len())));
-        }
-        let inside = numbers::extent(offset, &sizes, &steps).filter(|&(_, extent)| extent <= storage.len);
-        if inside.is_none() {
-            let message = format!(
-                "expected a tensor inside its storage of {} elements, found shape {sizes:?}, \
-                 strides {steps:?}, offset {offset}",
-                storage.len
-            );
-            return Err(at.error(message));
-        }
-        let Storage { dtype, key, len } = storage;
-        Ok(Some(View { at, dtype, key, storage_len: len, offset, shape: sizes, strides: steps }))
-    }
-
-    /// Bytes of this tensor in memory.
-    fn bytes(&self) -> usize {
-        // What View::parse accepts has at most isize::MAX / 8 elements.
-        numbers::len(&self.shape).unwrap_or(0) * self.dtype.widened().size()
-    }
-
-    /// Rejects a storage whose length in the file is not the stated one.
-    pub fn check_storage(&self, size: usize) -> Result<()> {
-        if self.storage_len.checked_mul(self.dtype.size()) != Some(size) {
-            let View { key, dtype, storage_len, .. } = self;
-            let message = format!("expected {storage_len} {dtype} in the storage {key:?}, found {size} bytes");
-            return Err(self.at.error(message));
-        }
-        Ok(())
-    }
-}
-
-/// Sizes or strides: a tuple of integers that are not negative.
-fn lengths(value: Value) -> Result<Vec<usize>> {
-    let Kind::Tuple(items) = value.kind() else { return Err(value.unexpected("a tuple of sizes")) };
-    if items.len() > MOST_AXES {
-        return Err(value.unexpected(format!("at most {MOST_AXES} axes")));
-    }
-    items.map(|item| item.usize()).collect()
-}
+/// The functions that make a NumPy array.
+const NUMPY: [&str; 2] = ["_reconstruct", "_frombuffer"];
 
 /// The tensors of a pickle, found and checked but not yet read.
 pub(super) struct Object<'p> {
+    file: &'p Path,
     views: Vec<(String, View<'p>)>,
     unwrapped: Vec<String>,
     dropped: Vec<(String, String)>,
+    unreadable: Vec<(String, String)>,
+    others: Vec<(String, usize)>,
 }
 
 impl<'p> Object<'p> {
-    pub fn new(pickle: &'p Pickle<'p>) -> Result<Self> {
-        let mut object = Object { views: Vec::new(), unwrapped: Vec::new(), dropped: Vec::new() };
+    /// The tensors of the dict that `key` leads to, or of the one that [`choose`] takes; `file` is the checkpoint.
+    pub fn new(file: &'p Path, pickle: &'p Pickle<'p>, key: Option<&str>) -> Result<Self> {
+        let (start, mut unwrapped) = choose::follow(pickle.root(), key.unwrap_or_default())?;
+        let mut object = Object {
+            file,
+            views: Vec::new(),
+            unwrapped: Vec::new(),
+            dropped: Vec::new(),
+            unreadable: Vec::new(),
+            others: Vec::new(),
+        };
+        match Found::of(start) {
+            Found::Tensor(view) => {
+                object.views.push((UNNAMED.to_string(), view));
+                object.unwrapped = unwrapped;
+                return Ok(object);
+            }
+            Found::Malformed(error) => return Err(error),
+            Found::Unreadable(what) | Found::Whole(what) => {
+                return Err(start.error(format!("expected a state dict, or one tensor, found {what}")));
+            }
+            Found::Other => {}
+        }
+        let Choice { taken, path, others, module } = choose::choose(start);
+        let inside = |path: &[String]| [&unwrapped, path].concat();
+        let Some(taken) = taken else { return Err(no_tensor(file, start, &unwrapped, module)) };
+        object.others = others.into_iter().map(|(path, tensors)| (inside(&[path]).join("."), tensors)).collect();
+        unwrapped.extend(path);
+        // What is beside the way to the state dict.
         let mut at = pickle.root();
-        if let Some(view) = View::parse(at)? {
-            object.views.push((UNNAMED.to_string(), view));
-            return Ok(object);
+        for key in &unwrapped {
+            let (next, _) = choose::follow(at, key)?;
+            object.leave_out(at, next);
+            at = next;
         }
-        // The innermost dict: every iteration goes one level down in a tree of bounded depth.
-        let mut entries = entries_of(at)?;
-        while let Some((key, inner)) = wrapped(&entries) {
-            object.unwrapped.push(key.to_string());
-            object.dropped.extend(entries.iter().filter(|(name, _)| name != key).map(describe));
-            at = inner;
-            entries = entries_of(at)?;
-        }
-        for entry in entries {
-            match View::parse(entry.1)? {
-                Some(view) => object.views.push((entry.0.into_owned(), view)),
-                None => object.dropped.push(describe(&entry)),
+        object.unwrapped = unwrapped;
+        object.take(taken)?;
+        Ok(object)
+    }
+
+    /// Lists the entries of a dict, except that one.
+    fn leave_out(&mut self, dict: Value<'p>, except: Value<'p>) {
+        let entries = entries_of(dict).unwrap_or_default();
+        let left = entries.iter().filter(|entry| entry.value.id() != except.id());
+        self.dropped.extend(left.map(|entry| (entry.shown(), describe(entry.value))));
+    }
+
+    /// Takes the tensors of a state dict.
+    fn take(&mut self, dict: Value<'p>) -> Result<()> {
+        for entry in entries_of(dict).unwrap_or_default() {
+            let (Some(name), found) = (entry.name, Found::of(entry.value)) else {
+                self.dropped.push((entry.shown(), describe(entry.value)));
+                continue;
+            };
+            match found {
+                Found::Tensor(view) => self.views.push((name.to_string(), view)),
+                Found::Unreadable(what) => self.unreadable.push((name.to_string(), what)),
+                Found::Malformed(error) => return Err(error),
+                Found::Whole(what) => self.dropped.push((name.to_string(), what)),
+                Found::Other => self.dropped.push((name.to_string(), describe(entry.value))),
             }
         }
-        if object.views.is_empty() {
-            let keys = object.dropped.iter().take(20).map(|(name, what)| format!("{name} ({what})"));
-            let keys = keys.collect::<Vec<_>>().join(", ");
-            return Err(at.error(format!(
-                "expected a state dict, bare or under one of the keys {}, found no tensor: {}",
-                WRAPPERS.join(", "),
-                if keys.is_empty() { "an empty dict" } else { &keys }
-            )));
-        }
-        Ok(object)
+        Ok(())
     }
 
     /// Reads the elements; `storage` finds and checks the bytes of a tensor's storage.
     pub fn load(
         self,
+        format: Format,
         big_endian: bool,
         mut storage: impl FnMut(&View<'p>) -> Result<Cow<'p, [u8]>>,
-    ) -> Result<Checkpoint> {
+    ) -> Result<Contents> {
         // Check the sizes in the pickle before anything is unpacked or copied. Each is compared with the size in the file
         // when its storage is read, before the tensor is created.
-        let mut used: HashMap<&str, (usize, Dtype)> = HashMap::new();
+        let mut used: HashMap<&str, usize> = HashMap::new();
         let (mut bytes, mut most) = (0usize, SPARE);
         for (_, view) in &self.views {
-            let claimed = (view.storage_len, view.dtype);
+            let claimed = view.storage_bytes();
             let first = !used.contains_key(view.key);
             if *used.entry(view.key).or_insert(claimed) != claimed {
                 return Err(view.at.error(format!("expected one size of the storage {:?}, found two", view.key)));
             }
             if first {
-                let size = view.storage_len.saturating_mul(view.dtype.size());
-                most = most.saturating_add(size.saturating_mul(MOST_PER_BYTE));
+                most = most.saturating_add(claimed.saturating_mul(MOST_PER_BYTE));
             }
             bytes = bytes.saturating_add(view.bytes());
         }
@@ -216,102 +127,99 @@ impl<'p> Object<'p> {
                 storages.insert(view.key, storage(view)?);
             }
         }
-        let mut tensors = Tensors::new();
+        let mut contents = Contents::new(format);
         for (name, view) in &self.views {
             let View { dtype, offset, shape, strides, .. } = view;
             let placed = Placed { dtype: *dtype, big_endian, offset: *offset, shape, strides };
             let tensor = numbers::read(&storages[view.key], &placed).expect("inside its storage, which was checked");
-            tensors.insert(name.as_str(), tensor);
+            contents.tensors.insert(name.as_str(), if view.negative { numbers::negated(tensor) } else { tensor });
         }
-        Ok(Checkpoint { tensors, unwrapped: self.unwrapped, dropped: self.dropped })
+        let Object { file, unwrapped, dropped, unreadable, others, .. } = self;
+        Contents { unwrapped, dropped, unreadable, others, ..contents }.expect_tensors(file)
     }
 }
 
-/// A key of a dict, as text, and its value.
-type Entry<'p> = (Cow<'p, str>, Value<'p>);
-
-/// Keys and values of a dict or `OrderedDict`, every key once: as in Python, equal keys have the position of the first and
-/// the value of the last.
-fn entries_of(value: Value<'_>) -> Result<Vec<Entry<'_>>> {
-    match value.kind() {
-        Kind::Dict(entries) => unique(entries.map(Ok)),
-        Kind::Call(call) if call.global == ORDERED_DICT => {
-            // Python 2 wrote OrderedDict([[key, value], ..]).
-            match call.args.get(0).map(|list| list.kind()) {
-                Some(Kind::List(items)) => unique(items.map(pair_of)),
-                _ => unique(call.entries.map(Ok)),
-            }
+/// A value that is left out, for messages.
+fn describe(value: Value<'_>) -> String {
+    match (Found::of(value), value.kind()) {
+        (Found::Other, Kind::Call(call)) if call.name().is_some_and(|name| NUMPY.contains(&name.name)) => {
+            "a NumPy array".to_string()
         }
-        _ => Err(value.unexpected("a state dict, or one tensor")),
+        (Found::Other, _) => value.describe(),
+        _ => "a tensor".to_string(),
     }
 }
 
-fn pair_of(item: Value<'_>) -> Result<(Value<'_>, Value<'_>)> {
-    let (Kind::List(pair) | Kind::Tuple(pair)) = item.kind() else { return Err(item.unexpected("a pair")) };
-    match (pair.get(0), pair.get(1), pair.len()) {
-        (Some(key), Some(value), 2) => Ok((key, value)),
-        _ => Err(item.unexpected("a key and a value")),
+/// Entries of a dict for messages.
+fn list(value: Value<'_>) -> String {
+    let entries = entries_of(value).unwrap_or_default();
+    let found = entries.iter().take(20).map(|entry| format!("{} ({})", entry.shown(), describe(entry.value)));
+    let found: Vec<String> = found.collect();
+    if found.is_empty() { "an empty dict".to_string() } else { found.join(", ") }
+}
+
+/// The class of an object. The older format keeps the source of a model's class beside it: ('module', class, file, source).
+fn class_of(call: Call<'_>) -> Option<Name<'_>> {
+    match call.function.kind() {
+        Kind::Persistent(id) => match id.kind() {
+            Kind::Tuple(items) => items.get(1)?.name(),
+            _ => None,
+        },
+        _ => call.name(),
     }
 }
 
-fn unique<'p>(entries: impl Iterator<Item = Result<(Value<'p>, Value<'p>)>>) -> Result<Vec<Entry<'p>>> {
-    let mut all: Vec<Entry<'p>> = Vec::new();
-    let mut places: HashMap<Cow<'p, str>, usize> = HashMap::new();
-    for entry in entries {
-        let (key, value) = entry?;
-        let name = name_of(key)?;
-        match places.get(&name) {
-            Some(&place) => all[place].1 = value,
-            None => {
-                places.insert(name.clone(), all.len());
-                all.push((name, value));
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// A key as a name; one that is not text is described.
-fn name_of(key: Value<'_>) -> Result<Cow<'_, str>> {
-    check_length(key)?;
-    Ok(key.text().map_or_else(|_| key.describe().into(), Cow::Borrowed))
-}
-
-/// The text expected here, short enough for a name.
-pub(super) fn text_of(value: Value<'_>) -> Result<&str> {
-    check_length(value)?;
-    value.text()
-}
-
-/// Rejects a long name or key: all entries of a dict may share one, and each of them reads it.
-fn check_length(value: Value<'_>) -> Result<()> {
-    match value.kind() {
-        Kind::Text(text) if text.len() > LONGEST_NAME => {}
-        Kind::Bytes(bytes) if bytes.len() > LONGEST_NAME => {}
-        _ => return Ok(()),
-    }
-    Err(value.unexpected(format!("a name of at most {LONGEST_NAME} bytes")))
-}
-
-/// The first of [`WRAPPERS`] under which there is a dict.
-fn wrapped<'p>(entries: &[Entry<'p>]) -> Option<(&'static str, Value<'p>)> {
-    WRAPPERS.into_iter().find_map(|key| {
-        let &(_, value) = entries.iter().find(|(name, _)| name == key)?;
-        let is_dict = match value.kind() {
-            Kind::Dict(_) => true,
-            Kind::Call(call) => call.global == ORDERED_DICT,
-            _ => false,
-        };
-        is_dict.then_some((key, value))
-    })
-}
-
-fn describe((name, value): &Entry<'_>) -> (String, String) {
-    let what = match value.kind() {
-        Kind::Call(call) if REBUILD_TENSOR.contains(&call.global) || call.global == REBUILD_PARAMETER => {
-            "a tensor".to_string()
-        }
-        _ => value.describe(),
+/// The error of a checkpoint without a state dict: what it contains instead, and what to do.
+fn no_tensor(file: &Path, start: Value<'_>, unwrapped: &[String], module: Option<(Vec<String>, Value<'_>)>) -> Error {
+    let script = |path: &[String]| {
+        // A number is the index in a list.
+        let key =
+            |key: &String| key.parse::<usize>().map_or_else(|_| format!("[{key:?}]"), |index| format!("[{index}]"));
+        let keys: String = path.iter().map(key).collect();
+        save_state_dict(
+            file,
+            &format!("torch.load({:?}, map_location=\"cpu\", weights_only=False){keys}", name_of(file)),
+        )
     };
-    (name.to_string(), what)
+    if let Some((path, model)) = module {
+        let path = [unwrapped, &path[..]].concat();
+        let place = if path.is_empty() { String::new() } else { format!(" under `{}`", path.join(".")) };
+        let what = match model.kind() {
+            Kind::Call(call) => class_of(call).map(|name| format!(", `{name}`")).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let message = format!("expected a state dict, found a whole model{what}{place}");
+        return model.error(message + &script(&path));
+    }
+    let Some(entries) = entries_of(start) else {
+        let message = format!("expected a state dict, or one tensor, found {}", start.describe());
+        return match start.kind() {
+            Kind::Call(_) => start.error(message + &script(unwrapped)),
+            _ => start.error(message),
+        };
+    };
+    // What is in the dict that should have been the state dict.
+    let usual =
+        KEYS.iter().find_map(|key| entries.iter().find(|entry| entry.is(key) && entries_of(entry.value).is_some()));
+    let usual = usual.map_or(String::new(), |entry| format!("; in {}: {}", entry.shown(), list(entry.value)));
+    start.error(format!(
+        "expected a state dict, bare or under a key such as {}, found no tensor: {}{usual}",
+        KEYS[..6].join(", "),
+        list(start)
+    ))
+}
+
+/// The name of a file without its folder.
+fn name_of(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The lines of Python that save the state dict of a whole model, which `load` loads.
+pub(super) fn save_state_dict(file: &Path, load: &str) -> String {
+    let to = file.with_extension("");
+    let to = format!("{}-state-dict.pth", name_of(&to));
+    format!(
+        "; a model is a program, which is not run here: save model.state_dict() instead. In Python, where the file is \
+         trusted:\n    import torch\n    model = {load}\n    torch.save(model.state_dict(), {to:?})"
+    )
 }

@@ -282,7 +282,7 @@ pub fn judge(pack: &Path, theirs: &Path) -> Result<Vec<Judged>> {
                     let message = format!("expected the SHA-256 {hash} of the index, found {}", sha256(&bytes));
                     return Err(Error::format(&expected, None, message));
                 }
-                let expected = formats::read_bytes(&expected, &bytes)?.tensors;
+                let expected = formats::read_bytes(&expected, &bytes, None)?.complete(&expected)?;
                 let report = compare(&expected, &formats::read(&file)?, None)?;
                 Some((file, report))
             }

@@ -37,15 +37,16 @@ impl Axis {
 
     /// A logarithmic axis from `low` to `high`, both above 0; for a single number from half of it to twice as much.
     ///
-    /// The labels are powers of ten if at least two of them are on the axis, otherwise 1, 2 and 5 times a power of ten, or
-    /// 1 to 9 times; if even these are fewer than two, those of a linear axis.
+    /// The labels are 1, 2 and 5 times a power of ten if there are at least two and not too many, otherwise powers of ten, or
+    /// 1 to 9 times them; if even these are fewer than two, those of a linear axis.
     pub fn logarithmic(low: f64, high: f64, ticks: usize) -> Self {
         let (low, high) = if low < high { (low, high) } else { (low / 2.0, low * 2.0) };
         let inside = |digits: &[i32]| marks(low, high, digits);
         let (powers, some, all) = (inside(&[1]), inside(&[1, 2, 5]), inside(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
-        let labelled = [&powers, &some, &all].into_iter().find(|marks| marks.len() > 1);
+        let fits = |marks: &&Vec<Mark>| marks.len() > 1 && marks.len() <= ticks;
+        let labelled = Some(&some).filter(fits).or([&powers, &all].into_iter().find(|marks| marks.len() > 1));
         let Some(labelled) = labelled else {
-            let mut ticks = Axis::linear(low, high, ticks.min(5)).ticks;
+            let mut ticks = Axis::linear(low, high, ticks).ticks;
             ticks.retain(|(value, _)| (low..=high).contains(value));
             return Axis { logarithmic: true, low, high, ticks, minor: Vec::new() };
         };
@@ -183,7 +184,7 @@ mod tests {
         let half = (axis.place(1e-6) + axis.place(1e-2)) / 2.0;
         assert!((axis.place(1e-4) - half).abs() < 1e-12);
         let axis = Axis::logarithmic(0.02, 3.0, 8);
-        assert_eq!(labels(&axis), ["0.1", "1"]);
+        assert_eq!(labels(&axis), ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]);
         assert!(axis.minor.contains(&0.02) && axis.minor.contains(&0.9) && axis.minor.contains(&3.0));
         assert!(!axis.minor.contains(&0.01) && !axis.minor.contains(&4.0));
         assert_eq!(labels(&Axis::logarithmic(0.9, 3.1, 8)), ["1", "2"]);

@@ -11,17 +11,23 @@ pub enum Ink {
     Grid,
     /// Always white.
     White,
-    /// A fixed colour, the same on every page.
+    /// A colour. That of a line is brighter on a dark page; that of an area is the same, because there is text on it.
     Colour([u8; 3]),
 }
 
 impl Ink {
-    /// Its name in the style sheet of a page, which may change the colour; `None` for a fixed colour.
+    /// Its name in the style sheet of a page, which may change the colour; `None` if it has no name there.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Ink::Text => Some("text"),
             Ink::Muted => Some("muted"),
             Ink::Grid => Some("grid"),
+            BLUE => Some("blue"),
+            VERMILLION => Some("vermillion"),
+            GREEN => Some("green"),
+            PURPLE => Some("purple"),
+            ORANGE => Some("orange"),
+            SKY => Some("sky"),
             Ink::White | Ink::Colour(_) => None,
         }
     }

@@ -17,7 +17,7 @@ pub fn draw(title: &str, classes: &[String], counts: ArrayView2<usize>) -> Scene
     let with_numbers = n <= WITH_NUMBERS;
     let letters = if n <= 12 { LETTERS } else { 9.0 };
     let names = match with_numbers {
-        true => classes.iter().map(|name| font::width(name, letters)).fold(0.0, f64::max).min(100.0),
+        true => classes.iter().map(|name| font::width(name, letters)).fold(0.0, f64::max).min(90.0),
         false => font::width("255", letters),
     };
     let (left, top) = (26.0 + names + 6.0, 34.0);
@@ -57,7 +57,7 @@ pub fn draw(title: &str, classes: &[String], counts: ArrayView2<usize>) -> Scene
             let share = strength(row, column);
             (255.0 * (1.0 - share) + f64::from(ink(row, column).on_white()[c]) * share).round() as u8
         });
-        scene.shapes.push(Shape::Pixels { corner: [left, top], size: [side * n as f64; 2], pixels });
+        scene.shapes.push(Shape::Pixels { corner: [left, top], size: [side * n as f64; 2], pixels, on_white: true });
     }
     for edge in [0.0, n as f64] {
         let at = side * edge;

@@ -44,7 +44,7 @@ pub fn draw(map: &HeatMap) -> Scene {
         Some(value) if colours.has(value) => viridis(share(value))[c],
         _ => NONE[c],
     });
-    scene.shapes.push(Shape::Pixels { corner: [left, top], size: [right - left, height], pixels });
+    scene.shapes.push(Shape::Pixels { corner: [left, top], size: [right - left, height], pixels, on_white: false });
 
     // As many names as there is room for, including that of the last layer.
     let every = (letters * 1.1 / row_height).ceil().max(1.0) as usize;
@@ -65,7 +65,7 @@ pub fn draw(map: &HeatMap) -> Scene {
     const STEPS: usize = 128;
     let bar_height = height.max(120.0);
     let scale = Array3::from_shape_fn((STEPS, 1, 3), |(i, _, c)| viridis(1.0 - (i as f64 + 0.5) / STEPS as f64)[c]);
-    scene.shapes.push(Shape::Pixels { corner: [bar, top], size: [14.0, bar_height], pixels: scale });
+    scene.shapes.push(Shape::Pixels { corner: [bar, top], size: [14.0, bar_height], pixels: scale, on_white: false });
     for (value, label) in &colours.ticks {
         let y = top + (1.0 - share(*value)) * bar_height;
         scene.line([bar + 14.0, y], [bar + 18.0, y], Ink::Muted, 1.0);

@@ -73,7 +73,7 @@ pub fn draw(chart: &Lines) -> Option<Scene> {
             Axis::logarithmic(low / room, high * room, 8)
         }
     };
-    let x_axis = Axis::counting(epochs, 9);
+    let x_axis = Axis::counting(epochs, 7);
 
     let entries = legend(chart);
     let legend_lines = entries.last().map_or(0, |entry| entry.line + 1);

@@ -64,7 +64,7 @@ fn draw_shape(shape: &Shape, canvas: &mut Pixmap) {
             }
             fill(path, *ink, place, canvas);
         }
-        Shape::Pixels { corner: [x, y], size: [width, height], pixels } => {
+        Shape::Pixels { corner: [x, y], size: [width, height], pixels, .. } => {
             let (rows, columns, _) = pixels.dim();
             let Some(mut picture) = Pixmap::new(columns as u32, rows as u32) else { return };
             for (to, from) in picture.data_mut().chunks_exact_mut(4).zip(pixels.rows()) {
@@ -159,9 +159,9 @@ mod tests {
         scene.rect([10.0, 20.0], [30.0, 5.0], BLUE, 1.0, None);
         scene.line([100.0, 10.0], [200.0, 10.0], VERMILLION, 4.0);
         let pixels = ndarray::array![[[1, 2, 3], [4, 5, 6]]];
-        scene.shapes.push(Shape::Pixels { corner: [300.0, 0.0], size: [40.0, 20.0], pixels });
+        scene.shapes.push(Shape::Pixels { corner: [300.0, 0.0], size: [40.0, 20.0], pixels, on_white: false });
         let picture = draw(&scene);
-        assert_eq!(picture.dim(), (100, 1040, 3));
+        assert_eq!(picture.dim(), (100, 840, 3));
         let at = |x: usize, y: usize| [0, 1, 2].map(|c| picture[[y, x, c]]);
         let (white, blue, vermillion) = ([255; 3], BLUE.on_white(), VERMILLION.on_white());
         assert_eq!([at(20, 40), at(79, 49), at(19, 40), at(80, 40), at(20, 50)], [blue, blue, white, white, white]);
@@ -178,7 +178,7 @@ mod tests {
             scene.shapes.push(Shape::Text { at: [200.0, 50.0], text, size: 12.0, anchor, ink, bold: false, upwards });
             let picture = draw(&scene);
             let marked = picture.indexed_iter().filter(|&((_, _, c), &value)| c == 0 && value < 128);
-            let (mut x, mut y) = ((1040, 0), (200, 0));
+            let (mut x, mut y) = ((840, 0), (200, 0));
             for ((row, column, _), _) in marked {
                 x = (x.0.min(column), x.1.max(column));
                 y = (y.0.min(row), y.1.max(row));

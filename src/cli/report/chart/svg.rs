@@ -1,6 +1,6 @@
 //! A scene as SVG.
 //!
-//! Colours are written twice: as attributes, for a separate file on white, and as classes (`text`, `muted`, `grid`), so that
+//! Colours are written twice: as attributes, for a separate file on white, and as classes (`text`, `grid`, `blue`), so that
 //! the style sheet of a page can change them.
 
 use super::{Anchor, Scene, Shape, WIDTH, colour::Ink};
@@ -83,7 +83,7 @@ fn draw_shape(shape: &Shape) -> Markup {
             }
             painted("text", &attributes, "fill", *ink, text.into())
         }
-        Shape::Pixels { corner: [x, y], size: [width, height], pixels } => {
+        Shape::Pixels { corner: [x, y], size: [width, height], pixels, on_white } => {
             let [x, y, width, height] = [*x, *y, *width, *height].map(number);
             let picture = png::data_uri(pixels.view());
             let attributes = [
@@ -91,6 +91,7 @@ fn draw_shape(shape: &Shape) -> Markup {
                 ("y", &y),
                 ("width", &width),
                 ("height", &height),
+                ("class", if *on_white { "on-white" } else { "own-colours" }),
                 ("preserveAspectRatio", "none"),
                 ("style", "image-rendering:pixelated"),
                 ("href", &picture),
@@ -110,7 +111,8 @@ fn painted(
 ) -> Markup {
     let [red, green, blue] = ink.on_white();
     let colour = format!("#{red:02x}{green:02x}{blue:02x}");
-    let class = ink.name().map(|name| format!("{property}-{name}"));
+    let is_area = name == "rect" && matches!(ink, Ink::Colour(_));
+    let class = ink.name().filter(|_| !is_area).map(|name| format!("{property}-{name}"));
     let mut attributes = attributes.to_vec();
     attributes.push((property, &colour));
     attributes.extend(class.as_ref().map(|class| ("class", class.as_str())));
