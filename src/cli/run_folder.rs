@@ -28,7 +28,7 @@ use super::events::Events;
 use super::text;
 use crate::formats::atomic;
 use crate::model::ResNet;
-use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
+use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, ImageHashes, Latest};
 use crate::train::{EpochMetrics, Evaluation, LayerMetrics, Position, Trainer};
 use crate::weights;
 use crate::{Error, Result};
@@ -222,7 +222,13 @@ impl RunFolder {
     }
 
     /// Writes a checkpoint of the run.
-    pub fn checkpoint(&mut self, trainer: &Trainer<f32>, best: Option<&Best>, config: &str, data: u64) -> Result<()> {
+    pub fn checkpoint(
+        &mut self,
+        trainer: &Trainer<f32>,
+        best: Option<&Best>,
+        config: &str,
+        data: ImageHashes,
+    ) -> Result<()> {
         let mut checkpoint = Checkpoint::of(trainer, best.cloned(), config.to_string(), self.growing()?, data);
         checkpoint.kernels.clone_from(&self.kernels);
         self.checkpoints.save(checkpoint)?;

@@ -20,7 +20,7 @@ use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
 use crate::parameters::fingerprint;
-use crate::train::checkpoint::{Best, Checkpoint};
+use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
 use crate::train::{EpochMetrics, Evaluation, Prediction, Recipe, Trainer, evaluate_each};
 use crate::weights::{self, Metadata, state_dict};
 pub use args::Args;
@@ -44,8 +44,8 @@ struct Run {
     about: About,
     /// Lines that report which weights `--init-from` loaded.
     initialised: Vec<String>,
-    /// The hash of the training images, by which a resumed run recognises them.
-    data: u64,
+    /// By which a resumed run recognises its images.
+    data: ImageHashes,
 }
 
 /// Starts or resumes one run or several.

@@ -10,7 +10,7 @@ use crate::cli::run_folder::{self, RunFolder};
 use crate::cli::{Failure, Result, memory, text};
 use crate::engine::kernels::simd::{Isa, isa};
 use crate::optim::TrainingTime;
-use crate::train::checkpoint::{Checkpoint, data_hash};
+use crate::train::checkpoint::{Checkpoint, ImageHashes};
 use crate::train::{Recipe, Trainer};
 use crate::{Error, formats::atomic};
 use std::fs;
@@ -87,10 +87,10 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
     let mut model = start::prepare(&recipe, &images.train)?;
     images.memory(&config, &recipe, &model)?.check(memory::room())?;
     let Images { train, validation, test, about } = images;
-    let data = data_hash(&train)?;
-    if data != checkpoint.data {
+    let data = ImageHashes::of(&train, validation.as_ref(), &test)?;
+    if let Some(which) = data.different_from(&checkpoint.data) {
         return Err(Failure::Failed(format!(
-            "the training images are not those that the run started with: {}; give their location with --data",
+            "the {which} images are not those that the run started with: {}; give their location with --data",
             about.description
         )));
     }

@@ -11,7 +11,7 @@ use crate::cli::{Failure, Result, init_from, memory, text};
 use crate::data::Dataset;
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
-use crate::train::checkpoint::data_hash;
+use crate::train::checkpoint::ImageHashes;
 use crate::train::{Executor, Recipe, Trace, Trainer, Validation};
 use std::path::Path;
 use std::sync::Arc;
@@ -180,7 +180,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     let stem = format!("{}-{}", recipe.model, recipe.name);
     let mut folder = RunFolder::create(out, &stem, &config.to_toml(), config.keep_checkpoints())?;
     folder.compute_with(kernels(config.engine()?));
-    let data = data_hash(&train)?;
+    let data = ImageHashes::of(&train, validation.as_ref(), &test)?;
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
     // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.
