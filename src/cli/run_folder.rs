@@ -190,6 +190,13 @@ impl RunFolder {
         self.events.begin(&checkpoint.config)
     }
 
+    /// Writes the metrics files of a complete run that are missing again, and returns them.
+    pub fn restore_metrics(&self, checkpoint: &Checkpoint) -> Result<Vec<PathBuf>> {
+        let is_missing = |name: &str| GROWING.contains(&name) && !self.path.join(name).exists();
+        let missing = checkpoint.files.iter().filter(|(name, _)| is_missing(name));
+        missing.map(|(name, content)| self.start_file(name, content).map(|()| self.path.join(name))).collect()
+    }
+
     /// Marks it as one of the repeated runs in the folder `all`, which is then the folder to resume.
     pub fn set_all(&mut self, all: &Path) {
         self.all = Some(all.to_path_buf());

@@ -172,6 +172,27 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     assert_eq!((ends(".safetensors"), ends(".damaged")), (1, 1), "{left:?}");
 
     fs::remove_file(folder.path("run/result.json")).unwrap();
+    // Files of the last epoch and of the best are in the checkpoint, whether the run has its result or not.
+    for with_result in [true, false] {
+        if with_result {
+            folder.ok("train --resume run");
+        }
+        let files = ["run/weights.safetensors", "run/best.safetensors"];
+        files.iter().for_each(|file| fs::remove_file(folder.path(file)).unwrap());
+        if with_result {
+            fs::remove_file(folder.path("run/metrics.csv")).unwrap();
+        } else {
+            fs::remove_file(folder.path("run/result.json")).unwrap();
+        }
+        let stdout = folder.ok("train --resume run");
+        let note =
+            |file: &str| format!("note           {file} was missing, and is written again from the checkpoint\n");
+        assert!(files.iter().all(|file| stdout.contains(&note(file))), "{stdout}");
+        assert_eq!(stdout.ends_with("run is complete: nothing else to do\n"), with_result, "{stdout}");
+        same_results(&folder.path("whole"), &folder.path("run"));
+    }
+
+    fs::remove_file(folder.path("run/result.json")).unwrap();
     checkpoints(&folder).iter().for_each(|file| fs::write(file, "").unwrap());
     folder.fails("train --resume run", 1, &["run/checkpoints", "expected a complete checkpoint"]);
 }

@@ -2,7 +2,7 @@
 //! for people, and for a run that was killed before its first checkpoint.
 
 use super::start::{self, Images};
-use super::{Args, Run};
+use super::{Args, Run, weights_files};
 use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
 use crate::cli::progress::say;
@@ -15,7 +15,7 @@ use crate::train::{Recipe, Trainer};
 use crate::{Error, formats::atomic};
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The file that receives an edited `config.toml` when the settings of the run are written again.
@@ -62,14 +62,19 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
         config.engine = Some(EngineKind::Fast.name().to_string());
         config.conv = config.conv()?.map(|algorithm| algorithm.name().to_string());
     }
+    let mut nothing_to_train = false;
     if folder.is_complete() {
         match (flags.epochs.take(), config.epochs) {
             (Some(epochs), Some(before)) if epochs > before => lengthen(&mut config, epochs, path, &checkpoint)?,
             (epochs, _) => {
                 flags.epochs = epochs;
                 flags.refuse_conflicts(&config, path)?;
-                writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
-                return Ok(None);
+                folder.restore_metrics(&checkpoint)?.iter().try_for_each(written_again)?;
+                if weights_files::missing(&folder, &checkpoint).is_empty() {
+                    writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
+                    return Ok(None);
+                }
+                nothing_to_train = true;
             }
         }
     }
@@ -95,9 +100,14 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
         )));
     }
     Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
-    folder.rewind(&checkpoint)?;
     let train = Arc::new(train);
     let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
+    weights_files::restore(&folder, &checkpoint, &trainer, &test)?.iter().try_for_each(written_again)?;
+    if nothing_to_train {
+        writeln!(std::io::stdout(), "{} is complete: nothing else to do", path.display())?;
+        return Ok(None);
+    }
+    folder.rewind(&checkpoint)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
     let (best, initialised) = (checkpoint.best, Vec::new());
     let mut run = Run { config, folder, trainer, best, train, validation, test, about, initialised, data };
@@ -119,6 +129,10 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
 
 fn note(text: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{:<14} {text}", "note")?)
+}
+
+fn written_again(file: &PathBuf) -> Result<()> {
+    note(&format!("{} was missing, and is written again from the checkpoint", file.display()))
 }
 
 /// Compares `config.toml` with the settings in the checkpoint, which are those of the run. If they differ, the file is
