@@ -146,10 +146,15 @@ impl Config {
         for_keys!(merged)
     }
 
-    /// The settings that do not change the result, which are removed from `self`: a resumed run may change them.
+    /// The settings that a resumed run may change, which are removed from `self`: those without effect on the result, and the
+    /// place of the images.
     pub fn take_changeable(&mut self) -> Config {
+        Config { data: self.data.take(), ..self.take_without_effect() }
+    }
+
+    /// The settings that cannot change the result, which are removed from `self`.
+    pub fn take_without_effect(&mut self) -> Config {
         Config {
-            data: self.data.take(),
             eval_batch_size: self.eval_batch_size.take(),
             checkpoint_every: self.checkpoint_every.take(),
             keep_checkpoints: self.keep_checkpoints.take(),
