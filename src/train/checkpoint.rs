@@ -418,7 +418,7 @@ impl Checkpoints {
             }
         }
         let found = match damaged.as_slice() {
-            [] => "found none: start the run again with the same command".to_string(),
+            [] => "found none".to_string(),
             damaged => damaged.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; "),
         };
         Err(Error::format(&self.folder, None, format!("expected a complete checkpoint, {found}")))

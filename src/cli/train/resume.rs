@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// The file that receives an edited `config.toml` when the settings of the run are written again.
 const EDITED: &str = "config.edited.toml";
 
+/// Why the number of epochs of an unfinished run cannot change.
+const UNFINISHED: &str = "only a complete run can be lengthened";
+
 /// The run in a folder; `None` if it is complete.
 pub fn resume(flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
     if run_folder::is_unbegun(path) {
@@ -40,7 +43,7 @@ fn start_again(mut flags: Config, path: &Path, args: &Args) -> Result<Run> {
     note("the run was killed before its first checkpoint, so it starts again")?;
     let saved = Config::read(&file)?;
     let changed = flags.take_changeable();
-    flags.refuse_conflicts(&saved, path)?;
+    flags.refuse_conflicts(&saved, path, UNFINISHED)?;
     start::begin(changed.or(saved), Some(path), args)
 }
 
@@ -68,7 +71,11 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
             (Some(epochs), Some(before)) if epochs > before => lengthen(&mut config, epochs, path, &checkpoint)?,
             (epochs, _) => {
                 flags.epochs = epochs;
-                flags.refuse_conflicts(&config, path)?;
+                flags.refuse_conflicts(
+                    &config,
+                    path,
+                    "a complete run can be lengthened to more epochs, not shortened",
+                )?;
                 folder.restore_metrics(&checkpoint)?.iter().try_for_each(written_again)?;
                 if weights_files::missing(&folder, &checkpoint).is_empty() {
                     writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
@@ -78,7 +85,7 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
             }
         }
     }
-    flags.refuse_conflicts(&config, path)?;
+    flags.refuse_conflicts(&config, path, UNFINISHED)?;
     folder.keep(config.keep_checkpoints());
     let (mut recipe, executor) = (config.recipe()?, start::executor(&config, args)?);
     if let Some(before) = folder.compute_with(kernels(config.engine()?)) {
