@@ -58,6 +58,11 @@ pub fn share(text: &str) -> std::result::Result<f64, String> {
     number(text, "a number from 0 to 1, such as 0.1", |value| (0.0..=1.0).contains(&value))
 }
 
+/// The share of the target that is spread: of 1 nothing would be left.
+pub fn smoothing(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number from 0 to below 1, such as 0.1", |value| (0.0..1.0).contains(&value))
+}
+
 /// A number from 0 to below 1.
 pub fn decay(text: &str) -> std::result::Result<f64, String> {
     number(text, "a number from 0 to below 1, such as 0.999", |value| (0.0..1.0).contains(&value))

@@ -125,12 +125,15 @@ impl Config {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
-        Self::parse(&text).map_err(|message| Failure::Failed(format!("{}: {message}", path.display())))
+        Self::parse(&text).map_err(|message| Failure::Usage(format!("{}: {message}", path.display())))
     }
 
     /// Parses the text of a file; the error gives the line.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_string())
+        toml::from_str(text).map_err(|error| {
+            let message = in_plain_words(error.message());
+            error.to_string().replace(error.message(), &message).trim_end().to_string()
+        })
     }
 
     /// The text of a file.
@@ -146,10 +149,15 @@ impl Config {
         for_keys!(merged)
     }
 
-    /// The settings that do not change the result, which are removed from `self`: a resumed run may change them.
+    /// The settings that a resumed run may change, which are removed from `self`: those without effect on the result, and the
+    /// place of the images.
     pub fn take_changeable(&mut self) -> Config {
+        Config { data: self.data.take(), ..self.take_without_effect() }
+    }
+
+    /// The settings that cannot change the result, which are removed from `self`.
+    pub fn take_without_effect(&mut self) -> Config {
         Config {
-            data: self.data.take(),
             eval_batch_size: self.eval_batch_size.take(),
             checkpoint_every: self.checkpoint_every.take(),
             keep_checkpoints: self.keep_checkpoints.take(),
@@ -212,18 +220,19 @@ impl Config {
         conflicts
     }
 
-    /// Rejects settings that differ from those of the run in the folder `run`, which are `saved`.
-    pub fn refuse_conflicts(&self, saved: &Config, run: &Path) -> Result<()> {
+    /// Rejects settings that differ from those of the run in the folder `run`, which are `saved`. `lengthening` says under
+    /// which conditions its number of epochs can change.
+    pub fn refuse_conflicts(&self, saved: &Config, run: &Path, lengthening: &str) -> Result<()> {
         let conflicts = self.conflicts(saved);
         let Some((key, given, saved)) = conflicts.first() else { return Ok(()) };
         let flag = key.replace('_', "-");
-        let hint = match *key {
-            "epochs" => " (only a complete run can be lengthened)",
-            _ => "",
+        let reason = match *key {
+            // Not those that it started with, if it has been lengthened.
+            "epochs" => format!("but the run has {saved}; {lengthening}"),
+            _ => format!("but the run started with {saved}, and a resumed run keeps its settings"),
         };
         Err(Failure::Usage(format!(
-            "--{flag} is {given}, but the run started with {saved}, and a resumed run keeps its settings{hint}; to start a \
-             new run: resnet train --config {} --{flag} {}",
+            "--{flag} is {given}, {reason}; to start a new run: resnet train --config {} --{flag} {}",
             text::shell(run.join("config.toml")),
             text::shell(given.trim_matches('"'))
         )))
@@ -243,9 +252,8 @@ impl Config {
             (None, None) => base.normalization,
             _ => return Err(Failure::Usage("`mean` and `std` must be given together, or neither of them".to_string())),
         };
-        for (key, value) in [("momentum", self.momentum), ("label_smoothing", self.label_smoothing)] {
-            check(key, value, args::share)?;
-        }
+        check("momentum", self.momentum, args::share)?;
+        check("label_smoothing", self.label_smoothing, args::smoothing)?;
         check("lr", self.lr, args::positive)?;
         check("weight_decay", self.weight_decay, args::not_negative)?;
         check("clip_norm", self.clip_norm, args::not_negative)?;
@@ -388,6 +396,22 @@ impl Config {
     }
 }
 
+/// The message of an error without the names of types.
+fn in_plain_words(message: &str) -> String {
+    let types = [
+        ("usize", "a whole number, 0 or above"),
+        ("u64", "a whole number, 0 or above"),
+        ("f64", "a number"),
+        ("path string", "a path as a string"),
+        ("an array of length 3", "three numbers, [R, G, B]"),
+    ];
+    let name = types.into_iter().find_map(|(name, words)| {
+        let start = message.strip_suffix(name)?.strip_suffix("expected ")?;
+        Some(format!("{start}expected {words}"))
+    });
+    name.unwrap_or_else(|| message.to_string())
+}
+
 /// The value of a key that a file does not contain, in messages.
 const NO_VALUE: &str = "no value";
 
@@ -498,6 +522,20 @@ mod tests {
     fn what_is_wrong_in_a_file_is_said_with_its_place() {
         let message = Config::parse("epochs = 3\nlearning_rate = 1\n").unwrap_err();
         assert!(message.contains("line 2") && message.contains("learning_rate"), "{message}");
+        for (text, expected) in [
+            ("epochs = -1", "integer `-1`, expected a whole number, 0 or above"),
+            ("epochs = \"3\"", "string \"3\", expected a whole number, 0 or above"),
+            ("epochs = 1.5", "expected a whole number, 0 or above"),
+            ("seed = -1", "expected a whole number, 0 or above"),
+            ("lr = \"fast\"", "expected a number"),
+            ("flip = 1", "expected a boolean"),
+            ("mean = 0.5", "expected three numbers, [R, G, B]"),
+            ("mean = [0.5]", "expected three numbers, [R, G, B]"),
+            ("data = 3", "expected a path as a string"),
+        ] {
+            let message = Config::parse(text).unwrap_err();
+            assert!(message.contains("line 1") && message.ends_with(expected), "{message}");
+        }
         let refused = |text: &str| match Config::parse(text).unwrap().recipe() {
             Err(Failure::Usage(message)) => message,
             other => panic!("{other:?}"),
@@ -507,6 +545,7 @@ mod tests {
         assert!(refused("schedule = \"cosin\"").contains("cosine"));
         assert!(refused("mean = [0.5, 0.5, 0.5]").contains("together"));
         assert!(refused("epochs = 0").contains("`epochs` = 0"));
+        assert!(refused("label_smoothing = 1").contains("`label_smoothing` = 1: expected a number from 0 to below 1"));
         assert!(refused("checkpoint_every = \"10\"").contains("`checkpoint_every` = 10: expected a duration"));
         assert!(refused("keep_checkpoints = 0").contains("`keep_checkpoints` = 0"));
     }

@@ -97,7 +97,7 @@ impl DataArgs {
 fn explain(path: &Path, error: Error) -> Failure {
     match error {
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !path.exists() => Failure::Failed(format!(
-            "{} does not exist (given as --data)\n\n\
+            "{} does not exist; expected the images there. If they were moved, give their location with --data\n\n\
              `resnet data fetch` downloads CIFAR-10 from {PAGE}; `--data embedded` needs no download",
             path.display()
         )),

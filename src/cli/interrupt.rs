@@ -100,7 +100,7 @@ fn state() -> MutexGuard<'static, State> {
 /// other moment a file is written whole or not at all.
 fn exit(message: &str, code: u8) -> ! {
     progress::clear();
-    // A closed stdout is no reason to go on.
+    // If stdout is closed, the message is lost.
     let _ = writeln!(std::io::stdout(), "{message}");
     std::process::exit(code.into())
 }

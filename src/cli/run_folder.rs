@@ -28,7 +28,7 @@ use super::events::Events;
 use super::text;
 use crate::formats::atomic;
 use crate::model::ResNet;
-use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, Latest};
+use crate::train::checkpoint::{Best, Checkpoint, Checkpoints, ImageHashes, Latest};
 use crate::train::{EpochMetrics, Evaluation, LayerMetrics, Position, Trainer};
 use crate::weights;
 use crate::{Error, Result};
@@ -151,12 +151,17 @@ impl RunFolder {
     /// Opens the folder of an interrupted run, and its latest checkpoint.
     pub fn open(path: &Path) -> Result<(Self, Latest)> {
         if !path.join("checkpoints").is_dir() {
-            let message = "expected the folder of a run with `checkpoints` in it";
+            let message = format!("expected the folder of a run with `checkpoints` in it{}", from_the_start(path));
             return Err(Error::format(path, None, message));
         }
         let lock = lock(path)?;
         let checkpoints = checkpoints(path, 1);
-        let latest = checkpoints.latest()?;
+        let latest = checkpoints.latest().map_err(|error| match error {
+            Error::Format { path: folder, offset, message } => {
+                Error::Format { path: folder, offset, message: message + &from_the_start(path) }
+            }
+            error => error,
+        })?;
         let (saved, kernels) = (Some(latest.checkpoint.position), latest.checkpoint.kernels.clone());
         let (path, events) = (path.to_path_buf(), Events::new(path)?);
         Ok((RunFolder { path, checkpoints, _lock: lock, saved, kernels, all: None, events }, latest))
@@ -190,6 +195,13 @@ impl RunFolder {
         self.events.begin(&checkpoint.config)
     }
 
+    /// Writes the metrics files of a complete run that are missing again, and returns them.
+    pub fn restore_metrics(&self, checkpoint: &Checkpoint) -> Result<Vec<PathBuf>> {
+        let is_missing = |name: &str| GROWING.contains(&name) && !self.path.join(name).exists();
+        let missing = checkpoint.files.iter().filter(|(name, _)| is_missing(name));
+        missing.map(|(name, content)| self.start_file(name, content).map(|()| self.path.join(name))).collect()
+    }
+
     /// Marks it as one of the repeated runs in the folder `all`, which is then the folder to resume.
     pub fn set_all(&mut self, all: &Path) {
         self.all = Some(all.to_path_buf());
@@ -207,7 +219,7 @@ impl RunFolder {
 
     /// Keeps the result of a run that was complete after `epochs` epochs and is lengthened.
     pub fn set_result_aside(&self, epochs: usize) -> Result<()> {
-        let aside = self.path.join(format!("result-of-epoch-{epochs}.json"));
+        let aside = set_aside(&self.path, epochs);
         fs::rename(self.path.join(RESULT), &aside).map_err(|error| Error::io(aside, "write", error))
     }
 
@@ -222,7 +234,13 @@ impl RunFolder {
     }
 
     /// Writes a checkpoint of the run.
-    pub fn checkpoint(&mut self, trainer: &Trainer<f32>, best: Option<&Best>, config: &str, data: u64) -> Result<()> {
+    pub fn checkpoint(
+        &mut self,
+        trainer: &Trainer<f32>,
+        best: Option<&Best>,
+        config: &str,
+        data: ImageHashes,
+    ) -> Result<()> {
         let mut checkpoint = Checkpoint::of(trainer, best.cloned(), config.to_string(), self.growing()?, data);
         checkpoint.kernels.clone_from(&self.kernels);
         self.checkpoints.save(checkpoint)?;
@@ -339,6 +357,28 @@ impl RunFolder {
         let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
         written.map_err(|error| Error::io(path, "append to", error))
     }
+}
+
+/// What to do about a run that cannot be resumed, for the end of an error message; empty if its settings are lost too.
+fn from_the_start(run: &Path) -> String {
+    let config = run.join("config.toml");
+    if !config.is_file() {
+        return String::new();
+    }
+    format!(
+        "; without one the run cannot be resumed, only started again, in another folder: resnet train --config {} --out …",
+        text::shell(config)
+    )
+}
+
+/// The result of a run that was complete after `epochs` epochs and has been lengthened.
+fn set_aside(run: &Path, epochs: usize) -> PathBuf {
+    run.join(format!("result-of-epoch-{epochs}.json"))
+}
+
+/// Whether the run in the folder was complete after `epochs` epochs and has been lengthened.
+pub fn was_lengthened_from(run: &Path, epochs: usize) -> bool {
+    set_aside(run, epochs).exists()
 }
 
 /// A position as a text.

@@ -1,16 +1,17 @@
 //! `resnet train`.
 //!
 //! [`args`](Args): the flags; [`start`] and [`resume`]: create a [`Run`] from a configuration or a checkpoint; this file: runs
-//! the epochs and the final test; [`repeat`]: several runs; [`words`]: texts about them; [`table`]: their epochs.
+//! the epochs and the final test; [`repeat`]: several runs; [`weights_files`]: what is in their weights files; [`words`]: texts
+//! about them; [`table`]: their epochs.
 
 mod args;
 mod repeat;
 mod resume;
 mod start;
 mod table;
+mod weights_files;
 pub mod words;
 
-use super::args::write_three;
 use super::config::Config;
 use super::images::About;
 use super::progress::{Plan, Progress};
@@ -20,9 +21,9 @@ use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
 use crate::parameters::fingerprint;
-use crate::train::checkpoint::{Best, Checkpoint};
-use crate::train::{EpochMetrics, Evaluation, Prediction, Recipe, Trainer, evaluate_each};
-use crate::weights::{self, Metadata, state_dict};
+use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
+use crate::train::{EpochMetrics, Evaluation, Prediction, Trainer, evaluate_each};
+use crate::weights::{self, state_dict};
 pub use args::Args;
 pub use repeat::folders as repeated_runs;
 use serde_json::json;
@@ -30,6 +31,7 @@ pub use start::train_and_validation;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
+use weights_files::Scores;
 
 /// A run that is about to start or to resume.
 struct Run {
@@ -44,8 +46,8 @@ struct Run {
     about: About,
     /// Lines that report which weights `--init-from` loaded.
     initialised: Vec<String>,
-    /// The hash of the training images, by which a resumed run recognises them.
-    data: u64,
+    /// By which a resumed run recognises its images.
+    data: ImageHashes,
 }
 
 /// Starts or resumes one run or several.
@@ -198,7 +200,7 @@ impl Run {
         let (recipe, model) = (self.trainer.recipe(), &self.trainer.result());
         let validated = self.validation.as_ref().filter(|_| self.validates(epoch.epoch + 1));
         let validated = validated.map(|images| self.evaluate(model, images, "validating", progress)).transpose()?;
-        let about = metadata(recipe, &self.test, epoch, validated.as_ref());
+        let about = Scores::of(epoch, validated.as_ref()).metadata(recipe, &self.test);
         self.folder.save_weights(model, &about)?;
         let every = self.config.save_every.unwrap_or(0);
         if every > 0 && (epoch.epoch + 1).is_multiple_of(every) {
@@ -294,30 +296,4 @@ impl Run {
         }
         Ok(())
     }
-}
-/// What is needed to use the weights, and their origin. No times, so that the same run writes the same bytes.
-fn metadata(recipe: &Recipe, test: &Dataset, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> Metadata {
-    let classes = &test.classes;
-    let mut about = Metadata::from(
-        [
-            ("model", recipe.model.clone()),
-            ("classes", classes.len().to_string()),
-            ("class_names", json!(classes).to_string()),
-            ("image_size", test.pixels.dim().1.to_string()),
-            ("mean", write_three(recipe.normalization.mean())),
-            ("std", write_three(recipe.normalization.std())),
-            ("recipe", recipe.name.clone()),
-            ("seed", recipe.seed.to_string()),
-            ("epoch", (epoch.epoch + 1).to_string()),
-            ("epochs", recipe.epochs.to_string()),
-            ("train_loss", epoch.loss.to_string()),
-            ("train_accuracy", epoch.top1.to_string()),
-        ]
-        .map(|(key, value)| (key.to_string(), value)),
-    );
-    if let Some(validation) = validation {
-        about.insert("validation_loss".to_string(), validation.loss.to_string());
-        about.insert("validation_accuracy".to_string(), validation.accuracy().to_string());
-    }
-    about
 }

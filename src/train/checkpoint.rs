@@ -8,7 +8,7 @@
 //! | `best.…` | the weights with the best validation accuracy so far, if there is a validation set |
 //! | `sums` | the metrics of the unfinished epoch: Σ loss · images, Σ gradient norm, learning rate, seconds |
 //! | `layers.…` | if all steps of the epoch are taken: norms of weight and gradient and the ratio of the update, if defined |
-//! | metadata | the position, the configuration, the metrics so far, a hash of the training images, a SHA-256 of everything |
+//! | metadata | the position, the configuration, the metrics so far, hashes of the images, a SHA-256 of everything |
 //!
 //! No state of a random number generator is saved, because there is none ([`Position`]); the schedule, too, is a
 //! function of the position.
@@ -82,10 +82,43 @@ pub struct Checkpoint {
     pub config: String,
     /// The contents of the metrics files, by name.
     pub files: Vec<(String, String)>,
-    /// [`data_hash`] of the training images.
-    pub data: u64,
+    /// The images of the run.
+    pub data: ImageHashes,
     /// What computed the steps so far, in the words of the caller, each once; unknown before version 3.
     pub kernels: Vec<String>,
+}
+
+/// [`data_hash`] of the images of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ImageHashes {
+    /// The training images.
+    pub train: u64,
+    /// The validation images, if there are any; not in the files of earlier versions of this program.
+    pub validation: Option<u64>,
+    /// The test images; not in the files of earlier versions of this program.
+    pub test: Option<u64>,
+}
+
+impl ImageHashes {
+    /// Those of these images.
+    ///
+    /// # Errors
+    /// As [`data_hash`].
+    pub fn of(train: &Dataset, validation: Option<&Dataset>, test: &Dataset) -> Result<Self> {
+        let validation = validation.map(data_hash).transpose()?;
+        Ok(ImageHashes { train: data_hash(train)?, validation, test: Some(data_hash(test)?) })
+    }
+
+    /// Which images are not those of a run that began with `saved`. What is not known there is not compared.
+    pub fn different_from(&self, saved: &ImageHashes) -> Option<&'static str> {
+        let differ = |here: Option<u64>, there: Option<u64>| here.zip(there).is_some_and(|(here, there)| here != there);
+        let sets = [
+            ("training", self.train != saved.train),
+            ("validation", differ(self.validation, saved.validation)),
+            ("test", differ(self.test, saved.test)),
+        ];
+        sets.into_iter().find(|(_, differ)| *differ).map(|(name, _)| name)
+    }
 }
 
 /// A hash of images and labels, to detect that a run is resumed with other images.
@@ -108,7 +141,7 @@ impl Checkpoint {
         best: Option<Best>,
         config: String,
         files: Vec<(String, String)>,
-        data: u64,
+        data: ImageHashes,
     ) -> Self {
         let (mut momentum, mut average) = (Tensors::new(), Tensors::new());
         trainer.sgd().buffers().for_each(|(name, buffer)| momentum.insert(name, Tensor::real(buffer.view())));
@@ -154,6 +187,7 @@ impl Checkpoint {
         }
         // Values that must be restored bit-identically are tensors, not text.
         all.insert("sums", arr1(&[sums.loss, sums.gradient_norm, sums.lr, sums.seconds]));
+        let hex = |hash: u64| format!("{hash:016x}");
         let state = json!({
             "version": VERSION,
             "epoch": epoch,
@@ -164,7 +198,9 @@ impl Checkpoint {
             "best": about_best,
             "config": self.config,
             "files": self.files,
-            "data": format!("{:016x}", self.data),
+            "data": hex(self.data.train),
+            "validation_data": self.data.validation.map(hex),
+            "test_data": self.data.test.map(hex),
             "kernels": self.kernels,
             "layers": self.layers.iter().map(|layer| &layer.parameter).collect::<Vec<_>>(),
         });
@@ -242,7 +278,11 @@ impl Checkpoint {
                 _ => Err(wrong(format!("expected two or three values `layers.{parameter}`, found {}", values.len()))),
             }
         };
-        let data = text(&state["data"])?;
+        let image_hash = |value: &Value| {
+            let hash = text(value)?;
+            u64::from_str_radix(&hash, 16).map_err(|_| wrong(format!("expected a hash, found `{hash}`")))
+        };
+        let later = |key: &str| Some(&state[key]).filter(|hash| !hash.is_null()).map(image_hash).transpose();
         Ok(Checkpoint {
             position: Position {
                 epoch: number("epoch")?,
@@ -265,7 +305,11 @@ impl Checkpoint {
             config: text(&state["config"])?,
             files: list("files").map(|file| Ok((text(&file[0])?, text(&file[1])?))).collect::<Result<_>>()?,
             kernels: list("kernels").map(text).collect::<Result<_>>()?,
-            data: u64::from_str_radix(&data, 16).map_err(|_| wrong(format!("expected a hash, found `{data}`")))?,
+            data: ImageHashes {
+                train: image_hash(&state["data"])?,
+                validation: later("validation_data")?,
+                test: later("test_data")?,
+            },
         })
     }
 }
@@ -374,7 +418,7 @@ impl Checkpoints {
             }
         }
         let found = match damaged.as_slice() {
-            [] => "found none: start the run again with the same command".to_string(),
+            [] => "found none".to_string(),
             damaged => damaged.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; "),
         };
         Err(Error::format(&self.folder, None, format!("expected a complete checkpoint, {found}")))
@@ -429,10 +473,14 @@ mod tests {
         Trainer::new(model, executor(), recipe, data()).unwrap()
     }
 
+    fn hashes() -> ImageHashes {
+        ImageHashes::of(&data(), None, &embedded::load().test).unwrap()
+    }
+
     fn of(trainer: &Trainer<f32>) -> Checkpoint {
         let best = Best { epoch: 1, correct: [3, 10], weights: state_dict::collect(trainer.model()) };
         let files = vec![("metrics.csv".to_string(), "epoch,\"x\"\n1,2\n".to_string())];
-        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, data_hash(&data()).unwrap())
+        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, hashes())
     }
 
     #[test]
@@ -465,7 +513,6 @@ mod tests {
             let read = Checkpoint::read(&path).unwrap();
             assert_eq!(read, of(&broken));
             assert_eq!(read.layers.is_empty(), !broken.has_all_steps());
-            assert_eq!(read.data, data_hash(&data()).unwrap());
             let mut model = ResNet::new(&Architecture::by_name("resnet8").unwrap(), 99).unwrap();
             Checkpoint::load(&path, &read.model, &mut model).unwrap();
             broken = Trainer::resume(model, executor(), read.snapshot(), recipe.clone(), data()).unwrap();
@@ -519,6 +566,34 @@ mod tests {
         }
         std::fs::write(&files[0], b"").unwrap();
         assert!(checkpoints.latest().unwrap_err().to_string().contains("expected a complete checkpoint"));
+    }
+
+    #[test]
+    fn other_images_are_named() {
+        let folder = folder("images");
+        let path = folder.0.join("c.safetensors");
+        let saved = ImageHashes { train: 1, validation: Some(2), test: Some(u64::MAX) };
+        Checkpoint { data: saved, ..of(&trainer()) }.write(&path).unwrap();
+        assert_eq!(Checkpoint::read(&path).unwrap().data, saved);
+        // Earlier versions hash only the training images.
+        let unknown = ImageHashes { validation: None, test: None, ..saved };
+        let mut old = Checkpoint { data: unknown, ..of(&trainer()) }.into_tensors();
+        let state = old.metadata.get_mut(STATE).unwrap();
+        *state = state.replace("\"validation_data\":null,", "").replace("\"test_data\":null,", "");
+        assert!(!state.contains("_data"));
+        let expected = hash(&old);
+        old.metadata.insert(HASH.to_string(), expected);
+        std::fs::write(&path, safetensors::to_bytes(&path, &old).unwrap()).unwrap();
+        assert_eq!(Checkpoint::read(&path).unwrap().data, unknown);
+        assert_eq!(saved.different_from(&unknown), None);
+        assert_eq!(saved.different_from(&saved), None);
+        for (other, expected) in [
+            (ImageHashes { train: 0, ..saved }, "training"),
+            (ImageHashes { validation: Some(0), ..saved }, "validation"),
+            (ImageHashes { test: Some(0), ..saved }, "test"),
+        ] {
+            assert_eq!(other.different_from(&saved), Some(expected));
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// Momentum, dampening, weight decay, Nesterov.
     pub sgd: SgdConfig,
-    /// Label smoothing ε in [0, 1].
+    /// Label smoothing ε in [0, 1): with 1 nothing of the labels would be left.
     pub label_smoothing: f64,
     /// The largest norm of the gradient of all parameters together:
     /// [`Gradients::clip_norm`](crate::parameters::Gradients::clip_norm). 0: no limit.
@@ -207,8 +207,8 @@ impl Recipe {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return refuse(format!("the learning rate must be a positive number, got {}", self.lr));
         }
-        if !(0.0..=1.0).contains(&self.label_smoothing) {
-            return refuse(format!("label smoothing must be in [0, 1], got {}", self.label_smoothing));
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return refuse(format!("label smoothing must be at least 0 and below 1, got {}", self.label_smoothing));
         }
         Ok(())
     }
@@ -237,6 +237,7 @@ mod tests {
             Recipe { batch_size: 0, ..quick.clone() },
             Recipe { lr: f64::NAN, ..quick.clone() },
             Recipe { label_smoothing: 1.5, ..quick.clone() },
+            Recipe { label_smoothing: 1.0, ..quick.clone() },
             Recipe { clip_norm: -1.0, ..quick.clone() },
             Recipe { validate_every: 0, ..quick.clone() },
             Recipe { early_stopping: 3, ..quick.clone() },

@@ -172,8 +172,33 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     assert_eq!((ends(".safetensors"), ends(".damaged")), (1, 1), "{left:?}");
 
     fs::remove_file(folder.path("run/result.json")).unwrap();
+    // Files of the last epoch and of the best are in the checkpoint, whether the run has its result or not.
+    for with_result in [true, false] {
+        if with_result {
+            folder.ok("train --resume run");
+        }
+        let files = ["run/weights.safetensors", "run/best.safetensors"];
+        files.iter().for_each(|file| fs::remove_file(folder.path(file)).unwrap());
+        if with_result {
+            fs::remove_file(folder.path("run/metrics.csv")).unwrap();
+        } else {
+            fs::remove_file(folder.path("run/result.json")).unwrap();
+        }
+        let stdout = folder.ok("train --resume run");
+        let note =
+            |file: &str| format!("note           {file} was missing, and is written again from the checkpoint\n");
+        assert!(files.iter().all(|file| stdout.contains(&note(file))), "{stdout}");
+        assert_eq!(stdout.ends_with("run is complete: nothing else to do\n"), with_result, "{stdout}");
+        same_results(&folder.path("whole"), &folder.path("run"));
+    }
+
+    fs::remove_file(folder.path("run/result.json")).unwrap();
     checkpoints(&folder).iter().for_each(|file| fs::write(file, "").unwrap());
-    folder.fails("train --resume run", 1, &["run/checkpoints", "expected a complete checkpoint"]);
+    let advice = "only started again, in another folder: resnet train --config run/config.toml --out …";
+    folder.fails("train --resume run", 1, &["run/checkpoints", "expected a complete checkpoint", advice]);
+    fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    fs::create_dir(folder.path("run/checkpoints")).unwrap();
+    folder.fails("train --resume run", 1, &["expected a complete checkpoint, found none", advice]);
 }
 
 #[test]
@@ -184,13 +209,20 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     folder.fails(
         "train --resume run --epochs 13",
         2,
-        &["--epochs is 13, but the run started with 12", "resnet train --config run/config.toml --epochs 13"],
+        &[
+            "--epochs is 13, but the run has 12; only a complete run can be lengthened",
+            "resnet train --config run/config.toml --epochs 13",
+        ],
     );
     folder.fails("train --resume run --seed 5", 2, &["--seed is 5, but the run started with 4"]);
     folder.fails("train --resume run --conv gemm", 2, &["--conv is \"gemm\", but the run started with \"auto\""]);
     folder.fails("train --resume run --out other", 2, &["--resume", "--out"]);
     folder.fails("train --resume nothing", 1, &["nothing: expected the folder of a run with `checkpoints` in it"]);
-    folder.fails("train --resume run --data nowhere", 1, &["nowhere does not exist"]);
+    folder.fails(
+        "train --resume run --data nowhere",
+        1,
+        &["nowhere does not exist", "If they were moved, give their location with --data"],
+    );
     assert_eq!(fs::read(folder.path("run/metrics.csv")).unwrap(), before);
     // The settings are in the checkpoint of the run. An edited file is noticed, and one that cannot be read.
     let config = folder.read("run/config.toml");
@@ -275,6 +307,7 @@ fn settings_that_do_not_change_the_result_are_remembered() {
     assert!(config.contains("checkpoint_every = \"0.001s\"\nkeep_checkpoints = 5\n"), "{config}");
 
     let (code, _, stderr) = words("train --epochs 1");
+    assert!(stderr.contains("the run has 2; a complete run can be lengthened to more epochs"), "{stderr}");
     assert!(code == Some(2) && stderr.contains("resnet train --config 'my run/config.toml' --epochs 1"), "{stderr}");
     let (code, _, stderr) = words("train --epochs 3");
     assert!(code == Some(0) && stderr.contains("note: 'my run' is lengthened from 2 to 3 epochs"), "{stderr}");
@@ -350,9 +383,9 @@ fn a_configuration_file_starts_the_same_run_again() {
     let config = fs::read_to_string(folder.path("a/config.toml")).unwrap();
     assert!(config.contains("seed = 7\n") && config.contains("model = \"resnet8\"\n"), "{config}");
     fs::write(folder.path("wrong.toml"), "epochs = 2\nlearning_rate = 0.1\n").unwrap();
-    folder.fails("train --config wrong.toml", 1, &["wrong.toml", "line 2", "learning_rate"]);
+    folder.fails("train --config wrong.toml", 2, &["wrong.toml", "line 2", "learning_rate"]);
     fs::write(folder.path("wrong.toml"), "lr = \"fast\"\n").unwrap();
-    folder.fails("train --config wrong.toml", 1, &["wrong.toml", "line 1"]);
+    folder.fails("train --config wrong.toml", 2, &["wrong.toml", "line 1"]);
     folder.fails("train --config nothing.toml", 1, &["cannot read nothing.toml"]);
 }
 
@@ -419,8 +452,16 @@ fn repeated_runs_are_those_of_their_seeds_and_go_on() {
 
     folder.fails("train --resume all --repeat 3", 2, &["--repeat is 3, but the run started with 2"]);
     folder.fails("train --resume all --lr 3", 2, &["--lr is 3.0, but the run started with 0.1"]);
+    folder.fails("train --resume all --epochs 3", 2, &["but the run has 2; repeated runs cannot be lengthened"]);
     folder.fails("train --repeat 2 --out all", 1, &["expected a new or empty folder"]);
     folder.fails("train --repeat 0", 2, &["from 1 to 1000"]);
+    folder.ok("train --resume all/seed-7 --epochs 3");
+    folder.fails("train --resume all", 1, &["all/seed-7 was lengthened from 2 to 3 epochs"]);
+    fs::remove_file(folder.path("all/config.toml")).unwrap();
+    let lost = ["all: config.toml is missing", "Copy all/seed-7/config.toml there", "repeat = "];
+    folder.fails("train --resume all", 1, &lost);
+    fs::write(folder.path("all/config.toml"), "repeat = ").unwrap();
+    folder.fails("train --resume all", 1, &["all: config.toml is damaged: TOML parse error at line 1", lost[1]]);
     let seed = u64::MAX.to_string();
     folder.fails(&format!("train --repeat 2 --seed {seed}"), 2, &["there are no 2 seeds starting at"]);
 }

@@ -10,16 +10,20 @@ use crate::cli::text;
 const SHOWN: usize = 20;
 
 impl Writer {
-    /// A table of the settings that are not the same in all runs.
+    /// A table of the settings that are not the same in all runs, without those that cannot change the result.
     pub fn differences(&mut self, runs: &[&Run]) {
-        let tables: Vec<toml::Table> =
-            runs.iter().map(|run| toml::from_str(&run.config_text).unwrap_or_default()).collect();
+        let settings = |run: &&Run| {
+            let mut config = run.config.clone();
+            config.take_without_effect();
+            toml::Table::try_from(config).unwrap_or_default()
+        };
+        let tables: Vec<toml::Table> = runs.iter().map(settings).collect();
         let mut keys: Vec<&String> = tables.iter().flat_map(toml::Table::keys).collect();
         keys.sort();
         keys.dedup();
         keys.retain(|key| tables.iter().any(|table| table.get(*key) != tables[0].get(*key)));
         if keys.is_empty() {
-            return self.paragraph("The configuration is the same in all runs.");
+            return self.paragraph("All settings that can change the result are the same in all runs.");
         }
         let mut rows = Markup::new();
         for key in keys {

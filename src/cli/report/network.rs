@@ -229,7 +229,7 @@ impl Findings {
         };
         let same_classes = network.classes()?.is_none_or(|classes| classes == splits.test.classes);
         match Checkpoints::new(run.path.join("checkpoints"), 1).peek() {
-            Some(checkpoint) if checkpoint.data == data_hash(&train)? && same_classes => {}
+            Some(checkpoint) if checkpoint.data.train == data_hash(&train)? && same_classes => {}
             None if same_classes => self.notes.push(
                 "There is no valid checkpoint in the folder of the run, so it could not be checked whether the images \
                  are those of the run."

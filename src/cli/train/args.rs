@@ -127,7 +127,7 @@ pub struct Args {
           help_heading = "Data")]
     flip: Option<bool>,
 
-    /// Hide a random N x N square of every training image (cutout); 0: off [default: 0]
+    /// Hide a random N x N square of every training image (cutout), smaller than it; 0: off [default: 0]
     #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, help_heading = "Data")]
     cutout: Option<usize>,
 
@@ -196,8 +196,8 @@ pub struct Args {
           help_heading = "Optimisation")]
     no_decay_norm_bias: Option<bool>,
 
-    /// Label smoothing: the share of the target that is spread over all classes, 0 to 1
-    #[arg(long, value_name = "X", value_parser = args::share, allow_negative_numbers = true,
+    /// Label smoothing: the share of the target that is spread over all classes, 0 to below 1
+    #[arg(long, value_name = "X", value_parser = args::smoothing, allow_negative_numbers = true,
           help_heading = "Optimisation")]
     label_smoothing: Option<f64>,
 

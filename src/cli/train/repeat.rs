@@ -13,23 +13,49 @@
 use super::{Args, resume, start};
 use crate::Error;
 use crate::cli::config::Config;
-use crate::cli::run_folder::{RESULT, check_out, first_free, has_begun, lock};
+use crate::cli::run_folder::{RESULT, check_out, first_free, has_begun, lock, was_lengthened_from};
 use crate::cli::{Failure, Result, text};
 use crate::formats::atomic;
 use crate::train::checkpoint::Checkpoints;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The common configuration of the runs in the folder `path`, if it is a folder of repeated runs.
 pub fn configuration(path: &Path) -> Result<Option<Config>> {
     let file = path.join("config.toml");
     // A single run resumes with the configuration in its checkpoint, even if its config.toml has changed.
-    if path.join("checkpoints").is_dir() || !file.is_file() {
+    if path.join("checkpoints").is_dir() {
         return Ok(None);
     }
-    Ok(Some(Config::read(&file)?).filter(|config| config.repeat.is_some()))
+    let Some(run) = first_run(path) else {
+        let config = file.is_file().then(|| Config::read(&file)).transpose()?;
+        return Ok(config.filter(|config| config.repeat.is_some()));
+    };
+    let problem = match fs::read_to_string(&file).map(|text| Config::parse(&text)) {
+        Ok(Ok(config)) if config.repeat.is_some() => return Ok(Some(config)),
+        Ok(Ok(_)) => "config.toml contains no `repeat`".to_string(),
+        Ok(Err(error)) => {
+            format!("config.toml is damaged: {}", error.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => "config.toml is missing".to_string(),
+        Err(error) => return Err(Error::io(&file, "read", error).into()),
+    };
+    Err(Failure::Failed(format!(
+        "{}: {problem}. Only this file contains the number of repeated runs. Copy {} there, set `seed` in it to the first \
+         seed, remove `mean` and `std` unless you gave them, and add `repeat = ` with the number of runs",
+        path.display(),
+        run.join("config.toml").display()
+    )))
+}
+
+/// The folder of the run with the smallest seed that has begun in a folder of repeated runs.
+fn first_run(path: &Path) -> Option<PathBuf> {
+    let names = fs::read_dir(path).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut seeds: Vec<u64> = names.filter_map(|name| name.strip_prefix("seed-")?.parse().ok()).collect();
+    seeds.sort_unstable();
+    seeds.into_iter().map(|seed| folder_of(path, seed)).find(|folder| has_begun(folder))
 }
 
 /// Starts all runs, from the first.
@@ -66,7 +92,7 @@ pub fn resume(mut flags: Config, mut config: Config, path: &Path, args: &Args) -
     let recipe = config.recipe()?;
     let runs = config.repeat.unwrap_or(1);
     let effective = Config { repeat: config.repeat, ..config.effective(&recipe)? };
-    flags.refuse_conflicts(&effective, path)?;
+    flags.refuse_conflicts(&effective, path, "repeated runs cannot be lengthened")?;
     let _lock = lock(path)?;
     all(&config, recipe.seed, runs, path, args)
 }
@@ -104,6 +130,13 @@ fn check_common(config: &Config, folder: &Path) -> Result<()> {
     }
     let differences = common.differences(&begun);
     let Some((key, here, there)) = differences.first() else { return Ok(()) };
+    if *key == "epochs" && common.epochs.is_some_and(|epochs| was_lengthened_from(folder, epochs)) {
+        return Err(Failure::Failed(format!(
+            "{} was lengthened from {here} to {there} epochs, so the runs no longer differ only in the seed; start new \
+             runs with another --out",
+            folder.display()
+        )));
+    }
     Err(Failure::Failed(format!(
         "config.toml was edited: {key} is {here}, but {} began with {there}; restore it, or start new runs with another --out",
         folder.display()

@@ -2,7 +2,7 @@
 //! for people, and for a run that was killed before its first checkpoint.
 
 use super::start::{self, Images};
-use super::{Args, Run};
+use super::{Args, Run, weights_files};
 use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
 use crate::cli::progress::say;
@@ -10,16 +10,19 @@ use crate::cli::run_folder::{self, RunFolder};
 use crate::cli::{Failure, Result, memory, text};
 use crate::engine::kernels::simd::{Isa, isa};
 use crate::optim::TrainingTime;
-use crate::train::checkpoint::{Checkpoint, data_hash};
+use crate::train::checkpoint::{Checkpoint, ImageHashes};
 use crate::train::{Recipe, Trainer};
 use crate::{Error, formats::atomic};
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The file that receives an edited `config.toml` when the settings of the run are written again.
 const EDITED: &str = "config.edited.toml";
+
+/// Why the number of epochs of an unfinished run cannot change.
+const UNFINISHED: &str = "only a complete run can be lengthened";
 
 /// The run in a folder; `None` if it is complete.
 pub fn resume(flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
@@ -40,7 +43,7 @@ fn start_again(mut flags: Config, path: &Path, args: &Args) -> Result<Run> {
     note("the run was killed before its first checkpoint, so it starts again")?;
     let saved = Config::read(&file)?;
     let changed = flags.take_changeable();
-    flags.refuse_conflicts(&saved, path)?;
+    flags.refuse_conflicts(&saved, path, UNFINISHED)?;
     start::begin(changed.or(saved), Some(path), args)
 }
 
@@ -62,18 +65,27 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
         config.engine = Some(EngineKind::Fast.name().to_string());
         config.conv = config.conv()?.map(|algorithm| algorithm.name().to_string());
     }
+    let mut nothing_to_train = false;
     if folder.is_complete() {
         match (flags.epochs.take(), config.epochs) {
             (Some(epochs), Some(before)) if epochs > before => lengthen(&mut config, epochs, path, &checkpoint)?,
             (epochs, _) => {
                 flags.epochs = epochs;
-                flags.refuse_conflicts(&config, path)?;
-                writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
-                return Ok(None);
+                flags.refuse_conflicts(
+                    &config,
+                    path,
+                    "a complete run can be lengthened to more epochs, not shortened",
+                )?;
+                folder.restore_metrics(&checkpoint)?.iter().try_for_each(written_again)?;
+                if weights_files::missing(&folder, &checkpoint).is_empty() {
+                    writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
+                    return Ok(None);
+                }
+                nothing_to_train = true;
             }
         }
     }
-    flags.refuse_conflicts(&config, path)?;
+    flags.refuse_conflicts(&config, path, UNFINISHED)?;
     folder.keep(config.keep_checkpoints());
     let (mut recipe, executor) = (config.recipe()?, start::executor(&config, args)?);
     if let Some(before) = folder.compute_with(kernels(config.engine()?)) {
@@ -87,17 +99,22 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
     let mut model = start::prepare(&recipe, &images.train)?;
     images.memory(&config, &recipe, &model)?.check(memory::room())?;
     let Images { train, validation, test, about } = images;
-    let data = data_hash(&train)?;
-    if data != checkpoint.data {
+    let data = ImageHashes::of(&train, validation.as_ref(), &test)?;
+    if let Some(which) = data.different_from(&checkpoint.data) {
         return Err(Failure::Failed(format!(
-            "the training images are not those that the run started with: {}; give their location with --data",
+            "the {which} images are not those that the run started with: {}; give their location with --data",
             about.description
         )));
     }
     Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
-    folder.rewind(&checkpoint)?;
     let train = Arc::new(train);
     let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
+    weights_files::restore(&folder, &checkpoint, &trainer, &test)?.iter().try_for_each(written_again)?;
+    if nothing_to_train {
+        writeln!(std::io::stdout(), "{} is complete: nothing else to do", path.display())?;
+        return Ok(None);
+    }
+    folder.rewind(&checkpoint)?;
     let (validation, test) = (validation.map(Arc::new), Arc::new(test));
     let (best, initialised) = (checkpoint.best, Vec::new());
     let mut run = Run { config, folder, trainer, best, train, validation, test, about, initialised, data };
@@ -119,6 +136,10 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
 
 fn note(text: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{:<14} {text}", "note")?)
+}
+
+fn written_again(file: &PathBuf) -> Result<()> {
+    note(&format!("{} was missing, and is written again from the checkpoint", file.display()))
 }
 
 /// Compares `config.toml` with the settings in the checkpoint, which are those of the run. If they differ, the file is

@@ -8,10 +8,10 @@ use crate::cli::images::{About, DEFAULT_SIZE};
 use crate::cli::memory::estimate::Plan;
 use crate::cli::run_folder::{RunFolder, check_out};
 use crate::cli::{Failure, Result, init_from, memory, text};
-use crate::data::Dataset;
+use crate::data::{Augmentation, Dataset};
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
-use crate::train::checkpoint::data_hash;
+use crate::train::checkpoint::ImageHashes;
 use crate::train::{Executor, Recipe, Trace, Trainer, Validation};
 use std::path::Path;
 use std::sync::Arc;
@@ -89,6 +89,21 @@ pub fn train_and_validation(
     Ok((train, Some(validation)))
 }
 
+/// Rejects an augmentation that can hide training images entirely.
+fn check_augmentation(augmentation: &Augmentation, train: &Dataset) -> Result<()> {
+    let (_, height, width, _) = train.pixels.dim();
+    let side = height.min(width);
+    // A crop that is moved by less than the side contains a part of the image.
+    let limits =
+        [("cutout", augmentation.cutout, side.saturating_sub(1)), ("crop-padding", augmentation.crop_padding, side)];
+    match limits.into_iter().find(|(_, value, most)| value > most) {
+        None => Ok(()),
+        Some((flag, value, most)) => Err(Failure::Usage(format!(
+            "--{flag} is {value}, which can hide images of {height}x{width} entirely; expected at most {most}"
+        ))),
+    }
+}
+
 /// The model of a recipe, after a check that it can be trained on the images.
 pub fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     let architecture = Architecture::by_name(&recipe.model)?.with_classes(train.classes.len());
@@ -160,6 +175,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
         check_out(out)?;
     }
     let images = Images::load(&given, &mut recipe)?;
+    check_augmentation(&recipe.augmentation, &images.train)?;
     given.validation = Some(recipe.validation);
     if given.mean.is_none() {
         let derived = images.about.normalization(&images.train)?;
@@ -180,7 +196,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     let stem = format!("{}-{}", recipe.model, recipe.name);
     let mut folder = RunFolder::create(out, &stem, &config.to_toml(), config.keep_checkpoints())?;
     folder.compute_with(kernels(config.engine()?));
-    let data = data_hash(&train)?;
+    let data = ImageHashes::of(&train, validation.as_ref(), &test)?;
     let train = Arc::new(train);
     let trainer = Trainer::new(model, executor, recipe, train.clone())?;
     // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.
