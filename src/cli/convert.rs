@@ -198,7 +198,7 @@ fn fit(args: &Args, contents: &Contents, tensors: &Tensors, architecture: &Archi
         return Err(trained::every_problem(path, tensors, &model)?);
     }
     let mut fitted = Tensors::new();
-    for (name, tensor) in fitting.map_err(|error| contents.explain(error))? {
+    for (name, tensor) in fitting.map_err(|error| trained::explain(contents, "--key", error))? {
         fitted.insert(name, tensor.clone());
     }
     fitted.metadata = tensors.metadata.clone();
