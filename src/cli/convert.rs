@@ -51,7 +51,7 @@ pub struct Args {
     /// The tensors under this key of a PyTorch checkpoint, keys joined by points
     ///
     /// By default the first of `state_dict`, `model`, `net` and other usual keys, before averaged weights
-    /// such as `model_ema`.
+    /// such as `model_ema`. `.` are the tensors of the checkpoint itself, beside other keys.
     #[arg(long, value_name = "PATH", verbatim_doc_comment)]
     key: Option<String>,
 
