@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The splits may be called in any usual way (`Training Set`, `test_images`, `seg_train`), and the data set may be some
-//! folders further inside: [`layout`] decides which folder is which by names and contents, and the notes report it.
+//! folders further inside: `layout` decides which folder is which by names and contents, and the notes report it.
 //! Validation images without test images are the test images.
 //!
 //! Classes are the names of the folders, sorted. The pictures of a class are those in its folder and its subfolders,

@@ -69,7 +69,7 @@ impl Dataset {
     /// decoded in parallel.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] when a file has disappeared or changed since it was first read.
+    /// [`Error::Io`](crate::Error::Io) or [`Error::Format`](crate::Error::Format) when a file has disappeared or changed since it was first read.
     ///
     /// # Panics
     /// For an index out of range.

@@ -8,7 +8,7 @@
 //! | `model.`, `net.`, `backbone.`, any prefix of all stages | removed | the object that contains the network |
 //! | `shortcut.0`, `shortcut.1` | `downsample.0`, `downsample.1` | CIFAR code |
 //! | `0.`, `1.`, `4.` … `7.` | `conv1.`, `bn1.`, `layer1.` … `layer4.` | `Sequential(*resnet.children())` |
-//! | `embedder.`, `encoder.stages.` | the same | Transformers ([`spellings`]) |
+//! | `embedder.`, `encoder.stages.` | the same | Transformers (`names/spellings.rs`) |
 //! | `linear`, `last_linear`, `classifier.1`, `fc.1`, … | `fc` | the last layer: the only one with a matrix |
 //! | `num_batches_tracked`, `n_averaged`, … | left out | counters and other state that no layer uses |
 //!

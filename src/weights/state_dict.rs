@@ -1,8 +1,8 @@
 //! Copies the tensors of a file into a model.
 //!
-//! Our names are torchvision's; [`names`](super::names) translates those of other programs. Then the file must contain every
+//! Our names are torchvision's; [`names`] translates those of other programs. Then the file must contain every
 //! tensor of the model, with its shape and as floats, and no other. Otherwise the error names the network that the tensors
-//! are for, if there is one ([`recognise`](super::recognise)), and lists the first problems, and nothing is changed. Only
+//! are for, if there is one ([`recognise`]), and lists the first problems, and nothing is changed. Only
 //! [`assign_matching`], with which fine-tuning begins, takes the tensors that fit.
 
 mod compare;
@@ -19,7 +19,7 @@ pub use compare::{Comparison, compare};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// The most problems that an error lists; [`compare`] returns all of them.
+/// The most problems that an error lists; [`compare()`] returns all of them.
 pub const MOST_LISTED: usize = 10;
 
 /// Every tensor of `model`, running statistics included, under torchvision's names.

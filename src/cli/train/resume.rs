@@ -76,7 +76,7 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
                     path,
                     "a complete run can be lengthened to more epochs, not shortened",
                 )?;
-                folder.restore_metrics(&checkpoint)?.iter().try_for_each(written_again)?;
+                written_again(&folder.restore_metrics(&checkpoint)?)?;
                 if weights_files::missing(&folder, &checkpoint).is_empty() {
                     writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
                     return Ok(None);
@@ -109,7 +109,7 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
     Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
     let train = Arc::new(train);
     let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
-    weights_files::restore(&folder, &checkpoint, &trainer, &test)?.iter().try_for_each(written_again)?;
+    written_again(&weights_files::restore(&folder, &checkpoint, &trainer, &test)?)?;
     if nothing_to_train {
         writeln!(std::io::stdout(), "{} is complete: nothing else to do", path.display())?;
         return Ok(None);
@@ -138,8 +138,10 @@ fn note(text: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{:<14} {text}", "note")?)
 }
 
-fn written_again(file: &PathBuf) -> Result<()> {
-    note(&format!("{} was missing, and is written again from the checkpoint", file.display()))
+fn written_again(files: &[PathBuf]) -> Result<()> {
+    files
+        .iter()
+        .try_for_each(|file| note(&format!("{} was missing, and is written again from the checkpoint", file.display())))
 }
 
 /// Compares `config.toml` with the settings in the checkpoint, which are those of the run. If they differ, the file is
