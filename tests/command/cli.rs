@@ -272,7 +272,7 @@ fn a_run_leaves_everything_and_eval_finds_the_same_accuracy() {
     // A file of another program does not contain its model.
     let anonymous = [&2u64.to_le_bytes()[..], b"{}"].concat();
     fs::write(folder.path("anonymous.safetensors"), anonymous).unwrap();
-    folder.run("eval --weights anonymous.safetensors").fails(2, &["--model NAME"]);
+    folder.run("eval --weights anonymous.safetensors").fails(1, &["does not have the tensors of a residual network"]);
     folder.run("eval --weights anonymous.safetensors --model resnet8").fails(2, &["--mean R,G,B and --std R,G,B"]);
 }
 
