@@ -106,7 +106,7 @@ pub fn load(path: &Path) -> Result<Picture> {
     decode(path, &std::fs::read(path).map_err(|error| Error::io(path, "read", error))?)
 }
 
-/// The picture in a file with these bytes, whose format is recognised by its content; `path` stands in messages.
+/// The picture in a file with these bytes, whose format is recognised by its content; `path` appears in messages.
 ///
 /// # Errors
 /// [`Error::Format`] when it is not a whole picture of a known format, or too large.

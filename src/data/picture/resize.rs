@@ -74,7 +74,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// Bits of a weight behind the point.
+    /// Fractional bits of a weight.
     const BITS: u32 = 22;
 
     /// `inputs` pixels to `outputs`, of which those in `window` are kept.
