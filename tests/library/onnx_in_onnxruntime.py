@@ -50,8 +50,8 @@ def three(text):
 
 def check(name, folder):
     run_folder = os.path.join(folder, name)
-    resnet("train", "--model", name, "--epochs", 1, "--train-images", 4, "--batch-size", 4, "--recipe", "quick",
-           "--no-final-test", "--out", run_folder)
+    resnet("train", "--model", name, "--epochs", 1, "--train-images", 4, "--batch-size", 4,
+           "--out", run_folder)
     weights = os.path.join(run_folder, "weights.safetensors")
     plain, normalizing = os.path.join(folder, "plain.onnx"), os.path.join(folder, "normalizing.onnx")
     resnet("convert", weights, plain, "--force")
