@@ -56,7 +56,7 @@ pub use base::activation::Activation;
 pub use base::error::{Error, Result};
 pub use base::parameters::{Gradients, Parameters};
 pub use base::scalar::Scalar;
-pub use base::{activation, error, gemm, parallel, parameters, rng, scalar, tensors};
+pub use base::{activation, error, gemm, parallel, parameters, processes, rng, scalar, shards, tensors};
 
 #[cfg(test)]
 mod docs_test;

@@ -47,8 +47,10 @@ const OF_BASE: &[&str] = &[
     "gemm",
     "parallel",
     "parameters",
+    "processes",
     "rng",
     "scalar",
+    "shards",
     "tensors",
 ];
 

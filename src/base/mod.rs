@@ -2,7 +2,8 @@
 //!
 //! - [`scalar`]: `f32` and `f64`; [`activation`]: the arrays between layers;
 //! - [`parameters`]: named tensors of a model, and their gradients; [`tensors`]: named tensors of any program;
-//! - [`parallel`]: sums whose result does not depend on the number of threads; [`gemm`]: matrix multiplication;
+//! - [`parallel`]: sums whose result does not depend on the number of threads; [`shards`] and [`processes`]: nor on the number
+//!   of processes; [`gemm`]: matrix multiplication;
 //! - [`rng`]: random numbers that depend on their purpose, not on the order of draws; [`error`]: one error type.
 
 pub mod activation;
@@ -10,6 +11,8 @@ pub mod error;
 pub mod gemm;
 pub mod parallel;
 pub mod parameters;
+pub mod processes;
 pub mod rng;
 pub mod scalar;
+pub mod shards;
 pub mod tensors;

@@ -33,6 +33,12 @@ pub fn count(least: usize, most: usize) -> impl Fn(&str) -> std::result::Result<
     }
 }
 
+/// The number of shards of a batch.
+pub fn shards(text: &str) -> std::result::Result<usize, String> {
+    let value = text.parse().ok().filter(|value: &usize| value.is_power_of_two() && *value <= 4096);
+    value.ok_or_else(|| "expected a power of two: 1, 2, 4, 8, ... up to 4096".to_string())
+}
+
 /// A number of images held out for validation, or `folder`.
 pub fn validation(text: &str) -> std::result::Result<Validation, String> {
     text.parse().map_err(|_| "expected a whole number, at least 0, or `folder`".to_string())

@@ -5,6 +5,7 @@ mod peak;
 mod phases;
 
 use super::args::{self, EngineKind};
+use super::processes::{self, DEFAULT_SHARDS};
 use super::{Failure, Result, memory, text};
 use crate::data::loader::LoaderOptions;
 use crate::data::{Loader, Normalization, embedded};
@@ -13,7 +14,9 @@ use crate::engine::{Algorithm, Engine};
 use crate::layers::SoftmaxCrossEntropy;
 use crate::model::{Architecture, Cost, ResNet};
 use crate::optim::{Sgd, SgdConfig};
+use crate::processes::{Communicator, Traffic, any};
 use crate::rng::{Purpose, stream};
+use crate::shards::Shards;
 use crate::train::Executor;
 use crate::{Activation, Error};
 use convolutions::Group;
@@ -60,6 +63,12 @@ pub struct Args {
     /// Images per step
     #[arg(long, value_name = "N", default_value = "128", value_parser = args::count(1, args::MOST), allow_negative_numbers = true)]
     batch_size: usize,
+
+    /// Split the batch into S shards, a power of two [default: 1, on several processes 8]
+    ///
+    /// Several processes (mpirun) share the training steps of one batch.
+    #[arg(long, value_name = "S", value_parser = args::shards, allow_negative_numbers = true)]
+    shards: Option<usize>,
 
     /// Size of the images [default: the size that the model was designed for]
     #[arg(long, value_name = "HxW", value_parser = args::image_size)]
@@ -149,9 +158,37 @@ struct Measured<'a> {
     peak_flops: f64,
     /// Seconds that one thread needs to load a batch.
     loader: Option<f64>,
+    shards: Shards,
+    /// What this process has exchanged in all steps, and their seconds.
+    exchanged: (Traffic, f64),
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let processes = processes::join()?;
+    let result = run_among(args, &processes);
+    processes::end(processes, result)
+}
+
+/// How the batch is split.
+fn split(args: &Args, processes: &Arc<dyn Communicator>) -> Result<Shards> {
+    let size = processes.size();
+    let count = args.shards.unwrap_or(if size > 1 { DEFAULT_SHARDS } else { 1 });
+    let refuse = |message: String| Err(Failure::Usage(message));
+    if count > 1 && (args.mode == Mode::Eval || args.engine != Measure::Fast) {
+        return refuse("--shards and several processes are for training steps of the engine".to_string());
+    }
+    if size > count || count > args.batch_size {
+        let shards = text::count(count, "shard");
+        return refuse(format!(
+            "{size} processes and a batch of {} do not fit {shards}; see --shards",
+            args.batch_size
+        ));
+    }
+    Ok(Shards::new(args.batch_size, count, processes.clone()))
+}
+
+fn run_among(args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
+    let shards = processes::agree(&**processes, split(args, processes))?;
     let classes = args.classes.unwrap_or(args.model.classes);
     let image @ [height, width] = args.image.unwrap_or(args.model.image);
     let mut model = ResNet::<f32>::new(&args.model.clone().with_classes(classes), 0)?;
@@ -164,24 +201,29 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let cost = model.cost(args.batch_size, image).map_err(refuse)?;
 
-    let shape = [args.batch_size, height, width, 3];
+    let shape = [shards.own().len(), height, width, 3];
+    let begun = Instant::now();
     let x = Array4::from_shape_simple_fn(shape, &mut noise(0)).into_shared();
     let measured = match args.mode {
-        Mode::Train => train(args, &*executor, &mut model, &x).map(|steps| {
+        Mode::Train => train(args, &*executor, &mut model, &x, &shards).map(|steps| {
             let phases = Phases::of(&steps);
             (steps.iter().map(|phases| phases.iter().sum()).collect(), Some(phases))
         }),
-        Mode::Eval => timed(args, || predict(&*executor, &model, &x)).map(|times| (times, None)),
+        Mode::Eval => timed(args, &shards, || predict(&*executor, &model, &x)).map(|times| (times, None)),
     };
     let (mut times, phases): (Vec<f64>, _) = measured.map_err(|error| match error {
         // For example a batch norm with a single value per channel.
         Error::Shape { .. } | Error::Argument { .. } => refuse(error),
         error => error.into(),
     })?;
+    let exchanged = (processes.traffic(), begun.elapsed().as_secs_f64());
+    if processes.rank() > 0 {
+        return Ok(());
+    }
     times.sort_by(f64::total_cmp);
     let peak_memory = memory::peak();
     let reference = match args.engine {
-        Measure::Both => Some(of_reference(args, &mut model, &x)?),
+        Measure::Both => Some(of_reference(args, &mut model, &x, &shards)?),
         _ => None,
     };
     drop(x);
@@ -198,7 +240,20 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let peak_flops = peak::measure();
-    let measured = Measured { args, cost, image, classes, times, phases, reference, peak_memory, peak_flops, loader };
+    let measured = Measured {
+        args,
+        cost,
+        image,
+        classes,
+        times,
+        phases,
+        reference,
+        peak_memory,
+        peak_flops,
+        loader,
+        shards,
+        exchanged,
+    };
     if cfg!(debug_assertions) {
         let _ = writeln!(std::io::stderr(), "note: this is a debug build; use --release for measurements");
     }
@@ -223,11 +278,11 @@ fn predict(executor: &dyn Executor<f32>, model: &ResNet<f32>, x: &Activation<f32
 }
 
 /// Median seconds of a step of the reference.
-fn of_reference(args: &Args, model: &mut ResNet<f32>, x: &Activation<f32>) -> Result<f64> {
+fn of_reference(args: &Args, model: &mut ResNet<f32>, x: &Activation<f32>, shards: &Shards) -> Result<f64> {
     let reference = EngineKind::Reference.executor(None)?;
     let mut times: Vec<f64> = match args.mode {
-        Mode::Train => train(args, &*reference, model, x)?.iter().map(|phases| phases.iter().sum()).collect(),
-        Mode::Eval => timed(args, || predict(&*reference, model, x))?,
+        Mode::Train => train(args, &*reference, model, x, shards)?.iter().map(|phases| phases.iter().sum()).collect(),
+        Mode::Eval => timed(args, shards, || predict(&*reference, model, x))?,
     };
     Ok(median(&mut times))
 }
@@ -238,15 +293,16 @@ fn train(
     executor: &dyn Executor<f32>,
     model: &mut ResNet<f32>,
     x: &Activation<f32>,
+    shards: &Shards,
 ) -> std::result::Result<Vec<[f64; phases::COUNT]>, Error> {
     let classes = model.architecture().classes;
-    let targets: Vec<usize> = (0..args.batch_size).map(|i| i * 7 % classes).collect();
+    let targets: Vec<usize> = (0..x.dim().0).map(|i| i * 7 % classes).collect();
     let mut sgd = Sgd::new(SgdConfig::default())?; // momentum 0.9, weight decay 1e-4
     let loss_layer = SoftmaxCrossEntropy::new();
     let mut last = 0.0;
-    let steps = timed(args, || {
+    let steps = timed(args, shards, || {
         let mut watch = Stopwatch::start();
-        let (logits, pass) = executor.forward(model, x)?;
+        let (logits, pass) = executor.forward(model, x, shards)?;
         watch.end_of(phases::FORWARD);
         let (loss, loss_cache) = loss_layer.forward(&logits, &targets)?;
         let dlogits = loss_layer.backward(&loss_cache);
@@ -273,6 +329,7 @@ fn train(
 /// The measurements of all steps.
 fn timed<T>(
     args: &Args,
+    shards: &Shards,
     mut step: impl FnMut() -> std::result::Result<T, Error>,
 ) -> std::result::Result<Vec<T>, Error> {
     for _ in 0..WARM_UP {
@@ -283,7 +340,8 @@ fn timed<T>(
         Some(wanted) => steps >= wanted,
         None => steps >= LEAST_STEPS && start.elapsed().as_secs_f64() >= args.seconds,
     };
-    while !done(measured.len()) {
+    // All processes take the same number of steps.
+    while !any(&**shards.processes(), done(measured.len())) {
         measured.push(step()?);
     }
     Ok(measured)
@@ -338,6 +396,12 @@ impl Measured<'_> {
         };
         let images = text::count(args.batch_size, "image");
         let (threads, isa) = (rayon::current_num_threads(), isa().name());
+        let (shards, processes) = (self.shards.count(), self.shards.processes().size());
+        let shared = match (shards, processes) {
+            (1, _) => String::new(),
+            (_, 1) => format!(", in {shards} shards"),
+            _ => format!(", in {shards} shards on {processes} processes"),
+        };
         let mut lines = vec![
             (
                 "model",
@@ -348,7 +412,7 @@ impl Measured<'_> {
                     text::short(cost.multiply_adds / args.batch_size as u64)
                 ),
             ),
-            ("batch", format!("{images} of {height}x{width}, {}", text::count(self.classes, "class"))),
+            ("batch", format!("{images} of {height}x{width}, {}{shared}", text::count(self.classes, "class"))),
             (
                 "threads",
                 format!(
@@ -385,6 +449,15 @@ impl Measured<'_> {
             lines.push((
                 "reference",
                 format!("median {}: the engine is {ratio:.2} times as fast", milliseconds(reference)),
+            ));
+        }
+        let (Traffic { bytes, seconds }, all) = self.exchanged;
+        if bytes > 0 {
+            let per_step = text::bytes(bytes / (times.len() + WARM_UP) as u64);
+            let share = 100.0 * seconds / all;
+            lines.push((
+                "exchanged",
+                format!("{per_step} sent per step and process; {share:.1} % of the time, with waiting"),
             ));
         }
         if let Some(peak) = self.peak_memory {
@@ -436,6 +509,10 @@ impl Measured<'_> {
             "conv": args.conv.unwrap_or_default().name(),
             "reference_median_step_seconds": self.reference,
             "threads": rayon::current_num_threads(),
+            "shards": self.shards.count(),
+            "processes": self.shards.processes().size(),
+            "sent_bytes_per_step": self.exchanged.0.bytes / (times.len() + WARM_UP) as u64,
+            "share_of_time_in_exchanges": self.exchanged.0.seconds / self.exchanged.1,
             "isa": isa().name(),
             "steps": times.len(),
             "seconds": times.iter().sum::<f64>(),

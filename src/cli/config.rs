@@ -56,6 +56,7 @@ pub struct Config {
     pub label_smoothing: Option<f64>,
     pub clip_norm: Option<f64>,
     pub accumulate: Option<usize>,
+    pub shards: Option<usize>,
     pub ema_decay: Option<f64>,
     pub zero_init_residual: Option<bool>,
     /// A weights file.
@@ -108,6 +109,7 @@ macro_rules! for_keys {
             label_smoothing,
             clip_norm,
             accumulate,
+            shards,
             ema_decay,
             zero_init_residual,
             init_from,
@@ -260,6 +262,7 @@ impl Config {
         check("mixup", self.mixup, args::alpha)?;
         check("ema_decay", self.ema_decay, args::decay)?;
         check("accumulate", self.accumulate, args::count(1, args::MOST))?;
+        check("shards", self.shards, args::shards)?;
         check("repeat", self.repeat, args::count(1, args::MOST_RUNS))?;
         check("validate_every", self.validate_every, args::count(1, args::MOST))?;
         check("save_every", self.save_every, args::count(0, args::MOST))?;
@@ -302,6 +305,7 @@ impl Config {
             clip_norm: self.clip_norm.unwrap_or(base.clip_norm),
             mixup: self.mixup.unwrap_or(base.mixup),
             accumulate: self.accumulate.unwrap_or(base.accumulate),
+            shards: self.shards.unwrap_or(base.shards),
             ema_decay: self.ema_decay.unwrap_or(base.ema_decay),
             augmentation: Augmentation {
                 crop_padding: self.crop_padding.unwrap_or(base.augmentation.crop_padding),
@@ -318,6 +322,11 @@ impl Config {
             name: base.name,
         };
         recipe.check().map_err(usage)?;
+        if recipe.shards > 1 && self.engine()? == EngineKind::Reference {
+            let message = "--shards splits the batches of the engine; the reference adds over whole batches: remove --shards or \
+                           --engine reference";
+            return Err(Failure::Usage(message.to_string()));
+        }
         Sgd::<f32>::new(recipe.sgd).map_err(usage)?;
         Ok(recipe)
     }
@@ -380,6 +389,7 @@ impl Config {
             label_smoothing: Some(recipe.label_smoothing),
             clip_norm: Some(recipe.clip_norm),
             accumulate: Some(recipe.accumulate),
+            shards: Some(recipe.shards),
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),

@@ -14,9 +14,11 @@
 //! suffices. Images that are not in memory are decoded by all threads, some hundred per second and thread. The channel's bound limits how far it runs ahead: at most [`PREPARED`] batches wait and one is in preparation.
 //! An iterator that is dropped early closes the channel, which ends the thread at its next batch.
 
-use super::mixup::{self, Mix};
+use super::mixup::{self, Mix, MixedTargets};
 use super::{Augmentation, Dataset, Normalization, NormalizationTable, permutation};
+use crate::processes::{Alone, Communicator};
 use crate::rng::{Purpose, stream};
+use crate::shards::Shards;
 use crate::{Activation, Error, Result, Scalar};
 
 use std::sync::Arc;
@@ -29,14 +31,16 @@ pub const PREPARED: usize = 2;
 /// A batch of images ready for the network.
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
-    /// Normalized images `x (N, H, W, 3)`.
+    /// Normalized images `x (N, H, W, 3)`; of several processes, the part of this one.
     pub images: Activation<T>,
     /// The class of every image.
     pub labels: Vec<usize>,
     /// The index of every image in the data set.
     pub indices: Vec<usize>,
-    /// How the images are mixed with each other, if at all.
-    pub mix: Option<Mix>,
+    /// The other classes of the images, if they are mixed with each other.
+    pub mix: Option<MixedTargets>,
+    /// How the whole batch is split.
+    pub shards: Shards,
 }
 
 /// How a [`Loader`] prepares a data set.
@@ -98,6 +102,9 @@ pub struct Loader<T> {
     dataset: Arc<Dataset>,
     options: LoaderOptions,
     table: Arc<NormalizationTable<T>>,
+    /// The number of shards of a batch, and the processes that have them.
+    shards: usize,
+    processes: Arc<dyn Communicator>,
 }
 
 impl<T: Scalar> Loader<T> {
@@ -113,7 +120,13 @@ impl<T: Scalar> Loader<T> {
         mixup::check_alpha(options.mixup)?;
         dataset.check()?;
         let table = Arc::new(options.normalization.table());
-        Ok(Loader { dataset, options, table })
+        Ok(Loader { dataset, options, table, shards: 1, processes: Arc::new(Alone) })
+    }
+
+    /// A loader of the same batches, split into shards, that prepares the part of this process. An image looks the same on
+    /// every process.
+    pub fn among(self, shards: usize, processes: Arc<dyn Communicator>) -> Self {
+        Loader { shards, processes, ..self }
     }
 
     /// The data set.
@@ -140,7 +153,8 @@ impl<T: Scalar> Loader<T> {
         }
     }
 
-    /// The batch of the images `indices` as they look in `epoch`, prepared on this thread.
+    /// The batch of the images `indices` as they look in `epoch`, prepared on this thread; of several processes, the part of
+    /// this one.
     ///
     /// Image i of the data set looks the same at any place in a batch, except for the image it is mixed with.
     ///
@@ -151,28 +165,45 @@ impl<T: Scalar> Loader<T> {
     /// If an index is out of range.
     pub fn batch(&self, epoch: u64, indices: &[usize]) -> Result<Batch<T>> {
         let (_, h, w, channels) = self.dataset.pixels.dim();
-        let pixels = self.dataset.images(indices)?;
-        let mut images = ndarray::Array4::zeros((indices.len(), h, w, channels));
-        let y = images.as_slice_mut().expect("a new array is contiguous");
-        let places = y.chunks_exact_mut((h * w * channels).max(1));
-        for ((&index, image), y) in indices.iter().zip(&pixels).zip(places) {
-            let variant = self.options.augmentation.variant(self.options.seed, epoch, index, [h, w]);
-            variant.write(image, w, &self.table, y);
-        }
-        let labels = indices.iter().map(|&index| self.dataset.labels[index].into()).collect();
+        let shards = Shards::new(indices.len(), self.shards, self.processes.clone());
+        let own = shards.own();
         let (seed, alpha) = (self.options.seed, self.options.mixup);
         let first = indices.first().filter(|_| alpha > 0.0);
         let mix = first.map(|&first| Mix::draw(alpha, seed, epoch, first, indices.len()));
+        // Of several processes, one may need the partners of its images as well.
+        let needed: Vec<usize> = match &mix {
+            Some(mix) => mix.needs(own.clone()).into_iter().map(|place| indices[place]).collect(),
+            None => indices[own.clone()].to_vec(),
+        };
+        let pixels = self.dataset.images(&needed)?;
+        let mut images = ndarray::Array4::zeros((needed.len(), h, w, channels));
+        let y = images.as_slice_mut().expect("a new array is contiguous");
+        let places = y.chunks_exact_mut((h * w * channels).max(1));
+        for ((&index, image), y) in needed.iter().zip(&pixels).zip(places) {
+            let variant = self.options.augmentation.variant(seed, epoch, index, [h, w]);
+            variant.write(image, w, &self.table, y);
+        }
+        let labels: Vec<usize> = indices.iter().map(|&index| self.dataset.labels[index].into()).collect();
         let images = match &mix {
-            Some(mix) => mix.images(images.into_shared()),
+            Some(mix) => mix.images(&images.into_shared(), own.clone()),
             None => images.into_shared(),
         };
-        Ok(Batch { images, labels, indices: indices.to_vec(), mix })
+        let mix = mix.map(|mix| mix.targets(&labels, own.clone()));
+        let (labels, indices) = (labels[own.clone()].to_vec(), indices[own].to_vec());
+        Ok(Batch { images, labels, indices, mix, shards })
     }
 
     /// All batches of `epoch`, prepared ahead on a background thread.
     pub fn epoch(&self, epoch: u64) -> Epoch<T> {
-        self.start(epoch, 0)
+        self.start(epoch, 0, 1)
+    }
+
+    /// Every `every`-th batch of the data set, from number `first` on: the part of one of several processes in an evaluation.
+    ///
+    /// # Panics
+    /// If `every` is 0.
+    pub fn every(&self, first: usize, every: usize) -> Epoch<T> {
+        self.start(0, first, every)
     }
 
     /// The batches of `epoch` from number `first_batch` on: what [`epoch`](Self::epoch) returns after `first_batch` batches,
@@ -187,15 +218,15 @@ impl<T: Scalar> Loader<T> {
             let message = format!("expected a first batch of at most {batches}, got {first_batch}");
             return Err(Error::argument("Loader::epoch_from", message));
         }
-        Ok(self.start(epoch, first_batch))
+        Ok(self.start(epoch, first_batch, 1))
     }
 
-    fn start(&self, epoch: u64, first_batch: usize) -> Epoch<T> {
-        let remaining = self.batches_per_epoch() - first_batch;
+    fn start(&self, epoch: u64, first_batch: usize, every: usize) -> Epoch<T> {
+        let remaining = self.batches_per_epoch().saturating_sub(first_batch).div_ceil(every);
         let (sender, receiver) = sync_channel(PREPARED);
         let loader = self.clone();
         let work = move || {
-            for indices in loader.order(epoch).chunks(loader.options.batch_size).skip(first_batch) {
+            for indices in loader.order(epoch).chunks(loader.options.batch_size).skip(first_batch).step_by(every) {
                 let batch = loader.batch(epoch, indices);
                 let is_last = batch.is_err();
                 // An error of `send` means that the receiver is gone: the iterator was dropped.
@@ -261,6 +292,7 @@ impl<T> Drop for Epoch<T> {
 mod tests {
     use super::super::tests::counting;
     use super::*;
+    use crate::processes::threads;
     use ndarray::Axis;
 
     fn options(batch_size: usize) -> LoaderOptions {
@@ -298,12 +330,35 @@ mod tests {
         for (plain, mixed) in plain.epoch(2).map(Result::unwrap).zip(mixed.epoch(2).map(Result::unwrap)) {
             assert!(plain.mix.is_none());
             assert_eq!((&mixed.labels, &mixed.indices), (&plain.labels, &plain.indices));
-            let mix = mixed.mix.unwrap();
-            assert_eq!(mix, Mix::draw(0.5, 42, 2, plain.indices[0], plain.indices.len()));
-            assert_eq!(mixed.images, mix.images(plain.images));
+            let (n, mix) = (plain.indices.len(), Mix::draw(0.5, 42, 2, plain.indices[0], plain.indices.len()));
+            assert_eq!(mixed.mix.unwrap(), mix.targets(&plain.labels, 0..n));
+            assert_eq!(mixed.images, mix.images(&plain.images, 0..n));
         }
         let refused = Loader::<f32>::new(Arc::new(counting(3, 6, 5)), LoaderOptions { mixup: -1.0, ..options(4) });
         assert!(refused.unwrap_err().to_string().contains("alpha"));
+    }
+
+    /// Images, classes and mixes: the parts of three processes, one after another, are the batch of a single one.
+    #[test]
+    fn processes_prepare_parts_of_the_same_batches() {
+        for mixup in [0.0, 0.5] {
+            let loader = loader(23, LoaderOptions { mixup, ..options(9) });
+            let parts = threads::run(3, 1, |processes| {
+                let part = loader.clone().among(4, processes);
+                part.epoch(2).map(Result::unwrap).collect::<Vec<_>>()
+            });
+            for (i, whole) in loader.epoch(2).map(Result::unwrap).enumerate() {
+                let parts: Vec<&Batch<f32>> = parts.iter().map(|batches| &batches[i]).collect();
+                let images: Vec<_> = parts.iter().map(|part| part.images.view()).collect();
+                assert_eq!(ndarray::concatenate(Axis(0), &images).unwrap().into_shared(), whole.images);
+                let all =
+                    |of: fn(&Batch<f32>) -> Vec<usize>| parts.iter().flat_map(|part| of(part)).collect::<Vec<_>>();
+                assert_eq!(all(|part| part.indices.clone()), whole.indices);
+                assert_eq!(all(|part| part.labels.clone()), whole.labels);
+                let others = |part: &Batch<f32>| part.mix.as_ref().map_or(Vec::new(), |mix| mix.labels.clone());
+                assert_eq!(all(others), others(&whole));
+            }
+        }
     }
 
     #[test]
@@ -382,7 +437,8 @@ mod tests {
         let table = Arc::new(options.normalization.table::<f32>());
         let dataset = Arc::new(dataset);
         assert!(Loader::<f32>::new(Arc::clone(&dataset), options).is_err());
-        assert_eq!(Loader { dataset, options, table }.epoch(0).count(), 3);
+        let (shards, processes) = (1, Arc::new(Alone));
+        assert_eq!(Loader { dataset, options, table, shards, processes }.epoch(0).count(), 3);
     }
 
     #[test]

@@ -22,6 +22,8 @@
 use super::permutation;
 use crate::rng::{Purpose, beta, stream};
 use crate::{Activation, Error, Result, Scalar};
+use ndarray::Axis;
+use std::ops::Range;
 
 /// The largest α: with it λ is within 0.07 of 1/2 in 19 of 20 cases.
 pub const LARGEST_ALPHA: f64 = 100.0;
@@ -33,6 +35,15 @@ pub struct Mix {
     pub lambda: f64,
     /// π: the index of the other image in the batch.
     pub partners: Vec<usize>,
+}
+
+/// What the loss of mixed images needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixedTargets {
+    /// λ.
+    pub lambda: f64,
+    /// t ∘ π: the class of the image that each is mixed with.
+    pub labels: Vec<usize>,
 }
 
 /// Rejects an α that is not in 0..=[`LARGEST_ALPHA`].
@@ -57,20 +68,32 @@ impl Mix {
         Mix { lambda: lambda.max(1.0 - lambda), partners: permutation(n, &mut rng) }
     }
 
-    /// `λ x[n] + (1 − λ) x[π(n)]`, of `x (N, H, W, 3)`.
-    pub fn images<T: Scalar>(&self, x: Activation<T>) -> Activation<T> {
+    /// The images of the batch that the mixed images of `part` are made of, in ascending order.
+    pub fn needs(&self, part: Range<usize>) -> Vec<usize> {
+        let mut places: Vec<usize> = part.clone().chain(self.partners[part].iter().copied()).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    /// `λ x[n] + (1 − λ) x[π(n)]` for n in `part`. `x (N, H, W, 3)` are the images that this [`needs`](Self::needs).
+    pub fn images<T: Scalar>(&self, x: &Activation<T>, part: Range<usize>) -> Activation<T> {
         let (lambda, rest) = (T::of(self.lambda), T::of(1.0 - self.lambda));
-        let mut mixed = ndarray::Array4::zeros(x.dim());
-        for (n, (mut mixed, &partner)) in mixed.outer_iter_mut().zip(&self.partners).enumerate() {
-            let (own, other) = (x.index_axis(ndarray::Axis(0), n), x.index_axis(ndarray::Axis(0), partner));
+        let places = self.needs(part.clone());
+        let image = |n: &usize| x.index_axis(Axis(0), places.binary_search(n).expect("the images that are needed"));
+        let (_, h, w, channels) = x.dim();
+        let mut mixed = ndarray::Array4::zeros((part.len(), h, w, channels));
+        for (n, mut mixed) in part.zip(mixed.outer_iter_mut()) {
+            let (own, other) = (image(&n), image(&self.partners[n]));
             ndarray::Zip::from(&mut mixed).and(&own).and(&other).for_each(|y, &a, &b| *y = lambda * a + rest * b);
         }
         mixed.into_shared()
     }
 
-    /// t ∘ π: the classes of the other images.
-    pub fn labels(&self, labels: &[usize]) -> Vec<usize> {
-        self.partners.iter().map(|&partner| labels[partner]).collect()
+    /// The loss's part of the mix for the images of `part`, of a batch with these classes.
+    pub fn targets(&self, labels: &[usize], part: Range<usize>) -> MixedTargets {
+        let labels = self.partners[part].iter().map(|&partner| labels[partner]).collect();
+        MixedTargets { lambda: self.lambda, labels }
     }
 }
 
@@ -83,10 +106,15 @@ mod tests {
     fn images_and_labels_by_hand() {
         let mix = Mix { lambda: 0.75, partners: vec![2, 0, 1] };
         let x = Array4::from_shape_fn((3, 1, 2, 1), |(n, _, w, _)| (4 * n + w) as f64).into_shared();
-        let mixed = mix.images(x);
+        let mixed = mix.images(&x, 0..3);
         // 0.75 · [0, 4, 8] + 0.25 · [8, 0, 4], and one more in the second pixel.
         assert_eq!(mixed.iter().copied().collect::<Vec<_>>(), [2.0, 3.0, 3.0, 4.0, 7.0, 8.0]);
-        assert_eq!(mix.labels(&[5, 6, 7]), [7, 5, 6]);
+        assert_eq!(mix.targets(&[5, 6, 7], 0..3), MixedTargets { lambda: 0.75, labels: vec![7, 5, 6] });
+        // The last image alone, which is mixed with the second.
+        assert_eq!(mix.needs(2..3), [1, 2]);
+        let rest = x.slice(ndarray::s![1.., .., .., ..]).to_owned().into_shared();
+        assert_eq!(mix.images(&rest, 2..3).iter().copied().collect::<Vec<_>>(), [7.0, 8.0]);
+        assert_eq!(mix.targets(&[5, 6, 7], 2..3).labels, [6]);
     }
 
     /// E[max(λ, 1 − λ)] is 3/4 for α = 1, and the variance of a uniform number on [1/2, 1] is 1/48; for α towards 0 it is 1, for

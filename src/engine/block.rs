@@ -16,7 +16,7 @@ use super::kernels::simd::wide;
 use super::leaves::PerLeaf;
 use super::norm::{NormCache, PairSums, Strip, pair_sums};
 use super::unit::{self, Incoming};
-use super::{Engine, pool, shape};
+use super::{Pass, pool, shape};
 use crate::layers::check_dy;
 use crate::model::block::{ResidualBlock, ResidualGrads};
 use crate::model::shortcut::Shortcut;
@@ -33,37 +33,37 @@ pub(super) struct ResidualCache {
 }
 
 /// y in evaluation mode, without a cache.
-pub(super) fn predict(engine: &Engine, block: &ResidualBlock<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
+pub(super) fn predict(pass: &Pass, block: &ResidualBlock<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
     let s = match &block.shortcut {
         Shortcut::Absent => None,
         Shortcut::Identity => Some(x.clone()),
-        Shortcut::ZeroPad(layer) => Some(pool::zero_pad(&engine.shelf, layer, x)?),
-        Shortcut::Projection(unit) => Some(unit::predict(engine, unit, x, None, None)?),
+        Shortcut::ZeroPad(layer) => Some(pool::zero_pad(&pass.shelf, layer, x)?),
+        Shortcut::Projection(unit) => Some(unit::predict(pass, unit, x, None, None)?),
     };
-    let s = s.map(|s| engine.shelf.recycled(s));
+    let s = s.map(|s| pass.shelf.recycled(s));
     let (last, others) = block.branch.split_last().expect("a branch has units");
-    let mut h = engine.shelf.recycled(x.clone());
+    let mut h = pass.shelf.recycled(x.clone());
     for unit in others {
-        h = engine.shelf.recycled(unit::predict(engine, unit, &h, None, unit.activation)?);
+        h = pass.shelf.recycled(unit::predict(pass, unit, &h, None, unit.activation)?);
     }
-    unit::predict(engine, last, &h, s.as_deref(), Some(block.activation))
+    unit::predict(pass, last, &h, s.as_deref(), Some(block.activation))
 }
 
 /// y and the cache, in training mode.
 pub(super) fn forward(
-    engine: &Engine,
+    pass: &Pass,
     block: &ResidualBlock<f32>,
     x: &Activation<f32>,
 ) -> Result<(Activation<f32>, ResidualCache)> {
     let mut branch: Vec<NormCache> = Vec::with_capacity(block.branch.len());
     for (i, unit) in block.branch.iter().enumerate() {
         let cache = match i.checked_sub(1) {
-            None => unit::forward(engine, &unit.conv, &unit.bn, x, shape(x))?,
+            None => unit::forward(pass, &unit.conv, &unit.bn, x, shape(x))?,
             Some(before) => {
                 let (before, cache) = (&block.branch[before], &branch[before]);
                 let affine = cache.affine(&before.bn);
                 let input = Normalized { x: &cache.x, affine: &affine, relu: before.activation };
-                unit::forward(engine, &unit.conv, &unit.bn, &input, shape(&cache.x))?
+                unit::forward(pass, &unit.conv, &unit.bn, &input, shape(&cache.x))?
             }
         };
         branch.push(cache);
@@ -72,19 +72,19 @@ pub(super) fn forward(
     match &block.shortcut {
         Shortcut::Absent => {}
         Shortcut::Identity => s = Some(x.clone()),
-        Shortcut::ZeroPad(layer) => s = Some(pool::zero_pad(&engine.shelf, layer, x)?),
-        Shortcut::Projection(unit) => projection = Some(unit::forward(engine, &unit.conv, &unit.bn, x, shape(x))?),
+        Shortcut::ZeroPad(layer) => s = Some(pool::zero_pad(&pass.shelf, layer, x)?),
+        Shortcut::Projection(unit) => projection = Some(unit::forward(pass, &unit.conv, &unit.bn, x, shape(x))?),
     }
-    let s = s.map(|s| engine.shelf.recycled(s));
+    let s = s.map(|s| pass.shelf.recycled(s));
     let last = branch.last().expect("a branch has units");
-    let y = add_and_activate(engine, block, last, projection.as_ref(), s.as_deref());
-    let [x, kept] = [x, &y].map(|array| engine.shelf.recycled(array.clone()));
+    let y = add_and_activate(pass, block, last, projection.as_ref(), s.as_deref());
+    let [x, kept] = [x, &y].map(|array| pass.shelf.recycled(array.clone()));
     Ok((y, ResidualCache { x, branch, projection, y: kept }))
 }
 
 /// relu(bn(h) + S(x)) in one pass; S(x) is stored, or is the batch norm of a projection.
 fn add_and_activate(
-    engine: &Engine,
+    pass: &Pass,
     block: &ResidualBlock<f32>,
     last: &NormCache,
     projection: Option<&NormCache>,
@@ -98,7 +98,7 @@ fn add_and_activate(
     };
     let summand = projected.as_ref().map(|(_, h)| *h).or(s);
     let arrays = [h, summand.unwrap_or(h)].map(|array| array.as_slice().expect("contiguous"));
-    let mut y = engine.shelf.dirty_array(h.dim());
+    let mut y = pass.shelf.dirty_array(h.dim());
     affine.strip.for_each_chunk(y.as_slice_mut().expect("contiguous"), arrays, |y, [h, s]| {
         let strip = affine.strip.len();
         let mut buffer = vec![0.0; strip];
@@ -121,7 +121,7 @@ fn add_and_activate(
 
 /// `(dx, grads)` for `dy`.
 pub(super) fn backward(
-    engine: &Engine,
+    pass: &Pass,
     block: &ResidualBlock<f32>,
     dy: &Activation<f32>,
     cache: &ResidualCache,
@@ -129,18 +129,18 @@ pub(super) fn backward(
     check_dy("residual block", dy.shape(), cache.y.shape())?;
     let input = (&*cache.x as &dyn Prologue, shape(&cache.x));
     // y = relu(F(x) + S(x)): the addition passes its gradient ds to both summands.
-    let (ds, sums, projection_sums) = gate(engine, block, dy, cache);
-    let ds = engine.shelf.recycled(ds);
+    let (ds, sums, projection_sums) = gate(pass, block, dy, cache);
+    let ds = pass.shelf.recycled(ds);
     let (mut through_shortcut, mut projection_grads) = (None, None);
     match (&block.shortcut, &cache.projection, projection_sums) {
         (Shortcut::Projection(unit), Some(cache), Some(sums)) => {
             let incoming = Incoming { dy: ds.clone(), sums };
-            let (dx, grads) = unit::backward(engine, unit, cache, incoming, input, Some(&AsIs))?;
-            (through_shortcut, projection_grads) = (dx.map(|dx| engine.shelf.recycled(dx)), Some(grads));
+            let (dx, grads) = unit::backward(pass, unit, cache, incoming, input, Some(&AsIs))?;
+            (through_shortcut, projection_grads) = (dx.map(|dx| pass.shelf.recycled(dx)), Some(grads));
         }
         (Shortcut::ZeroPad(layer), ..) => {
-            let dx = pool::zero_pad_backward(&engine.shelf, layer, &ds, cache.x.dim());
-            through_shortcut = Some(engine.shelf.recycled(dx));
+            let dx = pool::zero_pad_backward(&pass.shelf, layer, &ds, cache.x.dim());
+            through_shortcut = Some(pass.shelf.recycled(dx));
         }
         (Shortcut::Absent, ..) => {}
         _ => through_shortcut = Some(ds.clone()), // dS/dx = 1
@@ -149,13 +149,13 @@ pub(super) fn backward(
     let mut incoming = Incoming { dy: ds, sums };
     for i in (1..block.branch.len()).rev() {
         let (before, kept) = (&block.branch[i - 1], &cache.branch[i - 1]);
-        let (h, affine, sums) = (&*kept.x, kept.affine(&before.bn), PerLeaf::new(kept.x.dim()));
+        let (h, affine, sums) = (&*kept.x, kept.affine(&before.bn), PerLeaf::new(&pass.shards, kept.x.dim()));
         let epilogue = GateAndSum { x: h, affine: &affine, relu: before.activation, sums: &sums };
         let input = Normalized { x: h, affine: &affine, relu: before.activation };
         let input = (&input as &dyn Prologue, shape(h));
-        let (dh, grads) = unit::backward(engine, &block.branch[i], &cache.branch[i], incoming, input, Some(&epilogue))?;
+        let (dh, grads) = unit::backward(pass, &block.branch[i], &cache.branch[i], incoming, input, Some(&epilogue))?;
         branch.push(grads);
-        incoming = Incoming { dy: engine.shelf.recycled(dh.expect("an epilogue was given")), sums };
+        incoming = Incoming { dy: pass.shelf.recycled(dh.expect("an epilogue was given")), sums };
     }
     // x was used twice: its gradients add.
     let add = through_shortcut.as_deref().map(Add);
@@ -163,7 +163,7 @@ pub(super) fn backward(
         Some(add) => add,
         None => &AsIs,
     };
-    let (dx, grads) = unit::backward(engine, &block.branch[0], &cache.branch[0], incoming, input, Some(epilogue))?;
+    let (dx, grads) = unit::backward(pass, &block.branch[0], &cache.branch[0], incoming, input, Some(epilogue))?;
     branch.push(grads);
     branch.reverse();
     Ok((dx.expect("an epilogue was given"), ResidualGrads { branch, shortcut: projection_grads }))
@@ -171,23 +171,23 @@ pub(super) fn backward(
 
 /// ds = relu'(y) dy, and the sums of the batch norms through which it passes: the branch's last and the projection's.
 fn gate(
-    engine: &Engine,
+    pass: &Pass,
     block: &ResidualBlock<f32>,
     dy: &Activation<f32>,
     cache: &ResidualCache,
 ) -> (Activation<f32>, PerLeaf<PairSums>, Option<PerLeaf<PairSums>>) {
     let last = cache.branch.last().expect("a branch has units");
     let norms: Vec<_> = std::iter::once(last).chain(&cache.projection).collect();
-    let sums: Vec<_> = norms.iter().map(|_| PerLeaf::<PairSums>::new(last.x.dim())).collect();
+    let sums: Vec<_> = norms.iter().map(|_| PerLeaf::<PairSums>::new(&pass.shards, last.x.dim())).collect();
     let strip = Strip::of(last.mean.len());
     let means: Vec<_> = norms.iter().map(|norm| strip.repeat(&norm.mean)).collect();
-    let leaves = sums[0].leaves;
+    let leaves = &sums[0].leaves;
     let image = last.x.len() / last.x.shape()[0].max(1);
     let [dy, y] = [dy, &*cache.y].map(|array| array.as_slice().expect("contiguous"));
-    let mut ds = engine.shelf.dirty_array(last.x.dim());
-    let chunk = (leaves.images() * image).max(1);
-    ds.as_slice_mut().expect("contiguous").par_chunks_mut(chunk).enumerate().for_each(|(i, ds)| {
-        let at = i * chunk;
+    let mut ds = pass.shelf.dirty_array(last.x.dim());
+    let chunks = pass.shards.chunks(ds.as_slice_mut().expect("contiguous"), image, leaves.images());
+    chunks.into_par_iter().for_each(|(first, ds)| {
+        let at = first * image;
         for (leaf, range) in leaves.within(at, ds.len()) {
             let whole = at + range.start..at + range.end;
             let ds = &mut ds[range];

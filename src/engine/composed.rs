@@ -11,24 +11,27 @@ use super::fused::{NormGradient, Normalized, part};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, NormCache, Strip, pair_sums};
 use super::pre_activation::Measured;
-use super::{Algorithm, Engine, pool, shape};
+use super::{Algorithm, Engine, Pass, linear, pool, shape};
 use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, MaxPool2d, Mode, Relu, SoftmaxCrossEntropy, ZeroPadShortcut};
 use crate::model::resnet::{StemLayers, block_path};
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
 use crate::model::{Architecture, Block, ResNet};
 use crate::parameters::{Gradients, Parameters as _, join};
+use crate::processes::Alone;
 use crate::rng::{Purpose, stream};
+use crate::shards::Shards;
 use crate::verify::{Tolerance, bounds, compare};
 use crate::{Activation, Scalar as _};
 use ndarray::{Array2, Array4};
 use rand::RngExt as _;
+use std::sync::Arc;
 
 type X = Activation<f32>;
 
 /// One pass through the network in training or evaluation mode, and the gradients of the backward pass.
 struct Composed<'a> {
-    engine: &'a Engine,
+    pass: &'a Pass,
     training: bool,
     gradients: Gradients<f32>,
     /// The statistics of every batch norm, in the order of execution.
@@ -43,9 +46,9 @@ type Back<'a> = Box<dyn FnOnce(&mut Composed, X) -> X + 'a>;
 
 impl Composed<'_> {
     fn conv<'m>(&mut self, conv: &'m Conv2d<f32>, name: String, x: X) -> (X, Back<'m>) {
-        let y = Convolution::new(self.engine, conv, shape(&x)).unwrap().forward(&x, &AsIs);
+        let y = Convolution::new(self.pass, conv, shape(&x)).unwrap().forward(&x, &AsIs);
         let back = move |all: &mut Composed, dy: X| {
-            let convolution = Convolution::new(all.engine, conv, shape(&x)).unwrap();
+            let convolution = Convolution::new(all.pass, conv, shape(&x)).unwrap();
             all.gradients.push(&name, "weight", convolution.weight_gradient(&dy, &x));
             convolution.input_gradient(&dy, &AsIs)
         };
@@ -53,19 +56,19 @@ impl Composed<'_> {
     }
 
     fn norm<'m>(&mut self, bn: &'m BatchNorm2d<f32>, name: String, x: X) -> (X, Back<'m>) {
-        let shelf = &self.engine.shelf;
+        let shelf = &self.pass.shelf;
         if !self.training {
             let affine = Affine::running(bn, x.dim()).unwrap();
             let y = collect(&Normalized { x: &x, affine: &affine, relu: None }, shape(&x), shelf);
             return (y, Box::new(|_, _| unreachable!("evaluation has no backward pass")));
         }
-        let Measured { x, moments } = Measured::of(self.engine, &x);
+        let Measured { x, moments } = Measured::of(self.pass, &x);
         let cache = NormCache::new(bn, x, moments);
         let affine = cache.affine(bn);
         let y = collect(&Normalized { x: &cache.x, affine: &affine, relu: None }, shape(&cache.x), shelf);
         self.norms.push(cache.clone());
         let back = move |all: &mut Composed, dy: X| {
-            let (x, sums) = (&cache.x, PerLeaf::new(cache.x.dim()));
+            let (x, sums) = (&cache.x, PerLeaf::new(&all.pass.shards, cache.x.dim()));
             let strip = Strip::of(bn.gamma.len());
             let means = strip.repeat(&cache.mean);
             sums.fill(|range| {
@@ -75,7 +78,7 @@ impl Composed<'_> {
             let grads = cache.gradients(sums);
             let backward = cache.backward(bn, &grads);
             grads.collect(&name, &mut all.gradients);
-            collect(&NormGradient { dy: &dy, x, backward: &backward }, shape(x), &all.engine.shelf)
+            collect(&NormGradient { dy: &dy, x, backward: &backward }, shape(x), &all.pass.shelf)
         };
         (y, Box::new(back))
     }
@@ -123,10 +126,9 @@ impl Composed<'_> {
                     Shortcut::Absent => (None, None),
                     Shortcut::Identity => (Some(x), Some(Box::new(|_, ds| ds))),
                     Shortcut::ZeroPad(layer) => {
-                        let (s, dim) = (pool::zero_pad(&self.engine.shelf, layer, &x).unwrap(), x.dim());
-                        let back = move |all: &mut Composed, ds: X| {
-                            pool::zero_pad_backward(&all.engine.shelf, layer, &ds, dim)
-                        };
+                        let (s, dim) = (pool::zero_pad(&self.pass.shelf, layer, &x).unwrap(), x.dim());
+                        let back =
+                            move |all: &mut Composed, ds: X| pool::zero_pad_backward(&all.pass.shelf, layer, &ds, dim);
                         (Some(s), Some(Box::new(back)))
                     }
                     Shortcut::Projection(unit) => {
@@ -161,7 +163,7 @@ impl Composed<'_> {
                 }
                 let (s, projection) = match (shortcut, &block.zero_pad) {
                     (Some((s, back)), _) => (s, Some(back)),
-                    (None, Some(layer)) => (pool::zero_pad(&self.engine.shelf, layer, &x).unwrap(), None),
+                    (None, Some(layer)) => (pool::zero_pad(&self.pass.shelf, layer, &x).unwrap(), None),
                     (None, None) => (x.clone(), None),
                 };
                 let y = (&h + &s).into_shared();
@@ -179,7 +181,7 @@ impl Composed<'_> {
                     match &block.zero_pad {
                         _ if projected => dx,
                         Some(layer) => {
-                            let other = pool::zero_pad_backward(&all.engine.shelf, layer, &dy, x.dim());
+                            let other = pool::zero_pad_backward(&all.pass.shelf, layer, &dy, x.dim());
                             (&dx + &other).into_shared()
                         }
                         None => (&dx + &dy).into_shared(),
@@ -198,9 +200,9 @@ impl Composed<'_> {
         };
         let mut backs = vec![stem];
         if let Some(layer) = &model.max_pool {
-            let (y, cache) = pool::max_pool(&self.engine.shelf, layer, &h).unwrap();
+            let (y, cache) = pool::max_pool(&self.pass.shelf, layer, &h).unwrap();
             h = y;
-            backs.push(Box::new(move |all, dy| pool::max_pool_backward(&all.engine.shelf, &dy, &cache)));
+            backs.push(Box::new(move |all, dy| pool::max_pool_backward(&all.pass.shelf, &dy, &cache)));
         }
         for (stage, blocks) in model.stages.iter().enumerate() {
             for (index, block) in blocks.iter().enumerate() {
@@ -219,12 +221,12 @@ impl Composed<'_> {
             }));
         }
         let (features, _) = GlobalAvgPool.forward(&h).unwrap();
-        let (logits, fc) = model.fc.forward(&features).unwrap();
+        let (logits, fc) = linear::forward(self.pass, &model.fc, &features).unwrap();
         let last = h.dim();
         let back = move |all: &mut Composed, dlogits: &Array2<f32>| {
-            let (dfeatures, grads) = model.fc.backward(dlogits, &fc).unwrap();
+            let (dfeatures, grads) = linear::backward(all.pass, &model.fc, dlogits, &fc).unwrap();
             grads.collect("fc", &mut all.gradients);
-            let dh = pool::global_average_backward(&all.engine.shelf, &dfeatures, last);
+            let dh = pool::global_average_backward(&all.pass.shelf, &dfeatures, last);
             backs.into_iter().rev().fold(dh, |dy, back| back(all, dy))
         };
         (logits, Box::new(back))
@@ -235,8 +237,8 @@ fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
     values.into_iter().map(|value| value.to_bits()).collect()
 }
 
-fn fused_equals_composed(architecture: &Architecture, n: usize, size: [usize; 2], algorithm: Algorithm) {
-    let case = format!("{}, {n} images of {size:?}, {}", architecture.name, algorithm.name());
+fn fused_equals_composed(architecture: &Architecture, [n, shards]: [usize; 2], size: [usize; 2], algorithm: Algorithm) {
+    let case = format!("{}, {n} images of {size:?} in {shards} shards, {}", architecture.name, algorithm.name());
     let mut model = ResNet::<f32>::new(architecture, 1).unwrap();
     for (i, bn) in model.norms_mut().into_iter().enumerate() {
         bn.beta.iter_mut().enumerate().for_each(|(c, beta)| *beta = ((i + c) % 5) as f32 * 0.1 - 0.2);
@@ -247,9 +249,11 @@ fn fused_equals_composed(architecture: &Architecture, n: usize, size: [usize; 2]
     let x = Array4::from_shape_simple_fn(shape, || rng.random_range(-1.0f32..1.0)).into_shared();
     let targets: Vec<usize> = (0..n).map(|i| i % architecture.classes).collect();
     let engine = Engine::new(algorithm);
+    let shards = Shards::new(n, shards, Arc::new(Alone));
 
-    let (logits, cache) = engine.forward(&model, &x).unwrap();
-    let mut composed = Composed { engine: &engine, training: true, gradients: Gradients::new(), norms: Vec::new() };
+    let (logits, cache) = engine.forward_shards(&model, &x, &shards).unwrap();
+    let mut composed =
+        Composed { pass: &engine.pass(&shards), training: true, gradients: Gradients::new(), norms: Vec::new() };
     let (expected, back) = composed.network(&model, x.clone());
     assert!(bits(&logits) == bits(&expected), "logits of {case}");
 
@@ -275,7 +279,12 @@ fn fused_equals_composed(architecture: &Architecture, n: usize, size: [usize; 2]
     assert!(all(&moved) == all(&expected), "running statistics of {case}");
 
     let logits = engine.predict(&moved, &x).unwrap();
-    let mut composed = Composed { engine: &engine, training: false, gradients: Gradients::new(), norms: Vec::new() };
+    let mut composed = Composed {
+        pass: &engine.pass(&Shards::one(n)),
+        training: false,
+        gradients: Gradients::new(),
+        norms: Vec::new(),
+    };
     assert!(bits(&logits) == bits(&composed.network(&moved, x).0), "predictions of {case}");
 }
 
@@ -284,22 +293,29 @@ fn fused_equals_composed(architecture: &Architecture, n: usize, size: [usize; 2]
 #[test]
 fn fused_passes_equal_their_composition_bit_for_bit() {
     use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
-    for (name, n, size, algorithm) in [
-        ("resnet8", 7, [32, 32], Auto),
-        ("resnet8", 1, [11, 13], Auto),
-        ("resnet8", 5, [20, 20], Winograd4),
-        ("resnet8", 9, [18, 18], Winograd2),
-        ("resnet8", 3, [17, 17], Gemm),
-        ("plain8", 6, [12, 12], Indirect),
-        ("resnet18-cifar", 3, [14, 14], Auto),
-        ("resnet50-cifar", 3, [9, 9], Auto),
-        ("resnet18", 2, [40, 40], Auto),
-        ("resnet34-as-written", 2, [9, 11], Auto),
-        ("resnext50_32x4d", 2, [33, 40], Auto),
-        ("preact110", 4, [16, 16], Auto),
-        ("preact164", 3, [9, 15], Auto),
+    for (name, images, size, algorithm) in [
+        ("resnet8", [7, 1], [32, 32], Auto),
+        ("resnet8", [1, 1], [11, 13], Auto),
+        ("resnet8", [5, 1], [20, 20], Winograd4),
+        ("resnet8", [9, 1], [18, 18], Winograd2),
+        ("resnet8", [3, 1], [17, 17], Gemm),
+        ("plain8", [6, 1], [12, 12], Indirect),
+        ("resnet18-cifar", [3, 1], [14, 14], Auto),
+        ("resnet50-cifar", [3, 1], [9, 9], Auto),
+        ("resnet18", [2, 1], [40, 40], Auto),
+        ("resnet34-as-written", [2, 1], [9, 11], Auto),
+        ("resnext50_32x4d", [2, 1], [33, 40], Auto),
+        ("preact110", [4, 1], [16, 16], Auto),
+        ("preact164", [3, 1], [9, 15], Auto),
+        // Shards of 3 and 4 images, of several leaves and of less than one; more shards than images.
+        ("resnet8", [7, 2], [32, 32], Auto),
+        ("resnet8", [13, 4], [10, 12], Winograd4),
+        ("resnet8", [9, 4], [11, 9], Gemm),
+        ("resnet18", [5, 2], [40, 40], Indirect),
+        ("resnet50-cifar", [3, 8], [9, 9], Auto),
+        ("preact110", [4, 2], [16, 16], Auto),
     ] {
-        fused_equals_composed(&Architecture::by_name(name).unwrap().with_classes(10), n, size, algorithm);
+        fused_equals_composed(&Architecture::by_name(name).unwrap().with_classes(10), images, size, algorithm);
     }
 }
 
@@ -342,7 +358,8 @@ fn batch_norm_is_within_its_bound_of_the_reference() {
             comparison.assert_passed(&format!("{what} of {n} images of {h}x{w}x{c}, mean {mean}"));
         };
         let engine = Engine::default();
-        let pass = |training| Composed { engine: &engine, training, gradients: Gradients::new(), norms: Vec::new() };
+        let whole = engine.pass(&Shards::one(n));
+        let pass = |training| Composed { pass: &whole, training, gradients: Gradients::new(), norms: Vec::new() };
 
         let mut composed = pass(true);
         let (y, back) = composed.norm(&bn, "bn".to_string(), x.clone());

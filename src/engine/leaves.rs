@@ -1,12 +1,13 @@
-//! Sums over the batch, channel by channel, in an order that depends on the shape alone.
+//! Sums over the batch, channel by channel, in an order that depends on the shapes alone.
 //!
-//! The pixels are split into the *leaves* of the fixed tree of [`crate::parallel`], at most 256 pixels each: a part of
-//! a large image or a few small images, never parts of several. The sum of a leaf is computed while it is in the cache,
-//! by a pass over memory or by the epilogue of the convolution that has just computed it ([`PerLeaf`] accepts the
-//! leaves in any order, from any thread). [`tree_sum`] combines the sums of the leaves, so the results are
-//! bit-identical either way.
+//! The pixels of a shard ([`Shards`]) are split into the *leaves* of the fixed tree of [`crate::parallel`], at most 256
+//! pixels each: a part of a large image or a few small images, never parts of several, and never images of two shards. The
+//! sum of a leaf is computed while it is in the cache, by a pass over memory or by the epilogue of the convolution that has
+//! just computed it ([`PerLeaf`] accepts the leaves in any order, from any thread). [`tree_sum`] combines the sums of the
+//! leaves, and [`Shards::sum`] those of the shards, so the results are bit-identical either way.
 
 use crate::parallel::tree_sum;
+use crate::shards::{Exchanged, Shards};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -14,29 +15,33 @@ use std::sync::Mutex;
 /// The most pixels per leaf.
 pub(crate) const LEAF_PIXELS: usize = 256;
 
-/// The leaves of `(N, H, W, C)`.
-#[derive(Clone, Copy, Debug)]
+/// The leaves of the `(N, H, W, C)` of this process.
+#[derive(Clone, Debug)]
 pub(crate) struct Leaves {
-    /// Number of values in total, per image, and per leaf.
-    total: usize,
-    image: usize,
-    leaf: usize,
-    /// Images per leaf, and leaves per image; one of the two is 1.
+    /// Images per leaf of small images; otherwise 1.
     images: usize,
-    per_image: usize,
+    /// The values of every leaf.
+    ranges: Vec<Range<usize>>,
+    /// The leaves of every shard.
+    shards: Vec<Range<usize>>,
 }
 
 impl Leaves {
-    pub fn of((n, h, w, c): (usize, usize, usize, usize)) -> Self {
-        let pixels = (h * w).max(1);
+    pub fn of(shards: &Shards, (_, h, w, c): (usize, usize, usize, usize)) -> Self {
+        let (pixels, c) = ((h * w).max(1), c.max(1));
         let images = (LEAF_PIXELS / pixels).max(1);
-        Leaves {
-            total: n * h * w * c,
-            image: (pixels * c).max(1),
-            leaf: (pixels * images).clamp(1, LEAF_PIXELS) * c.max(1),
-            images,
-            per_image: pixels.div_ceil(LEAF_PIXELS),
+        // A leaf is a part of this many values, or the last and shorter part of it.
+        let (group, leaf) = (images * pixels * c, LEAF_PIXELS.min(images * pixels) * c);
+        let (mut ranges, mut leaves_of) = (Vec::new(), Vec::new());
+        for shard in shards.ranges() {
+            let (first, end) = (ranges.len(), shard.end * h * w * c);
+            for start in (shard.start * h * w * c..end).step_by(group) {
+                let end = end.min(start + group);
+                ranges.extend((start..end).step_by(leaf).map(|at| at..end.min(at + leaf)));
+            }
+            leaves_of.push(first..ranges.len());
         }
+        Leaves { images, ranges, shards: leaves_of }
     }
 
     /// Images that must not be separated.
@@ -44,67 +49,73 @@ impl Leaves {
         self.images
     }
 
-    pub fn count(&self) -> usize {
-        self.total.div_ceil(self.image * self.images) * self.per_image
-    }
-
-    /// The values of leaf `i`.
-    pub fn range(&self, i: usize) -> Range<usize> {
-        let start = i / self.per_image * self.image * self.images;
-        let end = self.total.min(start + self.image * self.images);
-        let from = end.min(start + i % self.per_image * self.leaf);
-        from..end.min(from + self.leaf)
-    }
-
-    /// Splits a chunk that begins at value `at` and contains a multiple of [`Leaves::images`] images into leaves: their
-    /// indices and their ranges in the chunk.
-    pub fn within(self, at: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let first = at / (self.image * self.images) * self.per_image;
-        let ranges = (first..self.count()).map(move |i| (i, self.range(i)));
-        ranges.take_while(move |(_, range)| range.start < at + len).map(move |(i, range)| {
+    /// Splits a chunk that begins at value `at` and contains a multiple of [`Leaves::images`] images of one shard, or its
+    /// last images, into leaves: their indices and their ranges in the chunk.
+    pub fn within(&self, at: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let first = self.ranges.partition_point(|range| range.start < at);
+        let ranges = self.ranges[first..].iter().take_while(move |range| range.start < at + len);
+        (first..).zip(ranges).map(move |(i, range)| {
             assert!(range.end <= at + len, "a chunk must not end inside a leaf");
             (i, range.start - at..range.end - at)
         })
     }
 }
 
+/// A sum that is computed leaf by leaf.
+pub(crate) trait LeafSum: Exchanged {
+    fn add(&mut self, other: Self);
+
+    /// Values of a sum over `channels` channels.
+    fn length(channels: usize) -> usize;
+}
+
 /// A result for every leaf, stored in any order.
 pub(crate) struct PerLeaf<A> {
     pub leaves: Leaves,
+    shards: Shards,
+    channels: usize,
     slots: Vec<Mutex<Option<A>>>,
 }
 
-impl<A: Send> PerLeaf<A> {
-    pub fn new(shape: (usize, usize, usize, usize)) -> Self {
-        let leaves = Leaves::of(shape);
-        PerLeaf { leaves, slots: (0..leaves.count()).map(|_| Mutex::new(None)).collect() }
+impl<A: LeafSum> PerLeaf<A> {
+    pub fn new(shards: &Shards, shape: (usize, usize, usize, usize)) -> Self {
+        let leaves = Leaves::of(shards, shape);
+        let slots = leaves.ranges.iter().map(|_| Mutex::new(None)).collect();
+        PerLeaf { leaves, shards: shards.clone(), channels: shape.3, slots }
     }
 
     /// Computes every leaf's result from its range of values, in parallel.
     pub fn fill(&self, of: impl Fn(Range<usize>) -> A + Sync) {
-        (0..self.leaves.count()).into_par_iter().for_each(|leaf| self.put(leaf, of(self.leaves.range(leaf))));
+        let leaves = self.leaves.ranges.par_iter().enumerate();
+        leaves.for_each(|(leaf, range)| self.put(leaf, of(range.clone())));
     }
 
     pub fn put(&self, leaf: usize, result: A) {
         *self.slots[leaf].lock().expect("no thread panics while it holds a slot") = Some(result);
     }
 
-    /// All results, combined in the fixed tree. `None` without leaves.
+    /// The sum over the whole batch, of all processes. `None` without images.
     ///
     /// # Panics
     /// If a leaf is missing.
-    pub fn total(self, add: &(impl Fn(&mut A, A) + Sync)) -> Option<A> {
+    pub fn total(self) -> Option<A> {
         let take = |leaf: usize| {
             let mut slot = self.slots[leaf].lock().expect("no thread panics while it holds a slot");
             slot.take().expect("every leaf has a result")
         };
-        tree_sum(self.slots.len(), &take, add)
+        let of_shard = |shard: usize, _| {
+            let leaves = self.leaves.shards[shard].clone();
+            tree_sum(leaves.len(), &|i| take(leaves.start + i), &A::add).expect("a shard has images")
+        };
+        (self.shards.images() > 0).then(|| self.shards.sum(A::length(self.channels), &of_shard, &A::add))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processes::Alone;
+    use std::sync::Arc;
 
     /// Large images, whole and with a remainder; small ones, several to a leaf, the last leaf short; none.
     #[test]
@@ -113,22 +124,37 @@ mod tests {
             [(3, 32, 32, 2), (2, 20, 15, 3), (7, 8, 8, 5), (9, 7, 7, 1), (3, 1, 1, 4), (0, 4, 4, 2), (5, 16, 16, 2)]
         {
             let (n, h, w, c) = shape;
-            let leaves = Leaves::of(shape);
-            let mut next = 0;
-            for i in 0..leaves.count() {
-                let range = leaves.range(i);
-                assert!(range.start == next && range.len() <= 256 * c && !range.is_empty(), "leaf {i} of {shape:?}");
-                next = range.end;
+            for count in [1, 2, 4] {
+                let case = format!("{shape:?} in {count} shards");
+                let shards = Shards::new(n, count, Arc::new(Alone));
+                let leaves = Leaves::of(&shards, shape);
+                let mut next = 0;
+                for range in &leaves.ranges {
+                    assert!(range.start == next && range.len() <= 256 * c && !range.is_empty(), "{range:?} of {case}");
+                    next = range.end;
+                }
+                assert_eq!(next, n * h * w * c, "{case}");
+                // No leaf has images of two shards.
+                for (shard, leaves_of) in shards.ranges().into_iter().zip(&leaves.shards) {
+                    let values = &leaves.ranges[leaves_of.clone()];
+                    assert_eq!(
+                        values.first().map(|leaf| leaf.start),
+                        (n > 0).then_some(shard.start * h * w * c),
+                        "{case}"
+                    );
+                    assert_eq!(values.last().map(|leaf| leaf.end), (n > 0).then_some(shard.end * h * w * c), "{case}");
+                }
+                // Chunks of whole groups of images are split into the same leaves.
+                let mut values = vec![0.0; next];
+                let chunks = shards.chunks(&mut values, h * w * c, 2 * leaves.images());
+                let parts = chunks.iter().flat_map(|(first, chunk)| {
+                    let at = first * h * w * c;
+                    leaves.within(at, chunk.len()).map(move |(i, r)| (i, r.start + at..r.end + at))
+                });
+                let parts: Vec<_> = parts.collect();
+                let whole: Vec<_> = leaves.ranges.iter().cloned().enumerate().collect();
+                assert_eq!(parts, whole, "{case}");
             }
-            assert_eq!(next, n * h * w * c, "{shape:?}");
-            // Chunks of whole groups of images are split into the same leaves.
-            let chunk = 2 * leaves.images() * h * w * c;
-            let cut: Vec<_> = (0..next)
-                .step_by(chunk.max(1))
-                .flat_map(|at| leaves.within(at, chunk.min(next - at)).map(move |(i, r)| (i, r.start + at..r.end + at)))
-                .collect();
-            let whole: Vec<_> = (0..leaves.count()).map(|i| (i, leaves.range(i))).collect();
-            assert_eq!(cut, whole, "{shape:?}");
         }
     }
 }

@@ -16,13 +16,14 @@
 //! that would not fit.
 
 use super::conv::Convolution;
-use super::{Algorithm, Engine};
+use super::{Algorithm, Engine, Pass};
 use crate::Result;
 use crate::layers::Conv2d;
 use crate::model::resnet::StemLayers;
 use crate::model::shortcut::Shortcut;
 use crate::model::{Block, ResNet};
 use crate::parameters::Parameters as _;
+use crate::shards::Shards;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Arrays of each length that the backward pass needs beside those that are kept.
@@ -65,7 +66,7 @@ impl Arrays {
 
 /// What a walk through a network counts, in values.
 struct Count<'a> {
-    engine: &'a Engine,
+    pass: &'a Pass,
     /// How many arrays of each length are kept.
     kept: BTreeMap<u64, u64>,
     /// Lengths of the transformed weights.
@@ -81,7 +82,7 @@ impl Count<'_> {
 
     /// The output of a convolution, which is kept. Returns its shape.
     fn conv(&mut self, conv: &Conv2d<f32>, x: [usize; 4]) -> Result<[usize; 4]> {
-        let convolution = Convolution::new(self.engine, conv, x)?;
+        let convolution = Convolution::new(self.pass, conv, x)?;
         let (g, points) = (&convolution.g, convolution.points() as u64);
         let (c_in, c_out) = (g.c_in as u64, g.c_out as u64);
         if points > 0 {
@@ -142,7 +143,8 @@ impl Engine {
         [height, width]: [usize; 2],
         threads: usize,
     ) -> Result<PassMemory> {
-        let mut count = Count { engine: self, kept: BTreeMap::new(), transformed: BTreeSet::new(), work: 0 };
+        let pass = &self.pass(&Shards::one(batch));
+        let mut count = Count { pass, kept: BTreeMap::new(), transformed: BTreeSet::new(), work: 0 };
         let x = [batch, height, width, 3];
         count.keep(x);
         let mut h = match &model.stem {

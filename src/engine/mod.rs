@@ -34,22 +34,27 @@
 //! # Reproducibility
 //!
 //! Work is split by shapes, never by the number of threads, and sums over the batch use the fixed tree of
-//! [`crate::parallel`]: results are bit-identical for any number of threads, and on AVX2 and AVX-512.
+//! [`crate::parallel`]: results are bit-identical for any number of threads, and on AVX2 and AVX-512. A batch in several
+//! [`Shards`] gives the same bits for any number of processes: what a process computes, an image's activations and sums
+//! inside a shard, depends on no other shard's images, and the sums of the shards are added in the tree.
 //!
 //! # Files, in the order of an image
 //!
 //! `network.rs` calls `unit.rs`, `block.rs` and `pre_activation.rs`; these call the convolutions of `conv/` with prologues
 //! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; `leaves.rs` splits sums over the batch; `pool.rs` has
-//! the layers that are not convolutions; `memory.rs` estimates the memory of a pass.
+//! the layers that are not convolutions, `linear.rs` the last one; `completion.rs` exchanges gradients between processes;
+//! `memory.rs` estimates the memory of a pass.
 
 mod block;
 mod buffers;
+mod completion;
 #[cfg(test)]
 mod composed;
 mod conv;
 mod fused;
 pub mod kernels;
 mod leaves;
+mod linear;
 mod memory;
 mod network;
 mod norm;
@@ -63,6 +68,7 @@ pub use network::{Cache, Chosen};
 
 use crate::Activation;
 use crate::parameters::Gradients;
+use crate::shards::Shards;
 use buffers::Shelf;
 
 /// The engine: how convolutions are computed, and the arrays of earlier passes.
@@ -93,6 +99,28 @@ impl Engine {
     /// Reuses the memory of gradients that are no longer needed in the next step.
     pub fn recycle(&self, gradients: Gradients<f32>) {
         gradients.into_entries().into_iter().for_each(|(_, gradient)| self.shelf.recycle(gradient.into_shared()));
+    }
+}
+
+/// What every part of a pass needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    algorithm: Algorithm,
+    shelf: Shelf,
+    /// How the batch is split.
+    shards: Shards,
+}
+
+impl Engine {
+    fn pass(&self, shards: &Shards) -> Pass {
+        Pass { algorithm: self.algorithm, shelf: self.shelf.clone(), shards: shards.clone() }
+    }
+}
+
+impl Pass {
+    /// The shape of activations of the whole batch, from those of this process.
+    fn whole(&self, (_, h, w, c): (usize, usize, usize, usize)) -> (usize, usize, usize, usize) {
+        (self.shards.images(), h, w, c)
     }
 }
 

@@ -9,13 +9,14 @@ use super::norm::{Affine, NormCache};
 use super::pool::{self, MaxPoolCache};
 use super::pre_activation::{self, Measured, PreActivationCache};
 use super::unit::{self, Incoming, StemCache};
-use super::{Engine, shape};
+use super::{Engine, completion, linear, shape};
 use crate::layers::linear::LinearCache;
 use crate::layers::{GlobalAvgPool, Mode, Relu, contiguous};
 use crate::model::block::BlockGrads;
 use crate::model::resnet::{StemLayers, block_path, check_channels};
 use crate::model::{Block, ResNet};
 use crate::parameters::{Gradients, Parameters as _};
+use crate::shards::Shards;
 use crate::{Activation, Error, Result};
 use ndarray::Array2;
 
@@ -29,7 +30,9 @@ pub struct Cache {
     final_norm: Option<NormCache>,
     /// Shape of the last activations.
     last: (usize, usize, usize, usize),
-    fc: LinearCache<f32>,
+    /// Of every shard.
+    fc: Vec<LinearCache<f32>>,
+    shards: Shards,
 }
 
 #[derive(Debug)]
@@ -99,16 +102,36 @@ impl Engine {
     /// # Errors
     /// As [`ResNet::forward`]; or if a convolution before a batch norm has a bias, which the batch norm would cancel.
     pub fn forward(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<(Array2<f32>, Cache)> {
+        self.forward_shards(model, x, &Shards::one(x.dim().0))
+    }
+
+    /// The same for a batch in shards: `x` are the images of this process, and so are the logits. All processes must call
+    /// this together, and then [`parameter_gradients`](Self::parameter_gradients), which returns the gradients of the sum of
+    /// their losses.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; or if `x` does not have the images of this process.
+    pub fn forward_shards(
+        &self,
+        model: &ResNet<f32>,
+        x: &Activation<f32>,
+        shards: &Shards,
+    ) -> Result<(Array2<f32>, Cache)> {
         check(model)?;
         check_channels(x)?;
+        if x.dim().0 != shards.own().len() {
+            let expected = format!("the {} images of this process", shards.own().len());
+            return Err(Error::shape("engine", "x", expected, x.shape()));
+        }
+        let pass = &self.pass(shards);
         let x = contiguous(x);
         let (mut h, stem) = match &model.stem {
             StemLayers::Unit(unit) => {
-                let (h, cache) = unit::forward_stem(self, unit, &x)?;
+                let (h, cache) = unit::forward_stem(pass, unit, &x)?;
                 (h, Stem::Unit(Box::new(cache)))
             }
             StemLayers::Conv(conv) => {
-                let h = Convolution::new(self, conv, shape(&x))?.forward(&x, &AsIs);
+                let h = Convolution::new(pass, conv, shape(&x))?.forward(&x, &AsIs);
                 (h, Stem::Conv(self.shelf.recycled(x)))
             }
         };
@@ -119,20 +142,20 @@ impl Engine {
             max_pool = Some(cache);
         }
         // Pre-activation blocks pass on activations together with their moments.
-        let mut measured = model.final_norm.is_some().then(|| Measured::of(self, &h));
+        let mut measured = model.final_norm.is_some().then(|| Measured::of(pass, &h));
         let mut stages = Vec::with_capacity(model.stages.len());
         for stage in &model.stages {
             let mut caches = Vec::with_capacity(stage.len());
             for block in stage {
                 match block {
                     Block::Residual(block) => {
-                        let (y, cache) = block::forward(self, block, &h)?;
+                        let (y, cache) = block::forward(pass, block, &h)?;
                         h = y;
                         caches.push(BlockCache::Residual(Box::new(cache)));
                     }
                     Block::PreActivation(block) => {
-                        let input = measured.take().unwrap_or_else(|| Measured::of(self, &h));
-                        let (y, cache) = pre_activation::forward(self, block, input)?;
+                        let input = measured.take().unwrap_or_else(|| Measured::of(pass, &h));
+                        let (y, cache) = pre_activation::forward(pass, block, input)?;
                         h = (*y.x).clone();
                         measured = Some(y);
                         caches.push(BlockCache::PreActivation(cache));
@@ -143,8 +166,8 @@ impl Engine {
         }
         let mut final_norm = None;
         if let Some(bn) = &model.final_norm {
-            bn.check(h.dim(), Mode::Train)?;
-            let input = measured.take().unwrap_or_else(|| Measured::of(self, &h));
+            bn.check(pass.whole(h.dim()), Mode::Train)?;
+            let input = measured.take().unwrap_or_else(|| Measured::of(pass, &h));
             let cache = NormCache::new(bn, input.x, input.moments);
             let affine = cache.affine(bn);
             let y = Normalized { x: &cache.x, affine: &affine, relu: Some(Relu::new()) };
@@ -152,12 +175,12 @@ impl Engine {
             final_norm = Some(cache);
         }
         let (features, _) = GlobalAvgPool.forward(&h)?;
-        let (logits, fc) = model.fc.forward(&features)?;
+        let (logits, fc) = linear::forward(pass, &model.fc, &features)?;
         let last = h.dim();
         if final_norm.is_some() {
             self.shelf.recycle(h);
         }
-        Ok((logits, Cache { stem, max_pool, stages, final_norm, last, fc }))
+        Ok((logits, Cache { stem, max_pool, stages, final_norm, last, fc, shards: shards.clone() }))
     }
 
     /// `(dx, gradients)` for `dlogits`, the gradient of the loss with respect to the logits.
@@ -194,14 +217,15 @@ impl Engine {
         cache: Cache,
         input_gradient: bool,
     ) -> Result<(Option<Activation<f32>>, Gradients<f32>)> {
-        let Cache { stem, max_pool, stages, final_norm, last, fc } = cache;
+        let Cache { stem, max_pool, stages, final_norm, last, fc, shards } = cache;
+        let pass = &self.pass(&shards);
         let mut gradients = Gradients::new();
-        let (dfeatures, grads) = model.fc.backward(dlogits, &fc)?;
+        let (dfeatures, grads) = linear::backward(pass, &model.fc, dlogits, &fc)?;
         grads.collect("fc", &mut gradients);
         let mut dh = pool::global_average_backward(&self.shelf, &dfeatures, last);
         let recycle = |dh: &mut Activation<f32>, dx| self.shelf.recycle(std::mem::replace(dh, dx));
         if let (Some(bn), Some(cache)) = (&model.final_norm, &final_norm) {
-            let Incoming { dy, sums } = Incoming::gated(self, &dh, bn, cache, Some(Relu::new()));
+            let Incoming { dy, sums } = Incoming::gated(pass, &dh, bn, cache, Some(Relu::new()));
             let grads = cache.gradients(sums);
             let backward = cache.backward(bn, &grads);
             grads.collect("bn1", &mut gradients);
@@ -214,11 +238,11 @@ impl Engine {
             for (i, (block, cache)) in stage.iter().zip(caches).enumerate().rev() {
                 let (dx, grads) = match (block, &cache) {
                     (Block::Residual(block), BlockCache::Residual(cache)) => {
-                        let (dx, grads) = block::backward(self, block, &dh, cache)?;
+                        let (dx, grads) = block::backward(pass, block, &dh, cache)?;
                         (dx, BlockGrads::Residual(grads))
                     }
                     (Block::PreActivation(block), BlockCache::PreActivation(cache)) => {
-                        let (dx, grads) = pre_activation::backward(self, block, &dh, cache)?;
+                        let (dx, grads) = pre_activation::backward(pass, block, &dh, cache)?;
                         (dx, BlockGrads::PreActivation(grads))
                     }
                     _ => panic!("{MIXED}"),
@@ -233,19 +257,19 @@ impl Engine {
         }
         let dx = match (&model.stem, &stem) {
             (StemLayers::Unit(unit), Stem::Unit(cache)) => {
-                let (dx, grads) = unit::backward_stem(self, unit, &dh, cache, input_gradient)?;
+                let (dx, grads) = unit::backward_stem(pass, unit, &dh, cache, input_gradient)?;
                 grads.collect(unit, "", &mut gradients);
                 dx
             }
             (StemLayers::Conv(conv), Stem::Conv(x)) => {
-                let convolution = Convolution::new(self, conv, shape(x))?;
+                let convolution = Convolution::new(pass, conv, shape(x))?;
                 gradients.push("conv1", "weight", convolution.weight_gradient(&dh, &**x));
                 input_gradient.then(|| convolution.input_gradient(&dh, &AsIs))
             }
             _ => panic!("{MIXED}"),
         };
         self.shelf.recycle(dh);
-        Ok((dx, gradients.in_order_of(model)))
+        Ok((dx, completion::complete(&shards, model, gradients)))
     }
 
     /// Updates the running statistics of every batch norm with those of the batch of a forward pass.
@@ -273,10 +297,11 @@ impl Engine {
     pub fn predict(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<Array2<f32>> {
         check(model)?;
         check_channels(x)?;
+        let pass = &self.pass(&Shards::one(x.dim().0));
         let x = contiguous(x);
         let mut h = match &model.stem {
-            StemLayers::Unit(unit) => unit::predict(self, unit, &x, None, unit.activation)?,
-            StemLayers::Conv(conv) => Convolution::new(self, conv, shape(&x))?.forward(&x, &AsIs),
+            StemLayers::Unit(unit) => unit::predict(pass, unit, &x, None, unit.activation)?,
+            StemLayers::Conv(conv) => Convolution::new(pass, conv, shape(&x))?.forward(&x, &AsIs),
         };
         let recycle = |h: &mut Activation<f32>, y| self.shelf.recycle(std::mem::replace(h, y));
         if let Some(pool) = &model.max_pool {
@@ -285,8 +310,8 @@ impl Engine {
         }
         for block in model.stages.iter().flatten() {
             let y = match block {
-                Block::Residual(block) => block::predict(self, block, &h)?,
-                Block::PreActivation(block) => pre_activation::predict(self, block, &h)?,
+                Block::Residual(block) => block::predict(pass, block, &h)?,
+                Block::PreActivation(block) => pre_activation::predict(pass, block, &h)?,
             };
             recycle(&mut h, y);
         }

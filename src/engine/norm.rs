@@ -17,11 +17,12 @@
 
 use super::buffers::Recycled;
 use super::kernels::simd::wide;
-use super::leaves::{LEAF_PIXELS, PerLeaf};
+use super::leaves::{LEAF_PIXELS, LeafSum, PerLeaf};
 use crate::Result;
 use crate::layers::batch_norm::BatchNorm2dGrads;
 use crate::layers::{BatchNorm2d, Mode};
 use crate::parallel::add_slices;
+use crate::shards::Exchanged;
 use ndarray::Array1;
 use rayon::prelude::*;
 
@@ -106,10 +107,12 @@ impl Moments {
         });
         Moments { count, pivot, offset, m2: strip.fold(m2) }
     }
+}
 
+impl LeafSum for Moments {
     /// Merges the moments of two sets (Chan, Golub & LeVeque 1979): with δ = mean_b − mean_a, the joint mean is
     /// mean_a + δ n_b/n, and m2 increases by δ² n_a n_b/n.
-    fn merge(&mut self, b: Moments) {
+    fn add(&mut self, b: Moments) {
         let (n_a, n_b, n) = (self.count as f32, b.count as f32, (self.count + b.count) as f32);
         let (share, cross) = (n_b / n, n_a * (n_b / n));
         for c in 0..self.m2.len() {
@@ -119,10 +122,50 @@ impl Moments {
         }
         self.count += b.count;
     }
+
+    fn length(channels: usize) -> usize {
+        1 + 3 * channels
+    }
+}
+
+/// The count as the bits of a number, then the three vectors.
+impl Exchanged for Moments {
+    fn into_values(self) -> Vec<f32> {
+        let count = u32::try_from(self.count).expect("a batch has fewer than 2³² pixels");
+        [vec![f32::from_bits(count)], self.pivot, self.offset, self.m2].concat()
+    }
+
+    fn from_values(values: Vec<f32>) -> Self {
+        let mut vectors = values[1..].chunks_exact(values.len() / 3).map(<[f32]>::to_vec);
+        let mut next = || vectors.next().expect("three vectors");
+        Moments { count: values[0].to_bits() as usize, pivot: next(), offset: next(), m2: next() }
+    }
 }
 
 /// (Σ dy · (x − mean), Σ dy) per channel.
 pub(crate) type PairSums = (Vec<f32>, Vec<f32>);
+
+impl LeafSum for PairSums {
+    fn add(&mut self, other: PairSums) {
+        add_slices(&mut self.0, &other.0);
+        add_slices(&mut self.1, &other.1);
+    }
+
+    fn length(channels: usize) -> usize {
+        2 * channels
+    }
+}
+
+impl Exchanged for PairSums {
+    fn into_values(self) -> Vec<f32> {
+        [self.0, self.1].concat()
+    }
+
+    fn from_values(mut values: Vec<f32>) -> Self {
+        let plain = values.split_off(values.len() / 2);
+        (values, plain)
+    }
+}
 
 /// [`PairSums`] of a leaf; `means` is repeated to a [`Strip`].
 pub(crate) fn pair_sums(strip: Strip, dy: &[f32], x: &[f32], means: &[f32]) -> PairSums {
@@ -139,16 +182,13 @@ pub(crate) fn pair_sums(strip: Strip, dy: &[f32], x: &[f32], means: &[f32]) -> P
     (strip.fold(centred), strip.fold(plain))
 }
 
-fn add_pairs(left: &mut PairSums, right: PairSums) {
-    add_slices(&mut left.0, &right.0);
-    add_slices(&mut left.1, &right.1);
-}
-
 /// What backward needs of a batch norm in training mode.
 #[derive(Clone, Debug)]
 pub(crate) struct NormCache {
     /// The input of the batch norm.
     pub x: Recycled,
+    /// Values per channel in the batch, those of all processes.
+    count: usize,
     pub mean: Array1<f32>,
     rstd: Array1<f32>,
     /// Biased variance of the batch.
@@ -158,10 +198,10 @@ pub(crate) struct NormCache {
 impl NormCache {
     /// The cache for `x`, which has these moments.
     pub fn new(bn: &BatchNorm2d<f32>, x: Recycled, moments: PerLeaf<Moments>) -> Self {
-        let moments = moments.total(&Moments::merge).expect("at least two values");
+        let moments = moments.total().expect("at least two values");
         let mean = moments.pivot.iter().zip(&moments.offset).map(|(&pivot, &offset)| pivot + offset).collect();
         let var = Array1::from(moments.m2) / moments.count as f32;
-        NormCache { x, mean, rstd: rstd(bn, &var), var }
+        NormCache { x, count: moments.count, mean, rstd: rstd(bn, &var), var }
     }
 
     /// The map x ↦ y.
@@ -172,7 +212,7 @@ impl NormCache {
     /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy), from the sums of a backward pass.
     pub fn gradients(&self, sums: PerLeaf<PairSums>) -> BatchNorm2dGrads<f32> {
         let zeros = || vec![0.0; self.mean.len()];
-        let (centred, plain) = sums.total(&add_pairs).unwrap_or_else(|| (zeros(), zeros()));
+        let (centred, plain) = sums.total().unwrap_or_else(|| (zeros(), zeros()));
         // Σ dy · x̂ = rstd · Σ dy · (x − mean)
         BatchNorm2dGrads { gamma: Array1::from(centred) * &self.rstd, beta: Array1::from(plain) }
     }
@@ -180,7 +220,7 @@ impl NormCache {
     /// The map (dy, x) ↦ dx.
     pub fn backward(&self, bn: &BatchNorm2d<f32>, grads: &BatchNorm2dGrads<f32>) -> NormBackward {
         let strip = Strip::of(self.mean.len());
-        let m = (self.x.len() / self.mean.len()) as f32;
+        let m = self.count as f32;
         // x̂ · dgamma/m = (x − mean) · slope
         let (mean_dy, slope) = (grads.beta.mapv(|sum| sum / m), &grads.gamma * &self.rstd / m);
         let [scales, means_dy, means, slopes] =
@@ -190,7 +230,7 @@ impl NormCache {
 
     /// Updates the running statistics of `bn` with those of this batch.
     pub fn update(&self, bn: &mut BatchNorm2d<f32>) {
-        bn.move_running_statistics(&self.mean, &self.var, self.x.len() / self.mean.len());
+        bn.move_running_statistics(&self.mean, &self.var, self.count);
     }
 }
 
@@ -255,15 +295,16 @@ impl NormBackward {
 mod tests {
     use super::*;
     use crate::Scalar as _;
+    use crate::shards::Shards;
 
     /// A mean of 10⁵ and a deviation of 10⁻²: a computation without the pivot, or with the rounded mean, loses the
     /// digits that the variance needs. Four leaves, so that they are merged.
     #[test]
     fn variance_survives_a_large_mean() {
         let x: Vec<f32> = (0..4 * LEAF_PIXELS * 3).map(|i| 1e5 + (i * 37 % 53 % 7) as f32 / 64.0).collect();
-        let moments = PerLeaf::new((4, 16, 16, 3));
+        let moments = PerLeaf::new(&Shards::one(4), (4, 16, 16, 3));
         moments.fill(|range| Moments::of(&x[range], 3));
-        let moments = moments.total(&Moments::merge).unwrap();
+        let moments = moments.total().unwrap();
         for c in 0..3 {
             let values: Vec<f64> = x.iter().skip(c).step_by(3).map(|&v| v.into()).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;

@@ -17,7 +17,7 @@ use super::conv::operands::{AsIs, Prologue, apply_to_all, collect};
 use super::fused::{Add, GateAndSum, NormGradient, Normalized, TakeMoments, Then};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, Moments, NormBackward, NormCache};
-use super::{Engine, pool, shape};
+use super::{Pass, pool, shape};
 use crate::layers::conv2d::Conv2dGrads;
 use crate::layers::{Mode, check_dy};
 use crate::model::pre_activation::{PreActivationBlock, PreActivationGrads};
@@ -31,11 +31,11 @@ pub(super) struct Measured {
 
 impl Measured {
     /// The moments of stored activations, in a separate pass over memory.
-    pub fn of(engine: &Engine, x: &Activation<f32>) -> Self {
-        let moments = PerLeaf::new(x.dim());
+    pub fn of(pass: &Pass, x: &Activation<f32>) -> Self {
+        let moments = PerLeaf::new(&pass.shards, x.dim());
         let values = x.as_slice().expect("contiguous");
         moments.fill(|range| Moments::of(&values[range], x.dim().3));
-        Measured { x: engine.shelf.recycled(x.clone()), moments }
+        Measured { x: pass.shelf.recycled(x.clone()), moments }
     }
 }
 
@@ -48,28 +48,23 @@ pub(super) struct PreActivationCache {
 }
 
 /// S(x) if it is stored: option A, or the projection of h₁ = relu(bn₁(x)).
-fn shortcut(
-    engine: &Engine,
-    block: &PreActivationBlock<f32>,
-    x: &Activation<f32>,
-    h1: &dyn Prologue,
-) -> Result<Recycled> {
+fn shortcut(pass: &Pass, block: &PreActivationBlock<f32>, x: &Activation<f32>, h1: &dyn Prologue) -> Result<Recycled> {
     let s = match (&block.projection, &block.zero_pad) {
-        (Some(projection), _) => Convolution::new(engine, projection, shape(x))?.forward(h1, &AsIs),
-        (None, Some(layer)) => pool::zero_pad(&engine.shelf, layer, x)?,
+        (Some(projection), _) => Convolution::new(pass, projection, shape(x))?.forward(h1, &AsIs),
+        (None, Some(layer)) => pool::zero_pad(&pass.shelf, layer, x)?,
         (None, None) => x.clone(),
     };
-    Ok(engine.shelf.recycled(s))
+    Ok(pass.shelf.recycled(s))
 }
 
 /// y with its moments, and the cache, in training mode.
 pub(super) fn forward(
-    engine: &Engine,
+    pass: &Pass,
     block: &PreActivationBlock<f32>,
     input: Measured,
 ) -> Result<(Measured, PreActivationCache)> {
     let relu = Some(block.activation);
-    block.norms[0].check(input.x.dim(), Mode::Train)?;
+    block.norms[0].check(pass.whole(input.x.dim()), Mode::Train)?;
     let mut norms = vec![NormCache::new(&block.norms[0], input.x, input.moments)];
     let mut s = None;
     for (i, conv) in block.convs.iter().enumerate() {
@@ -77,21 +72,21 @@ pub(super) fn forward(
         let affine = norms[i].affine(&block.norms[i]);
         let h = Normalized { x: &x, affine: &affine, relu };
         if i == 0 {
-            s = Some(shortcut(engine, block, &x, &h)?);
+            s = Some(shortcut(pass, block, &x, &h)?);
         }
-        let convolution = Convolution::new(engine, conv, shape(&x))?;
-        let moments = PerLeaf::new(convolution.output());
+        let convolution = Convolution::new(pass, conv, shape(&x))?;
+        let moments = PerLeaf::new(&pass.shards, convolution.output());
         let take = TakeMoments { c: convolution.g.c_out, moments: &moments };
         match block.norms.get(i + 1) {
             Some(bn) => {
-                bn.check(convolution.output(), Mode::Train)?;
-                let y = engine.shelf.recycled(convolution.forward(&h, &take));
+                bn.check(pass.whole(convolution.output()), Mode::Train)?;
+                let y = pass.shelf.recycled(convolution.forward(&h, &take));
                 norms.push(NormCache::new(bn, y, moments));
             }
             None => {
                 let s = s.take().expect("computed with the first convolution");
                 check_dy("pre-activation block", s.shape(), &<[usize; 4]>::from(convolution.output()))?;
-                let y = engine.shelf.recycled(convolution.forward(&h, &Then(&Add(&s), &take)));
+                let y = pass.shelf.recycled(convolution.forward(&h, &Then(&Add(&s), &take)));
                 let cache = PreActivationCache { norms, y: shape(&y) };
                 return Ok((Measured { x: y, moments }, cache));
             }
@@ -101,20 +96,16 @@ pub(super) fn forward(
 }
 
 /// y in evaluation mode, without a cache.
-pub(super) fn predict(
-    engine: &Engine,
-    block: &PreActivationBlock<f32>,
-    x: &Activation<f32>,
-) -> Result<Activation<f32>> {
+pub(super) fn predict(pass: &Pass, block: &PreActivationBlock<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
     let relu = Some(block.activation);
-    let (mut h, mut s) = (engine.shelf.recycled(x.clone()), None);
+    let (mut h, mut s) = (pass.shelf.recycled(x.clone()), None);
     for (i, (bn, conv)) in block.norms.iter().zip(&block.convs).enumerate() {
         let affine = Affine::running(bn, h.dim())?;
         let input = Normalized { x: &h, affine: &affine, relu };
         if i == 0 {
-            s = Some(shortcut(engine, block, &h, &input)?);
+            s = Some(shortcut(pass, block, &h, &input)?);
         }
-        let convolution = Convolution::new(engine, conv, shape(&h))?;
+        let convolution = Convolution::new(pass, conv, shape(&h))?;
         let y = match (&s, i + 1 == block.convs.len()) {
             (Some(s), true) => {
                 check_dy("pre-activation block", s.shape(), &<[usize; 4]>::from(convolution.output()))?;
@@ -122,7 +113,7 @@ pub(super) fn predict(
             }
             _ => convolution.forward(&input, &AsIs),
         };
-        h = engine.shelf.recycled(y);
+        h = pass.shelf.recycled(y);
     }
     Ok((*h).clone())
 }
@@ -141,21 +132,21 @@ impl Upstream {
 
 /// `(dx, grads)` for `dy`.
 pub(super) fn backward(
-    engine: &Engine,
+    pass: &Pass,
     block: &PreActivationBlock<f32>,
     dy: &Activation<f32>,
     cache: &PreActivationCache,
 ) -> Result<(Activation<f32>, PreActivationGrads<f32>)> {
     check_dy("pre-activation block", dy.shape(), &cache.y)?;
     let mut grads = PreActivationGrads { layers: Vec::new(), projection: None };
-    let dy = engine.shelf.recycled(dy.clone());
+    let dy = pass.shelf.recycled(dy.clone());
     let mut upstream: Option<Upstream> = None;
     for i in (0..block.convs.len()).rev() {
         let (bn, kept) = (&block.norms[i], &cache.norms[i]);
-        let (x, affine, sums) = (&*kept.x, kept.affine(bn), PerLeaf::new(kept.x.dim()));
+        let (x, affine, sums) = (&*kept.x, kept.affine(bn), PerLeaf::new(&pass.shards, kept.x.dim()));
         let relu = Some(block.activation);
         let h = Normalized { x, affine: &affine, relu };
-        let convolution = Convolution::new(engine, &block.convs[i], shape(x))?;
+        let convolution = Convolution::new(pass, &block.convs[i], shape(x))?;
         let of_norm = upstream.as_ref().map(|upstream| upstream.gradient(&cache.norms[i + 1]));
         let dh: &dyn Prologue = match &of_norm {
             Some(gradient) => gradient,
@@ -165,10 +156,10 @@ pub(super) fn backward(
         // h₁ is used twice if there is a projection.
         let through_projection = match (&block.projection, i) {
             (Some(projection), 0) => {
-                let projection = Convolution::new(engine, projection, shape(x))?;
+                let projection = Convolution::new(pass, projection, shape(x))?;
                 let weight = projection.weight_gradient(&*dy, &h);
                 grads.projection = Some(Conv2dGrads { weight, bias: None });
-                Some(engine.shelf.recycled(projection.input_gradient(&*dy, &AsIs)))
+                Some(pass.shelf.recycled(projection.input_gradient(&*dy, &AsIs)))
             }
             _ => None,
         };
@@ -179,22 +170,22 @@ pub(super) fn backward(
         };
         let bn_grads = kept.gradients(sums);
         let backward = kept.backward(bn, &bn_grads);
-        upstream = Some(Upstream { gated: engine.shelf.recycled(gated), backward });
+        upstream = Some(Upstream { gated: pass.shelf.recycled(gated), backward });
         grads.layers.push((bn_grads, Conv2dGrads { weight, bias: None }));
     }
     grads.layers.reverse();
     let x = &*cache.norms[0].x;
     let gradient = upstream.as_ref().map(|upstream| upstream.gradient(&cache.norms[0]));
     let gradient = gradient.expect("a block has convolutions");
-    let mut dx = collect(&gradient, shape(x), &engine.shelf);
+    let mut dx = collect(&gradient, shape(x), &pass.shelf);
     if block.projection.is_none() {
         // x was used twice.
         let through_shortcut = match &block.zero_pad {
-            Some(layer) => engine.shelf.recycled(pool::zero_pad_backward(&engine.shelf, layer, &dy, x.dim())),
+            Some(layer) => pass.shelf.recycled(pool::zero_pad_backward(&pass.shelf, layer, &dy, x.dim())),
             None => dy,
         };
         let values = dx.as_slice_mut().expect("contiguous");
-        apply_to_all(values, x.len() / x.shape()[0].max(1), &Add(&through_shortcut));
+        apply_to_all(&pass.shards, values, x.dim(), &Add(&through_shortcut));
     }
     Ok((dx, grads))
 }

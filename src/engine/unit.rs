@@ -9,7 +9,7 @@ use super::conv::operands::{AsIs, Epilogue, Prologue, apply_to_all, collect};
 use super::fused::{GateAndSum, NormGradient, Normalize, Normalized, TakeMoments};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, NormCache, PairSums};
-use super::{Engine, shape};
+use super::{Pass, shape};
 use crate::layers::conv2d::Conv2dGrads;
 use crate::layers::{BatchNorm2d, Conv2d, Mode, Relu};
 use crate::model::unit::{Unit, UnitGrads};
@@ -17,17 +17,17 @@ use crate::{Activation, Result};
 
 /// h = conv(x), with its moments computed while it is written: the input of the batch norm `bn`.
 pub(super) fn forward(
-    engine: &Engine,
+    pass: &Pass,
     conv: &Conv2d<f32>,
     bn: &BatchNorm2d<f32>,
     x: &dyn Prologue,
     shape: [usize; 4],
 ) -> Result<NormCache> {
-    let convolution = Convolution::new(engine, conv, shape)?;
-    bn.check(convolution.output(), Mode::Train)?;
-    let moments = PerLeaf::new(convolution.output());
+    let convolution = Convolution::new(pass, conv, shape)?;
+    bn.check(pass.whole(convolution.output()), Mode::Train)?;
+    let moments = PerLeaf::new(&pass.shards, convolution.output());
     let h = convolution.forward(x, &TakeMoments { c: convolution.g.c_out, moments: &moments });
-    Ok(NormCache::new(bn, engine.shelf.recycled(h), moments))
+    Ok(NormCache::new(bn, pass.shelf.recycled(h), moments))
 }
 
 /// The gradient of `bn(h)`, and the sums of the batch norm's backward pass.
@@ -39,31 +39,31 @@ pub(super) struct Incoming {
 impl Incoming {
     /// From the gradient `dy` of `act(bn(h))`, in a separate pass over memory.
     pub fn gated(
-        engine: &Engine,
+        pass: &Pass,
         dy: &Activation<f32>,
         bn: &BatchNorm2d<f32>,
         cache: &NormCache,
         relu: Option<Relu<f32>>,
     ) -> Self {
-        let (h, affine, sums) = (&*cache.x, cache.affine(bn), PerLeaf::new(cache.x.dim()));
-        let mut gated = engine.shelf.dirty_array(dy.dim());
+        let (h, affine, sums) = (&*cache.x, cache.affine(bn), PerLeaf::new(&pass.shards, cache.x.dim()));
+        let mut gated = pass.shelf.dirty_array(dy.dim());
         gated.assign(dy);
         let epilogue = GateAndSum { x: h, affine: &affine, relu, sums: &sums };
-        apply_to_all(gated.as_slice_mut().expect("contiguous"), h.len() / h.shape()[0].max(1), &epilogue);
-        Incoming { dy: engine.shelf.recycled(gated.into_shared()), sums }
+        apply_to_all(&pass.shards, gated.as_slice_mut().expect("contiguous"), h.dim(), &epilogue);
+        Incoming { dy: pass.shelf.recycled(gated.into_shared()), sums }
     }
 }
 
 /// The gradients of a unit's parameters and, with an epilogue, dx.
 pub(super) fn backward(
-    engine: &Engine,
+    pass: &Pass,
     unit: &Unit<f32>,
     cache: &NormCache,
     incoming: Incoming,
     (x, shape): (&dyn Prologue, [usize; 4]),
     epilogue: Option<&dyn Epilogue>,
 ) -> Result<(Option<Activation<f32>>, UnitGrads<f32>)> {
-    let convolution = Convolution::new(engine, &unit.conv, shape)?;
+    let convolution = Convolution::new(pass, &unit.conv, shape)?;
     let bn = cache.gradients(incoming.sums);
     let backward = cache.backward(&unit.bn, &bn);
     let dh = NormGradient { dy: &incoming.dy, x: &cache.x, backward: &backward };
@@ -74,13 +74,13 @@ pub(super) fn backward(
 
 /// relu(bn(conv(x)) [+ s]) in evaluation mode, computed while the convolution writes.
 pub(super) fn predict(
-    engine: &Engine,
+    pass: &Pass,
     unit: &Unit<f32>,
     x: &Activation<f32>,
     plus: Option<&Activation<f32>>,
     relu: Option<Relu<f32>>,
 ) -> Result<Activation<f32>> {
-    let convolution = Convolution::new(engine, &unit.conv, shape(x))?;
+    let convolution = Convolution::new(pass, &unit.conv, shape(x))?;
     let affine = Affine::running(&unit.bn, convolution.output())?;
     Ok(convolution.forward(x, &Normalize { affine: &affine, plus, relu }))
 }
@@ -93,27 +93,23 @@ pub(super) struct StemCache {
 }
 
 /// y = act(bn(conv(x))), stored.
-pub(super) fn forward_stem(
-    engine: &Engine,
-    unit: &Unit<f32>,
-    x: &Activation<f32>,
-) -> Result<(Activation<f32>, StemCache)> {
-    let norm = forward(engine, &unit.conv, &unit.bn, x, shape(x))?;
+pub(super) fn forward_stem(pass: &Pass, unit: &Unit<f32>, x: &Activation<f32>) -> Result<(Activation<f32>, StemCache)> {
+    let norm = forward(pass, &unit.conv, &unit.bn, x, shape(x))?;
     let affine = norm.affine(&unit.bn);
     let y = Normalized { x: &norm.x, affine: &affine, relu: unit.activation };
-    let y = collect(&y, shape(&norm.x), &engine.shelf);
-    Ok((y, StemCache { x: engine.shelf.recycled(x.clone()), norm }))
+    let y = collect(&y, shape(&norm.x), &pass.shelf);
+    Ok((y, StemCache { x: pass.shelf.recycled(x.clone()), norm }))
 }
 
 /// `(dx if requested, grads)` of a stem.
 pub(super) fn backward_stem(
-    engine: &Engine,
+    pass: &Pass,
     unit: &Unit<f32>,
     dy: &Activation<f32>,
     cache: &StemCache,
     input_gradient: bool,
 ) -> Result<(Option<Activation<f32>>, UnitGrads<f32>)> {
-    let incoming = Incoming::gated(engine, dy, &unit.bn, &cache.norm, unit.activation);
+    let incoming = Incoming::gated(pass, dy, &unit.bn, &cache.norm, unit.activation);
     let epilogue: Option<&dyn Epilogue> = if input_gradient { Some(&AsIs) } else { None };
-    backward(engine, unit, &cache.norm, incoming, (&*cache.x, shape(&cache.x)), epilogue)
+    backward(pass, unit, &cache.norm, incoming, (&*cache.x, shape(&cache.x)), epilogue)
 }

@@ -8,7 +8,8 @@ use crate::engine::{self, Engine};
 use crate::layers::Mode;
 use crate::model::{ResNet, ResNetCache};
 use crate::parameters::Gradients;
-use crate::{Activation, Result, Scalar};
+use crate::shards::Shards;
+use crate::{Activation, Error, Result, Scalar};
 use ndarray::Array2;
 use std::fmt::Debug;
 
@@ -17,11 +18,12 @@ pub trait Executor<T: Scalar>: Debug + Send + Sync {
     /// `fast` or `reference`, as on the command line.
     fn name(&self) -> &'static str;
 
-    /// Logits `(N, classes)` of images `x (N, H, W, 3)` in training mode, and the pass, for backward.
+    /// Logits `(N, classes)` of images `x (N, H, W, 3)` in training mode, and the pass, for backward. `shards` is how the
+    /// batch is split; x and the logits are the part of this process.
     ///
     /// # Errors
-    /// As [`ResNet::forward`].
-    fn forward(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<(Array2<T>, Box<dyn Pass<T>>)>;
+    /// As [`ResNet::forward`]; or for more shards than the executor supports.
+    fn forward(&self, model: &ResNet<T>, x: &Activation<T>, shards: &Shards) -> Result<(Array2<T>, Box<dyn Pass<T>>)>;
 
     /// Logits in evaluation mode.
     ///
@@ -59,13 +61,24 @@ impl<T: Scalar> Executor<T> for Reference {
         "reference"
     }
 
-    fn forward(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<(Array2<T>, Box<dyn Pass<T>>)> {
+    fn forward(&self, model: &ResNet<T>, x: &Activation<T>, shards: &Shards) -> Result<(Array2<T>, Box<dyn Pass<T>>)> {
+        expect_one(shards)?;
         let (logits, cache) = model.forward(x, Mode::Train)?;
         Ok((logits, Box::new(cache)))
     }
 
     fn predict(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<Array2<T>> {
         model.predict(x)
+    }
+}
+
+/// Rejects a batch in several shards: the reference adds over the whole batch.
+pub(super) fn expect_one(shards: &Shards) -> Result<()> {
+    match shards.count() {
+        1 => Ok(()),
+        count => {
+            Err(Error::argument("reference", format!("expects a batch in one shard, got {count}; use the engine")))
+        }
     }
 }
 
@@ -84,8 +97,13 @@ impl Executor<f32> for Engine {
         "fast"
     }
 
-    fn forward(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<(Array2<f32>, Box<dyn Pass<f32>>)> {
-        let (logits, cache) = Engine::forward(self, model, x)?;
+    fn forward(
+        &self,
+        model: &ResNet<f32>,
+        x: &Activation<f32>,
+        shards: &Shards,
+    ) -> Result<(Array2<f32>, Box<dyn Pass<f32>>)> {
+        let (logits, cache) = self.forward_shards(model, x, shards)?;
         Ok((logits, Box::new(EnginePass { engine: self.clone(), cache })))
     }
 

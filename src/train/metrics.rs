@@ -5,6 +5,7 @@ use crate::data::loader::LoaderOptions;
 use crate::data::{Dataset, Loader, Normalization};
 use crate::layers::softmax_cross_entropy::log_softmax;
 use crate::model::ResNet;
+use crate::processes::{Alone, Communicator};
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::{Array2, ArrayView1, s};
 use std::sync::Arc;
@@ -174,6 +175,22 @@ pub fn evaluate_each<T: Scalar>(
     options: EvaluationOptions,
     look: &mut dyn FnMut(Prediction),
 ) -> Result<Evaluation> {
+    evaluate_among(&Alone, executor, model, dataset, options, look)
+}
+
+/// The same on several processes, which share the batches: each predicts every pth one, and gets the logits of the others.
+/// All of them return the result of one process, bit for bit.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_among<T: Scalar>(
+    processes: &dyn Communicator,
+    executor: &dyn Executor<T>,
+    model: &ResNet<T>,
+    dataset: &Arc<Dataset>,
+    options: EvaluationOptions,
+    look: &mut dyn FnMut(Prediction),
+) -> Result<Evaluation> {
     let EvaluationOptions { normalization, batch_size, test_flip } = options;
     let classes = model.architecture().classes;
     if dataset.is_empty() || dataset.classes.len() != classes {
@@ -183,12 +200,22 @@ pub fn evaluate_each<T: Scalar>(
     let loader = Loader::<T>::new(dataset.clone(), LoaderOptions::evaluation(batch_size, normalization))?;
     let (mut loss, mut top1, mut top5) = (0.0, 0, 0);
     let mut confusion = Array2::zeros((classes, classes));
-    for batch in loader.epoch(0) {
-        let batch = batch?;
-        let logits = logits(executor, model, &batch.images, test_flip)?;
-        let log_p = log_softmax(&logits);
-        let p = log_softmax(&logits.mapv(|z| z.as_f64())).mapv(f64::exp);
-        for (i, (row, &target)) in logits.outer_iter().zip(&batch.labels).enumerate() {
+    let size = processes.size();
+    let mut own = loader.every(processes.rank(), size);
+    for first in (0..loader.batches_per_epoch()).step_by(size) {
+        // A batch of each process.
+        let mut of_all = Array2::zeros((0, classes));
+        let batch = own.next().transpose()?;
+        let predicted_now = batch.map(|batch| logits(executor, model, &batch.images, test_flip)).transpose()?;
+        match (size, predicted_now) {
+            (1, Some(logits)) => of_all = logits,
+            (_, own) => exchange(processes, own.as_ref(), &mut of_all),
+        }
+        let log_p = log_softmax(&of_all);
+        let p = log_softmax(&of_all.mapv(|z| z.as_f64())).mapv(f64::exp);
+        for (i, row) in of_all.outer_iter().enumerate() {
+            let index = first * batch_size + i;
+            let target = usize::from(dataset.labels[index]);
             loss -= log_p[[i, target]].as_f64();
             let rank = rank(row, target);
             top1 += usize::from(rank == 0);
@@ -196,10 +223,21 @@ pub fn evaluate_each<T: Scalar>(
             let class = predicted(row);
             confusion[[target, class]] += 1;
             let (probability, target_probability) = (p[[i, class]], p[[i, target]]);
-            look(Prediction { index: batch.indices[i], target, class, probability, target_probability });
+            look(Prediction { index, target, class, probability, target_probability });
         }
     }
     Ok(Evaluation { loss: loss / dataset.len() as f64, top1, top5, confusion })
+}
+
+/// Appends the rows of every process, in the order of ranks.
+fn exchange<T: Scalar>(processes: &dyn Communicator, own: Option<&Array2<T>>, all: &mut Array2<T>) {
+    let own: Vec<u8> = own.into_iter().flatten().flat_map(|z| z.as_f64().to_bits().to_le_bytes()).collect();
+    for bytes in processes.all_gather_bytes(&own) {
+        let value = |bytes: &[u8]| T::of(f64::from_bits(u64::from_le_bytes(bytes.try_into().expect("eight bytes"))));
+        let values: Vec<T> = bytes.chunks_exact(8).map(value).collect();
+        let rows = values.chunks_exact(all.ncols().max(1));
+        rows.for_each(|row| all.push_row(ArrayView1::from(row)).expect("a logit for every class"));
+    }
 }
 
 /// The class with the largest logit, the first of several equal ones. A NaN is never the largest.

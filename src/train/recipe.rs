@@ -34,6 +34,9 @@ pub struct Recipe {
     pub mixup: f64,
     /// Batches per step: the gradient is that of all their images, with the memory of one batch.
     pub accumulate: usize,
+    /// Shards of a batch, a power of two: [`shards`](crate::shards). The result depends on their number, and not on how many
+    /// processes have them.
+    pub shards: usize,
     /// d of the moving average of the weights: [`WeightAverage`](crate::optim::WeightAverage). 0: none.
     pub ema_decay: f64,
     /// Random crops and flips.
@@ -105,6 +108,7 @@ impl Recipe {
             clip_norm: 0.0,
             mixup: 0.0,
             accumulate: 1,
+            shards: 1,
             ema_decay: 0.0,
             augmentation: Augmentation::STANDARD,
             normalization: Normalization::CIFAR10,
@@ -200,6 +204,13 @@ impl Recipe {
         if self.accumulate == 0 {
             return refuse("accumulate must be at least 1 batch per step, got 0".to_string());
         }
+        if !self.shards.is_power_of_two() {
+            return refuse(format!("shards must be a power of two, got {}", self.shards));
+        }
+        if self.shards > self.batch_size && self.batch_size > 0 {
+            let found = format!("got {} of {}", self.shards, self.batch_size);
+            return refuse(format!("a batch must have at least as many images as shards, {found}"));
+        }
         if self.epochs == 0 || self.batch_size == 0 || self.eval_batch_size == 0 {
             let found = format!("got {}, {} and {}", self.epochs, self.batch_size, self.eval_batch_size);
             return refuse(format!("epochs, batch size and evaluation batch size must be at least 1, {found}"));
@@ -243,6 +254,8 @@ mod tests {
             Recipe { early_stopping: 3, ..quick.clone() },
             Recipe { mixup: -1.0, ..quick.clone() },
             Recipe { accumulate: 0, ..quick.clone() },
+            Recipe { shards: 3, ..quick.clone() },
+            Recipe { shards: 256, ..quick.clone() },
             Recipe { ema_decay: 1.0, ..quick.clone() },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");

@@ -3,11 +3,12 @@
 //! [`Trace`] is the reference as a list of steps ([`crate::program`]), so what is printed is what the layers computed, and
 //! the weights after a traced step are bit-identical to those of [`Reference`](super::Reference).
 
-use super::executor::{Executor, Pass};
+use super::executor::{Executor, Pass, expect_one};
 use crate::layers::Mode;
 use crate::model::ResNet;
 use crate::parameters::Gradients;
 use crate::program::{Disturb, Forward, Passage, Program, Step, Undisturbed, Value};
+use crate::shards::Shards;
 use crate::{Activation, Error, Result, Scalar};
 use ndarray::Array2;
 use std::fmt;
@@ -100,7 +101,8 @@ impl<T: Scalar> Executor<T> for Trace {
         "reference"
     }
 
-    fn forward(&self, model: &ResNet<T>, x: &Activation<T>) -> Result<(Array2<T>, Box<dyn Pass<T>>)> {
+    fn forward(&self, model: &ResNet<T>, x: &Activation<T>, shards: &Shards) -> Result<(Array2<T>, Box<dyn Pass<T>>)> {
+        expect_one(shards)?;
         let program = Program::of_network(model);
         let pass = self.passes.fetch_add(1, Ordering::Relaxed) + 1;
         (self.line.lock().expect("no line panics"))(&format!("pass {pass}"));

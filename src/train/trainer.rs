@@ -37,8 +37,9 @@ use crate::layers::{Reduction, SoftmaxCrossEntropy};
 use crate::model::ResNet;
 use crate::optim::{Sgd, TrainingTime, WeightAverage};
 use crate::parameters::Gradients;
+use crate::processes::{Alone, Communicator};
 use crate::{Error, Result, Scalar};
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array2, ArrayD, s};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -125,7 +126,7 @@ impl<T: Scalar> Trainer<T> {
             executor,
             sgd: Sgd::new(recipe.sgd)?,
             loss: SoftmaxCrossEntropy { label_smoothing, reduction: Reduction::Mean },
-            loader: Loader::new(train, options)?,
+            loader: Loader::new(train, options)?.among(recipe.shards, Arc::new(Alone)),
             recipe,
             position: Position::default(),
             layers: Vec::new(),
@@ -161,6 +162,21 @@ impl<T: Scalar> Trainer<T> {
         }
         (trainer.position, trainer.layers) = (position, layers);
         Ok(trainer)
+    }
+
+    /// The same run on several processes, of which this is one: all of them train it together, step by step, and each has
+    /// the complete model. The result is bit-identical to that of one process.
+    ///
+    /// # Errors
+    /// If there are more processes than shards.
+    pub fn among(mut self, processes: Arc<dyn Communicator>) -> Result<Self> {
+        let (shards, size) = (self.recipe.shards, processes.size());
+        if size > shards {
+            let found = format!("got {size} processes and {shards} shards");
+            return Err(Error::argument("Trainer::among", format!("expects at least one shard per process, {found}")));
+        }
+        self.loader = self.loader.among(shards, processes);
+        Ok(self)
     }
 
     /// The position of the run.
@@ -289,24 +305,23 @@ impl<T: Scalar> Trainer<T> {
     /// One step: forward, loss and backward for each of its batches, then the update.
     ///
     /// The gradient of a step is that of the mean loss over all its images, g = Σ_b (n_b / n) g_b. With batches of
-    /// different sizes this is not the mean of the batches' gradients. Batch norm normalises each batch by itself.
+    /// different sizes this is not the mean of the batches' gradients. Batch norm normalises each batch by itself, and all
+    /// its shards together.
     fn step(&mut self, batches: &mut Epoch<T>, step: usize, lr: f64) -> Result<StepOutcome> {
         let Recipe { batch_size, accumulate, clip_norm, .. } = self.recipe;
         let images = (batch_size * accumulate).min(self.loader.dataset().len() - step * batch_size * accumulate);
         let (mut loss, mut top1, mut top5, mut sum) = (0.0, 0, 0, None::<Gradients<T>>);
         for batch in batches.take(accumulate) {
             let batch = batch?;
-            let (logits, pass) = self.executor.forward(&self.model, &batch.images)?;
-            let (batch_loss, dlogits) = self.loss(&logits, &batch)?;
-            if !batch_loss.is_finite() {
+            let (logits, pass) = self.executor.forward(&self.model, &batch.images, &batch.shards)?;
+            let (sums, dlogits) = self.loss(&logits, &batch, images)?;
+            if !sums.loss.is_finite() {
                 // Before the update: the diagnosis needs the weights that gave this loss.
-                return Err(self.diverged(&batch, step, lr, batch_loss.as_f64()));
+                return Err(self.diverged(&batch, step, lr, sums.loss));
             }
             pass.update_running_statistics(&mut self.model);
-            // With one batch per step the share is 1, and multiplying by it changes no bit.
-            let share = batch.labels.len() as f64 / images as f64;
-            loss += share * batch_loss.as_f64();
-            let gradients = pass.parameter_gradients(&self.model, &(dlogits * T::of(share)))?;
+            (loss, top1, top5) = (loss + sums.loss, top1 + sums.top1, top5 + sums.top5);
+            let gradients = pass.parameter_gradients(&self.model, &dlogits)?;
             sum = Some(match sum {
                 None => gradients,
                 Some(mut sum) => {
@@ -315,9 +330,6 @@ impl<T: Scalar> Trainer<T> {
                     sum
                 }
             });
-            let ranks = logits.outer_iter().zip(&batch.labels).map(|(row, &target)| rank(row, target));
-            (top1, top5) =
-                ranks.fold((top1, top5), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
         }
         let mut gradients = sum.expect("a step has a batch");
         let gradient_norm = if clip_norm > 0.0 { gradients.clip_norm(clip_norm) } else { gradients.norm() };
@@ -335,23 +347,60 @@ impl<T: Scalar> Trainer<T> {
         Ok(StepOutcome { loss, top1, top5, images, gradient_norm })
     }
 
-    /// The loss of a batch and its gradient with respect to the logits. For mixed images
+    /// The loss of a batch as a part of a step with `images` images, of all processes, and its gradient with respect to the
+    /// logits of this one: that of a shard times its share of the images. With one shard per step the share is 1, and
+    /// multiplying by it changes no bit.
+    fn loss(&self, logits: &Array2<T>, batch: &Batch<T>, images: usize) -> Result<(LossSums, Array2<T>)> {
+        let (mut own, mut dlogits) = (Vec::new(), Array2::zeros(logits.raw_dim()));
+        for shard in batch.shards.ranges().into_iter().filter(|shard| !shard.is_empty()) {
+            let logits = logits.slice(s![shard.clone(), ..]).to_owned();
+            let labels = &batch.labels[shard.clone()];
+            let mix = batch.mix.as_ref().map(|mix| (mix.lambda, &mix.labels[shard.clone()]));
+            let (loss, gradient) = self.loss_of_shard(&logits, labels, mix)?;
+            let share = shard.len() as f64 / images as f64;
+            dlogits.slice_mut(s![shard, ..]).assign(&(gradient * T::of(share)));
+            let ranks = logits.outer_iter().zip(labels).map(|(row, &target)| rank(row, target));
+            let (top1, top5) =
+                ranks.fold((0, 0), |(one, five), r| (one + usize::from(r == 0), five + usize::from(r < 5)));
+            own.push(LossSums { loss: share * loss.as_f64(), top1, top5 });
+        }
+        let own: Vec<u8> = own.iter().flat_map(LossSums::to_bytes).collect();
+        let of_all = batch.shards.processes().all_gather_bytes(&own).concat();
+        // In the order of the shards.
+        let sum = of_all.chunks_exact(LossSums::BYTES).map(LossSums::from_bytes).reduce(|a, b| LossSums {
+            loss: a.loss + b.loss,
+            top1: a.top1 + b.top1,
+            top5: a.top5 + b.top5,
+        });
+        Ok((sum.expect("a batch has a shard"), dlogits))
+    }
+
+    /// The mean loss and its gradient with respect to the logits. For images that are mixed with those of other classes
     /// ([`mixup`](crate::data::mixup)) it is λ L(t) + (1 − λ) L(t ∘ π).
-    fn loss(&self, logits: &Array2<T>, batch: &Batch<T>) -> Result<(T, Array2<T>)> {
+    fn loss_of_shard(
+        &self,
+        logits: &Array2<T>,
+        labels: &[usize],
+        mix: Option<(f64, &[usize])>,
+    ) -> Result<(T, Array2<T>)> {
         let loss_of = |targets: &[usize]| -> Result<(T, Array2<T>)> {
             let (loss, cache) = self.loss.forward(logits, targets)?;
             Ok((loss, self.loss.backward(&cache)))
         };
-        let (loss, dlogits) = loss_of(&batch.labels)?;
-        let Some(mix) = &batch.mix else { return Ok((loss, dlogits)) };
-        let (partner_loss, partner_dlogits) = loss_of(&mix.labels(&batch.labels))?;
-        let (lambda, rest) = (T::of(mix.lambda), T::of(1.0 - mix.lambda));
+        let (loss, dlogits) = loss_of(labels)?;
+        let Some((lambda, others)) = mix else { return Ok((loss, dlogits)) };
+        let (partner_loss, partner_dlogits) = loss_of(others)?;
+        let (lambda, rest) = (T::of(lambda), T::of(1.0 - lambda));
         Ok((lambda * loss + rest * partner_loss, dlogits * lambda + partner_dlogits * rest))
     }
 
     fn diverged(&self, batch: &Batch<T>, step: usize, lr: f64, loss: f64) -> Error {
         let place = format!("in epoch {}, step {}, at learning rate {lr:.4e}", self.position.epoch + 1, step + 1);
-        let first = match (first_not_finite(&self.model, &batch.images), self.executor.name()) {
+        // Of several processes, perhaps only another one has the image.
+        let own = first_not_finite(&self.model, &batch.images).unwrap_or_default();
+        let all = batch.shards.processes().all_gather_bytes(own.as_bytes());
+        let first = all.iter().find(|layer| !layer.is_empty()).map(|layer| String::from_utf8_lossy(layer));
+        let first = match (first, self.executor.name()) {
             (Some(layer), _) => format!("the first layer whose result is not finite is `{layer}`"),
             (None, "fast") => {
                 "the reference is finite on this batch, only the engine overflows: use --conv indirect or \
@@ -362,6 +411,28 @@ impl<T: Scalar> Trainer<T> {
         };
         let advice = "try a smaller --lr, or a warm-up before the schedule";
         Error::NotFinite { message: format!("the loss became {loss} {place}; {first}; {advice}") }
+    }
+}
+
+/// Sums over the images of a shard.
+struct LossSums {
+    /// The mean loss times the share of the step's images.
+    loss: f64,
+    top1: usize,
+    top5: usize,
+}
+
+impl LossSums {
+    const BYTES: usize = 24;
+
+    fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let words = [self.loss.to_bits(), self.top1 as u64, self.top5 as u64].map(u64::to_le_bytes);
+        words.concat().try_into().expect("three words")
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let word = |i: usize| u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("eight bytes"));
+        LossSums { loss: f64::from_bits(word(0)), top1: word(1) as usize, top5: word(2) as usize }
     }
 }
 
@@ -399,10 +470,9 @@ mod tests {
     fn the_loss_of_mixed_images_is_that_of_mixed_targets() {
         let trainer = trainer(recipe(), 4);
         let logits = array![[0.5, -1.0, 2.0], [0.1, 0.2, -0.3], [1.5, 0.0, 0.3]];
-        let mix = Mix { lambda: 0.625, partners: vec![1, 0, 2] };
-        let images = ndarray::Array4::zeros((3, 1, 1, 3)).into_shared();
-        let batch = Batch { images, labels: vec![2, 0, 1], indices: vec![0, 1, 2], mix: Some(mix) };
-        let (loss, dlogits) = trainer.loss(&logits, &batch).unwrap();
+        let (labels, mix) = ([2, 0, 1], Mix { lambda: 0.625, partners: vec![1, 0, 2] });
+        let targets = mix.targets(&labels, 0..3);
+        let (loss, dlogits) = trainer.loss_of_shard(&logits, &labels, Some((mix.lambda, &targets.labels))).unwrap();
         // 0.8 of the target as below, 0.2 over three classes.
         let targets = array![[0.375, 0.0, 0.625], [0.625, 0.0, 0.375], [0.0, 1.0, 0.0]];
         let (q, p) = (targets * 0.8 + 0.2 / 3.0, softmax(&logits));

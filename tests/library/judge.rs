@@ -36,11 +36,14 @@ use resnet_by_hand::model::{Architecture, BlockKind, BottleneckStride, Order, Re
 use resnet_by_hand::oracle::Arithmetic;
 use resnet_by_hand::oracle::simulation::{Known, Simulation};
 use resnet_by_hand::parameters::{Gradients, Parameters, Role};
+use resnet_by_hand::processes::Alone;
 use resnet_by_hand::program::{Both, Choice, Disturb, Passage, Record, Replay, Undisturbed};
 use resnet_by_hand::program::{Forward, Layer, Program, Step, Value};
 use resnet_by_hand::rng::{Purpose, Rng, name_hash, normal, stream};
+use resnet_by_hand::shards::Shards;
 use resnet_by_hand::{Activation, Scalar};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 // ---------------------------------------------------------------------------------------------- the subject
 
@@ -55,8 +58,9 @@ struct Pass {
     choices: Vec<Choice>,
 }
 
-fn fast_pass(engine: &Engine, model: &ResNet<f32>, x: &Activation<f32>, dlogits: &Array2<f32>) -> Pass {
-    let (logits, cache) = engine.forward(model, x).unwrap();
+fn fast_pass(engine: &Engine, model: &ResNet<f32>, x: &Activation<f32>, dlogits: &Array2<f32>, shards: usize) -> Pass {
+    let shards = Shards::new(x.dim().0, shards, Arc::new(Alone));
+    let (logits, cache) = engine.forward_shards(model, x, &shards).unwrap();
     let mut after = model.clone();
     engine.update_running_statistics(&mut after, &cache);
     let choices = cache.chosen(model).into_iter().map(|chosen| match chosen {
@@ -478,6 +482,7 @@ struct Case {
     batch: usize,
     image: [usize; 2],
     algorithm: Algorithm,
+    shards: usize,
     /// The tensors to which rounding leaves too few digits.
     cancelled: &'static [&'static str],
 }
@@ -489,12 +494,13 @@ fn random<D: Dimension>(name: &str, shape: impl ShapeBuilder<Dim = D>, low: f32,
 
 impl Case {
     fn new(architecture: Architecture, batch: usize, image: [usize; 2]) -> Self {
-        Case { architecture, batch, image, algorithm: Algorithm::Auto, cancelled: &[] }
+        Case { architecture, batch, image, algorithm: Algorithm::Auto, shards: 1, cancelled: &[] }
     }
 
     fn title(&self) -> String {
         let [h, w] = self.image;
-        format!("{}, {} images of {h}x{w}, {}", self.architecture.name, self.batch, self.algorithm.name())
+        let Case { architecture, batch, algorithm, shards, .. } = self;
+        format!("{}, {batch} images of {h}x{w} in {shards} shards, {}", architecture.name, algorithm.name())
     }
 
     /// gamma of either sign and beta not 0, so that nothing cancels here that does not cancel in training.
@@ -524,7 +530,7 @@ impl Case {
     fn run(&self) {
         let (model, x, dlogits) = (self.model(), self.images(), self.dlogits());
         let engine = Engine::new(self.algorithm);
-        let pass = fast_pass(&engine, &model, &x, &dlogits);
+        let pass = fast_pass(&engine, &model, &x, &dlogits, self.shards);
         let judge = Judge::new(&engine, &model, &x, &dlogits, &pass.choices);
         let verdict = judge.verdict(&pass);
         let prediction = judge_prediction(&engine, &model, &x, &engine.predict(&model, &x).unwrap());
@@ -598,22 +604,23 @@ fn basic_blocks_with_every_shortcut() {
     ]);
 }
 
-/// Every way to compute a convolution, whole batches and single images, sizes that divide into tiles and sizes that do not.
+/// Every way to compute a convolution, batches whole and in shards, single images, sizes that divide into tiles and sizes that do not.
 #[test]
 fn every_algorithm() {
     use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
-    for (algorithm, batch, image) in [
-        (Auto, 7, [32, 32]),
+    for (algorithm, batch, image, shards) in [
+        (Auto, 7, [32, 32], 1),
         // More images than there are sums of dU at the same time.
-        (Auto, 17, [24, 23]),
-        (Auto, 1, [15, 20]),
-        (Gemm, 3, [13, 11]),
-        (Indirect, 5, [13, 11]),
-        (Winograd2, 7, [13, 11]),
-        (Winograd4, 3, [18, 11]),
-        (Winograd4, 1, [16, 16]),
+        (Auto, 17, [24, 23], 1),
+        (Auto, 17, [24, 23], 4),
+        (Auto, 1, [15, 20], 1),
+        (Gemm, 3, [13, 11], 2),
+        (Indirect, 5, [13, 11], 4),
+        (Winograd2, 7, [13, 11], 1),
+        (Winograd4, 3, [18, 11], 2),
+        (Winograd4, 1, [16, 16], 1),
     ] {
-        run([forced(algorithm, Case::new(named("resnet8"), batch, image))]);
+        run([forced(algorithm, Case { shards, ..Case::new(named("resnet8"), batch, image) })]);
     }
 }
 

@@ -19,6 +19,7 @@ mod onnx_export;
 mod oracle;
 #[cfg(feature = "formats")]
 mod pack;
+mod processes;
 mod thread_count;
 mod tolerances;
 mod zoo;

@@ -159,6 +159,15 @@ pub struct Args {
     #[arg(long, value_name = "K", value_parser = args::count(1, args::MOST), allow_negative_numbers = true, help_heading = "Optimisation")]
     accumulate: Option<usize>,
 
+    /// Split every batch into S parts, a power of two, whose sums are added in a fixed tree [default: 1]
+    ///
+    /// Several processes (mpirun, srun) can then train one network together, up to one for each part.
+    /// The result depends on S, and not on the number of processes or threads. On several processes
+    /// the default is 8.
+    #[arg(long, value_name = "S", value_parser = args::shards, allow_negative_numbers = true, verbatim_doc_comment,
+          help_heading = "Optimisation")]
+    shards: Option<usize>,
+
     /// Base learning rate, which the schedule multiplies by a factor; with onecycle, the maximum
     #[arg(long, value_name = "X", value_parser = args::positive, allow_negative_numbers = true,
           help_heading = "Optimisation")]
@@ -299,6 +308,7 @@ impl Args {
             label_smoothing: self.label_smoothing,
             clip_norm: self.clip_norm,
             accumulate: self.accumulate,
+            shards: self.shards,
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),

@@ -32,8 +32,11 @@ pub fn recipes() -> String {
 }
 
 pub fn steps(recipe: &Recipe) -> String {
-    let Recipe { epochs, batch_size, accumulate, lr, schedule, .. } = recipe;
-    let batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
+    let Recipe { epochs, batch_size, accumulate, shards, lr, schedule, .. } = recipe;
+    let mut batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
+    if *shards > 1 {
+        batches += &format!(" in {shards} shards");
+    }
     format!("{}, batch size {batches}, lr {lr} {schedule}", text::count(*epochs, "epoch"))
 }
 
@@ -92,7 +95,14 @@ impl Run {
         let (_, height, width, _) = self.train.pixels.dim();
         let cost = self.trainer.model().cost(1, [height, width])?;
         let (model, validation) = (self.trainer.model(), self.validation.as_deref());
-        let memory = start::memory_plan(&self.config, recipe, model, &self.train, validation, &self.test)?;
+        let memory = start::memory_plan(
+            &self.config,
+            recipe,
+            model,
+            [&self.train, &self.test],
+            validation,
+            self.processes.size(),
+        )?;
         let held_out = self.validation.as_ref();
         let held_out =
             held_out.map_or(String::new(), |v| format!(", {} for validation", text::thousands(v.len() as u64)));
@@ -102,6 +112,10 @@ impl Run {
             EngineKind::Fast => format!("fast, convolutions {}", self.config.conv()?.unwrap_or_default().name()),
             EngineKind::Reference => "reference".to_string(),
         };
+        let mut threads = rayon::current_num_threads().to_string();
+        if self.processes.size() > 1 {
+            threads += &format!(" in each of {} processes", self.processes.size());
+        }
         let mut lines = vec![
             (
                 "model",
@@ -127,7 +141,7 @@ impl Run {
             ("augmentation", augmentation(recipe)),
             ("normalisation", normalization(recipe)),
             ("engine", engine),
-            ("threads", rayon::current_num_threads().to_string()),
+            ("threads", threads),
             ("seed", recipe.seed.to_string()),
             ("run folder", self.folder.path().display().to_string()),
         ];

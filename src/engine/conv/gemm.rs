@@ -1,7 +1,7 @@
 //! Convolution as matrix multiplication with `cols`, for every geometry: the equations of `layers/conv2d/im2col.rs`,
 //! with reused buffers and with prologues and epilogues.
 //!
-//! The batch is split into chunks of a few images ([`images_per_chunk`], by the geometry alone); `cols` exists for one
+//! A shard is split into chunks of a few images ([`images_per_chunk`], by its shape alone); `cols` exists for one
 //! chunk per thread at a time, never for the whole batch. A 1x1 convolution with stride 1 and no padding needs no
 //! `cols`: x itself is that matrix.
 
@@ -11,15 +11,16 @@ use super::padded::Padded;
 use crate::gemm::gemm;
 use crate::layers::conv2d::im2col::{channels, for_each_tap, weight_matrices};
 use crate::parallel::{add_slices, tree_sum};
+use crate::shards::Shards;
 use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
 /// This many output pixels make a GEMM tall enough to be efficient; with more, `cols` would not fit into the caches.
 const CHUNK_PIXELS: usize = 1024;
 
-/// Images per chunk of the forward pass and of dx: together they have about [`CHUNK_PIXELS`] output pixels.
-fn images_per_chunk(g: &Geometry) -> usize {
-    (CHUNK_PIXELS / g.pixels_out()).clamp(1, g.n.max(1))
+/// Images per chunk of a shard of `images`: together they have about [`CHUNK_PIXELS`] output pixels.
+fn images_per_chunk(g: &Geometry, images: usize) -> usize {
+    (CHUNK_PIXELS / g.pixels_out()).clamp(1, images.max(1))
 }
 
 /// The dW of this many chunks is accumulated into one array; the fixed tree adds these arrays. Fewer, larger terms need
@@ -27,13 +28,20 @@ fn images_per_chunk(g: &Geometry) -> usize {
 const CHUNKS_PER_LEAF: usize = 4;
 
 /// y without the bias.
-pub fn forward(g: &Geometry, x: &dyn Prologue, weight: &Array4<f32>, y: &mut [f32], epilogue: &dyn Epilogue) {
+pub fn forward(
+    shards: &Shards,
+    g: &Geometry,
+    x: &dyn Prologue,
+    weight: &Array4<f32>,
+    y: &mut [f32],
+    epilogue: &dyn Epilogue,
+) {
     let matrices = weight_matrices(g, weight);
-    let (images, padded) = (images_per_chunk(g).next_multiple_of(epilogue.images()), Padded::none([g.h, g.w], g.c_in));
-    let y_image = g.pixels_out() * g.c_out;
-    let chunks = y.par_chunks_mut((images * y_image).max(1)).enumerate();
-    chunks.for_each_init(Default::default, |(cols, buffer): &mut (Vec<f32>, Vec<f32>), (chunk, values)| {
-        let x = padded.fill(x, [chunk * images, values.len() / y_image], buffer);
+    let images = images_per_chunk(g, shards.longest()).next_multiple_of(epilogue.images());
+    let (padded, y_image) = (Padded::none([g.h, g.w], g.c_in), g.pixels_out() * g.c_out);
+    let chunks = shards.chunks(y, y_image, images).into_par_iter();
+    chunks.for_each_init(Default::default, |(cols, buffer): &mut (Vec<f32>, Vec<f32>), (first, values)| {
+        let x = padded.fill(x, [first, values.len() / y_image], buffer);
         let pixels = values.len() / g.c_out;
         let mut y = ArrayViewMut2::from_shape((pixels, g.c_out), &mut *values).expect("a whole number of pixels");
         for (group, w) in matrices.outer_iter().enumerate() {
@@ -41,19 +49,26 @@ pub fn forward(g: &Geometry, x: &dyn Prologue, weight: &Array4<f32>, y: &mut [f3
             // y (P, c_o) = cols (P, K) · W (K, c_o)
             gemm(1.0, cols, w, 0.0, y.slice_mut(s![.., channels(g.c_out, g.groups, group)]));
         }
-        epilogue.apply(chunk * images * y_image, values);
+        epilogue.apply(first * y_image, values);
     });
 }
 
 /// dx: dcols = dy · Wᵀ, then col2im.
-pub fn input_gradient(g: &Geometry, dy: &dyn Prologue, weight: &Array4<f32>, dx: &mut [f32], epilogue: &dyn Epilogue) {
+pub fn input_gradient(
+    shards: &Shards,
+    g: &Geometry,
+    dy: &dyn Prologue,
+    weight: &Array4<f32>,
+    dx: &mut [f32],
+    epilogue: &dyn Epilogue,
+) {
     let matrices = weight_matrices(g, weight);
-    let images = images_per_chunk(g).next_multiple_of(epilogue.images());
+    let images = images_per_chunk(g, shards.longest()).next_multiple_of(epilogue.images());
     let (padded, x_image) = (Padded::none([g.h_out, g.w_out], g.c_out), g.h * g.w * g.c_in);
-    let chunks = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
-    chunks.for_each_init(Default::default, |(dcols, buffer): &mut (Vec<f32>, Vec<f32>), (chunk, dx)| {
+    let chunks = shards.chunks(dx, x_image, images).into_par_iter();
+    chunks.for_each_init(Default::default, |(dcols, buffer): &mut (Vec<f32>, Vec<f32>), (first, dx)| {
         dx.fill(0.0);
-        let dy = padded.fill(dy, [chunk * images, dx.len() / x_image], buffer);
+        let dy = padded.fill(dy, [first, dx.len() / x_image], buffer);
         let dy = ArrayView2::from_shape((dy.len() / g.c_out, g.c_out), dy).expect("a whole number of pixels");
         for (group, w) in matrices.outer_iter().enumerate() {
             let dy = dy.slice(s![.., channels(g.c_out, g.groups, group)]);
@@ -63,13 +78,13 @@ pub fn input_gradient(g: &Geometry, dy: &dyn Prologue, weight: &Array4<f32>, dx:
             gemm(1.0, dy, w.t(), 0.0, matrix.view_mut());
             col2im(g, dcols, group, dx);
         }
-        epilogue.apply(chunk * images * x_image, dx);
+        epilogue.apply(first * x_image, dx);
     });
 }
 
 /// dweight: dW = colsᵀ · dy, summed over the chunks in a fixed tree.
 pub fn weight_gradient(g: &Geometry, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
-    let images = images_per_chunk(g);
+    let images = images_per_chunk(g, g.n);
     let (x_padded, dy_padded) = (Padded::none([g.h, g.w], g.c_in), Padded::none([g.h_out, g.w_out], g.c_out));
     let shape = (g.groups, g.taps(), g.c_out / g.groups);
 

@@ -27,6 +27,7 @@ use crate::engine::buffers::{Buffer, Shelf};
 use crate::engine::kernels::indirect_gemm::{NR, Panels, Segment, Segments, indirect_gemm};
 use crate::engine::kernels::simd::wide;
 use crate::parallel::{add_slices, tree_sum};
+use crate::shards::Shards;
 use ndarray::Array4;
 use rayon::prelude::*;
 
@@ -42,6 +43,7 @@ const DW_ROWS: usize = 96;
 /// y without the bias.
 pub fn forward(
     shelf: &Shelf,
+    shards: &Shards,
     g: &Geometry,
     x: &dyn Prologue,
     weight: &Array4<f32>,
@@ -51,7 +53,7 @@ pub fn forward(
     let weight = weight.as_standard_layout();
     let weight = weight.as_slice().expect("contiguous");
     let padded = Padded::input(g);
-    let images = chunk_images(g.n, g.pixels_out(), epilogue);
+    let images = chunk_images(shards, g.pixels_out(), epilogue);
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
 
     let rows: Vec<usize> = padded.starts(images, g.h_out, g.w_out, g.stride);
@@ -64,28 +66,29 @@ pub fn forward(
         .collect();
 
     let y_image = g.pixels_out() * g.c_out;
-    let chunks = y.par_chunks_mut((images * y_image).max(1)).enumerate();
+    let chunks = shards.chunks(y, y_image, images).into_par_iter();
     let buffer = || shelf.empty_buffer(images * padded.values());
-    chunks.for_each_init(buffer, |buffer, (chunk, y)| {
+    chunks.for_each_init(buffer, |buffer, (first, y)| {
         let count = y.len() / y_image;
-        let x = padded.fill(x, [chunk * images, count], buffer);
+        let x = padded.fill(x, [first, count], buffer);
         let pixels = count * g.pixels_out();
         for (group, w) in weights.iter().enumerate() {
             let (x, y) = (&x[group * c..], &mut y[group * c_o..]);
             indirect_gemm((x, &rows[..pixels], &taps), w, (y, &y_rows[..pixels]), false);
         }
-        epilogue.apply(chunk * images * y_image, y);
+        epilogue.apply(first * y_image, y);
     });
 }
 
-/// Images per chunk, for `n` images with `pixels` each.
-fn chunk_images(n: usize, pixels: usize, epilogue: &dyn Epilogue) -> usize {
-    (CHUNK_PIXELS / pixels).clamp(1, n.div_ceil(2).max(1)).next_multiple_of(epilogue.images())
+/// Images per chunk, for images with `pixels` each.
+fn chunk_images(shards: &Shards, pixels: usize, epilogue: &dyn Epilogue) -> usize {
+    (CHUNK_PIXELS / pixels).clamp(1, shards.longest().div_ceil(2).max(1)).next_multiple_of(epilogue.images())
 }
 
 /// dx, phase by phase.
 pub fn input_gradient(
     shelf: &Shelf,
+    shards: &Shards,
     g: &Geometry,
     dy: &dyn Prologue,
     weight: &Array4<f32>,
@@ -94,7 +97,7 @@ pub fn input_gradient(
 ) {
     let weight = weight.as_standard_layout();
     let weight = weight.as_slice().expect("contiguous");
-    let images = chunk_images(g.n, g.h * g.w, epilogue);
+    let images = chunk_images(shards, g.h * g.w, epilogue);
     let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
     let vertical = phases(g.h, g.h_out, g.kh, g.stride[0], g.padding[0], g.dilation[0]);
     let horizontal = phases(g.w, g.w_out, g.kw, g.stride[1], g.padding[1], g.dilation[1]);
@@ -143,11 +146,11 @@ pub fn input_gradient(
     let covered: usize = phases.iter().map(|phase| phase.pixels).sum();
 
     let x_image = g.h * g.w * g.c_in;
-    let chunks = dx.par_chunks_mut((images * x_image).max(1)).enumerate();
+    let chunks = shards.chunks(dx, x_image, images).into_par_iter();
     let buffer = || shelf.empty_buffer(images * padded.values());
-    chunks.for_each_init(buffer, |buffer, (chunk, dx)| {
+    chunks.for_each_init(buffer, |buffer, (first, dx)| {
         let count = dx.len() / x_image;
-        let dy = padded.fill(dy, [chunk * images, count], buffer);
+        let dy = padded.fill(dy, [first, count], buffer);
         if covered < g.h * g.w {
             dx.fill(0.0);
         }
@@ -158,7 +161,7 @@ pub fn input_gradient(
                 indirect_gemm((dy, &phase.rows[..pixels], &phase.taps), w, (dx, &phase.dx_rows[..pixels]), false);
             }
         }
-        epilogue.apply(chunk * images * x_image, dx);
+        epilogue.apply(first * x_image, dx);
     });
 }
 

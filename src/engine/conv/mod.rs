@@ -16,13 +16,17 @@ mod padded;
 mod tests;
 mod winograd;
 
-use super::Engine;
+use super::completion::stacked;
+use super::kernels::simd::wide;
+use super::{Engine, Pass};
 use crate::layers::conv2d::Conv2dGrads;
 pub(crate) use crate::layers::conv2d::Geometry;
 use crate::layers::{Conv2d, channel_sums, check_dy, contiguous};
+use crate::parallel::add_slices;
+use crate::shards::Shards;
 use crate::{Activation, Error, Result};
 use ndarray::Array4;
-use operands::{AsIs, Epilogue, Prologue};
+use operands::{AsIs, Epilogue, Prologue, Shifted};
 use winograd::Size;
 
 /// How the engine computes a convolution. Every algorithm gives the same result up to rounding.
@@ -97,7 +101,7 @@ impl Algorithm {
 
 /// The three products of a convolution without bias, for one shape of input.
 pub(super) struct Convolution<'a> {
-    engine: &'a Engine,
+    pass: &'a Pass,
     pub g: Geometry,
     algorithm: Algorithm,
     weight: &'a Array4<f32>,
@@ -105,9 +109,9 @@ pub(super) struct Convolution<'a> {
 
 impl<'a> Convolution<'a> {
     /// The products for an input of shape `x (N, H, W, C_in)`.
-    pub fn new(engine: &'a Engine, conv: &'a Conv2d<f32>, x: [usize; 4]) -> Result<Self> {
+    pub fn new(pass: &'a Pass, conv: &'a Conv2d<f32>, x: [usize; 4]) -> Result<Self> {
         let g = conv.geometry(x)?;
-        Ok(Convolution { engine, algorithm: engine.algorithm.for_geometry(&g), weight: &conv.weight, g })
+        Ok(Convolution { pass, algorithm: pass.algorithm.for_geometry(&g), weight: &conv.weight, g })
     }
 
     /// How it is computed.
@@ -122,41 +126,53 @@ impl<'a> Convolution<'a> {
 
     /// y.
     pub fn forward(&self, x: &dyn Prologue, epilogue: &dyn Epilogue) -> Activation<f32> {
-        let (shelf, g, weight) = (&self.engine.shelf, &self.g, self.weight);
+        let (Pass { shelf, shards, .. }, g, weight) = (self.pass, &self.g, self.weight);
         let mut y = shelf.dirty_array(self.output());
         let out = y.as_slice_mut().expect("contiguous");
         match self.algorithm {
-            Algorithm::Winograd2 => winograd::forward(shelf, Size::Two, g, x, weight, out, epilogue),
-            Algorithm::Winograd4 => winograd::forward(shelf, Size::Four, g, x, weight, out, epilogue),
-            Algorithm::Indirect => indirect::forward(shelf, g, x, weight, out, epilogue),
-            Algorithm::Gemm | Algorithm::Auto => gemm::forward(g, x, weight, out, epilogue),
+            Algorithm::Winograd2 => winograd::forward(self.pass, Size::Two, g, x, weight, out, epilogue),
+            Algorithm::Winograd4 => winograd::forward(self.pass, Size::Four, g, x, weight, out, epilogue),
+            Algorithm::Indirect => indirect::forward(shelf, shards, g, x, weight, out, epilogue),
+            Algorithm::Gemm | Algorithm::Auto => gemm::forward(shards, g, x, weight, out, epilogue),
         }
         y.into_shared()
     }
 
     /// dx.
     pub fn input_gradient(&self, dy: &dyn Prologue, epilogue: &dyn Epilogue) -> Activation<f32> {
-        let (shelf, g, weight) = (&self.engine.shelf, &self.g, self.weight);
+        let (Pass { shelf, shards, .. }, g, weight) = (self.pass, &self.g, self.weight);
         let mut dx = shelf.dirty_array((g.n, g.h, g.w, g.c_in));
         let out = dx.as_slice_mut().expect("contiguous");
         match self.algorithm {
-            Algorithm::Winograd2 => winograd::input_gradient(shelf, Size::Two, g, dy, weight, out, epilogue),
-            Algorithm::Winograd4 => winograd::input_gradient(shelf, Size::Four, g, dy, weight, out, epilogue),
-            Algorithm::Indirect => indirect::input_gradient(shelf, g, dy, weight, out, epilogue),
-            Algorithm::Gemm | Algorithm::Auto => gemm::input_gradient(g, dy, weight, out, epilogue),
+            Algorithm::Winograd2 => winograd::input_gradient(self.pass, Size::Two, g, dy, weight, out, epilogue),
+            Algorithm::Winograd4 => winograd::input_gradient(self.pass, Size::Four, g, dy, weight, out, epilogue),
+            Algorithm::Indirect => indirect::input_gradient(shelf, shards, g, dy, weight, out, epilogue),
+            Algorithm::Gemm | Algorithm::Auto => gemm::input_gradient(shards, g, dy, weight, out, epilogue),
         }
         dx.into_shared()
     }
 
-    /// dweight.
+    /// dweight: the sum over the images of this process. If the process has several subtrees of the shards' tree, their sums
+    /// are stacked along the first axis; [`complete`](super::completion::complete) makes the gradient of them.
     pub fn weight_gradient(&self, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
-        let (shelf, g) = (&self.engine.shelf, &self.g);
-        match self.algorithm {
-            Algorithm::Winograd2 => winograd::weight_gradient(shelf, Size::Two, g, dy, x),
-            Algorithm::Winograd4 => winograd::weight_gradient(shelf, Size::Four, g, dy, x),
-            Algorithm::Indirect => indirect::weight_gradient(shelf, g, dy, x),
-            Algorithm::Gemm | Algorithm::Auto => gemm::weight_gradient(g, dy, x),
-        }
+        let Pass { shelf, shards, .. } = self.pass;
+        let of_shard = |_: usize, images: std::ops::Range<usize>| {
+            let g = &Geometry { n: images.len(), ..self.g };
+            let dy = &Shifted { prologue: dy, by: images.start * g.pixels_out() * g.c_out };
+            let x = &Shifted { prologue: x, by: images.start * g.h * g.w * g.c_in };
+            match self.algorithm {
+                Algorithm::Winograd2 => winograd::weight_gradient(shelf, Size::Two, g, dy, x),
+                Algorithm::Winograd4 => winograd::weight_gradient(shelf, Size::Four, g, dy, x),
+                Algorithm::Indirect => indirect::weight_gradient(shelf, g, dy, x),
+                Algorithm::Gemm | Algorithm::Auto => gemm::weight_gradient(g, dy, x),
+            }
+        };
+        let add = |left: &mut Array4<f32>, right: Array4<f32>| {
+            let (left, values) = (left.as_slice_mut().expect("contiguous"), right.as_slice().expect("contiguous"));
+            wide(|| add_slices(left, values));
+            shelf.recycle(right.into_shared());
+        };
+        stacked(shards.own_sums(&of_shard, &add), self.weight.raw_dim())
     }
 }
 
@@ -167,7 +183,7 @@ impl Engine {
     /// # Errors
     /// As [`Conv2d::forward`].
     pub fn algorithm_for(&self, conv: &Conv2d<f32>, x: [usize; 4]) -> Result<Algorithm> {
-        Ok(Convolution::new(self, conv, x)?.algorithm)
+        Ok(Convolution::new(&self.pass(&Shards::one(x[0])), conv, x)?.algorithm)
     }
 
     /// y of one convolution.
@@ -175,7 +191,8 @@ impl Engine {
     /// # Errors
     /// As [`Conv2d::forward`].
     pub fn conv2d_forward(&self, conv: &Conv2d<f32>, x: &Activation<f32>) -> Result<Activation<f32>> {
-        let convolution = Convolution::new(self, conv, x.dim().into())?;
+        let pass = self.pass(&Shards::one(x.dim().0));
+        let convolution = Convolution::new(&pass, conv, x.dim().into())?;
         let y = convolution.forward(&contiguous(x), &AsIs);
         Ok(match &conv.bias {
             Some(bias) => (y.into_owned() + bias).into_shared(),
@@ -193,7 +210,8 @@ impl Engine {
         dy: &Activation<f32>,
         x: [usize; 4],
     ) -> Result<Activation<f32>> {
-        let convolution = Convolution::new(self, conv, x)?;
+        let pass = self.pass(&Shards::one(x[0]));
+        let convolution = Convolution::new(&pass, conv, x)?;
         check_dy("conv2d", dy.shape(), &<[usize; 4]>::from(convolution.output()))?;
         Ok(convolution.input_gradient(&contiguous(dy), &AsIs))
     }
@@ -208,7 +226,8 @@ impl Engine {
         dy: &Activation<f32>,
         x: &Activation<f32>,
     ) -> Result<Conv2dGrads<f32>> {
-        let convolution = Convolution::new(self, conv, x.dim().into())?;
+        let pass = self.pass(&Shards::one(x.dim().0));
+        let convolution = Convolution::new(&pass, conv, x.dim().into())?;
         check_dy("conv2d", dy.shape(), &<[usize; 4]>::from(convolution.output()))?;
         let (dy, x) = (contiguous(dy), contiguous(x));
         let weight = convolution.weight_gradient(&dy, &x);

@@ -9,6 +9,7 @@
 
 use crate::Activation;
 use crate::engine::buffers::Shelf;
+use crate::shards::Shards;
 use ndarray::Array4;
 use rayon::prelude::*;
 
@@ -59,7 +60,7 @@ impl Prologue for Shifted<'_> {
 
 /// Processes an output `(N, H, W, C)` before it leaves the cache.
 pub(crate) trait Epilogue: Sync {
-    /// A chunk contains a multiple of this many images, unless it is the last.
+    /// A chunk contains a multiple of this many images of one shard, or the shard's last images.
     fn images(&self) -> usize {
         1
     }
@@ -75,8 +76,14 @@ impl Epilogue for AsIs {
     fn apply(&self, _: usize, _: &mut [f32]) {}
 }
 
-/// An epilogue as a pass over an output that has already left the cache.
-pub(crate) fn apply_to_all(y: &mut [f32], image: usize, epilogue: &dyn Epilogue) {
-    let chunk = (epilogue.images() * image).max(1);
-    y.par_chunks_mut(chunk).enumerate().for_each(|(i, y)| epilogue.apply(i * chunk, y));
+/// An epilogue as a pass over an output `(N, H, W, C)` that has already left the cache.
+pub(crate) fn apply_to_all(
+    shards: &Shards,
+    y: &mut [f32],
+    (_, h, w, c): (usize, usize, usize, usize),
+    epilogue: &dyn Epilogue,
+) {
+    let image = h * w * c;
+    let chunks = shards.chunks(y, image, epilogue.images()).into_par_iter();
+    chunks.for_each(|(first, y)| epilogue.apply(first * image, y));
 }

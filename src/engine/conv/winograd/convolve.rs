@@ -8,6 +8,7 @@ use crate::engine::buffers::{Buffer, Shelf};
 use crate::engine::conv::operands::{Epilogue, Prologue};
 use crate::engine::kernels::indirect_gemm::{NR, Segment, Segments};
 use crate::engine::kernels::simd::dispatch;
+use crate::shards::Shards;
 use rayon::prelude::*;
 
 /// From this C_in · C_out on, reading U takes longer than multiplying with it, if there are few tiles.
@@ -22,7 +23,7 @@ fn band_tiles(c_in: usize, c_out: usize) -> usize {
 pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
     shelf: &Shelf,
     transforms: F,
-    n: usize,
+    shards: &Shards,
     x: &dyn Prologue,
     from: [usize; 3],
     to: [usize; 3],
@@ -32,20 +33,21 @@ pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
     epilogue: &dyn Epilogue,
     plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
 ) {
-    let plan = Plan::new::<M>(from, to, padding, n, [CHUNK_TILES, band_tiles(from[2], to[2]), epilogue.images()]);
+    let (longest, n) = (shards.longest(), shards.own().len());
+    let plan = Plan::new::<M>(from, to, padding, longest, [CHUNK_TILES, band_tiles(from[2], to[2]), epilogue.images()]);
     let values = S * S * plane(plan.tiles_per_image * n).saturating_mul(plan.c_in + plan.c_out);
     if n > 0 && plan.c_in * plan.c_out >= VERY_LARGE && values <= AT_ONCE {
-        return convolve_at_once(shelf, transforms, n, &plan, x, w, y, epilogue, plainly);
+        return convolve_at_once(shelf, transforms, shards, &plan, x, w, y, epilogue, plainly);
     }
     let u = transform_weight(shelf, transforms, [from[2], to[2]], w);
     let channels = Segments::new(1, [Segment { offset: 0, len: plan.c_in }]);
-    let chunks = y.par_chunks_mut((plan.images * plan.y_image).max(1)).enumerate();
+    let chunks = shards.chunks(y, plan.y_image, plan.images).into_par_iter();
     let scratch = || {
         let values = |channels: usize| shelf.buffer(S * S * plane(plan.band * channels));
         (shelf.empty_buffer(plan.images * plan.padded.values()), values(plan.c_in), values(plan.c_out))
     };
-    chunks.for_each_init(scratch, |(padded, v, m), (chunk, y)| {
-        let (first, count) = (chunk * plan.images, y.len() / plan.y_image);
+    chunks.for_each_init(scratch, |(padded, v, m), (first, y)| {
+        let count = y.len() / plan.y_image;
         let x = plan.padded.fill(x, [first, count], padded);
         for tiles in plan.tiles[..count * plan.tiles_per_image].chunks(plan.band) {
             dispatch(Convolve { transforms, plan: &plan, tiles, x, u: &u, channels: &channels, v, m, y });
@@ -64,7 +66,7 @@ pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
 fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
     shelf: &Shelf,
     transforms: F,
-    n: usize,
+    shards: &Shards,
     plan: &Plan,
     x: &dyn Prologue,
     w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
@@ -73,9 +75,10 @@ fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
     plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
 ) {
     let (c_in, c_out) = (plan.c_in, plan.c_out);
-    let images = |chunk: usize| [chunk * plan.images, plan.images.min(n - chunk * plan.images)];
-    let transformed: Vec<_> = (0..n.div_ceil(plan.images))
-        .into_par_iter()
+    let chunks = shards.chunks(y, plan.y_image, plan.images);
+    let images = |(first, y): &(usize, &mut [f32])| [*first, y.len() / plan.y_image];
+    let transformed: Vec<_> = chunks
+        .par_iter()
         .map(|chunk| {
             let tiles = &plan.tiles[..images(chunk)[1] * plan.tiles_per_image];
             let mut padded = shelf.empty_buffer(images(chunk)[1] * plan.padded.values());
@@ -107,13 +110,12 @@ fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
             }
         },
     );
-    let chunks = y.par_chunks_mut(plan.images * plan.y_image).zip(&transformed).enumerate();
-    chunks.for_each(|(chunk, (y, (tiles, _)))| {
+    chunks.into_par_iter().zip(&transformed).enumerate().for_each(|(chunk, ((first, y), (tiles, _)))| {
         dispatch(OutputOfPairs { transforms, plan, tiles, m: &m[chunk * m_chunk..], m_pair, y });
         if !all_finite(y) {
-            plainly(images(chunk), y);
+            plainly([first, y.len() / plan.y_image], y);
         }
-        epilogue.apply(chunk * plan.images * plan.y_image, y);
+        epilogue.apply(first * plan.y_image, y);
     });
 }
 

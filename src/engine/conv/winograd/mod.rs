@@ -48,8 +48,10 @@ mod transforms;
 
 use super::operands::{AsIs, Epilogue, Prologue, Shifted};
 use super::{Geometry, indirect};
+use crate::engine::Pass;
 use crate::engine::buffers::Shelf;
 use crate::engine::kernels::simd::wide;
+use crate::shards::Shards;
 use convolve::convolve;
 use correlate::correlate;
 use ndarray::Array4;
@@ -84,7 +86,7 @@ pub fn fastest(g: &Geometry) -> Option<Size> {
 
 /// y without the bias.
 pub fn forward(
-    shelf: &Shelf,
+    Pass { shelf, shards, .. }: &Pass,
     size: Size,
     g: &Geometry,
     x: &dyn Prologue,
@@ -95,18 +97,18 @@ pub fn forward(
     let w = |o, i, p, q| weight[[o, i, p, q]];
     let plainly = |[first, count]: [usize; 2], y: &mut [f32]| {
         let x = Shifted { prologue: x, by: first * g.h * g.w * g.c_in };
-        indirect::forward(shelf, &Geometry { n: count, ..*g }, &x, weight, y, &AsIs);
+        indirect::forward(shelf, &Shards::one(count), &Geometry { n: count, ..*g }, &x, weight, y, &AsIs);
     };
     let (from, to) = ([g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
     match size {
-        Size::Two => convolve(shelf, F2, g.n, x, from, to, g.padding, w, y, epilogue, plainly),
-        Size::Four => convolve(shelf, F4, g.n, x, from, to, g.padding, w, y, epilogue, plainly),
+        Size::Two => convolve(shelf, F2, shards, x, from, to, g.padding, w, y, epilogue, plainly),
+        Size::Four => convolve(shelf, F4, shards, x, from, to, g.padding, w, y, epilogue, plainly),
     }
 }
 
 /// dx: the convolution of dy with the weight rotated by 180 degrees.
 pub fn input_gradient(
-    shelf: &Shelf,
+    Pass { shelf, shards, .. }: &Pass,
     size: Size,
     g: &Geometry,
     dy: &dyn Prologue,
@@ -117,13 +119,13 @@ pub fn input_gradient(
     let w = |i, o, p, q| weight[[o, i, 2 - p, 2 - q]];
     let plainly = |[first, count]: [usize; 2], dx: &mut [f32]| {
         let dy = Shifted { prologue: dy, by: first * g.pixels_out() * g.c_out };
-        indirect::input_gradient(shelf, &Geometry { n: count, ..*g }, &dy, weight, dx, &AsIs);
+        indirect::input_gradient(shelf, &Shards::one(count), &Geometry { n: count, ..*g }, &dy, weight, dx, &AsIs);
     };
     let (from, to) = ([g.h_out, g.w_out, g.c_out], [g.h, g.w, g.c_in]);
     let padding = g.padding.map(|padding| 2 - padding);
     match size {
-        Size::Two => convolve(shelf, F2, g.n, dy, from, to, padding, w, dx, epilogue, plainly),
-        Size::Four => convolve(shelf, F4, g.n, dy, from, to, padding, w, dx, epilogue, plainly),
+        Size::Two => convolve(shelf, F2, shards, dy, from, to, padding, w, dx, epilogue, plainly),
+        Size::Four => convolve(shelf, F4, shards, dy, from, to, padding, w, dx, epilogue, plainly),
     }
 }
 
@@ -176,7 +178,7 @@ mod tests {
             let weight = |o, i, p, q| conv.weight[[o, i, p, q]];
             let plainly = |_: [usize; 2], _: &mut [f32]| panic!("y is not finite: {case}");
             let mut y = shelf.dirty(dy.len());
-            convolve(&shelf, transforms, n, &x, from, to, padding, weight, &mut y, &AsIs, plainly);
+            convolve(&shelf, transforms, &Shards::one(n), &x, from, to, padding, weight, &mut y, &AsIs, plainly);
             let dweight = correlate(&shelf, transforms, &g, &x, &dy);
             assert!(all_finite(dweight.as_slice().unwrap()), "dweight is not finite: {case}");
         }

@@ -1,0 +1,182 @@
+//! Several processes that compute one run together.
+//!
+//! A [`Communicator`] moves values and computes nothing: what is added to what is decided by the tree of
+//! [`Shards`](super::shards::Shards), so the result has the same bits for any number of processes. The names are those of
+//! the Message Passing Interface (MPI), whose implementation is in the command line; [`Alone`] is the only process of a run.
+//!
+//! Every method must be called by all processes, in the same order.
+
+use std::fmt::Debug;
+
+/// Moves values between the processes of a run.
+///
+/// A process that ends without the others makes their calls wait for ever; the launcher of the processes ends them.
+pub trait Communicator: Debug + Send + Sync {
+    /// The number of this process, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many processes there are.
+    fn size(&self) -> usize;
+
+    /// The values of every process, in the order of ranks. Rank r passes `lengths[r]` values.
+    ///
+    /// # Panics
+    /// If `own` does not have the length that is stated for it.
+    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Vec<f32>;
+
+    /// Sends to each rank its part of `own`, which consists of `to[0]` values for rank 0, `to[1]` for rank 1, and so on.
+    /// Returns the parts for this process: `from[0]` values of rank 0, `from[1]` of rank 1, and so on.
+    ///
+    /// # Panics
+    /// If `own` does not have the length that is stated for it.
+    fn all_to_all(&self, own: &[f32], to: &[usize], from: &[usize]) -> Vec<f32>;
+
+    /// A message of every process, in the order of ranks. The lengths need not be known.
+    fn all_gather_bytes(&self, own: &[u8]) -> Vec<Vec<u8>>;
+
+    /// What this process has exchanged so far.
+    fn traffic(&self) -> Traffic;
+}
+
+/// What a process has exchanged with the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Traffic {
+    /// Bytes of values that it has sent to others; messages of bytes, which are few, are not counted.
+    pub bytes: u64,
+    /// Seconds in exchanges, those of waiting for the others included.
+    pub seconds: f64,
+}
+
+/// Whether a condition is true for any process. Every process gets the same answer.
+pub fn any(processes: &dyn Communicator, condition: bool) -> bool {
+    processes.all_gather_bytes(&[u8::from(condition)]).into_iter().any(|answer| answer == [1])
+}
+
+/// The only process of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Communicator for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Vec<f32> {
+        assert_eq!([own.len()], lengths, "all_gather: a length is wrong");
+        own.to_vec()
+    }
+
+    fn all_to_all(&self, own: &[f32], to: &[usize], from: &[usize]) -> Vec<f32> {
+        assert!([own.len()] == to && to == from, "all_to_all: a length is wrong");
+        own.to_vec()
+    }
+
+    fn all_gather_bytes(&self, own: &[u8]) -> Vec<Vec<u8>> {
+        vec![own.to_vec()]
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+}
+
+/// Threads instead of processes, for tests.
+#[cfg(test)]
+pub(crate) mod threads {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Barrier, Mutex};
+
+    /// What the threads pass on: one slot for each of them.
+    #[derive(Debug)]
+    struct Board {
+        barrier: Barrier,
+        slots: Mutex<Vec<Vec<u8>>>,
+    }
+
+    /// One of several threads.
+    #[derive(Debug)]
+    pub struct Thread {
+        rank: usize,
+        size: usize,
+        board: Arc<Board>,
+        sent: AtomicU64,
+    }
+
+    /// Runs `work` on `size` threads, each with its own pool of `threads` threads; the results in the order of ranks.
+    pub fn run<R: Send>(size: usize, threads: usize, work: impl Fn(Arc<dyn Communicator>) -> R + Sync) -> Vec<R> {
+        let board = Arc::new(Board { barrier: Barrier::new(size), slots: Mutex::new(vec![Vec::new(); size]) });
+        let one = |rank: usize| {
+            let thread = Thread { rank, size, board: board.clone(), sent: AtomicU64::new(0) };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| work(Arc::new(thread)))
+        };
+        std::thread::scope(|scope| {
+            let started: Vec<_> = (0..size)
+                .map(|rank| {
+                    scope.spawn({
+                        let one = &one;
+                        move || one(rank)
+                    })
+                })
+                .collect();
+            started.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect()
+    }
+
+    fn values(bytes: &[u8]) -> Vec<f32> {
+        bytes.chunks_exact(4).map(|bits| f32::from_bits(u32::from_le_bytes(bits.try_into().unwrap()))).collect()
+    }
+
+    impl Communicator for Thread {
+        fn rank(&self) -> usize {
+            self.rank
+        }
+
+        fn size(&self) -> usize {
+            self.size
+        }
+
+        fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Vec<f32> {
+            let parts: Vec<Vec<f32>> = self.all_gather_bytes(&bytes(own)).iter().map(|part| values(part)).collect();
+            assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), lengths);
+            self.sent.fetch_add(4 * (own.len() * (self.size - 1)) as u64, Ordering::Relaxed);
+            parts.concat()
+        }
+
+        fn all_to_all(&self, own: &[f32], to: &[usize], from: &[usize]) -> Vec<f32> {
+            assert_eq!(own.len(), to.iter().sum::<usize>());
+            let lengths: Vec<f32> = to.iter().map(|&length| length as f32).collect();
+            let lengths: Vec<Vec<f32>> =
+                self.all_gather_bytes(&bytes(&lengths)).iter().map(|part| values(part)).collect();
+            let all: Vec<Vec<f32>> = self.all_gather_bytes(&bytes(own)).iter().map(|part| values(part)).collect();
+            self.sent.fetch_add(4 * (own.len() - to[self.rank]) as u64, Ordering::Relaxed);
+            let part = |rank: usize| {
+                let first: f32 = lengths[rank][..self.rank].iter().sum();
+                assert_eq!(lengths[rank][self.rank] as usize, from[rank]);
+                all[rank][first as usize..][..from[rank]].to_vec()
+            };
+            (0..self.size).flat_map(part).collect()
+        }
+
+        fn all_gather_bytes(&self, own: &[u8]) -> Vec<Vec<u8>> {
+            self.board.slots.lock().unwrap()[self.rank] = own.to_vec();
+            self.board.barrier.wait();
+            let all = self.board.slots.lock().unwrap().clone();
+            self.board.barrier.wait();
+            all
+        }
+
+        fn traffic(&self) -> Traffic {
+            Traffic { bytes: self.sent.load(Ordering::Relaxed), seconds: 0.0 }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The bits of a pass and of a training run depend on the number of shards, and not on who computes them: threads of this
+//! process, each with a part of the shards, exchange values as processes do.
+
+use crate::processes::threads;
+use ndarray::{Array2, Array4, s};
+use rand::RngExt as _;
+use resnet_by_hand::data::{Augmentation, embedded};
+use resnet_by_hand::engine::{Algorithm, Engine};
+use resnet_by_hand::model::{Architecture, ResNet};
+use resnet_by_hand::parameters::{Parameters as _, fingerprint};
+use resnet_by_hand::processes::Alone;
+use resnet_by_hand::rng::{Purpose, stream};
+use resnet_by_hand::shards::Shards;
+use resnet_by_hand::train::metrics::evaluate_among;
+use resnet_by_hand::train::{EpochMetrics, EvaluationOptions, Prediction, Recipe, Reference, Trainer};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Everything that a pass computes: the bits of the logits and of dx of one process, those of the gradients and of the running
+/// statistics.
+#[derive(Debug, PartialEq)]
+struct Bits {
+    logits: Vec<u32>,
+    dx: Vec<u32>,
+    gradients: Vec<u32>,
+    model: Vec<u32>,
+}
+
+fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
+    values.into_iter().map(|value| value.to_bits()).collect()
+}
+
+fn pass(name: &str, [n, count]: [usize; 2], size: [usize; 2], algorithm: Algorithm, processes: usize) -> Vec<Bits> {
+    let model = ResNet::<f32>::new(&Architecture::by_name(name).unwrap().with_classes(10), 1).unwrap();
+    let mut rng = stream(3, Purpose::Verify, &[]);
+    let x = Array4::from_shape_simple_fn((n, size[0], size[1], 3), || rng.random_range(-1.0f32..1.0));
+    let dlogits = Array2::from_shape_simple_fn((n, 10), || rng.random_range(-1.0f32..1.0));
+    threads::run(processes, 2, |communicator| {
+        let (engine, mut model) = (Engine::new(algorithm), model.clone());
+        let shards = Shards::new(n, count, communicator);
+        let own = shards.own();
+        let x = x.slice(s![own.clone(), .., .., ..]).to_owned().into_shared();
+        let (logits, cache) = engine.forward_shards(&model, &x, &shards).unwrap();
+        engine.update_running_statistics(&mut model, &cache);
+        let (dx, gradients) = engine.backward(&model, &dlogits.slice(s![own, ..]).to_owned(), cache).unwrap();
+        let mut all = Vec::new();
+        model.visit("", &mut |_, _, tensor| all.extend(bits(tensor.iter())));
+        let gradients = gradients.iter().flat_map(|(_, gradient)| bits(gradient)).collect();
+        Bits { logits: bits(&logits), dx: bits(&dx), gradients, model: all }
+    })
+}
+
+/// Every kind of network; shards of equal and of different length; fewer images than shards, so that some processes have
+/// none; all algorithms.
+#[test]
+fn a_pass_has_the_same_bits_for_every_number_of_processes() {
+    use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
+    for (name, batch, size, algorithm) in [
+        ("resnet8", [16, 8], [12, 12], Auto),
+        ("resnet8", [13, 8], [9, 11], Winograd4),
+        ("resnet8", [7, 4], [20, 18], Winograd2),
+        ("resnet8", [11, 4], [9, 7], Gemm),
+        ("resnet8", [3, 8], [8, 8], Indirect),
+        ("resnet18-cifar", [9, 8], [8, 8], Auto),
+        ("resnet50-cifar", [4, 4], [9, 9], Auto),
+        ("resnext50_32x4d", [4, 2], [33, 33], Auto),
+        ("preact110", [5, 4], [8, 8], Auto),
+    ] {
+        let alone = pass(name, batch, size, algorithm, 1).remove(0);
+        for processes in [2, 3, 5, 8].into_iter().filter(|&processes| processes <= batch[1]) {
+            let case = format!("{name}, {batch:?}, {processes} processes");
+            let all = pass(name, batch, size, algorithm, processes);
+            let [logits, dx] = [|bits: &Bits| bits.logits.clone(), |bits: &Bits| bits.dx.clone()]
+                .map(|part| all.iter().flat_map(part).collect::<Vec<_>>());
+            assert!(logits == alone.logits, "logits of {case}");
+            assert!(dx == alone.dx, "dx of {case}");
+            for bits in &all {
+                assert!(bits.model == alone.model, "running statistics of {case}");
+                assert!(bits.gradients == alone.gradients, "gradients of {case}");
+            }
+        }
+        // Another number of shards is another order of sums.
+        if batch[0] > 2 {
+            assert!(pass(name, [batch[0], 1], size, algorithm, 1)[0].gradients != alone.gradients, "{name}, {batch:?}");
+        }
+    }
+}
+
+/// What two epochs of training give: the weights and averages, the metrics of the epochs, those of the layers, and an
+/// evaluation.
+fn trained(recipe: &Recipe, processes: usize, threads: usize) -> Vec<(u64, String)> {
+    let splits = embedded::load();
+    let train = Arc::new(splits.train.subset(&(0..44).collect::<Vec<_>>()).unwrap());
+    let test = Arc::new(splits.test.subset(&(0..37).collect::<Vec<_>>()).unwrap());
+    threads::run(processes, threads, |communicator| {
+        let model = ResNet::<f32>::new(&Architecture::by_name(&recipe.model).unwrap().with_classes(10), 5).unwrap();
+        let executor = Arc::new(Engine::default());
+        let trainer = Trainer::new(model, executor.clone(), recipe.clone(), train.clone()).unwrap();
+        let mut trainer = trainer.among(communicator.clone()).unwrap();
+        let mut log = String::new();
+        while !trainer.is_done() {
+            let epoch = trainer.train_epoch(&mut |step| {
+                log += &format!("{} {} {}\n", step.loss, step.correct, step.gradient_norm);
+                ControlFlow::Continue(())
+            });
+            // Everything but the time.
+            log += &format!("{:?}\n{:?}\n", EpochMetrics { seconds: 0.0, ..epoch.unwrap().unwrap() }, trainer.layers());
+        }
+        let result = trainer.result();
+        let options = EvaluationOptions { batch_size: 8, ..recipe.evaluation() };
+        let mut look = |prediction: Prediction| log += &format!("{prediction:?}\n");
+        let tested = evaluate_among(&*communicator, &*executor, &result, &test, options, &mut look).unwrap();
+        (fingerprint(&result), format!("{log}{tested:?}"))
+    })
+}
+
+/// All options at once; batches of 20, 20 and 4 images, the last with fewer images than shards.
+#[test]
+fn training_and_evaluation_have_the_same_bits_for_every_number_of_processes() {
+    let recipe = Recipe {
+        epochs: 2,
+        batch_size: 20,
+        shards: 8,
+        accumulate: 2,
+        mixup: 0.4,
+        clip_norm: 0.5,
+        ema_decay: 0.9,
+        label_smoothing: 0.1,
+        test_flip: true,
+        augmentation: Augmentation { cutout: 8, ..Augmentation::STANDARD },
+        ..Recipe::by_name("demo").unwrap()
+    };
+    let alone = trained(&recipe, 1, 2).remove(0);
+    for (processes, threads) in [(2, 1), (3, 2), (8, 1)] {
+        for (rank, other) in trained(&recipe, processes, threads).into_iter().enumerate() {
+            assert_eq!(other.1, alone.1, "rank {rank} of {processes}");
+            assert_eq!(other.0, alone.0, "rank {rank} of {processes}");
+        }
+    }
+    assert_ne!(trained(&Recipe { shards: 1, ..recipe }, 1, 1)[0].0, alone.0);
+}
+
+#[test]
+fn what_cannot_be_shared_is_rejected() {
+    let train = Arc::new(embedded::load().train.subset(&[0, 1, 2, 3]).unwrap());
+    let model = || ResNet::<f32>::new(&Architecture::by_name("resnet8").unwrap(), 5).unwrap();
+    let recipe = Recipe { shards: 2, batch_size: 4, ..Recipe::by_name("demo").unwrap() };
+    let messages = threads::run(3, 1, |communicator| {
+        let trainer = Trainer::new(model(), Arc::new(Engine::default()), recipe.clone(), train.clone()).unwrap();
+        trainer.among(communicator).unwrap_err().to_string()
+    });
+    assert!(messages[0].contains("at least one shard per process, got 3 processes and 2 shards"), "{messages:?}");
+    let mut trainer = Trainer::new(model(), Arc::new(Reference), recipe, train).unwrap();
+    let message = trainer.train_epoch(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(message.contains("expects a batch in one shard, got 2; use the engine"), "{message}");
+    // A process with another part of the batch than it says.
+    let shards = Shards::new(4, 2, Arc::new(Alone));
+    let x = Array4::zeros((3, 8, 8, 3)).into_shared();
+    let message = Engine::default().forward_shards(&model(), &x, &shards).map(drop).unwrap_err().to_string();
+    assert!(message.contains("the 4 images of this process"), "{message}");
+}
