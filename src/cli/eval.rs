@@ -1,12 +1,15 @@
 //! `resnet eval`.
 
-use super::images::DataArgs;
-use super::trained::WeightsArgs;
-use super::{Failure, Result, args, text};
+use super::images::{About, DataArgs};
+use super::trained::{Trained, WeightsArgs};
+use super::{Failure, Result, args, processes, text};
 use crate::data::{Dataset, Normalization};
 use crate::model::ResNet;
 use crate::parameters::{Parameters as _, fingerprint};
-use crate::train::{Evaluation, EvaluationOptions, Executor, evaluate};
+use crate::processes::Communicator;
+use crate::train::checkpoint::data_hash;
+use crate::train::metrics::evaluate_among;
+use crate::train::{Evaluation, EvaluationOptions, Executor};
 use crate::{Error, Scalar};
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -75,10 +78,12 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    match args.dtype {
-        args::Float::F32 => run_in(args, &*args.engine.executor()?),
-        args::Float::F64 => run_in(args, &*args.engine.executor_in_f64()?),
-    }
+    let processes = processes::join()?;
+    let result = match args.dtype {
+        args::Float::F32 => args.engine.executor().and_then(|executor| run_in(args, &*executor, &*processes)),
+        args::Float::F64 => args.engine.executor_in_f64().and_then(|executor| run_in(args, &*executor, &*processes)),
+    };
+    processes::end(processes, result)
 }
 
 fn no_validation() -> Failure {
@@ -87,7 +92,19 @@ fn no_validation() -> Failure {
     Failure::Usage(message.to_string())
 }
 
-fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
+/// What is evaluated on what.
+struct Task<T: Scalar> {
+    trained: Trained,
+    model: ResNet<T>,
+    dataset: Arc<Dataset>,
+    set: &'static str,
+    about: About,
+    normalization: Normalization,
+    /// Where the normalisation is from.
+    origin: &'static str,
+}
+
+fn prepare<T: Scalar>(args: &Args) -> Result<Task<T>> {
     let mut trained = args.weights.open()?;
     let (normalization, origin) = trained.normalization(&args.normalization)?;
     if let Some(preset) = &trained.preset {
@@ -113,13 +130,27 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>) -> Result<()> {
         );
         return Err(Error::format(&trained.path, None, message).into());
     }
+    Ok(Task { trained, model, dataset, set, about, normalization, origin })
+}
+
+/// Several processes share the images, and the first of them prints the result.
+fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>, processes: &dyn Communicator) -> Result<()> {
+    let Task { trained, model, dataset, set, about, normalization, origin } =
+        processes::agree(processes, prepare::<T>(args))?;
+    let hashes = [fingerprint(&model), if processes.size() > 1 { data_hash(&dataset)? } else { 0 }];
+    let [weights, images] = hashes.map(|hash| format!("{hash:016x}"));
+    let hint = "these are hashes: copy the file again";
+    processes::expect_same(processes, &[("network", weights, hint), ("data set", images, hint)])?;
     let spinner =
         ProgressBar::new_spinner().with_message(format!("classifying {}", text::count(dataset.len(), "image")));
     spinner.enable_steady_tick(Duration::from_millis(100));
     let options = EvaluationOptions { normalization, batch_size: args.batch_size, test_flip: args.test_flip };
-    let evaluated = evaluate(executor, &model, &dataset, options);
+    let evaluated = evaluate_among(processes, executor, &model, &dataset, options, &mut |_| ());
     spinner.finish_and_clear();
     let evaluation = evaluated?;
+    if processes.rank() > 0 {
+        return Ok(());
+    }
     if !evaluation.loss.is_finite() {
         let message = format!("the loss with these weights is {}: check the weights and --std", evaluation.loss);
         return Err(Error::format(&trained.path, None, message).into());

@@ -44,6 +44,13 @@ impl Cause {
         }
     }
 
+    /// The cause with this exit code.
+    pub fn of_exit_code(code: u8) -> Option<Self> {
+        [Cause::HungUp, Cause::CtrlC, Cause::Terminated, Cause::TimeIsUp]
+            .into_iter()
+            .find(|cause| cause.exit_code() == code)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Cause::HungUp => "SIGHUP",
@@ -100,8 +107,10 @@ fn state() -> MutexGuard<'static, State> {
 /// other moment a file is written whole or not at all.
 fn exit(message: &str, code: u8) -> ! {
     progress::clear();
-    // If stdout is closed, the message is lost.
-    let _ = writeln!(std::io::stdout(), "{message}");
+    if !progress::is_quiet() {
+        // If stdout is closed, the message is lost.
+        let _ = writeln!(std::io::stdout(), "{message}");
+    }
     std::process::exit(code.into())
 }
 

@@ -7,7 +7,8 @@
 //! - `init_from`: the initial weights of fine-tuning;
 //! - `config`: the configuration of a run, as a TOML file;
 //! - `run_folder`, `events`, `progress`, `interrupt`, `text`: files, display and signals of long commands;
-//! - `memory`: peak and available memory.
+//! - `memory`: peak and available memory;
+//! - `processes`, `mpi`: the processes that `mpirun` or `srun` started together.
 //!
 //! # Exit codes
 //! 0: success. 1: failure (a file, the data, a loss that is not finite). 2: usage error. 129, 130, 143: stopped by SIGHUP,
@@ -27,8 +28,11 @@ mod init_from;
 mod interrupt;
 mod memory;
 mod models;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod oracle;
 mod predict;
+mod processes;
 mod progress;
 mod report;
 mod run_folder;
@@ -67,7 +71,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Number of threads [default: one per core]
+    /// Number of threads [default: one per core; of several processes on a machine, a share of them]
     ///
     /// It changes the time, never the result.
     #[arg(long, global = true, value_name = "N", value_parser = args::count(1, 4096), allow_negative_numbers = true)]
@@ -101,6 +105,8 @@ enum Failure {
     Verdict,
     /// A signal, or the end of `--max-hours`; the message about what is saved is already printed.
     Interrupted(interrupt::Cause),
+    /// Another process of the run has failed, and prints why; the exit code.
+    Elsewhere(u8),
     /// The reader of stdout has closed the pipe (`resnet models | head -1`).
     PipeClosed,
 }
@@ -143,6 +149,7 @@ pub fn run() -> ExitCode {
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
         Err(Failure::Verdict) => ExitCode::FAILURE,
         Err(Failure::Interrupted(cause)) => ExitCode::from(cause.exit_code()),
+        Err(Failure::Elsewhere(code)) => ExitCode::from(code),
         Err(Failure::Failed(message) | Failure::Diverged(message)) => {
             // stderr may be closed too; then the message is lost.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("error: {message}\n"));
@@ -159,13 +166,16 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<()> {
     crate::engine::kernels::simd::requested_isa().map_err(|error| Failure::Usage(error.to_string()))?;
-    if let Some(threads) = cli.threads {
+    if let Some(threads) = cli.threads.or_else(processes::threads) {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global()
             .map_err(|error| Failure::Failed(format!("cannot start {}: {error}", text::count(threads, "thread"))))?;
     }
     // Runs on a thread of the pool. From any other thread, each of the thousands of small parallel loops of a step would
     // have to wake the pool and then wait for it.
+    if !matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Bench(_)) {
+        processes::expect_one()?;
+    }
     rayon::scope(|_| match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -25,6 +25,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use layout::Line;
 use pace::{Pace, TRAINING};
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,18 @@ const ESTIMATE_SECONDS: f64 = 5.0;
 
 /// The bars on the screen, for [`say`].
 static ON_SCREEN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Whether this process prints nothing, because another process of the same run does.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is printed.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
 
 /// The display of a training run.
 pub struct Progress {
@@ -103,6 +116,9 @@ pub fn counter(what: &'static str, of: usize) -> ProgressBar {
 
 /// Prints a line on stderr, above the bars if there are any. Can be called from any thread.
 pub fn say(line: &str) {
+    if is_quiet() {
+        return;
+    }
     let print = || {
         // A closed stderr is no reason to stop.
         let _ = writeln!(io::stderr(), "{line}");
@@ -128,7 +144,7 @@ impl Bars {
     /// `None` without a terminal that can draw them.
     fn new() -> Option<Self> {
         let both = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        if both.is_hidden() {
+        if both.is_hidden() || is_quiet() {
             return None;
         }
         // The cursor stays in the last column. If the terminal prints `^C` there, the text wraps, and clearing then starts one
@@ -173,7 +189,7 @@ impl Progress {
         let (now, sums) = (Instant::now(), position.sums);
         Progress {
             bars,
-            stdout_is_open: true,
+            stdout_is_open: !is_quiet(),
             last_line: now,
             header: None,
             plan,

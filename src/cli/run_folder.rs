@@ -77,18 +77,23 @@ fn beginning(name: &str) -> String {
     }
 }
 
-/// The folder of a run, locked by this process.
+/// The folder of a run, locked by this process; or, of several processes, by the first of them: then this one writes nothing.
 pub struct RunFolder {
     path: PathBuf,
     checkpoints: Checkpoints,
-    /// Held while the folder is in use; the system releases it however the process ends.
-    _lock: File,
+    /// `None` in the processes that write nothing.
+    writer: Option<Writer>,
     /// The position of the last checkpoint.
     saved: Option<Position>,
     /// What computed the steps of the run so far.
     kernels: Vec<String>,
     /// The folder of the repeated runs that this run belongs to.
     all: Option<PathBuf>,
+}
+
+struct Writer {
+    /// Held while the folder is in use; the system releases it however the process ends.
+    _lock: File,
     /// This process's files for TensorBoard.
     events: Events,
 }
@@ -140,12 +145,29 @@ impl RunFolder {
         // Again, with the lock: another process may have begun meanwhile.
         check_out(&path)?;
         remains::clear(&path)?;
-        let (checkpoints, events) = (checkpoints(&path, keep), Events::new(&path)?);
-        let folder = RunFolder { checkpoints, path, _lock: lock, saved: None, kernels: Vec::new(), all: None, events };
+        let writer = Some(Writer { _lock: lock, events: Events::new(&path)? });
+        let checkpoints = checkpoints(&path, keep);
+        let folder = RunFolder { checkpoints, path, writer, saved: None, kernels: Vec::new(), all: None };
         folder.write_text("config.toml", config)?;
         GROWING.iter().try_for_each(|name| folder.start_file(name, &beginning(name)))?;
-        folder.events.begin(config)?;
+        folder.with_events(|events| events.begin(config))?;
         Ok(folder)
+    }
+
+    /// The folder that the first process of the run writes.
+    pub fn of_the_first_process(path: &Path) -> Self {
+        let (checkpoints, path) = (checkpoints(path, 1), path.to_path_buf());
+        RunFolder { checkpoints, path, writer: None, saved: None, kernels: Vec::new(), all: None }
+    }
+
+    /// Whether this process writes it.
+    fn is_written_here(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Writes events, if this process does.
+    fn with_events(&self, write: impl FnOnce(&Events) -> Result<()>) -> Result<()> {
+        self.writer.as_ref().map_or(Ok(()), |writer| write(&writer.events))
     }
 
     /// Opens the folder of an interrupted run, and its latest checkpoint.
@@ -163,8 +185,8 @@ impl RunFolder {
             error => error,
         })?;
         let (saved, kernels) = (Some(latest.checkpoint.position), latest.checkpoint.kernels.clone());
-        let (path, events) = (path.to_path_buf(), Events::new(path)?);
-        Ok((RunFolder { path, checkpoints, _lock: lock, saved, kernels, all: None, events }, latest))
+        let writer = Some(Writer { _lock: lock, events: Events::new(path)? });
+        Ok((RunFolder { path: path.to_path_buf(), checkpoints, writer, saved, kernels, all: None }, latest))
     }
 
     /// From now on this many checkpoints are kept.
@@ -192,7 +214,7 @@ impl RunFolder {
             true => self.start_file(name, content),
             false => Ok(()),
         })?;
-        self.events.begin(&checkpoint.config)
+        self.with_events(|events| events.begin(&checkpoint.config))
     }
 
     /// Writes the metrics files of a complete run that are missing again, and returns them.
@@ -241,6 +263,9 @@ impl RunFolder {
         config: &str,
         data: ImageHashes,
     ) -> Result<()> {
+        if !self.is_written_here() {
+            return Ok(());
+        }
         let mut checkpoint = Checkpoint::of(trainer, best.cloned(), config.to_string(), self.growing()?, data);
         checkpoint.kernels.clone_from(&self.kernels);
         self.checkpoints.save(checkpoint)?;
@@ -250,6 +275,9 @@ impl RunFolder {
 
     /// Replaces a file, whole or not at all.
     fn start_file(&self, name: &str, content: &str) -> Result<()> {
+        if !self.is_written_here() {
+            return Ok(());
+        }
         atomic::write(&self.path.join(name), content.as_bytes())
     }
 
@@ -297,6 +325,9 @@ impl RunFolder {
 
     /// Wall-clock time of all epochs, including interrupted attempts as far as they count.
     pub fn seconds(&self) -> Result<f64> {
+        if !self.is_written_here() {
+            return Ok(0.0);
+        }
         let path = self.path.join("times.csv");
         let times = fs::read_to_string(&path).map_err(|error| Error::io(&path, "read", error))?;
         Ok(times.lines().skip(1).filter_map(|line| line.split(',').nth(1)?.parse::<f64>().ok()).sum())
@@ -304,7 +335,7 @@ impl RunFolder {
 
     /// Writes `value` to the file `name`, whole or not at all.
     pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
-        atomic::write(&self.path.join(name), format!("{value:#}\n").as_bytes())
+        self.start_file(name, &format!("{value:#}\n"))
     }
 
     /// Writes a text to the file `name`, whole or not at all.
@@ -312,13 +343,19 @@ impl RunFolder {
         self.start_file(name, text)
     }
 
-    /// Replaces `weights.safetensors`.
-    pub fn save_weights(&self, model: &ResNet<f32>, about: &weights::Metadata) -> Result<()> {
-        weights::save(&self.weights(), model, about)
+    /// Writes weights to a file of this folder, whole or not at all.
+    pub fn save(&self, path: &Path, model: &ResNet<f32>, about: &weights::Metadata) -> Result<()> {
+        if !self.is_written_here() {
+            return Ok(());
+        }
+        weights::save(path, model, about)
     }
 
     /// Appends an epoch to the metrics files.
     pub fn append(&self, epoch: &EpochMetrics, validation: Option<&Evaluation>, layers: &[LayerMetrics]) -> Result<()> {
+        if !self.is_written_here() {
+            return Ok(());
+        }
         let values = [
             json!(epoch.epoch + 1),
             json!(epoch.lr),
@@ -342,12 +379,12 @@ impl RunFolder {
         });
         self.append_to("layers.csv", &rows.collect::<Vec<_>>().join("\n"))?;
         self.append_to("times.csv", &format!("{},{},{}", epoch.epoch + 1, epoch.seconds, epoch.images_per_second()))?;
-        self.events.epoch(epoch, validation, layers)
+        self.with_events(|events| events.epoch(epoch, validation, layers))
     }
 
     /// Appends the test results to the event files.
     pub fn append_test(&self, epochs: usize, tested: &Evaluation) -> Result<()> {
-        self.events.test(epochs, tested)
+        self.with_events(|events| events.test(epochs, tested))
     }
 
     /// A single write, so that a reader of the file never sees half an epoch.

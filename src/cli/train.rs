@@ -16,14 +16,16 @@ use super::config::Config;
 use super::images::About;
 use super::progress::{Plan, Progress};
 use super::run_folder::{RunFolder, place};
-use super::{Failure, Result, interrupt, memory, text};
+use super::{Failure, Result, interrupt, memory, processes, text};
 use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
 use crate::parameters::fingerprint;
+use crate::processes::{Communicator, any};
 use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
-use crate::train::{EpochMetrics, Evaluation, Prediction, Trainer, evaluate_each};
-use crate::weights::{self, state_dict};
+use crate::train::metrics::evaluate_among;
+use crate::train::{EpochMetrics, Evaluation, Prediction, Trainer};
+use crate::weights::state_dict;
 pub use args::Args;
 pub use repeat::folders as repeated_runs;
 use serde_json::json;
@@ -48,19 +50,28 @@ struct Run {
     initialised: Vec<String>,
     /// By which a resumed run recognises its images.
     data: ImageHashes,
+    /// The processes that train together.
+    processes: Arc<dyn Communicator>,
 }
 
 /// Starts or resumes one run or several.
 pub fn run(args: &Args) -> Result<()> {
+    let processes = processes::join()?;
+    let result = run_among(args, &processes);
+    processes::end(processes, result)
+}
+
+fn run_among(args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
     // Too many hours for the clock are as good as none.
     interrupt::listen(args.max_hours.and_then(|hours| Instant::now().checked_add(hours)))?;
     let mut flags = args.flags()?;
     if let Some(path) = &args.resume {
         flags.make_paths_absolute()?;
         if let Some(config) = repeat::configuration(path)? {
+            expect_one(processes)?;
             return repeat::resume(flags, config, path, args);
         }
-        let Some(run) = before_first_step(|| resume::resume(flags, path, args))? else { return Ok(()) };
+        let Some(run) = before_first_step(|| resume::resume(flags, path, args, processes))? else { return Ok(()) };
         return run.go(args);
     }
     let given = match &args.config {
@@ -68,8 +79,25 @@ pub fn run(args: &Args) -> Result<()> {
         None => flags,
     };
     match given.repeat {
-        None => before_first_step(|| start::begin(given, args.out.as_deref(), args))?.go(args),
-        Some(_) => repeat::begin(given, args),
+        None => before_first_step(|| start::begin(given, args.out.as_deref(), args, processes))?.go(args),
+        Some(_) => {
+            expect_one(processes)?;
+            repeat::begin(given, args)
+        }
+    }
+}
+
+/// Repeated runs have one process each.
+fn expect_one(processes: &Arc<dyn Communicator>) -> Result<()> {
+    match processes.size() {
+        1 => Ok(()),
+        size => processes::agree(
+            &**processes,
+            Err(Failure::Usage(format!(
+                "--repeat trains one run after another in one process, and there are {size}; start a job for each seed: --seed 1, \
+             --seed 2, ..."
+            ))),
+        ),
     }
 }
 
@@ -126,7 +154,7 @@ impl Run {
         };
         let executor = &**self.trainer.executor();
         let evaluation = interrupt::at_once(&format!("stopped {what}: {saved}"), || {
-            evaluate_each(executor, model, images, options, &mut look)
+            evaluate_among(&*self.processes, executor, model, images, options, &mut look)
         });
         executor.release();
         Ok(evaluation?)
@@ -142,6 +170,7 @@ impl Run {
     fn epochs(&mut self, args: &Args, progress: &mut Progress) -> Result<bool> {
         let (mut last_checkpoint, mut steps) = (Instant::now(), 0);
         let checkpoint_every = self.config.checkpoint_every()?;
+        let processes = self.processes.clone();
         let used_up = |steps: usize| args.steps.is_some_and(|most| steps >= most);
         while !self.trainer.is_done() && !self.is_stopped_early() {
             if self.trainer.position().step == 0 {
@@ -158,7 +187,8 @@ impl Run {
                     true => validates,
                     false => interrupt::requested().is_some() || due || used_up(steps),
                 };
-                if pauses { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                // All processes pause if one does.
+                if any(&*processes, pauses) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             let trained = trained.map_err(|error| match error {
                 Error::NotFinite { message } => Failure::Diverged(message),
@@ -171,7 +201,7 @@ impl Run {
             }
             self.checkpoint()?;
             last_checkpoint = Instant::now();
-            let interrupted = interrupt::requested();
+            let interrupted = processes::requested(&*processes);
             // `--steps` ends with the validation that follows the last of them.
             let stops = interrupted.is_some() || (used_up(steps) && !self.trainer.has_all_steps());
             if stops && !self.trainer.is_done() && !self.is_stopped_early() {
@@ -201,17 +231,17 @@ impl Run {
         let validated = self.validation.as_ref().filter(|_| self.validates(epoch.epoch + 1));
         let validated = validated.map(|images| self.evaluate(model, images, "validating", progress)).transpose()?;
         let about = Scores::of(epoch, validated.as_ref()).metadata(recipe, &self.test);
-        self.folder.save_weights(model, &about)?;
+        self.folder.save(&self.folder.weights(), model, &about)?;
         let every = self.config.save_every.unwrap_or(0);
         if every > 0 && (epoch.epoch + 1).is_multiple_of(every) {
-            weights::save(&self.folder.weights_of(epoch.epoch + 1, recipe.epochs), model, &about)?;
+            self.folder.save(&self.folder.weights_of(epoch.epoch + 1, recipe.epochs), model, &about)?;
         }
         if let Some(validated) = &validated {
             let correct = [validated.top1, validated.images()];
             // The first of several equal epochs.
             if self.best.as_ref().is_none_or(|best| correct[0] > best.correct[0]) {
                 let weights = state_dict::collect(model);
-                weights::save(&self.folder.best(), model, &about)?;
+                self.folder.save(&self.folder.best(), model, &about)?;
                 self.best = Some(Best { epoch: self.trainer.epoch(), correct, weights });
             }
         }

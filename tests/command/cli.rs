@@ -55,6 +55,41 @@ fn help_and_version() {
     assert!(files(&folder.0).is_empty());
 }
 
+/// Started by a launcher without MPI, every process would train into the folder of the others.
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn one_of_several_processes_says_that_mpi_is_missing() {
+    let folder = Folder::new("processes");
+    let run = |arguments: &str, variable: &str| folder.run_with(arguments, &[(variable, "4")]);
+    for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"] {
+        let parts = ["one of 4 processes", "built without MPI", "--features mpi"];
+        run(&format!("{TINY} --out x"), variable).fails(1, &parts);
+    }
+    run("models", "PMI_SIZE").fails(2, &["runs in one process, and 4 were started"]);
+    assert!(files(&folder.0).is_empty());
+}
+
+#[test]
+fn shards_are_a_setting_of_the_run() {
+    let folder = Folder::new("shards");
+    folder.fails(&format!("{TINY} --shards 3"), 2, &["power of two"]);
+    folder.fails(&format!("{TINY} --shards 32"), 2, &["at least as many images as shards, got 32 of 25"]);
+    folder.fails(&format!("{TINY} --shards 2 --engine reference"), 2, &["the reference adds over whole batches"]);
+    let run = folder.ok(&format!("{TINY} --shards 4 --out a"));
+    assert!(run.contains("batch size 25 in 4 shards"), "{run}");
+    assert!(folder.read("a/config.toml").contains("shards = 4"));
+    // Resumed with the same number, and no other.
+    folder.ok(&format!("{TINY} --shards 4 --steps 4 --out b"));
+    folder.fails("train --resume b --shards 2", 2, &["--shards is 2, but the run started with 4"]);
+    folder.ok("train --resume b");
+    for file in ["weights.safetensors", "metrics.csv", "layers.csv"] {
+        assert!(
+            fs::read(folder.path(&format!("a/{file}"))).unwrap()
+                == fs::read(folder.path(&format!("b/{file}"))).unwrap()
+        );
+    }
+}
+
 #[test]
 fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
     let folder = Folder::new("usage");

@@ -40,7 +40,12 @@ impl Folder {
 
     /// Runs `resnet` with these arguments, separated by spaces.
     pub fn run(&self, arguments: &str) -> Run {
-        let output = self.command(arguments).output().unwrap();
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with these variables in the environment.
+    pub fn run_with(&self, arguments: &str, variables: &[(&str, &str)]) -> Run {
+        let output = self.command(arguments).envs(variables.iter().copied()).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let run = Run {
             arguments: arguments.to_string(),

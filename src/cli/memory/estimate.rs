@@ -51,13 +51,18 @@ pub struct Plan<'a> {
     /// Bytes of all images.
     pub images: u64,
     pub threads: usize,
+    /// The processes that share a batch.
+    pub processes: usize,
 }
 
 impl Plan<'_> {
     /// The estimate with these batch sizes.
     fn with(&self, batch: usize, eval_batch: usize) -> Result<Estimate> {
-        let Plan { model, recipe, size, threads, .. } = *self;
+        let Plan { model, recipe, size, threads, processes, .. } = *self;
         let (batch, eval_batch) = (batch.min(self.training_images), eval_batch.min(self.evaluated_images));
+        // The process with the most shards.
+        let shards = recipe.shards.min(batch).max(1);
+        let batch = batch.div_ceil(shards) * shards.div_ceil(processes);
         let mut values = 0;
         model.visit("", &mut |_, _, tensor| values += tensor.len() as u64);
         let weights = 4 * values;
@@ -79,11 +84,13 @@ impl Plan<'_> {
         };
         let mirrored = if recipe.test_flip { loader(eval_batch) / (PREPARED as u64 + 2) } else { 0 };
         let accumulated = if recipe.accumulate > 1 { weights } else { 0 };
+        // What the process sends, what it receives, and the sum.
+        let exchanged = if processes > 1 { 3 * weights } else { 0 };
         Ok(Estimate {
             images: self.images,
             state: saved,
             // The last step of an epoch compares the weights with a copy.
-            training: step.bytes + loader(batch) + weights + accumulated,
+            training: step.bytes + loader(batch) + weights + accumulated + exchanged,
             // A copy of the weights is evaluated.
             evaluation: prediction.bytes + loader(eval_batch) + mirrored + weights,
             left: (step.bytes - step.large) / 100 * LEFT + prediction.large,
@@ -186,6 +193,7 @@ mod tests {
             evaluated_images: 10_000,
             images: 184_000_000,
             threads: 2,
+            processes: 1,
         };
         match plan.check(Some(Room { bytes, limit: "a limit".to_string() })) {
             Ok(()) => None,

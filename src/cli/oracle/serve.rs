@@ -78,6 +78,7 @@ fn answer(line: &str) -> Answer {
         Ok(Err(Failure::Failed(message) | Failure::Diverged(message))) => (1, format!("error: {message}")),
         Ok(Err(Failure::Usage(message))) => (2, format!("error: {message}")),
         Ok(Err(Failure::Interrupted(cause))) => (cause.exit_code(), String::new()),
+        Ok(Err(Failure::Elsewhere(code))) => (code, String::new()),
         // The message of the panic is on the stderr of this process.
         Err(_) => (101, "error: a bug in resnet: the command panicked; its stderr shows where".to_string()),
     };

@@ -16,11 +16,13 @@ use crate::cli::config::Config;
 use crate::cli::run_folder::{RESULT, check_out, first_free, has_begun, lock, was_lengthened_from};
 use crate::cli::{Failure, Result, text};
 use crate::formats::atomic;
+use crate::processes::{Alone, Communicator};
 use crate::train::checkpoint::Checkpoints;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The common configuration of the runs in the folder `path`, if it is a folder of repeated runs.
 pub fn configuration(path: &Path) -> Result<Option<Config>> {
@@ -153,18 +155,19 @@ pub fn folders(path: &Path) -> Result<Option<Vec<PathBuf>>> {
 /// The run of one seed: starts it, resumes it, or does nothing if it is complete.
 fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
     let folder = folder_of(path, seed);
+    let alone: Arc<dyn Communicator> = Arc::new(Alone);
     let run = if has_begun(&folder) {
         check_common(config, &folder)?;
         // What may change may have changed; everything else is in the run's checkpoint.
         let flags = config.clone().take_changeable();
-        super::before_first_step(|| resume::resume(flags, &folder, args))?
+        super::before_first_step(|| resume::resume(flags, &folder, args, &alone))?
     } else {
         if folder.exists() {
             // Interrupted before its first checkpoint, so nothing was trained.
             fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, "remove", error))?;
         }
         let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
-        Some(super::before_first_step(|| start::begin(config, Some(&folder), args))?)
+        Some(super::before_first_step(|| start::begin(config, Some(&folder), args, &alone))?)
     };
     let Some(mut run) = run else { return Ok(()) };
     run.folder.set_all(path);

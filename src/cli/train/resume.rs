@@ -1,17 +1,18 @@
 //! Resumes the run in a folder, from its last checkpoint. The settings are those in the checkpoint; `config.toml` is a copy
 //! for people, and for a run that was killed before its first checkpoint.
 
-use super::start::{self, Images};
+use super::start::{self, Prepared};
 use super::{Args, Run, weights_files};
 use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
 use crate::cli::progress::say;
 use crate::cli::run_folder::{self, RunFolder};
-use crate::cli::{Failure, Result, memory, text};
+use crate::cli::{Failure, Result, processes, text};
 use crate::engine::kernels::simd::{Isa, isa};
 use crate::optim::TrainingTime;
-use crate::train::checkpoint::{Checkpoint, ImageHashes};
-use crate::train::{Recipe, Trainer};
+use crate::processes::Communicator;
+use crate::train::Recipe;
+use crate::train::checkpoint::Checkpoint;
 use crate::{Error, formats::atomic};
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -24,16 +25,71 @@ const EDITED: &str = "config.edited.toml";
 /// Why the number of epochs of an unfinished run cannot change.
 const UNFINISHED: &str = "only a complete run can be lengthened";
 
-/// The run in a folder; `None` if it is complete.
-pub fn resume(flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
-    if run_folder::is_unbegun(path) {
-        return start_again(flags, path, args).map(Some);
-    }
-    from_checkpoint(flags, path, args)
+/// What the first process has found in the folder of a run.
+enum Found {
+    /// The settings of a run that was killed before its first checkpoint: nothing was trained.
+    Unbegun(Box<Config>),
+    Complete,
+    /// The run, and the file of its last checkpoint.
+    Interrupted(Box<Run>, PathBuf),
 }
 
-/// A run that was killed before its first checkpoint: nothing was trained.
-fn start_again(mut flags: Config, path: &Path, args: &Args) -> Result<Run> {
+/// The run in a folder; `None` if it is complete. The first process opens the folder, and the others do as it says.
+pub fn resume(flags: Config, path: &Path, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Option<Run>> {
+    let found = if processes.rank() == 0 { find(flags, path, args, processes).map(Some) } else { Ok(None) };
+    let found = processes::agree(&**processes, found)?;
+    let said = found.as_ref().map_or(String::new(), Found::say);
+    let said = processes::from_first(&**processes, &said);
+    let (what, config) = said.split_once('\n').unwrap_or((&said, ""));
+    let config = Config::parse(config).map_err(Failure::Failed);
+    match (found, what) {
+        (_, "complete") => Ok(None),
+        (_, "unbegun") => start::begin(config?, Some(path), args, processes).map(Some),
+        (Some(Found::Interrupted(run, _)), _) => {
+            processes::agree(&**processes, Ok(()))?;
+            run.expect_same()?;
+            Ok(Some(*run))
+        }
+        (_, file) => {
+            let run = processes::agree(
+                &**processes,
+                config.and_then(|config| follow(config, Path::new(file), args, processes)),
+            )?;
+            run.expect_same()?;
+            Ok(Some(run))
+        }
+    }
+}
+
+impl Found {
+    /// A line, and the settings.
+    fn say(&self) -> String {
+        match self {
+            Found::Unbegun(config) => format!("unbegun\n{}", config.to_toml()),
+            Found::Complete => "complete".to_string(),
+            Found::Interrupted(run, file) => format!("{}\n{}", file.display(), run.config.to_toml()),
+        }
+    }
+}
+
+fn find(flags: Config, path: &Path, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Found> {
+    match run_folder::is_unbegun(path) {
+        true => settings(flags, path).map(|config| Found::Unbegun(Box::new(config))),
+        false => from_checkpoint(flags, path, args, processes),
+    }
+}
+
+/// The run that the first process resumes from this checkpoint.
+fn follow(config: Config, file: &Path, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Run> {
+    let checkpoint = Checkpoint::read(file).map_err(|error| {
+        Failure::Failed(format!("{error}; the folder of the run must be on a file system that all processes share"))
+    })?;
+    let prepared = Prepared::from_checkpoint(config, (file, &checkpoint), args, processes)?;
+    Ok(prepared.within(RunFolder::of_the_first_process(file), checkpoint.best))
+}
+
+/// The settings of a run that was killed before its first checkpoint.
+fn settings(mut flags: Config, path: &Path) -> Result<Config> {
     let file = path.join("config.toml");
     if !file.exists() {
         let message =
@@ -44,10 +100,10 @@ fn start_again(mut flags: Config, path: &Path, args: &Args) -> Result<Run> {
     let saved = Config::read(&file)?;
     let changed = flags.take_changeable();
     flags.refuse_conflicts(&saved, path, UNFINISHED)?;
-    start::begin(changed.or(saved), Some(path), args)
+    Ok(changed.or(saved))
 }
 
-fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option<Run>> {
+fn from_checkpoint(mut flags: Config, path: &Path, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Found> {
     let (mut folder, latest) = RunFolder::open(path)?;
     for (file, problem) in &latest.damaged {
         note(&format!("{} is unusable, using the previous checkpoint: {problem}", file.display()))?;
@@ -79,7 +135,7 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
                 written_again(&folder.restore_metrics(&checkpoint)?)?;
                 if weights_files::missing(&folder, &checkpoint).is_empty() {
                     writeln!(std::io::stdout(), "{} is complete: nothing to do", path.display())?;
-                    return Ok(None);
+                    return Ok(Found::Complete);
                 }
                 nothing_to_train = true;
             }
@@ -87,7 +143,6 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
     }
     flags.refuse_conflicts(&config, path, UNFINISHED)?;
     folder.keep(config.keep_checkpoints());
-    let (mut recipe, executor) = (config.recipe()?, start::executor(&config, args)?);
     if let Some(before) = folder.compute_with(kernels(config.engine()?)) {
         let now = kernels(config.engine()?);
         note(&format!(
@@ -95,29 +150,14 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
              result will not be bit-identical to that of an uninterrupted run"
         ))?;
     }
-    let images = Images::load(&config, &mut recipe)?;
-    let mut model = start::prepare(&recipe, &images.train)?;
-    images.memory(&config, &recipe, &model)?.check(memory::room())?;
-    let Images { train, validation, test, about } = images;
-    let data = ImageHashes::of(&train, validation.as_ref(), &test)?;
-    if let Some(which) = data.different_from(&checkpoint.data) {
-        return Err(Failure::Failed(format!(
-            "the {which} images are not those that the run started with: {}; give their location with --data",
-            about.description
-        )));
-    }
-    Checkpoint::load(&latest.path, &checkpoint.model, &mut model)?;
-    let train = Arc::new(train);
-    let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
-    written_again(&weights_files::restore(&folder, &checkpoint, &trainer, &test)?)?;
+    let prepared = Prepared::from_checkpoint(config, (&latest.path, &checkpoint), args, processes)?;
+    written_again(&weights_files::restore(&folder, &checkpoint, prepared.trainer(), prepared.test())?)?;
     if nothing_to_train {
         writeln!(std::io::stdout(), "{} is complete: nothing else to do", path.display())?;
-        return Ok(None);
+        return Ok(Found::Complete);
     }
     folder.rewind(&checkpoint)?;
-    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
-    let (best, initialised) = (checkpoint.best, Vec::new());
-    let mut run = Run { config, folder, trainer, best, train, validation, test, about, initialised, data };
+    let mut run = prepared.within(folder, checkpoint.best);
     let changes = run.config.differences(&saved);
     // First: a run without a result is complete only after another test, whatever its number of epochs.
     if run.folder.is_complete() {
@@ -131,7 +171,8 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args) -> Result<Option
             note(&format!("{key} is {now} from now on; it was {before}"))?;
         }
     }
-    Ok(Some(run))
+    let file = std::path::absolute(&latest.path).map_err(|error| Error::io(&latest.path, "find", error))?;
+    Ok(Found::Interrupted(Box::new(run), file))
 }
 
 fn note(text: &str) -> Result<()> {

@@ -6,12 +6,16 @@ use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
 use crate::cli::images::{About, DEFAULT_SIZE};
 use crate::cli::memory::estimate::Plan;
+use crate::cli::processes::DEFAULT_SHARDS;
 use crate::cli::run_folder::{RunFolder, check_out};
-use crate::cli::{Failure, Result, init_from, memory, text};
+use crate::cli::{Failure, Result, init_from, memory, processes, text};
 use crate::data::{Augmentation, Dataset};
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
-use crate::train::checkpoint::ImageHashes;
+use crate::parameters::fingerprint;
+use crate::processes::Communicator;
+use crate::rng::{FNV_OFFSET, fnv1a};
+use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
 use crate::train::{Executor, Recipe, Trace, Trainer, Validation};
 use std::path::Path;
 use std::sync::Arc;
@@ -49,8 +53,18 @@ impl Images {
     }
 
     /// What decides about the memory of a run with them.
-    pub fn memory<'a>(&self, config: &Config, recipe: &'a Recipe, model: &'a ResNet<f32>) -> Result<Plan<'a>> {
-        memory_plan(config, recipe, model, &self.train, self.validation.as_ref(), &self.test)
+    pub fn memory<'a>(
+        &self,
+        config: &Config,
+        recipe: &'a Recipe,
+        model: &'a ResNet<f32>,
+        processes: usize,
+    ) -> Result<Plan<'a>> {
+        memory_plan(config, recipe, model, [&self.train, &self.test], self.validation.as_ref(), processes)
+    }
+
+    fn hashes(&self) -> Result<ImageHashes> {
+        Ok(ImageHashes::of(&self.train, self.validation.as_ref(), &self.test)?)
     }
 }
 
@@ -135,9 +149,9 @@ pub fn memory_plan<'a>(
     config: &Config,
     recipe: &'a Recipe,
     model: &'a ResNet<f32>,
-    train: &Dataset,
+    [train, test]: [&Dataset; 2],
     validation: Option<&Dataset>,
-    test: &Dataset,
+    processes: usize,
 ) -> Result<Plan<'a>> {
     let (_, height, width, _) = train.pixels.dim();
     let bytes = |dataset: &Dataset| dataset.pixels.len() as u64;
@@ -151,6 +165,7 @@ pub fn memory_plan<'a>(
         evaluated_images: test.len().max(validation.map_or(0, Dataset::len)),
         images: bytes(train) + validation.map_or(0, bytes) + bytes(test),
         threads: rayon::current_num_threads(),
+        processes,
     })
 }
 
@@ -168,39 +183,183 @@ pub fn executor(config: &Config, args: &Args) -> Result<Arc<dyn Executor<f32>>> 
 }
 
 /// Starts a new run, in the folder `out` if it is given.
-pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> {
-    let mut recipe = given.recipe()?;
-    let executor = executor(&given, args)?;
-    if let Some(out) = out {
-        check_out(out)?;
-    }
-    let images = Images::load(&given, &mut recipe)?;
-    check_augmentation(&recipe.augmentation, &images.train)?;
-    given.validation = Some(recipe.validation);
-    if given.mean.is_none() {
-        let derived = images.about.normalization(&images.train)?;
-        (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
-    }
-    let recipe = given.recipe()?;
-    let mut config = given.effective(&recipe)?;
-    config.make_paths_absolute()?;
-    let mut model = prepare(&recipe, &images.train)?;
-    images.memory(&config, &recipe, &model)?.check(memory::room())?;
-    let initialised = match &given.init_from {
-        Some(path) => {
-            init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
-        }
-        None => Vec::new(),
+pub fn begin(given: Config, out: Option<&Path>, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Run> {
+    let prepared = processes::agree(&**processes, Prepared::new(given, out, args, processes))?;
+    expect_same(&**processes, &prepared.config, &prepared.trainer, prepared.data)?;
+    // One process writes, and only if all are ready.
+    let begun = match processes.rank() {
+        0 => prepared.begin(out),
+        _ => Ok(prepared.within(RunFolder::of_the_first_process(Path::new("")), None)),
     };
-    let Images { train, validation, test, about } = images;
-    let stem = format!("{}-{}", recipe.model, recipe.name);
-    let mut folder = RunFolder::create(out, &stem, &config.to_toml(), config.keep_checkpoints())?;
-    folder.compute_with(kernels(config.engine()?));
-    let data = ImageHashes::of(&train, validation.as_ref(), &test)?;
-    let train = Arc::new(train);
-    let trainer = Trainer::new(model, executor, recipe, train.clone())?;
-    // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.
-    folder.checkpoint(&trainer, None, &config.to_toml(), data)?;
-    let (validation, test) = (validation.map(Arc::new), Arc::new(test));
-    Ok(Run { config, folder, trainer, best: None, train, validation, test, about, initialised, data })
+    processes::agree(&**processes, begun)
+}
+
+/// Sets the number of shards of a new run on `size` processes. Returns a note about it.
+fn choose_shards(given: &mut Config, size: usize) -> Result<Option<String>> {
+    if size == 1 {
+        return Ok(None);
+    }
+    if given.engine()? == EngineKind::Reference {
+        let message = format!("the reference trains on one process, and there are {size}; remove --engine reference");
+        return Err(Failure::Usage(message));
+    }
+    let note = given.shards.is_none().then(|| {
+        format!("every batch is split into {DEFAULT_SHARDS} shards, because there are {size} processes (--shards)")
+    });
+    let shards = *given.shards.get_or_insert(DEFAULT_SHARDS);
+    if size > shards {
+        let message = format!(
+            "{size} processes cannot share {}; add --shards {} (the result depends on this number), or start at most {}",
+            text::count(shards, "shard"),
+            size.next_power_of_two(),
+            text::count(shards, "process"),
+        );
+        return Err(Failure::Usage(message));
+    }
+    Ok(note)
+}
+
+/// A run without its folder.
+pub struct Prepared {
+    config: Config,
+    trainer: Trainer<f32>,
+    train: Arc<Dataset>,
+    validation: Option<Arc<Dataset>>,
+    test: Arc<Dataset>,
+    about: About,
+    initialised: Vec<String>,
+    data: ImageHashes,
+    processes: Arc<dyn Communicator>,
+}
+
+impl Prepared {
+    /// A new run.
+    fn new(mut given: Config, out: Option<&Path>, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Self> {
+        let note = choose_shards(&mut given, processes.size())?;
+        let mut recipe = given.recipe()?;
+        let executor = executor(&given, args)?;
+        if let Some(out) = out.filter(|_| processes.rank() == 0) {
+            check_out(out)?;
+        }
+        let mut images = Images::load(&given, &mut recipe)?;
+        images.about.notes.extend(note);
+        check_augmentation(&recipe.augmentation, &images.train)?;
+        given.validation = Some(recipe.validation);
+        if given.mean.is_none() {
+            let derived = images.about.normalization(&images.train)?;
+            (given.mean, given.std) = (derived.map(|d| d.mean()), derived.map(|d| d.std()));
+        }
+        let recipe = given.recipe()?;
+        let mut config = given.effective(&recipe)?;
+        config.make_paths_absolute()?;
+        let mut model = prepare(&recipe, &images.train)?;
+        images.memory(&config, &recipe, &model, processes.size())?.check(memory::room())?;
+        let initialised = match &given.init_from {
+            Some(path) => {
+                init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
+            }
+            None => Vec::new(),
+        };
+        let data = images.hashes()?;
+        let train = Arc::new(images.train);
+        let trainer = Trainer::new(model, executor, recipe, train.clone())?.among(processes.clone())?;
+        let (validation, test) = (images.validation.map(Arc::new), Arc::new(images.test));
+        let (about, processes) = (images.about, processes.clone());
+        Ok(Prepared { config, trainer, train, validation, test, about, initialised, data, processes })
+    }
+
+    /// A run that continues from the `checkpoint` in `file`, with the settings of `config`.
+    pub fn from_checkpoint(
+        config: Config,
+        (file, checkpoint): (&Path, &Checkpoint),
+        args: &Args,
+        processes: &Arc<dyn Communicator>,
+    ) -> Result<Self> {
+        let (mut recipe, executor) = (config.recipe()?, executor(&config, args)?);
+        let (size, shards) = (processes.size(), recipe.shards);
+        if size > shards {
+            return Err(Failure::Usage(format!(
+                "{size} processes cannot share {}, the number with which the run started, and a resumed run keeps its \
+                 settings; start at most {}",
+                text::count(shards, "shard"),
+                text::count(shards, "process"),
+            )));
+        }
+        let images = Images::load(&config, &mut recipe)?;
+        let mut model = prepare(&recipe, &images.train)?;
+        images.memory(&config, &recipe, &model, size)?.check(memory::room())?;
+        let data = images.hashes()?;
+        if let Some(which) = data.different_from(&checkpoint.data) {
+            return Err(Failure::Failed(format!(
+                "the {which} images are not those that the run started with: {}; give their location with --data",
+                images.about.description
+            )));
+        }
+        Checkpoint::load(file, &checkpoint.model, &mut model)?;
+        let train = Arc::new(images.train);
+        let trainer = Trainer::resume(model, executor, checkpoint.snapshot(), recipe, train.clone())?;
+        let trainer = trainer.among(processes.clone())?;
+        let (validation, test) = (images.validation.map(Arc::new), Arc::new(images.test));
+        let (about, initialised, processes) = (images.about, Vec::new(), processes.clone());
+        Ok(Prepared { config, trainer, train, validation, test, about, initialised, data, processes })
+    }
+
+    pub fn trainer(&self) -> &Trainer<f32> {
+        &self.trainer
+    }
+
+    pub fn test(&self) -> &Dataset {
+        &self.test
+    }
+
+    /// Creates the folder of a new run.
+    fn begin(self, out: Option<&Path>) -> Result<Run> {
+        let (config, recipe) = (self.config.to_toml(), self.trainer.recipe());
+        let stem = format!("{}-{}", recipe.model, recipe.name);
+        let mut folder = RunFolder::create(out, &stem, &config, self.config.keep_checkpoints())?;
+        folder.compute_with(kernels(self.config.engine()?));
+        // The first checkpoint is saved at once: an unwritable folder is an error now, and every run can be resumed.
+        folder.checkpoint(&self.trainer, None, &config, self.data)?;
+        Ok(self.within(folder, None))
+    }
+
+    pub fn within(self, folder: RunFolder, best: Option<Best>) -> Run {
+        let Prepared { config, trainer, train, validation, test, about, initialised, data, processes } = self;
+        Run { config, folder, trainer, best, train, validation, test, about, initialised, data, processes }
+    }
+}
+
+impl Run {
+    /// Rejects processes that would not compute the same run.
+    pub fn expect_same(&self) -> Result<()> {
+        expect_same(&*self.processes, &self.config, &self.trainer, self.data)
+    }
+}
+
+/// Rejects processes that would not compute the same run.
+fn expect_same(processes: &dyn Communicator, config: &Config, trainer: &Trainer<f32>, data: ImageHashes) -> Result<()> {
+    if processes.size() == 1 {
+        return Ok(());
+    }
+    let hash = |hash: Option<u64>| hash.map_or("none".to_string(), |hash| format!("{hash:016x}"));
+    let ImageHashes { train, validation, test } = data;
+    let images = [Some(train), validation, test].map(hash).join(", ");
+    let weights = format!("{:016x}", fingerprint(trainer.model()));
+    processes::expect_same(
+        processes,
+        &[
+            ("program", program()?, "install the same one on every machine"),
+            ("configuration", config.to_toml(), "give all processes the same flags and files"),
+            ("set of kernels", kernels(config.engine()?), "RESNET_KERNELS chooses it; AVX2 and AVX-512 are one set"),
+            ("data set", images, "these are hashes of the training, validation and test images: copy them again"),
+            ("network", weights, "these are hashes of the weights before the next step: --init-from is another file"),
+        ],
+    )
+}
+
+/// Version and hash of this program.
+fn program() -> Result<String> {
+    let failed = |error| Failure::Failed(format!("cannot read this program: {error}"));
+    let bytes = std::env::current_exe().and_then(std::fs::read).map_err(failed)?;
+    Ok(format!("version {}, hash {:016x}", env!("CARGO_PKG_VERSION"), fnv1a(FNV_OFFSET, &bytes)))
 }
