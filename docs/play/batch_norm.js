@@ -1,7 +1,7 @@
 // Play with the batch norm of docs/batch_norm.md: drag an x or a dy, and see every dx move and their sum stay 0.
 "use strict";
 {
-  // The numbers of examples/batch_norm_three_paths.rs.
+  // The numbers of examples/book/batch_norm_three_paths.rs.
   const [X, DY, GAMMA, EPS] = [[1, 3, 5, 7], [9, 0, 0, 0], 3, 4];
 
   const sum = (values) => values.reduce((total, value) => total + value, 0);

@@ -1,7 +1,7 @@
 // Play with the convolution of docs/conv2d.md: click an output gradient, and see dx and dweight fill.
 "use strict";
 {
-  // The picture and the filter of examples/convolution_on_5x5.rs.
+  // The picture and the filter of examples/book/convolution_on_5x5.rs.
   const X = [
     [1, 2, 1, 8, 9],
     [2, 1, 2, 9, 8],

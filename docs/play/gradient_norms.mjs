@@ -1,7 +1,7 @@
 // Reads the norms for the figure in gradients.js from the drawing that the page shows:
 // node docs/play/gradient_norms.mjs > docs/play/gradient_norms.js
 //
-// tests/command/book.rs compares the drawing with what `examples/vanishing_gradient.rs` draws. A norm read from it is off by
+// tests/command/book.rs compares the drawing with what `examples/book/vanishing_gradient.rs` draws. A norm read from it is off by
 // less than 1 %.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";

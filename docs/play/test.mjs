@@ -1,6 +1,6 @@
 // The arithmetic of the playable figures against values that the crate computed: node docs/play/test.mjs
 //
-// values.json is what `cargo run --example playable_values` prints; tests/command/book.rs compares them.
+// values.json is what `cargo run --release --example book -- playable_values` prints; tests/command/book.rs compares them.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import batchNorm from "./batch_norm.js";

@@ -1,7 +1,7 @@
-//! The book against its example programs: printed blocks are what the programs print, figures are what they draw.
+//! The book against its programs: printed blocks are what the programs print, figures are what they draw.
 //!
-//! A block after `<!-- output: chain_rule -->` is a run of lines that `examples/chain_rule.rs` prints. A figure after
-//! `<!-- figure: chain_rule -->` is the file that the program writes to the path which is its only argument.
+//! A block after `<!-- output: chain_rule -->` is a run of lines that `examples/book/chain_rule.rs` prints. A figure
+//! after `<!-- figure: chain_rule -->` is the file that the program writes to the path which is its only argument.
 
 use super::common::Folder;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +14,17 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
 }
 
-/// Cargo puts the examples beside the program; `cargo test` builds both.
-fn example(name: &str) -> Option<PathBuf> {
+/// Runs the programs of the book. Cargo puts the examples beside the command; `cargo test` builds both.
+fn book() -> Option<Command> {
     let folder = Path::new(env!("CARGO_BIN_EXE_resnet")).parent().unwrap().join("examples");
-    let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    path.is_file().then_some(path)
+    let path = folder.join(format!("book{}", std::env::consts::EXE_SUFFIX));
+    if !path.is_file() {
+        println!(
+            "SKIPPED: the programs of the book are NOT built, so nothing is compared: `cargo build --example book`"
+        );
+        return None;
+    }
+    Some(Command::new(path))
 }
 
 /// The pages of the book with their text.
@@ -31,12 +37,12 @@ fn pages() -> Vec<(String, String)> {
     pages
 }
 
-/// What follows each `<!-- KIND: EXAMPLE -->`: the name of the example, and the lines after the mark.
+/// What follows each `<!-- KIND: PROGRAM -->`: the name of the program, and the lines after the mark.
 fn marked<'a>(text: &'a str, kind: &str) -> Vec<(&'a str, Vec<&'a str>)> {
     let lines: Vec<&str> = text.lines().collect();
     let start = format!("<!-- {kind}: ");
-    let example = |line: &'a str| line.trim().strip_prefix(&start)?.strip_suffix(" -->");
-    let marks = lines.iter().enumerate().filter_map(|(i, line)| Some((example(line)?, lines[i + 1..].to_vec())));
+    let program = |line: &'a str| line.trim().strip_prefix(&start)?.strip_suffix(" -->");
+    let marks = lines.iter().enumerate().filter_map(|(i, line)| Some((program(line)?, lines[i + 1..].to_vec())));
     marks.collect()
 }
 
@@ -52,7 +58,7 @@ fn is_run(part: &[&str], whole: &str) -> bool {
     !part.is_empty() && whole.windows(part.len()).any(|window| window == part)
 }
 
-/// What an example prints, and the figure that it draws.
+/// What a program prints, and the figure that it draws.
 struct Run {
     printed: String,
     figure: Option<Vec<u8>>,
@@ -63,12 +69,9 @@ fn run_all(names: &BTreeSet<&str>, folder: &Folder) -> BTreeMap<String, Run> {
     let (runs, names) = (Mutex::new(BTreeMap::new()), Mutex::new(names.iter()));
     let work = || {
         while let Some(&name) = { names.lock().unwrap().next() } {
-            let Some(program) = example(name) else {
-                println!("SKIPPED: {name} is not built, so no page is compared with it: `cargo build --examples`");
-                continue;
-            };
+            let Some(mut book) = book() else { continue };
             let figure = folder.path(&format!("{name}.svg"));
-            let output = Command::new(program).arg(&figure).output().unwrap();
+            let output = book.arg(name).arg(&figure).output().unwrap();
             assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
             let printed = String::from_utf8(output.stdout).unwrap();
             runs.lock().unwrap().insert(name.to_string(), Run { printed, figure: fs::read(&figure).ok() });
@@ -79,7 +82,7 @@ fn run_all(names: &BTreeSet<&str>, folder: &Folder) -> BTreeMap<String, Run> {
 }
 
 #[test]
-fn pages_show_what_the_examples_print_and_draw() {
+fn pages_show_what_the_programs_print_and_draw() {
     let (mut wrong, folder, pages) = (Vec::new(), Folder::new("figures"), pages());
     let names = pages.iter().flat_map(|(_, text)| ["output", "figure"].map(|kind| marked(text, kind))).flatten();
     let runs = run_all(&names.map(|(name, _)| name).collect(), &folder);
@@ -104,7 +107,7 @@ fn pages_show_what_the_examples_print_and_draw() {
                 continue;
             };
             if fs::read(docs().join(target)).ok() != run.figure {
-                let command = format!("cargo run --example {name} -- docs/{target}");
+                let command = format!("cargo run --release --example book -- {name} docs/{target}");
                 wrong.push(format!("{page}: {target} is not what `{command}` draws"));
             }
         }
@@ -114,15 +117,57 @@ fn pages_show_what_the_examples_print_and_draw() {
 
 /// docs/play/test.mjs compares the arithmetic of the playable figures with these values.
 #[test]
-fn playable_figures_are_tested_with_what_the_example_computes() {
-    let Some(program) = example("playable_values") else {
-        println!("SKIPPED: playable_values is not built, so docs/play/values.json is NOT compared with it");
-        return;
-    };
-    let output = Command::new(program).output().unwrap();
+fn playable_figures_are_tested_with_what_the_program_computes() {
+    let Some(mut book) = book() else { return };
+    let output = book.arg("playable_values").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let same = fs::read(docs().join("play/values.json")).unwrap() == output.stdout;
-    assert!(same, "not what `cargo run --example playable_values > docs/play/values.json` writes");
+    assert!(same, "not what `cargo run --release --example book -- playable_values > docs/play/values.json` writes");
+}
+
+/// Output and exit code.
+fn run(arguments: &[&str]) -> Option<(String, String, Option<i32>)> {
+    let output = book()?.args(arguments).output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Some((out, err, output.status.code()))
+}
+
+#[test]
+fn every_program_of_the_book_is_listed_with_its_page() {
+    let Some((list, _, code)) = run(&["help"]) else { return };
+    assert_eq!(code, Some(0));
+    let listed = list.lines().filter_map(|line| line.strip_prefix("  "));
+    let listed = listed.map(|line| line.split_once(' ').unwrap().0.to_string()).collect::<BTreeSet<_>>();
+    let folder = docs().join("../examples/book");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let files = files.filter_map(|name| name.strip_suffix(".rs").map(str::to_string));
+    let programs = files.filter(|name| !["main", "figure"].contains(&name.as_str())).collect::<BTreeSet<_>>();
+    assert_eq!(listed, programs);
+    for line in list.lines().filter(|line| line.starts_with("  ")) {
+        let page = line.rsplit(' ').next().unwrap().strip_prefix("docs/").unwrap();
+        let (name, text) = (line.split_whitespace().next().unwrap(), fs::read_to_string(docs().join(page)).unwrap());
+        assert!(text.contains(name), "docs/{page} does not name `{name}`");
+    }
+}
+
+#[test]
+fn wrong_usage_of_the_book_says_what_to_do() {
+    let Some((_, list, code)) = run(&[]) else { return };
+    assert!(list.starts_with("error: expected the name of a program\n") && code == Some(2), "{list}");
+    for (arguments, expected) in [
+        (&["chain_rul"][..], "there is no program `chain_rul`; did you mean `chain_rule`?\n"),
+        (&["vgg"], "there is no program `vgg`\n"),
+        (&["linear", "--help"], "`linear` expects [FIGURE.svg], got --help\n"),
+        (&["degradation", "tain", "."], "`degradation` expects [FIGURE.svg | train DATA [FOLDER]], got tain .\n"),
+        (&["overfit_one_batch", "a"], "`overfit_one_batch` expects no arguments, got a\n"),
+        (&["pictures"], "`pictures` expects FOLDER [CLASS...], got no arguments\n"),
+    ] {
+        let (out, error, code) = run(arguments).unwrap();
+        assert!(error.starts_with(&format!("error: {expected}")) && out.is_empty() && code == Some(2), "{error}");
+    }
+    let path = docs().join("no folder/linear.svg");
+    let (_, error, code) = run(&["linear", path.to_str().unwrap()]).unwrap();
+    assert!(error.starts_with(&format!("error: cannot write {}: ", path.display())) && code == Some(1), "{error}");
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! Chapter 13 of the book: every layer of ResNet-20, and the networks of its family.
 //!
-//! `cargo run --example family` prints the layers, the networks of depth 6n + 2, networks whose names look alike, and some of
-//! the others, with their sizes; with a path as its argument it also draws the figure of docs/family.md. Everything is
-//! counted from the networks themselves.
+//! `cargo run --release --example book -- family` prints the layers, the networks of depth 6n + 2, networks whose names
+//! look alike, and some of the others, with their sizes; with a path as its argument it also draws the figure of
+//! docs/family.md. Everything is counted from the networks themselves.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
@@ -19,7 +17,7 @@ use resnet_by_hand::{Gradients, Parameters, Result};
 const PUBLISHED: &str = "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d wide_resnet50_2 plain20 resnet20 \
                          preact110 preact164 wrn-28-10";
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let resnet20 = Architecture::by_name("resnet20")?;
     println!("layer              weight              output        parameters   multiply-adds");
     for layer in layers(&resnet20)? {
@@ -66,7 +64,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     }
 
     check_the_first_weight()?;
-    Ok(figure::save(draw()?, 1)?)
+    figure::save(draw()?)
 }
 
 /// A layer with weights: a convolution with its batch norm, or the linear layer.

@@ -1,19 +1,17 @@
 //! Deeper is worse, unless the input is added: He et al. 2015, figure 6, in small.
 //!
 //! ```text
-//! cargo run --example degradation                                         the table; with a path also the figure
-//! cargo run --release --example degradation -- train embedded [FOLDER]    trains on the embedded photographs
-//! cargo run --release --example degradation -- train CIFAR10 [FOLDER]     on the real CIFAR-10 at that path
+//! cargo run --release --example book -- degradation                                      the table; with a path also the figure
+//! cargo run --release --example book -- degradation train embedded [FOLDER]    trains on the embedded photographs
+//! cargo run --release --example book -- degradation train CIFAR10 [FOLDER]     on the real CIFAR-10 at that path
 //! ```
 //!
 //! Training prints the rows of docs/images/book/degradation.csv, from which table and figure are made. All networks are
 //! trained side by side, from the same seed, at a constant learning rate: on CIFAR-10 with the recipe of the paper before
 //! its first milestone; on the embedded photographs, scaled down to 16x16 pixels, with smaller batches, a smaller rate and
-//! no crops. With a FOLDER it also saves the weights there, for the example `layer_responses`.
+//! no crops. With a FOLDER it also saves the weights there, for `layer_responses`.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use ndarray::Array4;
 use resnet_by_hand::data::{Augmentation, Dataset, Splits, cifar10, embedded};
 use resnet_by_hand::engine::Engine;
@@ -27,7 +25,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-const ROWS: &str = include_str!("../docs/images/book/degradation.csv");
+const ROWS: &str = include_str!("../../docs/images/book/degradation.csv");
 const NETWORKS: [&str; 4] = ["plain8", "plain32", "resnet8", "resnet32"];
 /// The name of a run in the rows, the number of its photographs, and of its epochs.
 const RUNS: [(&str, &str, usize); 2] = [("embedded", "1,400", 16), ("cifar10", "50,000", 3)];
@@ -37,16 +35,16 @@ type Row = [f64; 3];
 /// The rows of each run and network, in the order of the epochs.
 type Runs<'a> = BTreeMap<(&'a str, &'a str), Vec<Row>>;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments[..] {
+pub fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = crate::arguments();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["train", data] => train(data, None),
         ["train", data, folder] => train(data, Some(Path::new(folder))),
+        _ if !figure::is_path(&arguments) => crate::wrong_arguments(),
         _ => {
             let runs = read(ROWS)?;
             print(&runs);
-            Ok(figure::save(draw(&runs), 1)?)
+            figure::save(draw(&runs))
         }
     }
 }

@@ -2,7 +2,7 @@
 //! `--data FOLDER`.
 //!
 //! ```text
-//! cargo run --release --example pictures -- pets cat deer dog horse
+//! cargo run --release --example book -- pictures pets cat deer dog horse
 //! resnet data info --data pets
 //! ```
 //!
@@ -15,12 +15,9 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some((folder, classes)) = arguments.split_first() else {
-        eprintln!("usage: pictures FOLDER [CLASS...]");
-        std::process::exit(2);
-    };
+pub fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = crate::arguments();
+    let Some((folder, classes)) = arguments.split_first() else { crate::wrong_arguments() };
     let folder = Path::new(folder);
     if folder.exists() {
         return Err(format!("{} already exists and was not changed", folder.display()).into());

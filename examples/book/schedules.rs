@@ -1,11 +1,9 @@
 //! Every schedule of the learning rate: a picture and some values.
 //!
-//! `cargo run --example schedules` prints the learning rate of some steps; with a path as its argument it also draws the
-//! figure of docs/sgd.md. The run has 20 epochs of 5 steps, and the base rate is 0.1.
+//! `cargo run --release --example book -- schedules` prints the learning rate of some steps; with a path as its
+//! argument it also draws the figure of docs/sgd.md. The run has 20 epochs of 5 steps, and the base rate is 0.1.
 
-mod figure;
-
-use figure::{Axes, Figure, Scale};
+use crate::figure::{self, Axes, Figure, Scale};
 use resnet_by_hand::Result;
 use resnet_by_hand::optim::{Schedule, TrainingTime};
 
@@ -25,7 +23,7 @@ const SCHEDULES: [&str; 9] = [
     "hold:2@0.1+multistep:10,15@0.1",
 ];
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut figure = Figure::new(690.0, 600.0, "The learning rate during a run of 20 epochs, for nine schedules");
     println!("step                                       0       10       25       50       75       99");
     for (panel, text) in SCHEDULES.into_iter().enumerate() {
@@ -47,7 +45,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         axes.draw(&mut figure, &x_ticks, &[(0.0, "0"), (0.05, "0.05"), (0.1, "0.1")], ["", &name]);
         axes.plot(&mut figure, &corners(&rates), "a", false);
     }
-    Ok(figure::save(figure, 1)?)
+    figure::save(figure)
 }
 
 /// The rate of every step.

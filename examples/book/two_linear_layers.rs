@@ -1,10 +1,8 @@
 //! Why a network needs a non-linearity: two linear layers are one linear layer, with a ReLU between them they are more.
 //!
-//! `cargo run --example two_linear_layers [FIGURE.svg]`; the page is docs/relu.md.
+//! `cargo run --release --example book -- two_linear_layers [FIGURE.svg]`; the page is docs/relu.md.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use ndarray::{Array1, Array2, array};
 use resnet_by_hand::layers::{Activation, Linear, Relu};
 use resnet_by_hand::rng::{Purpose, Rng, stream};
@@ -51,7 +49,7 @@ impl TwoLayers {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub fn main() -> Result<(), Box<dyn Error>> {
     println!("Two linear layers are one");
     let linear1 = Linear { weight: array![[1.0, 2.0], [0.0, -1.0], [3.0, 0.0]], bias: array![0.0, 1.0, -2.0] };
     let linear2 = Linear { weight: array![[1.0, -1.0, 2.0], [0.0, 2.0, 1.0]], bias: array![6.0, 1.0] };
@@ -98,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{name:<20} loss {:.3} to {:.3}, {right} of {} points right", losses[0], losses[1], x.nrows());
         trained.push(network);
     }
-    Ok(figure::save(draw(&x, &target, &trained)?, 1)?)
+    figure::save(draw(&x, &target, &trained)?)
 }
 
 /// 100 points of a disc, target −1, and 100 points of a ring around it, target 1.

@@ -1,14 +1,14 @@
 //! Values with which docs/play/test.mjs tests the arithmetic of the figures that can be played with.
 //!
-//! `cargo run --example playable_values > docs/play/values.json`. All but those of batch norm are exact: whole numbers, or
-//! single roundings that JavaScript makes in the same way.
+//! `cargo run --release --example book -- playable_values > docs/play/values.json`. All but those of batch norm are
+//! exact: whole numbers, or single roundings that JavaScript makes in the same way.
 
 use ndarray::{Array4, array};
 use resnet_by_hand::Scalar;
 use resnet_by_hand::layers::{BatchNorm2d, Conv2d, Linear, Mode};
 use resnet_by_hand::rng::{Purpose, stream};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parts = [convolution()?, batch_norm()?, differences(), chain()?];
     let names = ["convolution", "batch_norm", "differences", "chain"];
     let parts = names.iter().zip(parts).map(|(name, cases)| format!("\"{name}\": [\n{}\n]", cases.join(",\n")));

@@ -1,17 +1,15 @@
 //! What an accuracy says: chance of the test images, chance of the seed, and what choosing the best adds.
 //!
-//! `cargo run --example reading_results` prints the numbers of docs/reading_results.md; with a path as its argument it
-//! also draws the figure. `docs/images/book/six_seeds.csv` lists the results of six runs that differ only in their seed.
-//! They come from these commands, in about three minutes:
+//! `cargo run --release --example book -- reading_results` prints the numbers of docs/reading_results.md; with a path
+//! as its argument it also draws the figure. `docs/images/book/six_seeds.csv` lists the results of six runs that differ
+//! only in their seed. They come from these commands, in about three minutes:
 //!
 //! ```sh
 //! resnet train --validation 400 --repeat 6 --out seeds        # result.json: the weights of the best epoch, tested
 //! resnet eval --weights seeds/seed-1/weights.safetensors      # the weights after the last epoch; likewise for 2 to 6
 //! ```
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::rng::{Purpose, Rng, stream};
 
 /// Images in the validation set and in the test set of the six runs.
@@ -21,7 +19,7 @@ const TEST: usize = 500;
 /// How many are compared: k.
 const COMPARED: [usize; 6] = [2, 5, 10, 20, 50, 100];
 
-fn main() -> std::io::Result<()> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut rng = stream(1, Purpose::Verify, &[]);
 
     println!("the accuracy of one network on 10,000 test sets, in percentage points");
@@ -77,7 +75,7 @@ fn main() -> std::io::Result<()> {
     let five = normal[COMPARED.iter().position(|&k| k == 5).expect("five")];
     println!("the best of five runs with 6.61 ± 0.16: about 6.61 - {five:.2} · 0.16 = {:.2}", 6.61 - five * 0.16);
 
-    figure::save(draw(&last_test, &above, &normal, &real), 1)
+    figure::save(draw(&last_test, &above, &normal, &real))
 }
 
 /// √(p(1 − p)/n) in percentage points.
@@ -145,7 +143,7 @@ fn runs() -> Vec<[f64; 6]> {
         let mut values = line.split(',').map(|value| value.parse().expect("a number"));
         std::array::from_fn(|_| values.next().expect("six columns"))
     };
-    include_str!("../docs/images/book/six_seeds.csv").lines().skip(1).map(row).collect()
+    include_str!("../../docs/images/book/six_seeds.csv").lines().skip(1).map(row).collect()
 }
 
 /// Left, the accuracy of every run; right, the best of k above the mean.

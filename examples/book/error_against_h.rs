@@ -1,11 +1,9 @@
 //! Is my gradient right? Differences, their errors, and what a check can miss: docs/checking_gradients.md.
 //!
-//! `cargo run --example error_against_h` prints the tables of the chapter. With a path it also draws the figure there.
-//! Everything is built from + − · / and square roots, which every processor rounds in the same way.
+//! `cargo run --release --example book -- error_against_h` prints the tables of the chapter. With a path it also draws
+//! the figure there. Everything is built from + − · / and square roots, which every processor rounds in the same way.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::Scalar;
 use resnet_by_hand::rng::{Purpose, stream};
 use resnet_by_hand::verify::{TensorReport, check_layer};
@@ -49,7 +47,7 @@ fn step(k: i32) -> f64 {
 /// 2⁻¹⁷.
 const H: f64 = 1.0 / 131072.0;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     by_hand();
     neuron();
     error_against_h();
@@ -58,8 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     kink();
     whole_numbers();
     reports()?;
-    figure::save(drawing(), 1)?;
-    Ok(())
+    figure::save(drawing())
 }
 
 fn by_hand() {

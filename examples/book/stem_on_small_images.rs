@@ -1,6 +1,6 @@
 //! The effect of an ImageNet stem on a 32x32 image.
 //!
-//! `cargo run --example stem_on_small_images`
+//! `cargo run --release --example book -- stem_on_small_images`
 //!
 //! The ImageNet stem (7x7 stride 2, max pool stride 2) reduces a 32x32 photograph to 8x8 before the first stage. Here
 //! the same ResNet-8 is trained with both stems, with the same recipe and seed: without an argument on the 1,400
@@ -25,10 +25,11 @@ use resnet_by_hand::train::{Recipe, Trainer, evaluate};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-fn main() -> resnet_by_hand::Result<()> {
-    let (splits, recipe) = match std::env::args().nth(1) {
-        Some(path) => (cifar10::load(path)?, Recipe::by_name("quick")?),
-        None => (embedded::load(), Recipe { epochs: 20, ..Recipe::by_name("demo")? }),
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (splits, recipe) = match &crate::arguments()[..] {
+        [] => (embedded::load(), Recipe { epochs: 20, ..Recipe::by_name("demo")? }),
+        [path] => (cifar10::load(path)?, Recipe::by_name("quick")?),
+        _ => crate::wrong_arguments(),
     };
     let (train, test) = (Arc::new(splits.train), Arc::new(splits.test));
     println!(

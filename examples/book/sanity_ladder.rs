@@ -1,7 +1,8 @@
 //! Nine mistakes on the sanity ladder: what the first loss, the first step and ten photographs say about each.
 //!
-//! `cargo run --example sanity_ladder` trains the same small network on ten photographs ten times, once as it should be
-//! and once with each mistake; with a path as its argument it also draws the figure of docs/training_a_network.md.
+//! `cargo run --release --example book -- sanity_ladder` trains the same small network on ten photographs ten times,
+//! once as it should be and once with each mistake; with a path as its argument it also draws the figure of
+//! docs/training_a_network.md.
 //!
 //! The figure shows a recorded run, `docs/images/book/demo_run.csv`. These commands make that file in half a minute:
 //!
@@ -12,9 +13,7 @@
 //!     awk -F, -v OFS=, 'NR > 1 { for (i = 2; i <= 7; i++) $i = sprintf("%.4g", $i) } 1'
 //! ```
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use ndarray::{Array2, ArrayD, Axis};
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::engine::Engine;
@@ -65,7 +64,7 @@ struct Signs {
     right: [usize; 2],
 }
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     // Ten photographs, one of each class.
     let ten = embedded::load().train.subset(&(0..10).collect::<Vec<_>>())?;
     let images = Normalization::CIFAR10.apply::<f32>(ten.pixels.view())?;
@@ -84,7 +83,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             println!("{:>15}{:>8}{:>10}", "no less", "-", "-");
         }
     }
-    Ok(figure::save(draw(), 1)?)
+    figure::save(draw())
 }
 
 /// Trains on the ten photographs, with one mistake.
@@ -187,7 +186,7 @@ fn recorded() -> Vec<[f64; 7]> {
         let mut values = line.split(',').map(|value| value.parse().expect("a number"));
         std::array::from_fn(|_| values.next().expect("seven columns"))
     };
-    include_str!("../docs/images/book/demo_run.csv").lines().skip(1).map(row).collect()
+    include_str!("../../docs/images/book/demo_run.csv").lines().skip(1).map(row).collect()
 }
 
 /// Learning rate, update ratio, loss and accuracy of the recorded run against the epoch.

@@ -1,16 +1,14 @@
 //! Max, average and global average pooling of a picture of 4x4 pixels, forward and backward.
 //!
-//! `cargo run --example pooling_on_4x4` prints every array; with a path as its argument it also draws the figure of
-//! docs/pooling.md.
+//! `cargo run --release --example book -- pooling_on_4x4` prints every array; with a path as its argument it also draws
+//! the figure of docs/pooling.md.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::{Array2, array};
 use resnet_by_hand::Activation;
 use resnet_by_hand::layers::{AvgPool2d, GlobalAvgPool, MaxPool2d};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let x = image(&array![[1.0, 3.0, 2.0, 0.0], [5.0, 4.0, 1.0, 6.0], [0.0, 2.0, 9.0, 8.0], [7.0, 1.0, 8.0, 3.0]]);
     let dy = image(&array![[4.0, 8.0], [12.0, 16.0]]);
     show("x", &x);
@@ -55,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             figure.styled_text([middle, top + 26.0 + 2.0 * CELL + 6.0], Anchor::Middle, "bold", 18.0, sign);
         }
     }
-    Ok(figure::save(figure, 1)?)
+    figure::save(figure)
 }
 
 fn image(values: &Array2<f64>) -> Activation<f64> {

@@ -1,12 +1,10 @@
 //! A network that learns: linear, ReLU, linear, softmax cross-entropy, trained by plain gradient descent on photographs.
 //!
-//! `cargo run --example first_network [FIGURE.svg]`; docs/first_network.md explains it line by line.
+//! `cargo run --release --example book -- first_network [FIGURE.svg]`; docs/first_network.md explains it line by line.
 //!
 //! All numbers are `f64`: the training is then the same, in all digits printed here, on every processor.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use ndarray::{Array1, Array2, Axis, s};
 use resnet_by_hand::data::{Dataset, Normalization, embedded};
 use resnet_by_hand::layers::linear::LinearGrads;
@@ -95,7 +93,7 @@ impl Network {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub fn main() -> Result<(), Box<dyn Error>> {
     let splits = embedded::load();
     let part = |range: std::ops::Range<usize>| splits.train.subset(&range.collect::<Vec<_>>());
     let training = Images::new(&part(0..TRAINING)?)?;
@@ -137,7 +135,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("smallest validation loss: epoch {epoch}, loss {v_loss:.2}, accuracy {accuracy:.1} %");
     let [loss, accuracy] = network.evaluate(&Images::new(&splits.test)?)?;
     println!("that network on the test images: loss {loss:.2}, accuracy {accuracy:.1} %");
-    Ok(figure::save(draw(&curves, epoch), 1)?)
+    figure::save(draw(&curves, epoch))
 }
 
 /// Compares one entry of dweight with a central difference, as in docs/checking_gradients.md.

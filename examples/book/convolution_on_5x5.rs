@@ -1,18 +1,17 @@
 //! One 3x3 filter on a picture of 5x5 pixels, forward and backward: three readings of one list of terms.
 //!
-//! `cargo run --example convolution_on_5x5` prints every array; with a path as its argument it also draws the figure of
-//! docs/conv2d.md. All values are whole numbers, so the results must equal those of `Conv2d` exactly.
+//! `cargo run --release --example book -- convolution_on_5x5` prints every array; with a path as its argument it also
+//! draws the figure of docs/conv2d.md. All values are whole numbers, so the results must equal those of `Conv2d`
+//! exactly.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::{Array2, array};
 use resnet_by_hand::layers::Conv2d;
 
 /// A place of an array: row, column.
 type Place = [usize; 2];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A dark left side and a bright right side.
     let x = array![[1, 2, 1, 8, 9], [2, 1, 2, 9, 8], [1, 2, 8, 9, 9], [2, 1, 9, 8, 9], [1, 8, 9, 9, 8]];
     // Right minus left, the middle row twice.
@@ -65,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert!(grads.weight.iter().eq(dweight.mapv(f64::from).iter()));
     println!("\nConv2d computes the same y, dx and dweight");
 
-    Ok(figure::save(draw(&x, &weight, &y, &dy, &dx, &dweight), 1)?)
+    figure::save(draw(&x, &weight, &y, &dy, &dx, &dweight))
 }
 
 const CELL: f64 = 30.0;

@@ -1,17 +1,15 @@
 //! From scores to probabilities, from probabilities to the loss, and the gradient p − q.
 //!
-//! `cargo run --example softmax [FIGURE.svg]`; the page is docs/softmax_cross_entropy.md.
+//! `cargo run --release --example book -- softmax [FIGURE.svg]`; the page is docs/softmax_cross_entropy.md.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use ndarray::{Array2, array};
 use resnet_by_hand::layers::SoftmaxCrossEntropy;
 use resnet_by_hand::layers::softmax_cross_entropy::softmax;
 
 const CLASSES: [&str; 4] = ["cat", "dog", "ship", "frog"];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (logits, target) = (array![[2.0, 1.0, -1.0, 0.0]], 1);
     let layer = SoftmaxCrossEntropy::new();
     let (loss, cache) = layer.forward(&logits, &[target])?;
@@ -38,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("all made 5 times larger:               p = {:.3}", softmax(&(&logits * 5.0)));
     let (chance, _) = layer.forward(&Array2::<f64>::zeros((1, 10)), &[3])?;
     println!("ten equal scores:                      loss = {chance:.3}");
-    Ok(figure::save(draw(&logits, target, p, &dlogits), 1)?)
+    figure::save(draw(&logits, target, p, &dlogits))
 }
 
 /// Scores, probabilities, the loss as a function of the right class's probability, and the gradient.

@@ -3,12 +3,13 @@
 //! Positions are in pixels from the upper left corner. A colour is a class of the style sheet below, which has two sets of
 //! them; `a` to `d` can be distinguished by people with colour blindness (Okabe & Ito 2008). All numbers are written with two
 //! decimals, so two processors that round the last digit of a sum differently draw the same file.
-#![allow(dead_code, reason = "every example uses a part")]
 
 mod png;
 
 use ndarray::ArrayView3;
+use std::error::Error;
 use std::fmt::Write as _;
+use std::fs;
 
 const STYLE: &str = "\
 text{fill:#222}.muted{fill:#666}.bold{font-weight:bold}.ink{stroke:#222}.grid{stroke:#ddd}.paper{fill:#fff}\
@@ -192,13 +193,20 @@ impl Axes {
     }
 }
 
+/// Whether these arguments are the path of a figure, or none.
+pub fn is_path(arguments: &[String]) -> bool {
+    matches!(arguments, []) || matches!(arguments, [path] if path.ends_with(".svg"))
+}
+
 /// Writes the figure to the path given on the command line, if one is given.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn save(figure: Figure, argument: usize) -> std::io::Result<()> {
-    match std::env::args().nth(argument) {
-        Some(path) => std::fs::write(path, figure.finish()),
+pub fn save(figure: Figure) -> Result<(), Box<dyn Error>> {
+    match crate::arguments().first() {
+        Some(path) => {
+            Ok(fs::write(path, figure.finish()).map_err(|error| resnet_by_hand::Error::io(path, "write", error))?)
+        }
         None => Ok(()),
     }
 }

@@ -1,12 +1,10 @@
 //! Chapter 15 of the book: from photographs to batches.
 //!
-//! `cargo run --example augmentation` prints the mean and the spread of the training photographs, windows of a small picture
-//! that can be checked by hand, the batches of some epochs, and what a seed makes of one photograph; with a path as its
-//! argument it also draws the figure of docs/augmentation.md.
+//! `cargo run --release --example book -- augmentation` prints the mean and the spread of the training photographs,
+//! windows of a small picture that can be checked by hand, the batches of some epochs, and what a seed makes of one
+//! photograph; with a path as its argument it also draws the figure of docs/augmentation.md.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::Axis;
 use resnet_by_hand::Result;
 use resnet_by_hand::data::augment::{Augmentation, Hole, Variant};
@@ -27,7 +25,7 @@ const EPOCHS: [u64; 4] = [0, 1, 2, 3];
 const HIDDEN: usize = 16;
 const ALPHA: f64 = 1.0;
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let train = Arc::new(embedded::load().train);
     statistics(&train)?;
     windows_of_a_small_picture()?;
@@ -63,7 +61,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         println!("the same values as in a batch of its own, epoch {epoch}: {equal}");
     }
 
-    Ok(figure::save(draw(&train), 1)?)
+    figure::save(draw(&train))
 }
 
 /// Mean and standard deviation of the colours, and what they mean for the steps of the training.

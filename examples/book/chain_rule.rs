@@ -1,20 +1,18 @@
 //! Chapter 2 of the book: the chain rule on three functions, one neuron, and gradient descent on photographs.
 //!
 //! ```text
-//! cargo run --example chain_rule
-//! cargo run --example chain_rule -- chain_rule.svg     draws the figure too
+//! cargo run --release --example book -- chain_rule
+//! cargo run --release --example book -- chain_rule chain_rule.svg     draws the figure too
 //! ```
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::data::{Dataset, embedded};
 
 /// The learning rates of the two neurons below. Change them: chapter 2's exercise says what to expect.
 const LR_OF_ONE_EXAMPLE: f64 = 0.05;
 const LR_OF_PHOTOGRAPHS: f64 = 0.5;
 
-fn main() -> std::io::Result<()> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     three_functions();
     used_twice();
     one_example();
@@ -22,7 +20,7 @@ fn main() -> std::io::Result<()> {
     let splits = embedded::load();
     let (train, test) = (ships_and_frogs(&splits.train), ships_and_frogs(&splits.test));
     let (neuron, losses) = learn(&train, &test);
-    figure::save(draw(&neuron, &losses, &train), 1)
+    figure::save(draw(&neuron, &losses, &train))
 }
 
 /// loss = (3x + 1)², as three functions.

@@ -1,12 +1,10 @@
 //! One x reaches the loss of a batch norm on three paths: directly, through the mean and through the variance.
 //!
-//! `cargo run --example batch_norm_three_paths` gives each path its own copy of x, moves one value of one copy, and so
-//! measures how much of dx comes through each path; the three add up to the dx of the layer. With a path as its
-//! argument it also draws the figure of docs/batch_norm.md.
+//! `cargo run --release --example book -- batch_norm_three_paths` gives each path its own copy of x, moves one value of
+//! one copy, and so measures how much of dx comes through each path; the three add up to the dx of the layer. With a
+//! path as its argument it also draws the figure of docs/batch_norm.md.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::Array4;
 use resnet_by_hand::layers::{BatchNorm2d, Mode};
 
@@ -43,7 +41,7 @@ fn through(path: usize, i: usize) -> f64 {
     (moved(h) - moved(-h)) / (2.0 * h)
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let paths: [[f64; 4]; 3] = [0, 1, 2].map(|path| [0, 1, 2, 3].map(|i| through(path, i)));
     let dx: [f64; 4] = [0, 1, 2, 3].map(|i| paths.iter().map(|path| path[i]).sum());
 
@@ -64,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{:<14}{}", "BatchNorm2d", cells.collect::<String>());
     assert!(layer_dx.iter().zip(dx).all(|(layer, dx)| (layer - dx).abs() < 1e-8));
 
-    Ok(figure::save(draw(&paths, &dx), 1)?)
+    figure::save(draw(&paths, &dx))
 }
 
 /// Rounded to two decimals; never −0.

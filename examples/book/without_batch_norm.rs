@@ -1,14 +1,13 @@
 //! The same plain network trained with and without batch norm, from the same initial weights.
 //!
-//! `cargo run --example without_batch_norm` prints the loss after some steps of gradient descent for several learning
-//! rates and scales of the initial weights; with a path as its argument it also draws the figure of docs/batch_norm.md.
+//! `cargo run --release --example book -- without_batch_norm` prints the loss after some steps of gradient descent for
+//! several learning rates and scales of the initial weights; with a path as its argument it also draws the figure of
+//! docs/batch_norm.md.
 //!
 //! "Without" is the evaluation mode of a fresh network: its running mean is 0 and its running variance is 1, so a batch
 //! norm computes y = gamma · x + beta and normalises nothing. Both have the same parameters, gamma and beta included.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use ndarray::{Array2, Axis};
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{AvgPool2d, Mode, SoftmaxCrossEntropy};
@@ -19,7 +18,7 @@ use resnet_by_hand::{Activation, Result};
 
 const STEPS: usize = 30;
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     // Ten photographs, one of each class, scaled down to 8x8 pixels.
     let batch = embedded::load().train.subset(&(0..10).collect::<Vec<_>>())?;
     let images = Normalization::CIFAR10.apply::<f64>(batch.pixels.view())?;
@@ -49,7 +48,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let [with, without] = [Mode::Train, Mode::Eval].map(|mode| differences(&images, mode, scale));
         println!("{scale:>3} x Kaiming's   with {:.1e}   without {:.1e}", with?, without?);
     }
-    Ok(figure::save(draw(&curves), 1)?)
+    figure::save(draw(&curves))
 }
 
 /// Nine 3x3 convolutions of 8 channels, each followed by a batch norm and a ReLU; then a linear layer.

@@ -1,11 +1,10 @@
 //! Two edge filters on a photograph: one convolution with two output channels.
 //!
-//! `cargo run --example filter_on_a_photograph` prints one output value with all its terms, and how many weights are
-//! needed; with a path as its argument it also draws the figure of docs/conv2d.md. Pixels and weights are whole numbers.
+//! `cargo run --release --example book -- filter_on_a_photograph` prints one output value with all its terms, and how
+//! many weights are needed; with a path as its argument it also draws the figure of docs/conv2d.md. Pixels and weights
+//! are whole numbers.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::{Array4, ArrayView2, array, s};
 use resnet_by_hand::data::embedded;
 use resnet_by_hand::layers::Conv2d;
@@ -18,7 +17,7 @@ const PLACE: [usize; 2] = [15, 20];
 const PIXEL: f64 = 6.0;
 const OVERLAP: f64 = 0.5;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let train = embedded::load().train;
     let class = &train.classes[usize::from(train.labels[PHOTOGRAPH])];
     // x (1, 32, 32, 3): red, green and blue from 0 to 255.
@@ -68,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         12.0,
         "y: 0 is grey, positive is white, negative is black",
     );
-    Ok(figure::save(figure, 1)?)
+    figure::save(figure)
 }
 
 /// Draws y in nine greys. Most of it is near 0: one square of middle grey, and pixels where y is not.

@@ -1,14 +1,12 @@
 //! The linear layer on two inputs of three numbers, forward and backward, and the shapes that force its formulas.
 //!
-//! `cargo run --example linear [FIGURE.svg]`; the page is docs/linear.md.
+//! `cargo run --release --example book -- linear [FIGURE.svg]`; the page is docs/linear.md.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::{Array2, array};
 use resnet_by_hand::layers::Linear;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let linear = Linear { weight: array![[1.0, 2.0], [0.0, -1.0], [3.0, 0.0]], bias: array![0.5, 0.0, 0.0] };
     let x = array![[1.0, 1.0], [2.0, -1.0]];
     let dy = array![[1.0, 0.0, 2.0], [0.0, 3.0, -1.0]];
@@ -30,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         *difference = (loss(&more)? - loss(&less)?) / 2.0;
     }
     println!("dweight by finite differences = {:?}", lists(&differences));
-    Ok(figure::save(draw(), 1)?)
+    figure::save(draw())
 }
 
 /// The rows of a matrix, to print them on one line.

@@ -1,7 +1,7 @@
 //! One photograph through one residual block, forward and backward, with every intermediate value printed.
 //!
-//! `cargo run --example inspect_block` prints the values; with a path as its argument it also draws the three shortcuts,
-//! the figure of docs/residual_block.md.
+//! `cargo run --release --example book -- inspect_block` prints the values; with a path as its argument it also draws
+//! the three shortcuts, the figure of docs/residual_block.md.
 //!
 //! The block is `layer2.0` of a newly initialised ResNet-20: 16 to 32 channels, 32x32 to 16x16 pixels, option A on its
 //! shortcut. The example calls the layers of the block one by one, as `ResidualBlock` does, and compares the results
@@ -21,9 +21,7 @@
 //!   rest is ds itself, unscaled: the extremes, -4.98e-3 and 6.40e-3, are those of ds. No weight has changed them.
 //! - dx: every pixel has a gradient again. Through S alone three of four would have none.
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::Array2;
 use resnet_by_hand::Activation;
 use resnet_by_hand::data::{Normalization, embedded};
@@ -33,7 +31,7 @@ use resnet_by_hand::model::{Architecture, Block, ResNet};
 
 const TRAIN: Mode = Mode::Train;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = embedded::load().train.subset(&[6])?;
     let x = Normalization::CIFAR10.apply::<f64>(image.pixels.view())?;
     let label = usize::from(image.labels[0]);
@@ -128,7 +126,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (dx_block, _) = block.backward(&dy, &cache)?;
     assert_eq!((y, dx), (y_block, dx_block));
     println!("\nResidualBlock::forward and backward give bit-identical y and dx");
-    Ok(figure::save(draw(), 1)?)
+    figure::save(draw())
 }
 
 fn header() {

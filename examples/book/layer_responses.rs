@@ -1,18 +1,16 @@
 //! How strong is the response of each layer? He et al. 2015, figure 7, in small.
 //!
 //! ```text
-//! cargo run --example layer_responses                              the table; with a path also the figure
-//! cargo run --release --example layer_responses -- measure FOLDER  the rows of docs/images/book/layer_responses.csv
+//! cargo run --release --example book -- layer_responses                              the table; with a path also the figure
+//! cargo run --release --example book -- layer_responses measure FOLDER     rows of docs/images/book/layer_responses.csv
 //! ```
 //!
 //! A response is the output of a batch norm, before the ReLU and before the addition. Its standard deviation is taken
 //! over all its values for some test photographs, in evaluation mode, in f64. FOLDER holds the weights that
-//! `cargo run --release --example degradation -- train embedded FOLDER` saves. The trained ResNet-20 inside the program is
-//! measured each time.
+//! `cargo run --release --example book -- degradation train embedded FOLDER` saves. The trained ResNet-20 inside the
+//! program is measured each time.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{AvgPool2d, Mode};
 use resnet_by_hand::model::resnet::StemLayers;
@@ -22,14 +20,14 @@ use resnet_by_hand::weights::{self, pretrained, state_dict};
 use resnet_by_hand::{Activation, Result};
 use std::path::Path;
 
-const ROWS: &str = include_str!("../docs/images/book/layer_responses.csv");
+const ROWS: &str = include_str!("../../docs/images/book/layer_responses.csv");
 const PHOTOGRAPHS: usize = 10;
 
 /// The name of a network, and the standard deviation of the responses of each of its convolutions, first to last.
 type Responses = (String, Vec<f64>);
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let arguments = crate::arguments();
     if let [measure, folder] = &arguments[..]
         && measure == "measure"
     {
@@ -42,6 +40,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             println!("{name},{}", row.join(","));
         }
         return Ok(());
+    }
+    if !figure::is_path(&arguments) {
+        crate::wrong_arguments();
     }
 
     let mut networks = Vec::new();
@@ -62,7 +63,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let of_block = |place: usize| mean(stds[1..].iter().copied().skip(place).step_by(2).collect());
         println!("{name:<9} {:>5.2} {:>18.2} {:>19.2}", mean(stds.clone()), of_block(0), of_block(1));
     }
-    Ok(figure::save(draw(&networks), 1)?)
+    figure::save(draw(&networks))
 }
 
 fn photographs() -> Result<Activation<f64>> {

@@ -1,8 +1,8 @@
 //! How much of the gradient reaches each layer? Plain against residual networks of growing depth, before training.
 //!
-//! `cargo run --example vanishing_gradient` prints a table; with a path as its argument it also draws the figure of
-//! docs/residual_block.md. dh is ∂loss/∂(output of the stem or a block), the signal that is propagated back; ‖dweight‖ is
-//! what the optimiser gets. Three embedded photographs, seed 1, f64.
+//! `cargo run --release --example book -- vanishing_gradient` prints a table; with a path as its argument it also draws
+//! the figure of docs/residual_block.md. dh is ∂loss/∂(output of the stem or a block), the signal that is propagated
+//! back; ‖dweight‖ is what the optimiser gets. Three embedded photographs, seed 1, f64.
 //!
 //! What to look at: the ratios "first / last". The textbook case is only one of three.
 //!
@@ -22,9 +22,7 @@
 //!   In resnet110 it grows 99-fold over the same depth. The paper says that vanishing gradients are unlikely to be the
 //!   reason why deep plain networks fail (section 4.1); here they explode.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::Gradients;
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
@@ -45,7 +43,7 @@ const SETTINGS: [(&str, Mode, f64); 3] = [
     ("no batch norm, weights / √2", Mode::Eval, FRAC_1_SQRT_2),
 ];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut panels = Vec::new();
     for (title, mode, factor) in SETTINGS {
         println!("{title}");
@@ -69,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         panels.push((format!("‖dh‖, {title}"), signals));
         panels.push((format!("‖dweight‖, {title}"), weights));
     }
-    Ok(figure::save(draw(&panels), 1)?)
+    figure::save(draw(&panels))
 }
 
 /// (‖dh‖ after the stem and after every block, ‖dweight‖ of every convolution), first layer first, of a fresh network.

@@ -1,15 +1,13 @@
 //! Chapter 1 of the book: a photograph, the whole of ResNet-20, and its ten scores.
 //!
 //! ```text
-//! cargo run --example resnet20_on_one_page
-//! cargo run --example resnet20_on_one_page -- resnet20.svg     draws the network too
+//! cargo run --release --example book -- resnet20_on_one_page
+//! cargo run --release --example book -- resnet20_on_one_page resnet20.svg     draws the network too
 //! ```
 //!
 //! The trained network is the one inside the program (`resnet_by_hand::weights::pretrained`).
 
-mod figure;
-
-use figure::{Anchor, Figure};
+use crate::figure::{self, Anchor, Figure};
 use ndarray::{Array2, ArrayView3, Axis};
 use resnet_by_hand::data::{Dataset, Normalization, embedded};
 use resnet_by_hand::layers::softmax_cross_entropy::softmax;
@@ -28,7 +26,7 @@ const PHOTOGRAPH: usize = 15;
 /// With so many photographs of the test set the losses are compared.
 const PHOTOGRAPHS: usize = 100;
 
-fn main() -> std::result::Result<(), Box<dyn Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn Error>> {
     let resnet20 = Architecture::by_name("resnet20")?;
     let fresh = ResNet::<f64>::new(&resnet20, 1)?;
     let mut trained = fresh.clone();
@@ -66,7 +64,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         println!("{name:<16} {loss:>5.2} {right:>7}");
     }
 
-    Ok(figure::save(draw(&trained, &steps, image, &test.classes, &logits, &loss), 1)?)
+    figure::save(draw(&trained, &steps, image, &test.classes, &logits, &loss))
 }
 
 /// A part of the network: its name, the shape of its result for one photograph, the number of its parameters.

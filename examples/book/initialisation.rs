@@ -1,15 +1,14 @@
 //! What happens to the scale of the values and of the gradients with depth, before training, for three initial scales of
 //! the weights.
 //!
-//! `cargo run --example initialisation` measures plain networks of 3x3 convolutions and ReLUs, without batch norm, on
-//! embedded photographs; with a path as its argument it also draws the figure of docs/initialisation.md.
+//! `cargo run --release --example book -- initialisation` measures plain networks of 3x3 convolutions and ReLUs,
+//! without batch norm, on embedded photographs; with a path as its argument it also draws the figure of
+//! docs/initialisation.md.
 //!
 //! The library draws weights with the standard deviation √2/√fan_out (the gain √2). Here they are multiplied to get other
 //! gains. "Without batch norm" is the evaluation mode of a fresh network, whose running mean is 0 and running variance 1.
 
-mod figure;
-
-use figure::{Anchor, Axes, Figure, Scale};
+use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::data::{Normalization, embedded};
 use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::architecture::{ShortcutOption, Stage};
@@ -24,7 +23,7 @@ const CHANNELS: usize = 16;
 /// The library's gain √2 is multiplied by the second value.
 const GAINS: [(&str, f64, &str); 3] = [("1", 1.0 / SQRT_2, "b"), ("√2", 1.0, "a"), ("2", SQRT_2, "c")];
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let (images, labels) = photographs()?;
 
     println!("rms of the values h and of dh in a plain network of {} convolutions", 2 * BLOCKS + 1);
@@ -60,7 +59,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let norm = |name| first.get(name).expect("a basic block").iter().map(|g| g * g).sum::<f64>().sqrt();
         println!("{name} {cells}{:>16.1e}{:>13.1e}", norm("bn2.weight"), norm("conv2.weight"));
     }
-    Ok(figure::save(draw(&curves), 1)?)
+    figure::save(draw(&curves))
 }
 
 /// Five photographs as the network reads them, and their classes.
