@@ -105,8 +105,9 @@ enum Failure {
     Verdict,
     /// A signal, or the end of `--max-hours`; the message about what is saved is already printed.
     Interrupted(interrupt::Cause),
-    /// Another process of the run has failed, and prints why; the exit code.
-    Elsewhere(u8),
+    /// The first process of the run prints why, and has the exit code: a launcher that sees another one may end the first process
+    /// before it has printed anything.
+    Elsewhere,
     /// The reader of stdout has closed the pipe (`resnet models | head -1`).
     PipeClosed,
 }
@@ -146,10 +147,9 @@ pub fn run() -> ExitCode {
         Command::Oracle(_) => "oracle",
     };
     match dispatch(cli) {
-        Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::PipeClosed | Failure::Elsewhere) => ExitCode::SUCCESS,
         Err(Failure::Verdict) => ExitCode::FAILURE,
         Err(Failure::Interrupted(cause)) => ExitCode::from(cause.exit_code()),
-        Err(Failure::Elsewhere(code)) => ExitCode::from(code),
         Err(Failure::Failed(message) | Failure::Diverged(message)) => {
             // stderr may be closed too; then the message is lost.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("error: {message}\n"));

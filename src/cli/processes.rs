@@ -102,8 +102,7 @@ fn parts(failure: &Failure) -> (u8, String) {
         Failure::Failed(message) | Failure::Diverged(message) => (1, message.clone()),
         Failure::Verdict => (1, String::new()),
         Failure::Interrupted(cause) => (cause.exit_code(), String::new()),
-        Failure::Elsewhere(code) => (*code, String::new()),
-        Failure::PipeClosed => (0, String::new()),
+        Failure::Elsewhere | Failure::PipeClosed => (0, String::new()),
     }
 }
 
@@ -127,7 +126,7 @@ pub fn agree<R>(processes: &dyn Communicator, result: Result<R>) -> Result<R> {
         (0, 0) => result,
         (0, _) if code == 2 => Err(Failure::Usage(message)),
         (0, _) => Err(Failure::Failed(message)),
-        _ => Err(Failure::Elsewhere(code)),
+        _ => Err(Failure::Elsewhere),
     }
 }
 
@@ -150,7 +149,7 @@ pub fn expect_same(processes: &dyn Communicator, values: &[(&str, String, &str)]
     // Every process has come to the same conclusion.
     ALL_FAIL.fetch_or(result.is_err(), Ordering::Relaxed);
     match result {
-        Err(failure) if processes.rank() > 0 => Err(Failure::Elsewhere(parts(&failure).0)),
+        Err(_) if processes.rank() > 0 => Err(Failure::Elsewhere),
         result => result,
     }
 }
@@ -184,6 +183,7 @@ pub fn end(processes: Arc<dyn Communicator>, result: Result<()>) -> Result<()> {
             let _ = writeln!(std::io::stderr(), "error: {who}{message}");
             abort(code)
         }
+        Err(Failure::Interrupted(_)) if processes.rank() > 0 => Err(Failure::Elsewhere),
         result => result,
     }
 }
@@ -211,7 +211,7 @@ mod tests {
         });
         let Err(Failure::Usage(message)) = &results[0] else { panic!("{results:?}") };
         assert!(message.starts_with("process 1") && message.ends_with(": no such file"), "{message}");
-        assert!(results[1..].iter().all(|result| matches!(result, Err(Failure::Elsewhere(2)))), "{results:?}");
+        assert!(results[1..].iter().all(|result| matches!(result, Err(Failure::Elsewhere))), "{results:?}");
         let results = threads::run(2, 1, |processes| agree(&*processes, Ok(processes.rank())));
         assert!(matches!(results[..], [Ok(0), Ok(1)]), "{results:?}");
     }
@@ -227,7 +227,7 @@ mod tests {
         let Err(Failure::Failed(message)) = &results[0] else { panic!("{results:?}") };
         assert!(message.contains("has another configuration than process 0"), "{message}");
         assert!(message.ends_with("expected seed = 2, found seed = 3; give the same"), "{message}");
-        assert!(matches!(results[2], Err(Failure::Elsewhere(1))), "{results:?}");
+        assert!(matches!(results[2], Err(Failure::Elsewhere)), "{results:?}");
         assert_eq!(threads::run(2, 1, |processes| from_first(&*processes, &processes.rank().to_string())), ["0", "0"]);
     }
 

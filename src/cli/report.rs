@@ -176,7 +176,7 @@ fn check_classes(runs: &[Examined]) -> Result<()> {
 fn message(failure: Failure) -> String {
     match failure {
         Failure::Usage(message) | Failure::Failed(message) | Failure::Diverged(message) => message,
-        Failure::Verdict | Failure::Interrupted(_) | Failure::Elsewhere(_) | Failure::PipeClosed => {
+        Failure::Verdict | Failure::Interrupted(_) | Failure::Elsewhere | Failure::PipeClosed => {
             "interrupted".to_string()
         }
     }

@@ -82,6 +82,30 @@ mpirun -n 2 -x RESNET_KERNELS=avx2 "$resnet" train "${small[@]}" "${everything[@
 same "2 processes with AVX2 and 2 with the widest kernels" "$work/one" "$work/mixed"
 [ "$mode" = full ] || exit 0
 
+# A full disk: the first process says so, and all end.
+mkdir "$work/disk"
+if mount -t tmpfs -o size=1600k tmpfs "$work/disk" 2>/dev/null; then
+  trap 'umount "$work/disk"; rm -rf "$work"' EXIT
+  refused 1 "No space left" mpirun -n 2 "$resnet" train "${long[@]}" --keep-checkpoints 9 --out "$work/disk/x"
+else
+  printf '!! SKIPPED: a disk of 1.6 MB cannot be mounted, so a full disk is NOT tested\n'
+fi
+# A process that dies before the first step, while it reads 60,000 images or compares them: no other waits for it.
+if [ -n "${CIFAR10:-}" ]; then
+  timeout 60 mpirun -n 3 "$resnet" train --data "$CIFAR10" --out "$work/dies" >/dev/null 2>&1 &
+  run=$!
+  sleep 0.5
+  killed=$(pgrep -f -- "--out $work/dies" | while read -r pid; do
+    [ "$(cat "/proc/$pid/comm")" = resnet ] && echo "$pid"; done | tail -1)
+  kill -9 "$killed"
+  begun=$SECONDS
+  wait "$run" && fail "a process died, and the run went on"
+  [ $((SECONDS - begun)) -le 10 ] || fail "a process died, and the others waited for $((SECONDS - begun)) s"
+  printf 'ok: a process that dies before the first step\n'
+else
+  printf '!! SKIPPED: CIFAR10 is not set, so a process that dies before the first step is NOT tested\n'
+fi
+
 for model in resnet8 plain8 resnet20-b resnet18-cifar resnet50-cifar preact110 resnext50_32x4d; do
   rm -rf "$work/alone"
   options=(train --model "$model" --train-images 48 --batch-size 20 --epochs 2 "${everything[@]}" --validation 8)

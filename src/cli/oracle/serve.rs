@@ -73,12 +73,11 @@ fn answer(line: &str) -> Answer {
     let mut out = Vec::new();
     let ended = catch_unwind(AssertUnwindSafe(|| run_to(&args, &mut out)));
     let (code, error) = match ended {
-        Ok(Ok(())) | Ok(Err(Failure::PipeClosed)) => (0, String::new()),
+        Ok(Ok(())) | Ok(Err(Failure::PipeClosed | Failure::Elsewhere)) => (0, String::new()),
         Ok(Err(Failure::Verdict)) => (1, String::new()),
         Ok(Err(Failure::Failed(message) | Failure::Diverged(message))) => (1, format!("error: {message}")),
         Ok(Err(Failure::Usage(message))) => (2, format!("error: {message}")),
         Ok(Err(Failure::Interrupted(cause))) => (cause.exit_code(), String::new()),
-        Ok(Err(Failure::Elsewhere(code))) => (code, String::new()),
         // The message of the panic is on the stderr of this process.
         Err(_) => (101, "error: a bug in resnet: the command panicked; its stderr shows where".to_string()),
     };
