@@ -89,13 +89,50 @@ impl Communicator for Alone {
 pub(crate) mod threads {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::{Arc, Barrier, Mutex};
+    use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-    /// What the threads pass on: one slot for each of them.
+    /// What the threads pass on.
     #[derive(Debug)]
     struct Board {
-        barrier: Barrier,
-        slots: Mutex<Vec<Vec<u8>>>,
+        state: Mutex<State>,
+        changed: Condvar,
+    }
+
+    #[derive(Debug)]
+    struct State {
+        /// One for each thread.
+        slots: Vec<Vec<u8>>,
+        /// Threads at the barrier, and how often all have passed it.
+        waiting: usize,
+        passed: usize,
+        /// Whether a thread has panicked: the others must not wait for it.
+        dead: bool,
+    }
+
+    impl Board {
+        fn new(size: usize) -> Self {
+            let state = State { slots: vec![Vec::new(); size], waiting: 0, passed: 0, dead: false };
+            Board { state: Mutex::new(state), changed: Condvar::new() }
+        }
+
+        fn state(&self) -> MutexGuard<'_, State> {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Waits for all threads.
+        fn barrier(&self) {
+            let mut state = self.state();
+            let passed = state.passed;
+            state.waiting += 1;
+            if state.waiting == state.slots.len() {
+                (state.waiting, state.passed) = (0, passed + 1);
+                self.changed.notify_all();
+            }
+            while state.passed == passed {
+                assert!(!state.dead, "another thread has panicked");
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
     }
 
     /// One of several threads.
@@ -107,9 +144,16 @@ pub(crate) mod threads {
         sent: AtomicU64,
     }
 
+    impl Drop for Thread {
+        fn drop(&mut self) {
+            self.board.state().dead |= std::thread::panicking();
+            self.board.changed.notify_all();
+        }
+    }
+
     /// Runs `work` on `size` threads, each with its own pool of `threads` threads; the results in the order of ranks.
     pub fn run<R: Send>(size: usize, threads: usize, work: impl Fn(Arc<dyn Communicator>) -> R + Sync) -> Vec<R> {
-        let board = Arc::new(Board { barrier: Barrier::new(size), slots: Mutex::new(vec![Vec::new(); size]) });
+        let board = Arc::new(Board::new(size));
         let one = |rank: usize| {
             let thread = Thread { rank, size, board: board.clone(), sent: AtomicU64::new(0) };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -168,10 +212,10 @@ pub(crate) mod threads {
         }
 
         fn all_gather_bytes(&self, own: &[u8]) -> Vec<Vec<u8>> {
-            self.board.slots.lock().unwrap()[self.rank] = own.to_vec();
-            self.board.barrier.wait();
-            let all = self.board.slots.lock().unwrap().clone();
-            self.board.barrier.wait();
+            self.board.state().slots[self.rank] = own.to_vec();
+            self.board.barrier();
+            let all = self.board.state().slots.clone();
+            self.board.barrier();
             all
         }
 

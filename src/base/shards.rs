@@ -266,10 +266,17 @@ mod tests {
     #[test]
     fn every_number_of_processes_adds_in_the_same_tree() {
         let add = |a: &mut String, b: String| *a = format!("({a}{b})");
-        for (count, expected) in [(1, "0"), (2, "(04)"), (4, "((02)(46))"), (8, "(((01)(23))((45)(67)))")] {
+        for (images, count, expected) in [
+            (8, 1, "0"),
+            (8, 2, "(04)"),
+            (8, 4, "((02)(46))"),
+            (8, 8, "(((01)(23))((45)(67)))"),
+            // As many shards as images.
+            (5, 8, "(((01)(23))4)"),
+        ] {
             for size in 1..=8 {
                 let sums = threads::run(size, 1, |processes| {
-                    let shards = Shards::new(8, count, processes);
+                    let shards = Shards::new(images, count, processes);
                     let first = shards.own().start;
                     shards.sum(64, &|_, images| (first + images.start).to_string(), &add)
                 });

@@ -21,7 +21,7 @@ use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
 use crate::parameters::fingerprint;
-use crate::processes::{Communicator, any};
+use crate::processes::{Communicator, Traffic, any};
 use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
 use crate::train::metrics::evaluate_among;
 use crate::train::{EpochMetrics, Evaluation, Prediction, Trainer};
@@ -312,6 +312,15 @@ impl Run {
         }
         if let Some(peak) = peak {
             lines.push(("peak memory", text::bytes(peak)));
+        }
+        if self.processes.size() > 1 {
+            let Traffic { bytes, seconds } = self.processes.traffic();
+            let bytes = text::bytes(bytes);
+            let time = text::duration(seconds);
+            lines.push((
+                "exchanged",
+                format!("{bytes} sent by process 0; {time} in exchanges, with waiting for others"),
+            ));
         }
         lines.push(("fingerprint", format!("{hash} (of the weights after the last epoch)")));
         lines.push(("weights", file.display().to_string()));

@@ -452,6 +452,7 @@ mod tests {
     use crate::layers::softmax_cross_entropy::softmax;
     use crate::model::Architecture;
     use crate::parameters::Parameters as _;
+    use crate::shards::Shards;
     use crate::train::Reference;
     use ndarray::array;
 
@@ -481,6 +482,27 @@ mod tests {
         assert!((loss - expected).abs() <= 10.0 * f64::EPSILON, "{loss} {expected}");
         let expected = (p - q) / 3.0;
         assert!(dlogits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 10.0 * f64::EPSILON));
+    }
+
+    /// Shards of two and three images, which count by their images; half of the images of the step.
+    #[test]
+    fn the_loss_of_shards_is_that_of_their_images() {
+        let trainer = trainer(recipe(), 4);
+        let logits = Array2::from_shape_fn((5, 3), |(n, k)| ((7 * n + 5 * k) % 11) as f64 / 4.0 - 1.0);
+        let (labels, images) = (vec![2, 0, 1, 1, 0], ndarray::Array4::zeros((5, 1, 1, 3)).into_shared());
+        let loss_of = |shards: usize| {
+            let shards = Shards::new(5, shards, Arc::new(Alone));
+            let (labels, images) = (labels.clone(), images.clone());
+            let batch = Batch { images, labels, indices: vec![0, 1, 2, 3, 4], mix: None, shards };
+            trainer.loss(&logits, &batch, 10).unwrap()
+        };
+        let ((one, gradient), (two, of_shards)) = (loss_of(1), loss_of(2));
+        let (mean, _) = trainer.loss_of_shard(&logits, &labels, None).unwrap();
+        // A few roundings of numbers near 1.
+        let near = |a: f64, b: f64| (a - b).abs() <= 8.0 * f64::EPSILON;
+        assert!(near(one.loss, mean / 2.0) && near(two.loss, one.loss), "{} {} {mean}", one.loss, two.loss);
+        assert!(gradient.iter().zip(&of_shards).all(|(&a, &b)| near(a, b)), "{gradient} {of_shards}");
+        assert_eq!((one.top1, one.top5), (two.top1, two.top5));
     }
 
     #[test]
