@@ -34,16 +34,23 @@ pub trait Communicator: Debug + Send + Sync {
     /// A message of every process, in the order of ranks. The lengths need not be known.
     fn all_gather_bytes(&self, own: &[u8]) -> Vec<Vec<u8>>;
 
+    /// Runs `exchange` beside the caller, if the implementation can do that, and otherwise at once. Exchanges that are passed to
+    /// this method run in its order, and may overlap with the calls of the other methods.
+    fn in_background(&self, exchange: Exchange);
+
     /// What this process has exchanged so far.
     fn traffic(&self) -> Traffic;
 }
+
+/// Calls of the other methods of a communicator.
+pub type Exchange = Box<dyn FnOnce(&dyn Communicator) + Send>;
 
 /// What a process has exchanged with the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traffic {
     /// Bytes of values that it has sent to others; messages of bytes, which are few, are not counted.
     pub bytes: u64,
-    /// Seconds in exchanges, those of waiting for the others included.
+    /// Seconds in exchanges, those of waiting for the others included; without those in the background.
     pub seconds: f64,
 }
 
@@ -77,6 +84,10 @@ impl Communicator for Alone {
 
     fn all_gather_bytes(&self, own: &[u8]) -> Vec<Vec<u8>> {
         vec![own.to_vec()]
+    }
+
+    fn in_background(&self, exchange: Exchange) {
+        exchange(self);
     }
 
     fn traffic(&self) -> Traffic {
@@ -217,6 +228,10 @@ pub(crate) mod threads {
             let all = self.board.state().slots.clone();
             self.board.barrier();
             all
+        }
+
+        fn in_background(&self, exchange: Exchange) {
+            exchange(self);
         }
 
         fn traffic(&self) -> Traffic {

@@ -2,6 +2,7 @@
 
 use super::block::{self, ResidualCache};
 use super::buffers::{Recycled, Shelf};
+use super::completion::Completion;
 use super::conv::Convolution;
 use super::conv::operands::{AsIs, collect};
 use super::fused::{NormGradient, Normalized};
@@ -9,7 +10,7 @@ use super::norm::{Affine, NormCache};
 use super::pool::{self, MaxPoolCache};
 use super::pre_activation::{self, Measured, PreActivationCache};
 use super::unit::{self, Incoming, StemCache};
-use super::{Engine, completion, linear, shape};
+use super::{Engine, linear, shape};
 use crate::layers::linear::LinearCache;
 use crate::layers::{GlobalAvgPool, Mode, Relu, contiguous};
 use crate::model::block::BlockGrads;
@@ -219,7 +220,7 @@ impl Engine {
     ) -> Result<(Option<Activation<f32>>, Gradients<f32>)> {
         let Cache { stem, max_pool, stages, final_norm, last, fc, shards } = cache;
         let pass = &self.pass(&shards);
-        let mut gradients = Gradients::new();
+        let (mut gradients, mut completion) = (Gradients::new(), Completion::new(&shards, model));
         let (dfeatures, grads) = linear::backward(pass, &model.fc, dlogits, &fc)?;
         grads.collect("fc", &mut gradients);
         let mut dh = pool::global_average_backward(&self.shelf, &dfeatures, last);
@@ -248,6 +249,7 @@ impl Engine {
                     _ => panic!("{MIXED}"),
                 };
                 grads.collect(block, &block_path(index, i), &mut gradients);
+                completion.take(std::mem::take(&mut gradients));
                 recycle(&mut dh, dx);
             }
         }
@@ -269,7 +271,8 @@ impl Engine {
             _ => panic!("{MIXED}"),
         };
         self.shelf.recycle(dh);
-        Ok((dx, completion::complete(&shards, model, gradients)))
+        completion.take(gradients);
+        Ok((dx, completion.finish()))
     }
 
     /// Updates the running statistics of every batch norm with those of the batch of a forward pass.

@@ -153,7 +153,7 @@ impl<'a> Convolution<'a> {
     }
 
     /// dweight: the sum over the images of this process. If the process has several subtrees of the shards' tree, their sums
-    /// are stacked along the first axis; [`complete`](super::completion::complete) makes the gradient of them.
+    /// are stacked along the first axis; [`Completion`](super::completion::Completion) makes the gradient of them.
     pub fn weight_gradient(&self, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
         let Pass { shelf, shards, .. } = self.pass;
         let of_shard = |_: usize, images: std::ops::Range<usize>| {
