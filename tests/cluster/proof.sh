@@ -44,24 +44,23 @@ everything=(--mixup 0.4 --cutout 8 --ema-decay 0.9 --clip-norm 0.5 --accumulate 
 
 # kill_and_resume N PROCESSES: kills a random process at a random moment, and resumes with another number of processes.
 kill_and_resume() {
-  local out=$work/killed-$1 seconds
+  local out=$work/killed-$1 epoch seconds ranks
   mpi 2 train "${long[@]}" --checkpoint-every 1s --out "$out" >/dev/null 2>&1 &
   local run=$!
-  seconds=$(awk -v seed="$1" 'BEGIN { srand(seed); printf "%.2f", 0.5 + 4 * rand() }')
+  read -r epoch seconds < <(awk -v seed="$1" 'BEGIN { srand(seed); rand(); print int(11 * rand()), 0.3 * rand() }')
+  # With the header.
+  while [ "$(cat "$out/metrics.csv" 2>/dev/null | wc -l)" -le "$epoch" ] && kill -0 "$run" 2>/dev/null; do sleep 0.02; done
   sleep "$seconds"
-  local ranks
   ranks=$(pgrep -f -- "--out $out" | while read -r pid; do
     [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$(basename "$resnet" | cut -c1-15)" ] && echo "$pid"; done || true)
   if [ -n "$ranks" ]; then
     kill -9 "$(echo "$ranks" | shuf -n 1 --random-source=<(yes "$1"))" 2>/dev/null || true
   fi
   wait "$run" || true
-  # Before the folder, or after the end of the run.
-  if [ ! -d "$out" ]; then printf 'ok: killed before the folder was made\n'; return; fi
-  local epochs
-  epochs=$(($(wc -l <"$out/metrics.csv") - 1))
+  [ ! -e "$out/result.json" ] || fail "the run ended before a process was killed"
+  epoch=$(wc -l <"$out/metrics.csv")
   if [ "$2" = 1 ]; then "$resnet" train --resume "$out" >/dev/null; else mpi "$2" train --resume "$out" >/dev/null; fi
-  same "killed after $seconds s, in epoch $((epochs + 1)) of 12, resumed with $2 processes" "$work/long" "$out"
+  same "a process killed in epoch $epoch of 12, resumed with $2 processes" "$work/long" "$out"
   rm -rf "$out"
 }
 
