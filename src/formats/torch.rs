@@ -102,8 +102,14 @@ fn is_pickle(name: &str) -> bool {
 
 /// The error for a program that `torch.export` or TorchScript wrote, if the archive is one.
 pub(super) fn program(path: &Path, archive: &Archive<'_>) -> Option<Error> {
-    let has =
-        |part: &str| archive.names().iter().any(|name| name.starts_with(part) || name.contains(&format!("/{part}")));
+    // An array of an npz may have any name, after which there is `.npy`.
+    let has = |part: &str| {
+        let starts = |name: &str| name.starts_with(part) && (part.ends_with('/') || name == part);
+        archive.names().iter().any(|name| {
+            let mut slashes = name.match_indices('/');
+            starts(name) || slashes.any(|(at, _)| starts(&name[at + 1..]))
+        })
+    };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (what, load) = if has("code/") && is_checkpoint(archive) {
         ("a TorchScript program", format!("torch.jit.load({name:?}, map_location=\"cpu\")"))
