@@ -60,6 +60,8 @@ pub struct Config {
     pub zero_init_residual: Option<bool>,
     /// A weights file.
     pub init_from: Option<PathBuf>,
+    /// Which of its tensors, if it is a checkpoint of PyTorch: keys joined by points.
+    pub init_key: Option<String>,
     /// Whether a part of its tensors is enough.
     pub init_partial: Option<bool>,
     /// Every so many epochs a weights file of its own is kept; 0: none.
@@ -111,6 +113,7 @@ macro_rules! for_keys {
             ema_decay,
             zero_init_residual,
             init_from,
+            init_key,
             init_partial,
             save_every,
             engine,
@@ -383,6 +386,7 @@ impl Config {
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
+            init_key: self.init_key.clone(),
             init_partial: self.init_partial,
             save_every: Some(self.save_every.unwrap_or(0)),
             engine: Some(self.engine()?.name().to_string()),

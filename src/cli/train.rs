@@ -16,7 +16,7 @@ use super::config::Config;
 use super::images::About;
 use super::progress::{Plan, Progress};
 use super::run_folder::{RunFolder, place};
-use super::{Failure, Result, interrupt, memory, text};
+use super::{Failure, Result, init_from, interrupt, memory, text};
 use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
@@ -67,6 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
         Some(path) => flags.or(Config::read(path)?),
         None => flags,
     };
+    init_from::check(&given)?;
     match given.repeat {
         None => before_first_step(|| start::begin(given, args.out.as_deref(), args))?.go(args),
         Some(_) => repeat::begin(given, args),

@@ -53,10 +53,11 @@ pub struct Trained {
 
 /// The tensors of a file under `key`, or those embedded in the program.
 pub fn read(path: &Path, key: Option<&str>) -> Result<Contents> {
-    Ok(match pretrained::is_meant(path) {
-        true => Contents { tensors: pretrained::tensors(), ..Contents::new(Format::Safetensors) },
-        false => formats::open_at(path, key)?,
-    })
+    match (pretrained::is_meant(path), key) {
+        (false, key) => Ok(formats::open_at(path, key)?),
+        (true, None) => Ok(Contents { tensors: pretrained::tensors(), ..Contents::new(Format::Safetensors) }),
+        (true, Some(key)) => Err(Error::format(path, None, formats::no_keys(key)).into()),
+    }
 }
 
 impl WeightsArgs {

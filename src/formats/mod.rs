@@ -154,10 +154,7 @@ pub fn open_at(path: &Path, key: Option<&str>) -> Result<Contents> {
 pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Contents> {
     let flat = |contents: Result<Contents>| match key {
         None => contents,
-        Some(key) => {
-            let message = format!("expected a checkpoint of PyTorch with the key `{key}`, found a file without keys");
-            Err(Error::format(path, None, message))
-        }
+        Some(key) => Err(Error::format(path, None, no_keys(key))),
     };
     match bytes {
         _ if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") => {
@@ -178,6 +175,11 @@ pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Conten
             Err(Error::format(path, Some(0), message))
         }
     }
+}
+
+/// Why a file of another format has no tensors under `key`.
+pub(crate) fn no_keys(key: &str) -> String {
+    format!("expected a checkpoint of PyTorch with the key `{key}`, found a file without keys")
 }
 
 /// Writes `tensors` to `path`, whole or not at all, in the format of its extension and in the types they have in

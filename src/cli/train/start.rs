@@ -186,12 +186,7 @@ pub fn begin(mut given: Config, out: Option<&Path>, args: &Args) -> Result<Run> 
     config.make_paths_absolute()?;
     let mut model = prepare(&recipe, &images.train)?;
     images.memory(&config, &recipe, &model)?.check(memory::room())?;
-    let initialised = match &given.init_from {
-        Some(path) => {
-            init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
-        }
-        None => Vec::new(),
-    };
+    let initialised = init_from::apply(&given, &mut model, images.train.pixels.dim().1)?;
     let Images { train, validation, test, about } = images;
     let stem = format!("{}-{}", recipe.model, recipe.name);
     let mut folder = RunFolder::create(out, &stem, &config.to_toml(), config.keep_checkpoints())?;
