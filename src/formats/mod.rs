@@ -35,8 +35,8 @@
 //! # Untrusted files
 //!
 //! Nothing in a file is ever executed. Every reader allocates memory in proportion to what the file really contains, not to
-//! what it claims: to the bytes of the tensors in the file, to 1032 times those where they are deflated, and in PyTorch's
-//! formats, whose tensors may share bytes, to 16 times those plus a megabyte; for their description at most 512 bytes for
+//! what it claims: to the bytes of the tensors in the file, to 32 times the file plus 128 MiB where they are deflated, and in
+//! PyTorch's formats, whose tensors may share bytes, to 16 times those plus a megabyte; for their description at most 512 bytes for
 //! each byte of a pickle or a directory. `tests/fuzz` measures it.
 
 pub mod atomic;

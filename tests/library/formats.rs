@@ -587,6 +587,59 @@ fn bombs_are_harmless() {
     refused(&checkpoint(&[&b"L"[..], &[b'9'; 100_000], b"L\n."].concat(), &[]), "a whole number of more than 16 bytes");
 }
 
+/// A small file whose deflated members would fill the memory: rejected before they are unpacked, and left alone where they
+/// are beside the weights.
+#[test]
+fn deflated_members_are_bounded() {
+    let deflated = |members: &[(&str, &[u8])]| archive_as(CompressionMethod::Deflated, members);
+    let vector = |key, len| {
+        let shape = [len];
+        Described { key, len, shape: &shape, strides: &["1"], ..GOOD }.pickle()
+    };
+    let zeros = vec![0u8; 140_000_000];
+    let half = &zeros[..70_000_000];
+    let wanted = dict(&[("w", vector("0", "35000000"))]);
+    let file = deflated(&[("a/data.pkl", &wanted), ("a/data/0", &zeros)]);
+    assert!(file.len() < 200_000);
+    let advice = "found 140000000: if it is trusted, unpack it and save it without compression";
+    refused(&file, "expected tensors of at most ");
+    refused(&file, advice);
+    // A part of a large storage.
+    let part = |key, len| Described { key, len, ..GOOD }.pickle();
+    let file = deflated(&[("a/data.pkl", &dict(&[("w", part("0", "35000000"))])), ("a/data/0", &zeros)]);
+    refused(&file, "a/data/0: expected at most ");
+    refused(&file, " unpacked bytes in a file of this size, found 1400001");
+    // Without compression the same weights are read: the file is as large as they are.
+    assert!(read(&archive(&[("a/data.pkl", &wanted), ("a/data/0", &zeros)])).is_ok());
+    // Two halves.
+    let two = dict(&[("w", part("0", "17500000")), ("v", part("1", "17500000"))]);
+    let file = deflated(&[("a/data.pkl", &two), ("a/data/0", half), ("a/data/1", half)]);
+    refused(&file, "a/data/1: expected at most ");
+    refused(&file, " unpacked bytes in a file of this size, found 1400002");
+    // One storage twice.
+    let shared = dict(&[("w", vector("0", "17500000")), ("v", vector("0", "17500000"))]);
+    let file = deflated(&[("a/data.pkl", &shared), ("a/data/0", half)]);
+    refused(&file, advice);
+    // Beside the state dict it is not unpacked, as the damage shows.
+    let state = dict(&[("w", GOOD.pickle())]);
+    let beside = dict(&[("model", state[2..state.len() - 1].to_vec()), ("big", vector("1", "35000000"))]);
+    let mut file =
+        deflated(&[("a/data.pkl", &beside), ("a/data/0", &zeros[..48]), ("a/data/1", &zeros), ("a/version", b"3")]);
+    let middle = file.len() / 2;
+    file[middle..][..100].fill(0xff);
+    assert!(read(&file).unwrap().tensors.names().eq(["w"]));
+    // A pickle takes many times its size.
+    let pickle = [&b"\x80\x02"[..], &b")".repeat(3_000_000), b"."].concat();
+    let file = deflated(&[("a/data.pkl", &pickle)]);
+    assert!(file.len() < 5_000);
+    refused(&file, "found 3000003: if it is trusted");
+    refused(&archive(&[("a/data.pkl", &pickle)]), "stops with values left over");
+    // Arrays of NumPy.
+    let array = npy_of("140000000,", &zeros);
+    refused(&deflated(&[("a.npy", &array)]), "a.npy: expected at most ");
+    assert!(read(&deflated(&[("a.npy", &npy_of("70000000,", half))])).is_ok());
+}
+
 #[test]
 fn checkpoints_of_another_shape_are_refused() {
     let storage = [0; 48];
