@@ -156,6 +156,18 @@ fn classes_may_be_called_like_splits() {
         assert_eq!(found.classes(), names);
         assert!(found.notes()[0].starts_with("read as classes, because no other split is beside them: "), "{names:?}");
     }
+    // Beside two classes it is rather a split whose pictures have no classes, unless every split has it.
+    for split in ["test", "Testing", "val", "valid", "test 2", "evaluation"] {
+        let files = ["cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png", &format!("{split}/1.png")];
+        rejected(&files, &[&format!("found {split}/, which is called like a split: if it is a class, rename it;")]);
+    }
+    for class in ["train", "dev", "stress_test"] {
+        assert_eq!(notes(&["cats/1.png", "cats/2.png", "dogs/1.png", &format!("{class}/1.png")]).len(), 2);
+    }
+    let three = ["test/1.png", "cats/1.png", "dogs/1.png"];
+    let three: Vec<String> = ["train", "test"].iter().flat_map(|s| three.map(|file| format!("{s}/{file}"))).collect();
+    let files = Files::new("called", &three.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(files.found().classes(), ["cats", "dogs", "test"]);
     // In splits, too.
     let files = Files::new("called", &["train/train/1.png", "train/test/1.png", "test/train/1.png", "test/test/1.png"]);
     assert_eq!(files.found().classes(), ["test", "train"]);
