@@ -8,6 +8,7 @@ use super::args::{self, EngineKind};
 use super::images::{DEFAULT_SIZE, DataArgs};
 use super::{Failure, Result, text};
 use crate::Error;
+use crate::base::input;
 use crate::data::{Augmentation, Normalization};
 use crate::engine::Algorithm;
 use crate::model::Architecture;
@@ -127,7 +128,10 @@ macro_rules! for_keys {
 impl Config {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
+        let bytes = input::read(path).map_err(|error| Error::io(path, "read", error))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            Error::format(path, Some(error.utf8_error().valid_up_to() as u64), "expected a text in UTF-8")
+        })?;
         Self::parse(&text).map_err(|message| Failure::Usage(format!("{}: {message}", path.display())))
     }
 

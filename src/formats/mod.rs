@@ -143,7 +143,7 @@ pub fn open(path: &Path) -> Result<Contents> {
 /// # Errors
 /// As [`open`], and if there is no such key.
 pub fn open_at(path: &Path, key: Option<&str>) -> Result<Contents> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+    let bytes = crate::base::input::read(path).map_err(|error| Error::io(path, "read", error))?;
     read_bytes(path, &bytes, key)
 }
 
