@@ -432,6 +432,15 @@ fn names_and_axes_are_bounded() {
         &checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members),
         "found no tensor: a key of 1025 bytes instead of at most 1024 (a tensor)",
     );
+    // The fuzz target found a name that was written and not read.
+    let written = |name: &str| {
+        let mut tensors = Tensors::new();
+        tensors.insert(name, array![1.0f32]);
+        formats::to_bytes(Path::new("f.pth"), &tensors)
+    };
+    assert!(read(&written(&longest).unwrap()).is_ok());
+    let message = written(&longer).unwrap_err().to_string();
+    assert_eq!(message, "f.pth: expected names of at most 1024 bytes, as they are read, found one of 1025");
     // 50 kB that would become 134 MB of names of entries that are left out.
     let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));
     let shared = [shared.as_bytes(), &GOOD.pickle(), b"u."].concat();
