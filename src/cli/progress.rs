@@ -105,7 +105,7 @@ pub fn counter(what: &'static str, of: usize) -> ProgressBar {
 pub fn say(line: &str) {
     let print = || {
         // A closed stderr is no reason to stop.
-        let _ = writeln!(io::stderr(), "{line}");
+        let _ = writeln!(io::stderr(), "{}", text::printable_lines(line));
     };
     match on_screen().as_ref() {
         Some(bars) => bars.suspend(print),
