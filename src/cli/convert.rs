@@ -191,6 +191,7 @@ fn recognised(reading: &names::Reading) -> Option<String> {
 /// The tensors of the network under its own names, and the number of classes.
 fn fit(args: &Args, contents: &Contents, tensors: &Tensors, architecture: &Architecture) -> Result<(Tensors, usize)> {
     let path = &args.input;
+    trained::check_no_checkpoint(path, tensors)?;
     let classes = state_dict::classes(tensors).unwrap_or(architecture.classes);
     let model = ResNet::<f32>::zeroed(&architecture.clone().with_classes(classes))?;
     let fitting = state_dict::fit(path, tensors, &model);

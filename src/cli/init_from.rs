@@ -1,7 +1,7 @@
 //! `resnet train --init-from`: the initial weights of fine-tuning.
 
 use super::config::Config;
-use super::trained::{explain, read};
+use super::trained::{check_no_checkpoint, explain, read};
 use super::{Failure, Result, imagenet, text};
 use crate::model::ResNet;
 use crate::weights::state_dict::MOST_LISTED;
@@ -28,6 +28,7 @@ pub fn apply(config: &Config, model: &mut ResNet<f32>, image: usize) -> Result<V
     let Some(path) = config.init_from.as_deref() else { return Ok(Vec::new()) };
     let contents = read(path, config.init_key.as_deref())?;
     let tensors = &contents.tensors;
+    check_no_checkpoint(path, tensors)?;
     // Compares the checksum.
     let about = weights::metadata_of(path, tensors)?;
     let reading = names::read(path, tensors)?;

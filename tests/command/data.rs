@@ -424,6 +424,27 @@ fn rewritten(archive: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u
     written.finish().unwrap().into_inner()
 }
 
+/// Names with control sequences of a terminal are escaped where they are printed, and are the same when they are read again.
+#[cfg(unix)]
+#[test]
+fn names_with_control_characters_are_escaped_and_kept() {
+    let folder = Folder::new("data-control");
+    write_photos(&folder);
+    let name = "re\u{1b}[31md\n\"";
+    fs::rename(folder.path("photos/red"), folder.path("photos").join(name)).unwrap();
+    folder.ok(&format!("{TRAIN} --data photos --epochs 1 --out run"));
+    folder.ok("convert run/weights.safetensors again.safetensors");
+    for weights in ["run/weights.safetensors", "again.safetensors"] {
+        let eval = folder.ok(&format!("eval --weights {weights} --data photos"));
+        assert!(eval.contains("\nre\\u{1b}[31md\\n\"  ") && !eval.contains('\u{1b}'), "{eval:?}");
+        let json: Value =
+            serde_json::from_str(&folder.ok(&format!("predict --weights {weights} photos/blue --json"))).unwrap();
+        assert_eq!(json["classes"][2], name);
+    }
+    let failed = folder.run("eval --weights no\u{1b}[31m.pth");
+    assert!(failed.stderr.contains("cannot read no\\u{1b}[31m.pth: ") && !failed.stderr.contains('\u{1b}'));
+}
+
 /// Weights and their average in one file.
 #[test]
 fn fine_tuning_begins_with_the_key_that_is_given() {
