@@ -117,6 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
         ["model", "classes", "class_names"].iter().for_each(|key| drop(about.remove(*key)));
     }
     if let Some(architecture) = &args.model {
+        trained::check_no_checkpoint(&args.input, &tensors)?;
         let reading = names::read(&args.input, &tensors)?;
         lines.extend(reading.line().map(|line| ("names", line)));
         let counters = reading.left_out.iter().filter(|name| state_dict::is_counter(name)).count();
@@ -191,7 +192,6 @@ fn recognised(reading: &names::Reading) -> Option<String> {
 /// The tensors of the network under its own names, and the number of classes.
 fn fit(args: &Args, contents: &Contents, tensors: &Tensors, architecture: &Architecture) -> Result<(Tensors, usize)> {
     let path = &args.input;
-    trained::check_no_checkpoint(path, tensors)?;
     let classes = state_dict::classes(tensors).unwrap_or(architecture.classes);
     let model = ResNet::<f32>::zeroed(&architecture.clone().with_classes(classes))?;
     let fitting = state_dict::fit(path, tensors, &model);
