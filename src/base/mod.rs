@@ -4,11 +4,13 @@
 //! - [`parameters`]: named tensors of a model, and their gradients; [`tensors`]: named tensors of any program;
 //! - [`parallel`]: sums whose result does not depend on the number of threads; [`shards`] and [`processes`]: nor on the number
 //!   of processes; [`gemm`]: matrix multiplication;
+//! - `input`: files that the user names, and pipes in their place;
 //! - [`rng`]: random numbers that depend on their purpose, not on the order of draws; [`error`]: one error type.
 
 pub mod activation;
 pub mod error;
 pub mod gemm;
+pub(crate) mod input;
 pub mod parallel;
 pub mod parameters;
 pub mod processes;

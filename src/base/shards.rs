@@ -223,10 +223,15 @@ impl Shards {
         }
         let part = |rank: usize| rank * length / size..(rank + 1) * length / size;
         let subtrees = self.subtrees_per_process();
-        let parts: Vec<f32> =
-            (0..size).flat_map(|rank| own.iter().flat_map(move |sum| &sum[part(rank)])).copied().collect();
         let to: Vec<usize> = (0..size).map(|rank| own.len() * part(rank).len()).collect();
-        drop(own);
+        let parts = match <[Vec<f32>; 1]>::try_from(own) {
+            Ok([only]) => only,
+            Err(own) => {
+                let mut parts = Vec::with_capacity(own.len() * length);
+                (0..size).for_each(|rank| own.iter().for_each(|sum| parts.extend_from_slice(&sum[part(rank)])));
+                parts
+            }
+        };
         let from: Vec<usize> = subtrees.iter().map(|count| count * part(rank).len()).collect();
         let of_all = processes.all_to_all(&parts, &to, &from);
         drop(parts);

@@ -8,6 +8,7 @@ use super::args::{self, EngineKind};
 use super::images::{DEFAULT_SIZE, DataArgs};
 use super::{Failure, Result, text};
 use crate::Error;
+use crate::base::input;
 use crate::data::{Augmentation, Normalization};
 use crate::engine::Algorithm;
 use crate::model::Architecture;
@@ -61,6 +62,8 @@ pub struct Config {
     pub zero_init_residual: Option<bool>,
     /// A weights file.
     pub init_from: Option<PathBuf>,
+    /// Which of its tensors, if it is a checkpoint of PyTorch: keys joined by points.
+    pub init_key: Option<String>,
     /// Whether a part of its tensors is enough.
     pub init_partial: Option<bool>,
     /// Every so many epochs a weights file of its own is kept; 0: none.
@@ -113,6 +116,7 @@ macro_rules! for_keys {
             ema_decay,
             zero_init_residual,
             init_from,
+            init_key,
             init_partial,
             save_every,
             engine,
@@ -126,7 +130,10 @@ macro_rules! for_keys {
 impl Config {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
+        let bytes = input::read(path).map_err(|error| Error::io(path, "read", error))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            Error::format(path, Some(error.utf8_error().valid_up_to() as u64), "expected a text in UTF-8")
+        })?;
         Self::parse(&text).map_err(|message| Failure::Usage(format!("{}: {message}", path.display())))
     }
 
@@ -393,6 +400,7 @@ impl Config {
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),
+            init_key: self.init_key.clone(),
             init_partial: self.init_partial,
             save_every: Some(self.save_every.unwrap_or(0)),
             engine: Some(self.engine()?.name().to_string()),

@@ -117,6 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
         ["model", "classes", "class_names"].iter().for_each(|key| drop(about.remove(*key)));
     }
     if let Some(architecture) = &args.model {
+        trained::check_no_checkpoint(&args.input, &tensors)?;
         let reading = names::read(&args.input, &tensors)?;
         lines.extend(reading.line().map(|line| ("names", line)));
         let counters = reading.left_out.iter().filter(|name| state_dict::is_counter(name)).count();

@@ -194,6 +194,8 @@ fn run_in<T: Scalar>(args: &Args, executor: &dyn Executor<T>, processes: &dyn Co
 }
 
 fn write_classes(out: &mut impl std::io::Write, classes: &[String], evaluation: &Evaluation) -> std::io::Result<()> {
+    // Names of folders.
+    let classes: Vec<String> = classes.iter().map(|name| text::printable(name)).collect();
     let names = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
     let with_matrix = classes.len() <= MATRIX_CLASSES;
     let largest = evaluation.confusion.iter().max().map_or(1, |most| most.to_string().len());

@@ -152,7 +152,8 @@ pub fn run() -> ExitCode {
         Err(Failure::Interrupted(cause)) => ExitCode::from(cause.exit_code()),
         Err(Failure::Failed(message) | Failure::Diverged(message)) => {
             // stderr may be closed too; then the message is lost.
-            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("error: {message}\n"));
+            let _ =
+                io::Write::write_fmt(&mut io::stderr(), format_args!("error: {}\n", text::printable_lines(&message)));
             ExitCode::FAILURE
         }
         Err(Failure::Usage(message)) => {

@@ -1,6 +1,7 @@
 //! `resnet models`.
 
 use super::{Failure, Result, args, text};
+use crate::engine::Engine;
 use crate::model::{Architecture, Cost, ResNet, architecture};
 use serde_json::json;
 use std::io::Write as _;
@@ -14,9 +15,9 @@ Examples:
 /// List every model with its size and cost
 ///
 /// Multiply-adds are those of the convolutions and the linear layer in the forward pass of one image;
-/// training needs three times as many. Memory is an estimate for one training step of --batch-size
-/// images in 32-bit floats: parameters, gradients, momentum and the activations that the backward pass
-/// needs.
+/// training needs three times as many. Memory is an estimate for a training step of --batch-size images
+/// by the engine: its arrays, the weights, their gradients and momentum. `resnet train` adds the images,
+/// the program and the evaluation, and prints its own estimate.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Args {
@@ -87,7 +88,10 @@ fn row(name: &str, args: &Args) -> Result<Row> {
             ))
         })
     };
-    Ok(Row { one: cost(1)?, step_bytes: cost(args.batch_size)?.training_bytes(4), architecture, image })
+    let one = cost(1)?;
+    // The weights and their momentum are there throughout.
+    let step = Engine::default().memory(&model, args.batch_size, image, rayon::current_num_threads())?.training.bytes;
+    Ok(Row { step_bytes: step + 2 * 4 * one.parameters, one, architecture, image })
 }
 
 impl Row {

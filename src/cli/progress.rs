@@ -121,7 +121,7 @@ pub fn say(line: &str) {
     }
     let print = || {
         // A closed stderr is no reason to stop.
-        let _ = writeln!(io::stderr(), "{line}");
+        let _ = writeln!(io::stderr(), "{}", text::printable_lines(line));
     };
     match on_screen().as_ref() {
         Some(bars) => bars.suspend(print),

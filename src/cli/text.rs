@@ -35,6 +35,11 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// [`printable`] for a message of several lines: the names in it may come from a file.
+pub fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 /// `12.6 M`: at most four digits.
 pub fn short(value: u64) -> String {
     scaled(value, &[("", 1e0), (" k", 1e3), (" M", 1e6), (" G", 1e9), (" T", 1e12), (" P", 1e15), (" E", 1e18)])

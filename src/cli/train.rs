@@ -16,7 +16,7 @@ use super::config::Config;
 use super::images::About;
 use super::progress::{Plan, Progress};
 use super::run_folder::{RunFolder, place};
-use super::{Failure, Result, interrupt, memory, processes, text};
+use super::{Failure, Result, init_from, interrupt, memory, processes, text};
 use crate::Error;
 use crate::data::Dataset;
 use crate::model::ResNet;
@@ -78,6 +78,7 @@ fn run_among(args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
         Some(path) => flags.or(Config::read(path)?),
         None => flags,
     };
+    init_from::check(&given)?;
     match given.repeat {
         None => before_first_step(|| start::begin(given, args.out.as_deref(), args, processes))?.go(args),
         Some(_) => {
@@ -94,8 +95,8 @@ fn expect_one(processes: &Arc<dyn Communicator>) -> Result<()> {
         size => processes::agree(
             &**processes,
             Err(Failure::Usage(format!(
-                "--repeat trains one run after another in one process, and there are {size}; start a job for each seed: --seed 1, \
-             --seed 2, ..."
+                "--repeat trains one run after another in one process, and there are {size}; start a job for each seed: \
+                 --seed 1, --seed 2, ..."
             ))),
         ),
     }

@@ -1,11 +1,13 @@
 //! Trained weights and the metadata of their file, as `eval` and `predict` use them.
 
+use super::config::Config;
 use super::imagenet::{self, Preset};
-use super::{Failure, Result, args};
+use super::{Failure, Result, args, text};
 use crate::data::{Framing, Normalization};
 use crate::formats::{self, Contents, Format};
 use crate::model::{Architecture, ResNet};
 use crate::tensors::Tensors;
+use crate::train::checkpoint::Checkpoint;
 use crate::weights::{self, Metadata};
 use crate::weights::{names, pretrained, recognise, state_dict};
 use crate::{Error, Scalar};
@@ -53,10 +55,11 @@ pub struct Trained {
 
 /// The tensors of a file under `key`, or those embedded in the program.
 pub fn read(path: &Path, key: Option<&str>) -> Result<Contents> {
-    Ok(match pretrained::is_meant(path) {
-        true => Contents { tensors: pretrained::tensors(), ..Contents::new(Format::Safetensors) },
-        false => formats::open_at(path, key)?,
-    })
+    match (pretrained::is_meant(path), key) {
+        (false, key) => Ok(formats::open_at(path, key)?),
+        (true, None) => Ok(Contents { tensors: pretrained::tensors(), ..Contents::new(Format::Safetensors) }),
+        (true, Some(key)) => Err(Error::format(path, None, formats::no_keys(key)).into()),
+    }
 }
 
 impl WeightsArgs {
@@ -77,6 +80,7 @@ impl Trained {
     /// [`read`](Self::read) for what the file contains.
     pub fn of(path: &Path, contents: Contents, model: Option<&Architecture>) -> Result<Self> {
         let tensors = &contents.tensors;
+        check_no_checkpoint(path, tensors)?;
         let about = weights::metadata_of(path, tensors)?;
         let reading = names::read(path, tensors)?;
         let mut notes: Vec<String> =
@@ -218,6 +222,24 @@ impl Trained {
     fn unusable(&self, message: &str) -> Error {
         unusable(&self.path, message)
     }
+}
+
+/// Rejects a checkpoint of a run, which contains more than weights, with the command that writes its weights.
+pub fn check_no_checkpoint(path: &Path, tensors: &Tensors) -> Result<()> {
+    let Some(config) = Checkpoint::config_in(tensors) else { return Ok(()) };
+    let config = Config::parse(&config).unwrap_or_default();
+    let model = config.model.map(|model| format!(" --model {model}")).unwrap_or_default();
+    let normalization = match (config.mean, config.std) {
+        (Some(mean), Some(std)) => format!(" --mean {} --std {}", args::write_three(mean), args::write_three(std)),
+        _ => String::new(),
+    };
+    let message = format!(
+        "this is a checkpoint of `resnet train`, for --resume; the weights after the last epoch are in weights.safetensors in the \
+         folder of the run. Those of this checkpoint become a file by\n  resnet convert {} weights.safetensors --prefix \
+         model{model}{normalization}",
+        text::shell(path)
+    );
+    Err(Error::format(path, None, message).into())
 }
 
 /// What `--all` prints in place of the first problems.

@@ -5,6 +5,7 @@
 //! dict ([`python`]).
 
 use super::{Dataset, Splits};
+use crate::base::input;
 use crate::{Error, Result};
 use ndarray::Array4;
 use std::fs::File;
@@ -359,8 +360,9 @@ const ARCHIVES: [(&[u8; 2], &str); 5] =
 
 fn load_archive<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Result<(Splits, &'a Published)> {
     let mut start = Vec::new();
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    file.take(2).read_to_end(&mut start).map_err(|e| Error::io(path, "read", e))?;
+    // Once: it may be a pipe.
+    let mut file = input::open(path).map_err(|e| Error::io(path, "open", e))?;
+    file.by_ref().take(2).read_to_end(&mut start).map_err(|e| Error::io(path, "read", e))?;
     if start != [0x1f, 0x8b] {
         let kind = ARCHIVES.iter().find(|(first, _)| start == **first).map(|(_, kind)| *kind);
         let kind = kind
@@ -373,8 +375,7 @@ fn load_archive<'a>(path: &Path, sets: &[&'a Published], images: usize) -> Resul
     }
     #[cfg(feature = "formats")]
     {
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-        archive::read(path, std::io::BufReader::new(file), sets, images)
+        archive::read(path, std::io::BufReader::new(start.as_slice().chain(file)), sets, images)
     }
     #[cfg(not(feature = "formats"))]
     Err(sets[0].needs_formats(path, &format!("archives (of {images} images a batch)")))

@@ -43,6 +43,7 @@ mod tiff;
 mod webp;
 
 use super::{Dataset, Framing};
+use crate::base::input;
 use crate::formats::atomic;
 use crate::{Error, Result};
 pub use exif::{Exif, Orientation};
@@ -103,7 +104,12 @@ pub fn load(path: &Path) -> Result<Picture> {
     if length > MOST_BYTES {
         return Err(Error::format(path, None, format!("expected at most {MOST_BYTES} bytes, found {length}")));
     }
-    decode(path, &std::fs::read(path).map_err(|error| Error::io(path, "read", error))?)
+    let bytes = input::read(path).map_err(|error| Error::io(path, "read", error))?;
+    // Of a pipe the length was not known.
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Error::format(path, None, format!("expected at most {MOST_BYTES} bytes, found {}", bytes.len())));
+    }
+    decode(path, &bytes)
 }
 
 /// The picture in a file with these bytes, whose format is recognised by its content; `path` appears in messages.

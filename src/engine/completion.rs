@@ -17,7 +17,8 @@ pub(super) fn stacked<D: Dimension>(mut sums: Vec<Array<f32, D>>, mut shape: D) 
         return sums.remove(0);
     }
     shape[0] *= sums.len();
-    let values = sums.iter().flat_map(|sum| sum.iter().copied()).collect();
+    let sums: Vec<&[f32]> = sums.iter().map(|sum| sum.as_slice().expect("contiguous")).collect();
+    let values = sums.concat();
     Array::from_shape_vec(shape, values).expect("all sums have this shape")
 }
 
@@ -95,10 +96,12 @@ impl<'a> Completion<'a> {
             self.exchange();
         }
         for (parts, receiver) in self.exchanged {
-            let mut values = receiver.recv().expect("the exchange ends with the sums").into_iter();
+            let values = receiver.recv().expect("the exchange ends with the sums");
+            let mut rest = &values[..];
             for (name, shape) in parts {
-                let values = values.by_ref().take(shape.size()).collect();
-                let gradient = ArrayD::from_shape_vec(shape, values).expect("the values of this tensor");
+                let (values, others) = rest.split_at(shape.size());
+                rest = others;
+                let gradient = ArrayD::from_shape_vec(shape, values.to_vec()).expect("the values of this tensor");
                 self.complete.push("", &name, gradient);
             }
         }

@@ -7,6 +7,8 @@
 //! * a stored member is as long as its bytes in the file, and one byte of deflate unpacks to at most 1032 ([`RATIO`]:
 //!   258 bytes for two bits), so a directory that claims more is rejected;
 //! * the bytes of two members do not overlap, so together they unpack to at most 1032 times the file;
+//! * the deflated members that are read unpack together to at most [`MOST_UNPACKED`] bytes for every byte of the file, and
+//!   [`ROOM`] in addition: weights do not become that much smaller, but a file of zeros that fills the memory does;
 //! * the directory contains a name only once: programs differ in which of two members with the same name they read.
 //!
 //! A member's checksum is checked when it is read.
@@ -20,6 +22,16 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// The most bytes that one byte of deflate unpacks to: its shortest code for its longest copy, 258 bytes, has two bits.
 const RATIO: u64 = 1032;
+/// The most bytes that deflated members may unpack to for every byte of the file. Of a network with nine zeros in ten weights
+/// they are seven.
+const MOST_UNPACKED: usize = 32;
+/// As many bytes are allowed in addition, for networks of constant weights: those of examples and tests.
+const ROOM: usize = 1 << 27;
+/// What to do with a file beyond these bounds.
+pub(super) const SAVE_STORED: &str = "if it is trusted, unpack it and save it without compression";
+/// The most bytes that a member like a pickle may unpack to for each of its bytes, and in addition.
+const MOST_DESCRIBED: usize = 8;
+const ROOM_DESCRIBED: usize = 1 << 20;
 /// Alignment of the elements in the archives written here, the same as PyTorch's.
 const ALIGNMENT: u16 = 64;
 /// How the last record of an archive begins.
@@ -34,6 +46,9 @@ pub(super) struct Archive<'a> {
     names: Vec<String>,
     /// The index of each name in the directory.
     places: HashMap<String, usize>,
+    /// How many bytes all deflated members may unpack to, and those that are left of them.
+    most: usize,
+    left: usize,
 }
 
 impl<'a> Archive<'a> {
@@ -57,7 +72,8 @@ impl<'a> Archive<'a> {
         if zip.has_duplicate_names() || places.len() < names.len() {
             return Err(Error::format(path, None, "expected every member of the archive once, found a name twice"));
         }
-        Ok(Archive { path: path.to_path_buf(), zip, names, places })
+        let most = bytes.len().saturating_mul(MOST_UNPACKED).saturating_add(ROOM);
+        Ok(Archive { path: path.to_path_buf(), zip, names, places, most, left: most })
     }
 
     /// Every member in the order of the directory.
@@ -71,6 +87,11 @@ impl<'a> Archive<'a> {
         PathBuf::from(format!("{}: {name}", self.path.display()))
     }
 
+    /// How many bytes the members that are not stored may unpack to, together.
+    pub fn most_unpacked(&self) -> usize {
+        self.most
+    }
+
     fn place(&self, name: &str) -> Result<usize> {
         let place = self.places.get(name).copied();
         place.ok_or_else(|| Error::format(self.path_of(name), None, "expected this member in the archive, found none"))
@@ -79,6 +100,11 @@ impl<'a> Archive<'a> {
     /// How many bytes the member `name` unpacks to: the size in the directory, checked to be at most what its bytes can
     /// unpack to.
     pub fn size(&mut self, name: &str) -> Result<usize> {
+        self.sizes(name).map(|[size, _]| size)
+    }
+
+    /// [`size`](Self::size), and the bytes in the file.
+    fn sizes(&mut self, name: &str) -> Result<[usize; 2]> {
         let path = self.path_of(name);
         let place = self.place(name)?;
         let member = self.zip.by_index_raw(place).map_err(|error| cannot_read(&path, &error))?;
@@ -91,11 +117,14 @@ impl<'a> Archive<'a> {
                 return Err(Error::format(path, None, message));
             }
         };
-        usize::try_from(size).ok().filter(|_| size <= most).ok_or_else(|| {
-            let message =
-                format!("expected at most {most} bytes in {packed} packed ones, found a claimed size of {size}");
-            Error::format(path, None, message)
-        })
+        match (usize::try_from(size), usize::try_from(packed)) {
+            (Ok(size), Ok(packed)) if size as u64 <= most => Ok([size, packed]),
+            _ => {
+                let message =
+                    format!("expected at most {most} bytes in {packed} packed ones, found a claimed size of {size}");
+                Err(Error::format(path, None, message))
+            }
+        }
     }
 
     /// The first bytes of a member, `most` or all of them.
@@ -106,7 +135,13 @@ impl<'a> Archive<'a> {
 
     /// All bytes of a member.
     pub fn read(&mut self, name: &str) -> Result<Vec<u8>> {
-        let size = self.size(name)?;
+        let [size, packed] = self.sizes(name)?;
+        if size > packed {
+            self.left = self.left.checked_sub(size).ok_or_else(|| {
+                let others = self.most - self.left;
+                self.too_dense(name, self.most, others.saturating_add(size))
+            })?;
+        }
         // One byte more than claimed, so that the end is reached and the checksum is checked.
         let bytes = self.unpack(name, size.saturating_add(1))?;
         if bytes.len() != size {
@@ -114,6 +149,22 @@ impl<'a> Archive<'a> {
             return Err(Error::format(self.path_of(name), None, message));
         }
         Ok(bytes)
+    }
+
+    /// [`read`](Self::read) for a member that takes many times its size in memory, such as a pickle.
+    pub fn read_description(&mut self, name: &str) -> Result<Vec<u8>> {
+        let [size, packed] = self.sizes(name)?;
+        let most = packed.saturating_mul(MOST_DESCRIBED).saturating_add(ROOM_DESCRIBED);
+        if size > packed && size > most {
+            return Err(self.too_dense(name, most, size));
+        }
+        self.read(name)
+    }
+
+    fn too_dense(&self, name: &str, most: usize, found: usize) -> Error {
+        let message =
+            format!("expected at most {most} unpacked bytes in a file of this size, found {found}: {SAVE_STORED}");
+        Error::format(self.path_of(name), None, message)
     }
 
     fn unpack(&mut self, name: &str, most: usize) -> Result<Vec<u8>> {

@@ -3,10 +3,13 @@
 use super::Format;
 use crate::tensors::Tensors;
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The most entries that a message lists.
 const MOST_LISTED: usize = 10;
+/// The most names of entries that are the same, such as tensors beside the state dict.
+const MOST_ALIKE: usize = 3;
 
 /// The contents of a file of tensors.
 #[derive(Clone, Debug)]
@@ -127,11 +130,25 @@ fn is_plain(c: char) -> bool {
     matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1
 }
 
-/// Lines about entries that are left out, the first ones if there are many.
+/// Lines about entries that are left out: one for all that are the same, and the first ones if there are many.
 fn left_out(entries: &[(String, String)]) -> Vec<(&'static str, String)> {
-    let shown = entries.iter().take(2 * MOST_LISTED).map(|(key, what)| ("left out", format!("{key} ({what})")));
+    let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (key, what) in entries {
+        let place = *places.entry(what).or_insert(kinds.len());
+        if place == kinds.len() {
+            kinds.push((what, Vec::new()));
+        }
+        kinds[place].1.push(key);
+    }
+    let shown = kinds.iter().take(2 * MOST_LISTED).map(|(what, keys)| {
+        let (first, rest) = keys.split_at(keys.len().min(MOST_ALIKE));
+        let each = if keys.len() > 1 { "each " } else { "" };
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        ("left out", format!("{}{more} ({each}{what})", first.join(", ")))
+    });
     let mut lines: Vec<_> = shown.collect();
-    if let more @ 1.. = entries.len() - lines.len() {
+    if let more @ 1.. = kinds.iter().skip(lines.len()).map(|(_, keys)| keys.len()).sum::<usize>() {
         lines.push(("left out", format!("and {more} more entries")));
     }
     lines
@@ -150,4 +167,31 @@ fn listed(entries: &[&(String, String)]) -> String {
         text += &format!("\n    and {more} more");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state dict with another one under a key: its hundred tensors are one line.
+    #[test]
+    fn entries_that_are_the_same_are_one_line() {
+        let mut contents = Contents::new(Format::Torch);
+        contents.dropped.push(("epoch".into(), "the number 7".into()));
+        contents.dropped.extend((0..100).map(|i| (format!("layer{i}.weight"), "a tensor".to_string())));
+        contents.dropped.push(("arch".into(), "the text \"a\"".into()));
+        contents.dropped.extend(["lr", "seed"].map(|key| (key.to_string(), "the number 0".to_string())));
+        let expected = [
+            "epoch (the number 7)",
+            "layer0.weight, layer1.weight, layer2.weight and 97 more (each a tensor)",
+            "arch (the text \"a\")",
+            "lr, seed (each the number 0)",
+        ];
+        let lines: Vec<String> = contents.left_out().into_iter().map(|(_, line)| line).collect();
+        assert_eq!(lines, expected);
+        // Many that differ.
+        contents.dropped = (0..50).map(|i| (format!("k{i}"), format!("the number {i}"))).collect();
+        let lines = contents.left_out();
+        assert_eq!((lines.len(), lines.last().unwrap().1.as_str()), (21, "and 30 more entries"));
+    }
 }

@@ -35,8 +35,8 @@
 //! # Untrusted files
 //!
 //! Nothing in a file is ever executed. Every reader allocates memory in proportion to what the file really contains, not to
-//! what it claims: to the bytes of the tensors in the file, to 1032 times those where they are deflated, and in PyTorch's
-//! formats, whose tensors may share bytes, to 16 times those plus a megabyte; for their description at most 512 bytes for
+//! what it claims: to the bytes of the tensors in the file, to 32 times the file plus 128 MiB where they are deflated, and in
+//! PyTorch's formats, whose tensors may share bytes, to 16 times those plus a megabyte; for their description at most 512 bytes for
 //! each byte of a pickle or a directory. `tests/fuzz` measures it.
 
 pub mod atomic;
@@ -143,7 +143,7 @@ pub fn open(path: &Path) -> Result<Contents> {
 /// # Errors
 /// As [`open`], and if there is no such key.
 pub fn open_at(path: &Path, key: Option<&str>) -> Result<Contents> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+    let bytes = crate::base::input::read(path).map_err(|error| Error::io(path, "read", error))?;
     read_bytes(path, &bytes, key)
 }
 
@@ -154,10 +154,7 @@ pub fn open_at(path: &Path, key: Option<&str>) -> Result<Contents> {
 pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Contents> {
     let flat = |contents: Result<Contents>| match key {
         None => contents,
-        Some(key) => {
-            let message = format!("expected a checkpoint of PyTorch with the key `{key}`, found a file without keys");
-            Err(Error::format(path, None, message))
-        }
+        Some(key) => Err(Error::format(path, None, no_keys(key))),
     };
     match bytes {
         _ if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") => {
@@ -178,6 +175,11 @@ pub fn read_bytes(path: &Path, bytes: &[u8], key: Option<&str>) -> Result<Conten
             Err(Error::format(path, Some(0), message))
         }
     }
+}
+
+/// Why a file of another format has no tensors under `key`.
+pub(crate) fn no_keys(key: &str) -> String {
+    format!("expected a checkpoint of PyTorch with the key `{key}`, found a file without keys")
 }
 
 /// Writes `tensors` to `path`, whole or not at all, in the format of its extension and in the types they have in

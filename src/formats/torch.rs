@@ -40,7 +40,8 @@
 //! A storage must have its stated length in the file, and every element of a tensor must be inside its storage. Because
 //! strides may be 0 and storages shared, a small file can still describe large tensors: all tensors of a file together
 //! may take at most [`MOST_PER_BYTE`] bytes for every byte of the storages they use, and [`SPARE`] bytes more. That is
-//! enough for an expanded scalar of a hundred thousand elements.
+//! enough for an expanded scalar of a hundred thousand elements. In an archive with deflated members they may also take at
+//! most what all of those may unpack to (`archive.rs`).
 //!
 //! # What is written
 //!
@@ -102,8 +103,14 @@ fn is_pickle(name: &str) -> bool {
 
 /// The error for a program that `torch.export` or TorchScript wrote, if the archive is one.
 pub(super) fn program(path: &Path, archive: &Archive<'_>) -> Option<Error> {
-    let has =
-        |part: &str| archive.names().iter().any(|name| name.starts_with(part) || name.contains(&format!("/{part}")));
+    // An array of an npz may have any name, after which there is `.npy`.
+    let has = |part: &str| {
+        let starts = |name: &str| name.starts_with(part) && (part.ends_with('/') || name == part);
+        archive.names().iter().any(|name| {
+            let mut slashes = name.match_indices('/');
+            starts(name) || slashes.any(|(at, _)| starts(&name[at + 1..]))
+        })
+    };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (what, load) = if has("code/") && is_checkpoint(archive) {
         ("a TorchScript program", format!("torch.jit.load({name:?}, map_location=\"cpu\")"))
@@ -134,13 +141,13 @@ pub(super) fn read_archive(path: &Path, archive: &mut Archive<'_>, key: Option<&
         Some(_) => return Err(Error::format(archive.path_of(&order), None, "expected `little` or `big`")),
     };
     let member = archive.path_of(&name);
-    let bytes = archive.read(&name)?;
+    let bytes = archive.read_description(&name)?;
     let pickle = Pickle::parse(&bytes, 0, &member)?;
     if pickle.end() != bytes.len() {
         let message = format!("expected the end of the pickle, found {} more bytes", bytes.len() - pickle.end());
         return Err(Error::format(member, Some(pickle.end() as u64), message));
     }
-    Object::new(path, &pickle, key)?.load(Format::Torch, big_endian, |view| {
+    Object::new(path, &pickle, key)?.load(Format::Torch, big_endian, archive.most_unpacked(), |view| {
         let name = format!("{folder}data/{}", view.key);
         let size = archive.size(&name)?;
         view.check_storage(size)?;
@@ -206,7 +213,7 @@ pub(super) fn read_stream(path: &Path, bytes: &[u8], key: Option<&str>) -> Resul
         let message = format!("expected the end of the file, found {} more bytes", bytes.len() - at);
         return Err(Error::format(path, Some(at as u64), message));
     }
-    Object::new(path, &pickle, key)?.load(Format::OldTorch, big_endian, |view| {
+    Object::new(path, &pickle, key)?.load(Format::OldTorch, big_endian, usize::MAX, |view| {
         let bytes = storages.get(view.key);
         let bytes = bytes.ok_or_else(|| view.at.error(format!("there is no storage {:?} in the file", view.key)))?;
         view.check_storage(bytes.len())?;

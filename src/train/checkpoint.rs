@@ -209,6 +209,13 @@ impl Checkpoint {
         all
     }
 
+    /// The configuration in the tensors of a checkpoint file, if they are of one and have not been taken apart.
+    pub fn config_in(tensors: &Tensors) -> Option<String> {
+        tensors.names().find(|name| name.starts_with("model."))?;
+        let state: Value = serde_json::from_str(tensors.metadata.get(STATE)?).ok()?;
+        state["config"].as_str().map(str::to_string)
+    }
+
     /// Writes the file atomically: completely or not at all.
     ///
     /// # Errors

@@ -471,6 +471,16 @@ fn models_and_gradcheck() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let resnet34 = json.as_array().unwrap().iter().find(|row| row["model"] == "resnet34-cifar").unwrap();
     assert_eq!((&resnet34["parameters"], &resnet34["multiply_adds"]), (&21_282_122.into(), &1_159_402_496.into()));
+    // The memory is that of a run: without images and program it is the larger part of what the run prints.
+    let json = folder.run("models --json --batch-size 100").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let resnet20 = json.as_array().unwrap().iter().find(|row| row["model"] == "resnet20").unwrap();
+    let bytes = resnet20["training_step_bytes"].as_f64().unwrap();
+    let train =
+        folder.run("train --model resnet20 --train-images 100 --batch-size 100 --steps 1 --epochs 1 --out run").ok();
+    let step = value(&train, "memory").split_once("a step ").unwrap().1.split_once(" MB").unwrap().0;
+    let ratio = bytes / 1e6 / step.parse::<f64>().unwrap();
+    assert!((0.85..1.15).contains(&ratio), "{ratio}");
 
     let layer = folder.run("gradcheck --layer linear --seed 3").ok();
     assert!(layer.contains("weight") && layer.contains("gradients agree with finite differences"), "{layer}");
@@ -677,6 +687,36 @@ fn weights_are_converted_there_and_back_and_tested() {
     folder.run("convert d.safetensors e.safetensors --dtype f32").ok();
     assert_eq!(fs::read(folder.path("e.safetensors")).unwrap(), fs::read(folder.path("c.safetensors")).unwrap());
     assert!(fs::metadata(folder.path("d.safetensors")).unwrap().len() > 600_000);
+}
+
+/// A checkpoint is not a weights file: the command that makes one of it is printed, and works.
+#[test]
+fn checkpoints_of_a_run_are_named() {
+    let folder = Folder::new("convert-checkpoint");
+    folder.run(&format!("{TINY} --out run")).ok();
+    for name in files(&folder.path("run/checkpoints")) {
+        let checkpoint = format!("run/checkpoints/{name}");
+        for command in [
+            format!("convert {checkpoint} model.onnx"),
+            format!("convert {checkpoint} other.npz --model resnet8"),
+            format!("eval --weights {checkpoint}"),
+            format!("train --model resnet8 --train-images 20 --init-from {checkpoint} --out none"),
+        ] {
+            let run = folder.run(&command);
+            let found = run.stderr.lines().find(|line| line.starts_with("  resnet convert ")).map(str::to_string);
+            run.fails(
+                1,
+                &["this is a checkpoint of `resnet train`, for --resume; the weights after the last epoch are in"],
+            );
+            let line = found.expect("the command that writes its weights");
+            folder.run(&format!("{} --force", line.trim().strip_prefix("resnet ").unwrap())).ok();
+            folder.run("eval --weights weights.safetensors").ok();
+        }
+    }
+    folder.run("convert weights.safetensors model.onnx").ok();
+    let fingerprint =
+        |weights: &str| value(&folder.run(&format!("eval --weights {weights}")).ok(), "fingerprint").to_string();
+    assert_eq!(fingerprint("weights.safetensors"), fingerprint("run/weights.safetensors"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use resnet_by_hand::train::checkpoint::data_hash;
 use resnet_by_hand::weights::state_dict;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 /// A picture of `height` x `width` in one colour, with a pattern of ±`noise` on it.
@@ -409,6 +410,77 @@ fn from_a_folder_to_predictions() {
     folder.fails(&format!("eval {weights} --data other"), 1, &parts);
 }
 
+/// The members of a zip archive, after `change`.
+fn rewritten(archive: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    let mut read = zip::ZipArchive::new(std::io::Cursor::new(archive)).unwrap();
+    let mut written = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for i in 0..read.len() {
+        let mut member = read.by_index(i).unwrap();
+        let (name, mut bytes) = (member.name().unwrap().to_string(), Vec::new());
+        member.read_to_end(&mut bytes).unwrap();
+        written.start_file(&name, zip::write::SimpleFileOptions::default()).unwrap();
+        written.write_all(&change(&name, bytes)).unwrap();
+    }
+    written.finish().unwrap().into_inner()
+}
+
+/// Names with control sequences of a terminal are escaped where they are printed, and are the same when they are read again.
+#[cfg(unix)]
+#[test]
+fn names_with_control_characters_are_escaped_and_kept() {
+    let folder = Folder::new("data-control");
+    write_photos(&folder);
+    let name = "re\u{1b}[31md\n\"";
+    fs::rename(folder.path("photos/red"), folder.path("photos").join(name)).unwrap();
+    folder.ok(&format!("{TRAIN} --data photos --epochs 1 --out run"));
+    folder.ok("convert run/weights.safetensors again.safetensors");
+    for weights in ["run/weights.safetensors", "again.safetensors"] {
+        let eval = folder.ok(&format!("eval --weights {weights} --data photos"));
+        assert!(eval.contains("\nre\\u{1b}[31md\\n\"  ") && !eval.contains('\u{1b}'), "{eval:?}");
+        let json: Value =
+            serde_json::from_str(&folder.ok(&format!("predict --weights {weights} photos/blue --json"))).unwrap();
+        assert_eq!(json["classes"][2], name);
+    }
+    let failed = folder.run("eval --weights no\u{1b}[31m.pth");
+    assert!(failed.stderr.contains("cannot read no\\u{1b}[31m.pth: ") && !failed.stderr.contains('\u{1b}'));
+}
+
+/// Weights and their average in one file.
+#[test]
+fn fine_tuning_begins_with_the_key_that_is_given() {
+    let folder = Folder::new("data-init-key");
+    write_photos(&folder);
+    folder.ok(&format!("{TRAIN} --data photos --epochs 1 --out first"));
+    folder.ok("convert first/weights.safetensors plain.pth");
+    // The pickle between its first two bytes and its last: the same tensors under two keys.
+    let twice =
+        rewritten(&fs::read(folder.path("plain.pth")).unwrap(), |name, bytes| match name.ends_with("data.pkl") {
+            true => {
+                let state = &bytes[2..bytes.len() - 1];
+                [b"\x80\x02}Vmodel\n", state, b"sVema\n}Vmodule\n", state, b"ss."].concat()
+            }
+            false => bytes,
+        });
+    fs::write(folder.path("twice.pth"), twice).unwrap();
+    let train = format!("{TRAIN} --data photos --epochs 1 --init-from twice.pth");
+    let stdout = folder.ok(&format!("{train} --out usual"));
+    for part in ["unwrapped: model\n", "not taken: ema.module (37 tensors); --init-key ema.module takes it instead\n"] {
+        assert!(stdout.contains(part), "{part}\n{stdout}");
+    }
+    assert!(!folder.read("usual/config.toml").contains("init_key"));
+    // Also as `--key`, its name in the other commands.
+    for (flag, out) in [("--init-key", "average"), ("--key", "again")] {
+        let stdout = folder.ok(&format!("{train} {flag} ema.module --out {out}"));
+        assert!(stdout.contains("unwrapped: ema, module\n") && !stdout.contains("not taken"), "{stdout}");
+        assert!(folder.read(&format!("{out}/config.toml")).contains("init_key = \"ema.module\"\n"));
+    }
+    folder.fails(&format!("{train} --init-key emma --out none"), 1, &["expected the key `emma`, found model, ema"]);
+    let message = "pretrained: expected a checkpoint of PyTorch with the key `ema`, found a file without keys";
+    folder.fails(&format!("{TRAIN} --data photos --init-from pretrained --init-key ema --out none"), 1, &[message]);
+    folder.fails("eval --weights pretrained --key ema", 1, &[message]);
+    assert!(!folder.path("none").exists());
+}
+
 #[test]
 fn fine_tuning_takes_what_fits() {
     let folder = Folder::new("data-init-from");
@@ -462,6 +534,11 @@ fn fine_tuning_takes_what_fits() {
         ["--init-from needs all of them", "this file is a resnet8 (`--model resnet8`)", "--init-partial", "\n  and "];
     folder.fails(&format!("{deeper} --out none"), 1, &parts);
     assert!(!folder.path("none").exists());
+    // Settings about weights that are not given.
+    for (flag, value) in [("--init-partial", ""), ("--init-key", "ema")] {
+        let part = format!("{flag} needs the weights with which to begin; add --init-from FILE");
+        folder.fails(&format!("{TRAIN} --data photos {flag} {value} --out none"), 2, &[&part]);
+    }
     assert!(
         folder
             .ok(&format!("{deeper} --init-partial --out part"))

@@ -159,6 +159,8 @@ fn what_is_written_is_read_back_and_always_the_same_bytes() {
         }
     }
     tensors.insert("special", array![f32::NEG_INFINITY, -0.0, f32::MIN_POSITIVE / 2.0]);
+    // The fuzz target found an npz that was taken for an exported program.
+    tensors.insert("models/model.json", array![1.0f32]);
     let folder = std::env::temp_dir().join(format!("resnet-by-hand-formats-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     for extension in ["safetensors", "pth", "pt", "th", "npz", "NPZ"] {
@@ -175,7 +177,7 @@ fn what_is_written_is_read_back_and_always_the_same_bytes() {
     formats::write(&folder.join("x.npy"), &one).unwrap();
     assert_eq!(formats::read(&folder.join("x.npy")).unwrap().get(npy::UNNAMED), one.get("x"));
     let error = formats::write(&folder.join("all.npy"), &tensors).unwrap_err().to_string();
-    assert!(error.contains("holds one array, not 17"), "{error}");
+    assert!(error.contains("holds one array, not 18"), "{error}");
     for wrong in ["t.onnx", "t", "t.npy.gz"] {
         let error = formats::write(&folder.join(wrong), &tensors).unwrap_err().to_string();
         assert!(error.contains("expected one of the extensions .safetensors, .pth"), "{error}");
@@ -430,6 +432,15 @@ fn names_and_axes_are_bounded() {
         &checkpoint(&dict(&[(&longer, GOOD.pickle())]), &members),
         "found no tensor: a key of 1025 bytes instead of at most 1024 (a tensor)",
     );
+    // The fuzz target found a name that was written and not read.
+    let written = |name: &str| {
+        let mut tensors = Tensors::new();
+        tensors.insert(name, array![1.0f32]);
+        formats::to_bytes(Path::new("f.pth"), &tensors)
+    };
+    assert!(read(&written(&longest).unwrap()).is_ok());
+    let message = written(&longer).unwrap_err().to_string();
+    assert_eq!(message, "f.pth: expected names of at most 1024 bytes, as they are read, found one of 1025");
     // 50 kB that would become 134 MB of names of entries that are left out.
     let shared = format!("}}(V{}\np0\nN{}Vw\n", "k".repeat(1 << 15), "g0\nN".repeat(1 << 12));
     let shared = [shared.as_bytes(), &GOOD.pickle(), b"u."].concat();
@@ -583,6 +594,59 @@ fn bombs_are_harmless() {
     }
     // A number of 100,000 digits is not computed.
     refused(&checkpoint(&[&b"L"[..], &[b'9'; 100_000], b"L\n."].concat(), &[]), "a whole number of more than 16 bytes");
+}
+
+/// A small file whose deflated members would fill the memory: rejected before they are unpacked, and left alone where they
+/// are beside the weights.
+#[test]
+fn deflated_members_are_bounded() {
+    let deflated = |members: &[(&str, &[u8])]| archive_as(CompressionMethod::Deflated, members);
+    let vector = |key, len| {
+        let shape = [len];
+        Described { key, len, shape: &shape, strides: &["1"], ..GOOD }.pickle()
+    };
+    let zeros = vec![0u8; 140_000_000];
+    let half = &zeros[..70_000_000];
+    let wanted = dict(&[("w", vector("0", "35000000"))]);
+    let file = deflated(&[("a/data.pkl", &wanted), ("a/data/0", &zeros)]);
+    assert!(file.len() < 200_000);
+    let advice = "found 140000000: if it is trusted, unpack it and save it without compression";
+    refused(&file, "expected tensors of at most ");
+    refused(&file, advice);
+    // A part of a large storage.
+    let part = |key, len| Described { key, len, ..GOOD }.pickle();
+    let file = deflated(&[("a/data.pkl", &dict(&[("w", part("0", "35000000"))])), ("a/data/0", &zeros)]);
+    refused(&file, "a/data/0: expected at most ");
+    refused(&file, " unpacked bytes in a file of this size, found 1400001");
+    // Without compression the same weights are read: the file is as large as they are.
+    assert!(read(&archive(&[("a/data.pkl", &wanted), ("a/data/0", &zeros)])).is_ok());
+    // Two halves.
+    let two = dict(&[("w", part("0", "17500000")), ("v", part("1", "17500000"))]);
+    let file = deflated(&[("a/data.pkl", &two), ("a/data/0", half), ("a/data/1", half)]);
+    refused(&file, "a/data/1: expected at most ");
+    refused(&file, " unpacked bytes in a file of this size, found 1400002");
+    // One storage twice.
+    let shared = dict(&[("w", vector("0", "17500000")), ("v", vector("0", "17500000"))]);
+    let file = deflated(&[("a/data.pkl", &shared), ("a/data/0", half)]);
+    refused(&file, advice);
+    // Beside the state dict it is not unpacked, as the damage shows.
+    let state = dict(&[("w", GOOD.pickle())]);
+    let beside = dict(&[("model", state[2..state.len() - 1].to_vec()), ("big", vector("1", "35000000"))]);
+    let mut file =
+        deflated(&[("a/data.pkl", &beside), ("a/data/0", &zeros[..48]), ("a/data/1", &zeros), ("a/version", b"3")]);
+    let middle = file.len() / 2;
+    file[middle..][..100].fill(0xff);
+    assert!(read(&file).unwrap().tensors.names().eq(["w"]));
+    // A pickle takes many times its size.
+    let pickle = [&b"\x80\x02"[..], &b")".repeat(3_000_000), b"."].concat();
+    let file = deflated(&[("a/data.pkl", &pickle)]);
+    assert!(file.len() < 5_000);
+    refused(&file, "found 3000003: if it is trusted");
+    refused(&archive(&[("a/data.pkl", &pickle)]), "stops with values left over");
+    // Arrays of NumPy.
+    let array = npy_of("140000000,", &zeros);
+    refused(&deflated(&[("a.npy", &array)]), "a.npy: expected at most ");
+    assert!(read(&deflated(&[("a.npy", &npy_of("70000000,", half))])).is_ok());
 }
 
 #[test]

@@ -233,6 +233,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE", verbatim_doc_comment, help_heading = "Optimisation")]
     init_from: Option<PathBuf>,
 
+    /// With --init-from: the tensors under this key of a PyTorch checkpoint, such as model_ema.module
+    ///
+    /// Keys joined by points, as --key of `resnet eval`.
+    #[arg(long, value_name = "PATH", alias = "key", verbatim_doc_comment, help_heading = "Optimisation")]
+    init_key: Option<String>,
+
     /// With --init-from: begin with those tensors of the file that fit, however few
     ///
     /// The others keep their random initial values and are listed.
@@ -312,6 +318,7 @@ impl Args {
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),
+            init_key: self.init_key.clone(),
             init_partial: self.init_partial,
             save_every: self.save_every,
             engine: self.engine.engine.map(|engine| engine.name().to_string()),

@@ -254,12 +254,7 @@ impl Prepared {
         config.make_paths_absolute()?;
         let mut model = prepare(&recipe, &images.train)?;
         images.memory(&config, &recipe, &model, processes.size())?.check(memory::room())?;
-        let initialised = match &given.init_from {
-            Some(path) => {
-                init_from::apply(path, &mut model, config.init_partial == Some(true), images.train.pixels.dim().1)?
-            }
-            None => Vec::new(),
-        };
+        let initialised = init_from::apply(&given, &mut model, images.train.pixels.dim().1)?;
         let data = images.hashes()?;
         let train = Arc::new(images.train);
         let trainer = Trainer::new(model, executor, recipe, train.clone())?.among(processes.clone())?;

@@ -17,6 +17,9 @@ const ROLES: [(Role, &[&str]); 4] = [
     (Role::Evaluation, &["eval", "evaluation"]),
 ];
 
+/// Words for splits that are rarely classes.
+const USUAL_SPLITS: [&str; 7] = ["test", "testing", "val", "valid", "validation", "eval", "evaluation"];
+
 /// Words that name no class.
 const FILLERS: [&str; 25] = [
     "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "picture", "pictures", "pic",
@@ -73,6 +76,12 @@ pub fn is_generic(name: &str) -> bool {
 pub fn is_only_split(name: &str) -> bool {
     let is_alone = |word: &String| is_number(word) || ROLES.iter().any(|(_, words)| words.contains(&word.as_str()));
     role(name).is_some_and(|(_, others)| others.is_empty()) && !words(name).iter().all(is_alone)
+}
+
+/// Whether a name is rather that of a split than of a class: `test` or `Validation 2`, but not `train` or `development`.
+pub fn is_rather_split(name: &str) -> bool {
+    let is_usual = |word: &String| USUAL_SPLITS.contains(&word.as_str());
+    role(name).is_some_and(|(_, others)| others.is_empty()) && words(name).iter().any(is_usual)
 }
 
 /// Whether a name says that the pictures describe others: `annotations`, `PedMasks`.
@@ -185,6 +194,8 @@ mod tests {
         for name in ["test", "train 2", "litmus_test", "images"] {
             assert!(!is_only_split(name), "{name}");
         }
+        assert!(["test", "Testing", "val 2", "test_images"].iter().all(|name| is_rather_split(name)));
+        assert!(!["train", "dev", "litmus_test", "cats"].iter().any(|name| is_rather_split(name)));
         assert!(
             ["Annotations", "PedMasks", "SegmentationClass", "ground_truth"].iter().all(|name| is_annotation(name))
         );

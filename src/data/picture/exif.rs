@@ -71,35 +71,89 @@ fn in_xmp(xmp: &[u8]) -> Option<u32> {
 }
 
 /// The values of a tag in the first directory of a TIFF file: whole numbers of one, two or four bytes.
+pub(super) fn entry(file: &[u8], tag: u16) -> Option<Vec<u32>> {
+    let entry = entries(file)?.find(|entry| entry.tag == tag)?;
+    let size = if matches!(entry.kind, 1 | 3 | 4) { entry.size()? } else { return None };
+    // As long as the file at most.
+    let at = entry.place(file)?;
+    (0..entry.count as usize).map(|k| Some(number(file, at + size * k, size)? as u32)).collect()
+}
+
+/// Where the values of a tag are.
+pub(super) fn place_of(file: &[u8], tag: u16) -> Option<usize> {
+    entries(file)?.find(|entry| entry.tag == tag)?.place(file)
+}
+
+/// The first of `tags` whose values are not in the file.
+pub(super) fn outside(file: &[u8], tags: &[u16]) -> Option<u16> {
+    let mut entries = entries(file)?.filter(|entry| tags.contains(&entry.tag) && entry.size().is_some());
+    entries.find(|entry| entry.place(file).is_none()).map(|entry| entry.tag)
+}
+
+/// An entry of a directory.
+struct Entry {
+    tag: u16,
+    /// The number of a type.
+    kind: u64,
+    count: u64,
+    /// Where the values are if they fit there, and otherwise their offset.
+    at: usize,
+    /// The bytes of an offset.
+    width: usize,
+}
+
+/// The entries of the first directory.
 ///
 /// ```text
 /// "II" or "MM" (order of bytes), 42, offset of the directory: count, and of each entry tag, type, count, values or offset
 /// ```
-pub(super) fn entry(file: &[u8], tag: u16) -> Option<Vec<u32>> {
-    let place = entry_place(file, tag)?;
-    let number = |at: usize, bytes: usize| number(file, at, bytes);
-    let size = [1, 2, 4][[1, 3, 4].iter().position(|&kind| number(place + 2, 2) == Some(kind))?];
-    let count = number(place + 4, 4)? as usize;
-    let at = if count <= 4 / size { place + 8 } else { number(place + 8, 4)? as usize };
-    // As long as the file at most.
-    file.get(at..at.checked_add(count.checked_mul(size)?)?)?;
-    (0..count).map(|k| number(at + size * k, size)).collect()
+///
+/// Counts and offsets have four bytes, the count of the entries has two. In a BigTIFF there are 43, 8 and 0 in place of 42, and
+/// all of them have eight.
+fn entries(file: &[u8]) -> Option<impl Iterator<Item = Entry>> {
+    let (width, width_of_count) = match number(file, 2, 2)? {
+        42 => (4, 2),
+        43 => (8, 8),
+        _ => return None,
+    };
+    let directory = usize::try_from(number(file, width, width)?).ok()?;
+    let count = number(file, directory, width_of_count)?;
+    let start = directory + width_of_count;
+    let entry = move |k| {
+        let place = start + (4 + 2 * width) * k;
+        let [tag, kind] = [number(file, place, 2)?, number(file, place + 2, 2)?];
+        let count = number(file, place + 4, width)?;
+        Some(Entry { tag: tag as u16, kind, count, at: place + 4 + width, width })
+    };
+    // The file ends before the number becomes too large.
+    Some((0..usize::try_from(count).ok()?).map_while(entry))
 }
 
-/// Where the entry of a tag is.
-pub(super) fn entry_place(file: &[u8], tag: u16) -> Option<usize> {
-    if number(file, 2, 2)? != 42 {
-        return None;
+impl Entry {
+    /// The bytes of a value, if its type is known.
+    fn size(&self) -> Option<usize> {
+        match self.kind {
+            1 | 2 | 6 | 7 => Some(1),
+            3 | 8 => Some(2),
+            4 | 9 | 11 | 13 => Some(4),
+            5 | 10 | 12 | 16..=18 => Some(8),
+            _ => None,
+        }
     }
-    let directory = number(file, 4, 4)? as usize;
-    let count = number(file, directory, 2)? as usize;
-    (0..count).map(|k| directory + 2 + 12 * k).find(|&place| number(file, place, 2) == Some(tag.into()))
+
+    /// Where the values are, if all of them are in the file.
+    fn place(&self, file: &[u8]) -> Option<usize> {
+        let bytes = usize::try_from(self.count).ok()?.checked_mul(self.size()?)?;
+        let at = if bytes <= self.width { self.at } else { number(file, self.at, self.width)?.try_into().ok()? };
+        file.get(at..at.checked_add(bytes)?)?;
+        Some(at)
+    }
 }
 
 /// A whole number, in the order of bytes with which the file begins.
-fn number(file: &[u8], at: usize, bytes: usize) -> Option<u32> {
+fn number(file: &[u8], at: usize, bytes: usize) -> Option<u64> {
     let value = file.get(at..at.checked_add(bytes)?)?;
-    let add = |sum: u32, &byte: &u8| sum << 8 | u32::from(byte);
+    let add = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
     match file.get(..2)? {
         b"II" => Some(value.iter().rev().fold(0, add)),
         b"MM" => Some(value.iter().fold(0, add)),

@@ -4,7 +4,7 @@
 //! The crate looks no palette up, and has no grey where 0 is white for every depth. So it reads both as grey where 0 is
 //! black; the colours are made here.
 
-use super::exif::{entry, entry_place, orientation};
+use super::exif::{entry, orientation, outside, place_of};
 use super::{Decoded, Fault, MOST_BYTES, MOST_PIXELS, broken, check_size, mix, room};
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -17,19 +17,44 @@ const BIT_ORDER: u16 = 266;
 const SAMPLES: u16 = 277;
 const COLOUR_MAP: u16 = 320;
 const EXTRA_SAMPLES: u16 = 338;
+/// Those that the crate reads. It allocates memory for as many values as an entry claims.
+const READ: [u16; 19] = [
+    254,
+    256,
+    257,
+    258,
+    259,
+    PHOTOMETRIC,
+    273,
+    SAMPLES,
+    278,
+    279,
+    284,
+    317,
+    322,
+    323,
+    324,
+    325,
+    EXTRA_SAMPLES,
+    339,
+    347,
+];
 
 /// The samples of a file.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Fault> {
     let value = |tag| entry(bytes, tag).and_then(|values| values.first().copied());
+    if let Some(tag) = outside(bytes, &READ) {
+        return Err(broken(format!("not a whole TIFF image: the values of its tag {tag} are not in the file")));
+    }
     // 0: grey, 0 is white; 1: grey; 2: RGB; 3: palette; 5: CMYK.
     let photometric = value(PHOTOMETRIC);
     if value(BIT_ORDER) == Some(2) {
         return Err(broken("a TIFF image with the lowest bit first, which is not supported; convert it to PNG"));
     }
     let mut file = Cow::Borrowed(bytes);
-    if let (Some(0 | 3), 1, Some(place)) = (photometric, value(SAMPLES).unwrap_or(1), entry_place(bytes, PHOTOMETRIC)) {
+    if let (Some(0 | 3), 1, Some(place)) = (photometric, value(SAMPLES).unwrap_or(1), place_of(bytes, PHOTOMETRIC)) {
         let one: [u8; 2] = if bytes.starts_with(b"II") { [1, 0] } else { [0, 1] };
-        file.to_mut()[place + 8..place + 10].copy_from_slice(&one);
+        file.to_mut()[place..place + 2].copy_from_slice(&one);
     }
     let mut decoder = Decoder::new(Cursor::new(&file[..]))?.with_limits({
         let mut limits = Limits::default();
@@ -193,6 +218,42 @@ mod tests {
                 "{bits}: {message}"
             );
         }
+    }
+
+    /// The fuzz target found a file of 701 bytes for which the crate allocated 218 megabytes.
+    #[test]
+    fn values_that_are_not_in_the_file_are_rejected() {
+        let whole = file(b"II", [1, 3], 8, 1, &[], &[0, 200, 255]);
+        assert!(decode(Path::new("x.tif"), &whole).is_ok());
+        let mut long = whole.clone();
+        // The count and the place of the third entry, of the bits of each sample.
+        long[8 + 2 + 2 * 12 + 4..][..8].copy_from_slice(&[0, 0, 104, 0, 8, 0, 0, 0]);
+        let message = decode(Path::new("x.tif"), &long).unwrap_err().to_string();
+        assert_eq!(message, "x.tif: not a whole TIFF image: the values of its tag 258 are not in the file");
+        // A tag without a meaning here may be broken.
+        let mut other = whole;
+        other[8 + 2 + 6 * 12..][..2].copy_from_slice(&[0x3e, 1]);
+        other[8 + 2 + 6 * 12 + 4..][..8].copy_from_slice(&[0, 0, 104, 0, 8, 0, 0, 0]);
+        assert!(decode(Path::new("x.tif"), &other).is_ok());
+    }
+
+    /// What is read here besides the crate is read in files with offsets of eight bytes as well.
+    #[test]
+    fn large_files_have_the_same_colours_and_orientation() {
+        let mut big = Vec::new();
+        let mut encoder = TiffEncoder::new_big(Cursor::new(&mut big)).unwrap();
+        let mut image = encoder.new_image::<colortype::Gray8>(3, 1).unwrap();
+        image.encoder().write_tag(tiff::tags::Tag::Orientation, 6u16).unwrap();
+        image.write_data(&[0, 200, 255]).unwrap();
+        let read = |file: &[u8]| super::super::decode(Path::new("x.tif"), file).unwrap();
+        let picture = read(&big);
+        assert_eq!(picture.orientation.number(), 6);
+        assert_eq!(picture.pixels.as_slice().unwrap(), [0, 0, 0, 200, 200, 200, 255, 255, 255]);
+        // 0 is white.
+        let place = place_of(&big, PHOTOMETRIC).unwrap();
+        assert_eq!(big[place], 1);
+        big[place] = 0;
+        assert_eq!(read(&big).pixels.as_slice().unwrap(), [255, 255, 255, 55, 55, 55, 0, 0, 0]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// The longest name of a tensor, key of a dict or key of a storage, in bytes: a pickle can refer to one any number of
 /// times.
-const LONGEST_NAME: usize = 1024;
+pub(super) const LONGEST_NAME: usize = 1024;
 
 /// Why a tensor under another key is left out.
 pub(super) const NOT_A_NAME: &str = ", whose key is not a printable name of at most 1024 bytes";

@@ -4,6 +4,7 @@ use super::choose::{self, Choice, ITSELF};
 use super::mapping::{NOT_A_NAME, entries_of};
 use super::view::{Found, View};
 use super::{KEYS, MOST_PER_BYTE, SPARE};
+use crate::formats::archive::SAVE_STORED;
 use crate::formats::npy::UNNAMED;
 use crate::formats::numbers::{self, Placed};
 use crate::formats::pickle::{Call, Kind, Name, Pickle, Value};
@@ -105,11 +106,12 @@ impl<'p> Object<'p> {
         Ok(())
     }
 
-    /// Reads the elements; `storage` finds and checks the bytes of a tensor's storage.
+    /// Reads the elements, of at most `limit` bytes; `storage` finds and checks the bytes of a tensor's storage.
     pub fn load(
         self,
         format: Format,
         big_endian: bool,
+        limit: usize,
         mut storage: impl FnMut(&View<'p>) -> Result<Cow<'p, [u8]>>,
     ) -> Result<Contents> {
         // Check the sizes in the pickle before anything is unpacked or copied. Each is compared with the size in the file
@@ -131,6 +133,11 @@ impl<'p> Object<'p> {
             return Err(view.at.error(format!(
                 "expected tensors of at most {most} bytes ({MOST_PER_BYTE} for every byte of their storages, and \
                  {SPARE}), found {bytes}: storages shared or expanded too often"
+            )));
+        }
+        if let (true, Some((_, view))) = (bytes > limit, self.views.first()) {
+            return Err(view.at.error(format!(
+                "expected tensors of at most {limit} bytes in a file of this size, found {bytes}: {SAVE_STORED}"
             )));
         }
         let mut storages: HashMap<&str, Cow<'p, [u8]>> = HashMap::new();

@@ -1,9 +1,10 @@
 //! Writes the zip format: the pickle of an `OrderedDict`, and a file for each storage.
 
 use super::PICKLE;
-use crate::Result;
+use super::mapping::LONGEST_NAME;
 use crate::formats::{archive, numbers};
 use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::{Error, Result};
 use std::path::Path;
 
 /// The folder in the archives written here; PyTorch accepts any.
@@ -11,6 +12,11 @@ const FOLDER: &str = "archive/";
 
 /// A file in the zip format.
 pub(in crate::formats) fn to_bytes(path: &Path, tensors: &Tensors) -> Result<Vec<u8>> {
+    if let Some(name) = tensors.names().find(|name| name.len() > LONGEST_NAME) {
+        let bytes = name.len();
+        let message = format!("expected names of at most {LONGEST_NAME} bytes, as they are read, found one of {bytes}");
+        return Err(Error::format(path, None, message));
+    }
     // As in `Lib/pickletools.py`: PROTO 2, then OrderedDict() and its entries between MARK and SETITEMS, STOP.
     let mut pickle = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
     for (index, (name, tensor)) in tensors.iter().enumerate() {

@@ -3,7 +3,7 @@
 use super::{Layout, named, pair};
 use crate::Result;
 use crate::data::folder::messages::{Places, shortened};
-use crate::data::folder::role::{is_annotation, is_generic, is_only_split, part_of};
+use crate::data::folder::role::{Role, is_annotation, is_generic, is_only_split, is_rather_split, part_of};
 use crate::data::folder::tree::Folder;
 use std::collections::BTreeSet;
 
@@ -17,6 +17,13 @@ pub fn layout<'a>(places: &Places, root: &'a Folder) -> Result<Layout<'a>> {
         && opened(only).filled().len() < 2
     {
         return Err(places.without_classes(&[opened(only)], None));
+    }
+    // Beside a single other class it is one, `control` and `test`, and so it is beside a renamed one, `class_train`.
+    let is_renamed = named(root).iter().any(|split| split.is(Role::Train) && !split.others.is_empty());
+    let (splits, others): (Vec<&Folder>, Vec<&Folder>) =
+        filled.iter().partition(|folder| is_rather_split(&folder.name()));
+    if let (Some(split), 2.., false) = (splits.first(), others.len(), is_renamed) {
+        return Err(places.error(is_called_like_a_split(places, split)));
     }
     let mut notes = Vec::new();
     if !std::ptr::eq(root, places.top) {
@@ -125,12 +132,16 @@ fn second_copy(places: &Places, classes: &[&Folder]) -> Option<String> {
 /// A message if a folder beside classes is called `test_images` or similar.
 fn called_like_a_split(places: &Places, classes: &[&Folder]) -> Option<String> {
     let split = classes.iter().find(|folder| is_only_split(&folder.name()))?;
-    Some(format!(
+    Some(is_called_like_a_split(places, split))
+}
+
+fn is_called_like_a_split(places: &Places, split: &Folder) -> String {
+    format!(
         "expected a folder for each class, found {}, which is called like a split: if it is a class, rename it; otherwise \
          move it elsewhere (every fifth image of each class is then held out for testing), or move the classes into a \
          folder train/ beside it and its pictures into a folder for each class",
         places.of(split)
-    ))
+    )
 }
 
 /// A message if all `classes` contain folders of the same names: are the outer or the inner ones the classes?
