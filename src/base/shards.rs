@@ -214,27 +214,39 @@ impl Shards {
         left
     }
 
-    /// The same sum, of many values, from the [`own_sums`](Self::own_sums) of every process, each of `length` values: a
-    /// process gets its part of the sums, adds them, and passes on the result.
-    pub(crate) fn complete(&self, processes: &dyn Communicator, own: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
-        let (size, rank) = (processes.size(), processes.rank());
-        if size == 1 {
-            return own.into_iter().next().expect("the whole tree");
+    /// The same sum, of many values. `stack` are the [`own_sums`](Self::own_sums) of this process, each of `length` values, one
+    /// after the other; the sum takes their place. A process gets its part of the sums, adds them, and passes on the result.
+    /// All of this is done piece by piece, so that the pieces stay in a cache.
+    pub(crate) fn complete(&self, processes: &dyn Communicator, stack: &mut Vec<f32>, length: usize) {
+        if processes.size() == 1 {
+            return;
         }
+        let own = self.own_subtrees();
+        // A process without shards has nothing to add.
+        stack.resize(length * own.max(1), 0.0);
+        for first in (0..length).step_by(PIECE) {
+            let piece = first..length.min(first + PIECE);
+            let sums: Vec<&[f32]> =
+                (0..own).map(|sum| &stack[sum * length + piece.start..sum * length + piece.end]).collect();
+            let complete = self.complete_piece(processes, &sums, piece.len());
+            stack[piece].copy_from_slice(&complete);
+        }
+        stack.truncate(length);
+    }
+
+    fn complete_piece(&self, processes: &dyn Communicator, own: &[&[f32]], length: usize) -> Vec<f32> {
+        let (size, rank) = (processes.size(), processes.rank());
         let part = |rank: usize| rank * length / size..(rank + 1) * length / size;
-        let subtrees = self.subtrees_per_process();
         let to: Vec<usize> = (0..size).map(|rank| own.len() * part(rank).len()).collect();
-        let parts = match <[Vec<f32>; 1]>::try_from(own) {
-            Ok([only]) => only,
-            Err(own) => {
+        let from: Vec<usize> = self.subtrees_per_process().iter().map(|count| count * part(rank).len()).collect();
+        let of_all = match own {
+            [only] => processes.all_to_all(only, &to, &from),
+            _ => {
                 let mut parts = Vec::with_capacity(own.len() * length);
                 (0..size).for_each(|rank| own.iter().for_each(|sum| parts.extend_from_slice(&sum[part(rank)])));
-                parts
+                processes.all_to_all(&parts, &to, &from)
             }
         };
-        let from: Vec<usize> = subtrees.iter().map(|count| count * part(rank).len()).collect();
-        let of_all = processes.all_to_all(&parts, &to, &from);
-        drop(parts);
         let sums = &mut of_all.chunks_exact(part(rank).len().max(1)).map(<[f32]>::to_vec);
         let own = match part(rank).is_empty() {
             true => Vec::new(),
@@ -244,6 +256,9 @@ impl Shards {
         processes.all_gather(&own, &lengths)
     }
 }
+
+/// Values that are exchanged together (1 MB).
+pub(crate) const PIECE: usize = 1 << 18;
 
 /// Where [`tree_sum`] splits these shards.
 fn middle(shards: &Range<usize>) -> usize {
@@ -327,8 +342,8 @@ mod tests {
                     let first = shards.own().start;
                     let leaf =
                         |_: usize, images: Range<usize>| (0..n).map(|i| value(first + images.start, i)).collect();
-                    let own = shards.own_sums(&leaf, &add);
-                    let complete = shards.complete(&*processes, own, n);
+                    let mut complete: Vec<f32> = shards.own_sums(&leaf, &add).concat();
+                    shards.complete(&*processes, &mut complete, n);
                     let sent = processes.traffic().bytes;
                     (bits(&complete), bits(&shards.sum(n, &leaf, &add)), sent)
                 });

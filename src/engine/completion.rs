@@ -2,11 +2,11 @@
 //!
 //! The gradients of a batch norm are sums that the backward pass itself needs, so every process has them already. Those of
 //! the convolutions and of the last layer have many values, and nothing needs them before the step. They are exchanged
-//! ([`Shards::complete`]) block by block, while the backward pass continues with the block before.
+//! ([`Shards::complete`]), the large ones while the backward pass continues with the block before.
 
 use crate::model::ResNet;
 use crate::parameters::{Gradients, Parameters as _, Role};
-use crate::shards::Shards;
+use crate::shards::{PIECE, Shards};
 use ndarray::{Array, ArrayD, Dimension, IxDyn};
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, channel};
@@ -22,9 +22,6 @@ pub(super) fn stacked<D: Dimension>(mut sums: Vec<Array<f32, D>>, mut shape: D) 
     Array::from_shape_vec(shape, values).expect("all sums have this shape")
 }
 
-/// Tensors are exchanged together until they have this many values (1 MB): a message has a cost of its own.
-const BUCKET: usize = 1 << 18;
-
 /// Names and shapes of tensors whose values follow each other.
 type Parts = Vec<(String, IxDyn)>;
 
@@ -35,10 +32,10 @@ pub(super) struct Completion<'a> {
     /// The shapes of the convolutions' weights and of the last layer's weight and bias; empty with one process.
     shapes: HashMap<String, IxDyn>,
     complete: Gradients<f32>,
-    /// Tensors whose exchange has not begun: names and shapes, and for each subtree the sums of all of them.
-    parts: Parts,
-    own: Vec<Vec<f32>>,
-    /// Tensors that are exchanged together, and their values.
+    /// Small tensors, which are exchanged together, because a message has a cost of its own: their names and shapes, and for
+    /// each subtree the sums of all of them.
+    small: (Parts, Vec<Vec<f32>>),
+    /// Tensors whose exchange has begun, and their values.
     exchanged: Vec<(Parts, Receiver<Vec<f32>>)>,
 }
 
@@ -52,57 +49,53 @@ impl<'a> Completion<'a> {
                 }
             });
         }
-        let (complete, parts, own, exchanged) = (Gradients::new(), Vec::new(), Vec::new(), Vec::new());
-        Completion { shards, model, shapes, complete, parts, own, exchanged }
+        let small = (Vec::new(), vec![Vec::new(); shards.own_subtrees()]);
+        Completion { shards, model, shapes, complete: Gradients::new(), small, exchanged: Vec::new() }
     }
 
-    /// Takes the gradients of some layers: complete ones of batch norms, [`stacked`] ones of the others, whose exchange begins
-    /// if they are many.
+    /// Takes the gradients of some layers: complete ones of batch norms, and [`stacked`] ones of the others; the exchange of a
+    /// large one begins.
     pub fn take(&mut self, gradients: Gradients<f32>) {
-        let (stacks, complete): (Vec<_>, Vec<_>) =
-            gradients.into_entries().into_iter().partition(|(name, _)| self.shapes.contains_key(name));
-        complete.into_iter().for_each(|(name, gradient)| self.complete.push("", &name, gradient));
-        for (name, stack) in stacks {
-            let shape = self.shapes[&name].clone();
-            let values = stack.as_slice().expect("contiguous").chunks_exact(shape.size());
-            self.own.resize(self.shards.own_subtrees(), Vec::new());
-            self.own.iter_mut().zip(values).for_each(|(own, sum)| own.extend_from_slice(sum));
-            self.parts.push((name, shape));
-        }
-        if self.waiting() >= BUCKET {
-            self.exchange();
+        for (name, gradient) in gradients.into_entries() {
+            let Some(shape) = self.shapes.get(&name).cloned() else {
+                self.complete.push("", &name, gradient);
+                continue;
+            };
+            let stack = gradient.into_raw_vec_and_offset().0;
+            if shape.size() >= PIECE {
+                self.exchange(vec![(name, shape)], stack);
+            } else {
+                let sums = stack.chunks_exact(shape.size());
+                self.small.1.iter_mut().zip(sums).for_each(|(all, sum)| all.extend_from_slice(sum));
+                self.small.0.push((name, shape));
+            }
         }
     }
 
-    /// Values of the tensors whose exchange has not begun.
-    fn waiting(&self) -> usize {
-        self.parts.iter().map(|(_, shape)| shape.size()).sum()
-    }
-
-    /// Begins the exchange of what waits for it.
-    fn exchange(&mut self) {
-        let (length, parts, own) = (self.waiting(), std::mem::take(&mut self.parts), std::mem::take(&mut self.own));
+    /// Begins the exchange of tensors, for each subtree the sums of all of them.
+    fn exchange(&mut self, parts: Parts, mut stack: Vec<f32>) {
+        let length = parts.iter().map(|(_, shape)| shape.size()).sum();
         let ((sender, receiver), shards) = (channel(), self.shards.clone());
         self.shards.processes().in_background(Box::new(move |processes| {
+            shards.complete(processes, &mut stack, length);
             // The receiver is gone if the pass has failed.
-            let _ = sender.send(shards.complete(processes, own, length));
+            let _ = sender.send(stack);
         }));
         self.exchanged.push((parts, receiver));
     }
 
     /// Waits for the exchanges; all gradients in the order of the model.
     pub fn finish(mut self) -> Gradients<f32> {
-        if !self.parts.is_empty() {
-            self.exchange();
+        let (parts, sums) = std::mem::take(&mut self.small);
+        if !parts.is_empty() {
+            self.exchange(parts, sums.concat());
         }
         for (parts, receiver) in self.exchanged {
-            let values = receiver.recv().expect("the exchange ends with the sums");
-            let mut rest = &values[..];
+            let mut values = receiver.recv().expect("the exchange ends with the sums");
             for (name, shape) in parts {
-                let (values, others) = rest.split_at(shape.size());
-                rest = others;
-                let gradient = ArrayD::from_shape_vec(shape, values.to_vec()).expect("the values of this tensor");
-                self.complete.push("", &name, gradient);
+                let rest = values.split_off(shape.size());
+                let gradient = ArrayD::from_shape_vec(shape, std::mem::replace(&mut values, rest));
+                self.complete.push("", &name, gradient.expect("the values of this tensor"));
             }
         }
         self.complete.in_order_of(self.model)
