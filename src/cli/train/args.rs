@@ -40,7 +40,7 @@ Examples:
 /// 130, 143 or 129; a second signal stops at once, and so does the first one during an evaluation,
 /// where everything is saved already. Under nohup, SIGHUP is ignored. A run that was interrupted in any
 /// way, even by a kill or a power cut, continues from its last checkpoint with --resume. It ends with
-/// bit-identical weights, with any number of threads.
+/// bit-identical weights, with any number of threads, and of processes (mpirun, with --shards).
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES, after_long_help = format!("{}\n\n{EXAMPLES}", words::recipes()))]
 pub struct Args {
