@@ -17,8 +17,8 @@
 //! What a process can add alone are its *subtrees*, the largest subtrees of the tree whose shards it has; only their sums
 //! are exchanged. There are two ways:
 //!
-//! - [`Shards::sum`], for the few values of a batch norm: every process gets the sums of all subtrees, and adds them;
-//! - [`Shards::complete`], for the many values of the weights' gradients: each process gets its part of every subtree's
+//! - `Shards::sum`, for the few values of a batch norm: every process gets the sums of all subtrees, and adds them;
+//! - `Shards::complete`, for the many values of the weights' gradients: each process gets its part of every subtree's
 //!   sum, adds these, and then every process gets all parts. Of n values, p = 2ᵏ processes with equal shares send
 //!   2n(p − 1)/p values each, which is the least that is possible; in general a process with k subtrees sends
 //!   (k + 1) n (p − 1)/p.
