@@ -37,10 +37,9 @@ refused() {
   printf 'ok: refused: %s\n' "$2"
 }
 
-small=(--train-images 240 --batch-size 40 --epochs 2)
+small=(--train-images 240 --batch-size 40 --epochs 2 --validation 40)
 long=(--train-images 480 --batch-size 40 --epochs 12 --shards 8)
-everything=(--mixup 0.4 --cutout 8 --ema-decay 0.9 --clip-norm 0.5 --accumulate 2 --label-smoothing 0.1 --validation 40
-  --test-flip)
+everything=(--mixup 0.4 --cutout 8 --ema-decay 0.9 --clip-norm 0.5 --accumulate 2 --label-smoothing 0.1 --test-flip)
 
 # kill_and_resume N PROCESSES: kills a random process at a random moment, and resumes with another number of processes.
 kill_and_resume() {
