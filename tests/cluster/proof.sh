@@ -28,7 +28,7 @@ same() { # WHAT FOLDER FOLDER
   printf 'ok: %s\n' "$1"
 }
 
-# refused CODE WORDS COMMAND: the command must fail within ten seconds of its start, with this exit code and these words.
+# refused CODE WORDS COMMAND: the command must end within half a minute, with this exit code and these words.
 refused() {
   local code=0
   timeout 30 "${@:3}" >"$work/out" 2>&1 || code=$?
