@@ -697,7 +697,7 @@ fn checkpoints_of_a_run_are_named() {
     let folder = Folder::new("convert-checkpoint");
     folder.has_run(TINY, "run");
     for name in files(&folder.path("run/checkpoints")) {
-        let checkpoint = format!("run/checkpoints/{name}");
+        let (checkpoint, mut written) = (format!("run/checkpoints/{name}"), Vec::new());
         for command in [
             format!("convert {checkpoint} model.onnx"),
             format!("convert {checkpoint} other.npz --model resnet8"),
@@ -712,8 +712,10 @@ fn checkpoints_of_a_run_are_named() {
             );
             let line = found.expect("the command that writes its weights");
             folder.run(&format!("{} --force", line.trim().strip_prefix("resnet ").unwrap())).ok();
-            folder.run("eval --weights weights.safetensors").ok();
+            written.push(fs::read(folder.path("weights.safetensors")).unwrap());
         }
+        assert!(written.iter().all(|weights| *weights == written[0]));
+        folder.run("eval --weights weights.safetensors").ok();
     }
     folder.run("convert weights.safetensors model.onnx").ok();
     let fingerprint =
