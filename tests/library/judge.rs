@@ -851,10 +851,14 @@ fn wrong_pass(program: &Program<f32>, x: &Activation<f32>, dlogits: &Array2<f32>
 #[test]
 fn every_mistake_in_every_step_is_rejected() {
     use Mistake::*;
-    // Few channels: many of the mistakes need a judge of their own. So many values that each ReLU has one from 0 to 0.01.
+    // Few channels and blocks: many of the mistakes need a judge of their own. So many values that each ReLU has one from 0 to
+    // 0.01.
     let few = |architecture: Architecture| {
         let mut few = Architecture { stem_channels: 8, ..architecture };
-        few.stages.iter_mut().zip([8, 12, 40]).for_each(|(stage, channels)| stage.channels = channels);
+        few.stages
+            .iter_mut()
+            .zip([8, 12, 40])
+            .for_each(|(stage, channels)| (stage.blocks, stage.channels) = (1, channels));
         few
     };
     let pre = few(small("pre-activation", BlockKind::Basic, ShortcutOption::B));
