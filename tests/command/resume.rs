@@ -68,7 +68,7 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            let end = Instant::now() + Duration::from_millis(20 + state % 250);
+            let end = Instant::now() + Duration::from_millis(20 + state % 400);
             let ended = loop {
                 match child.try_wait().unwrap() {
                     Some(status) => break Some(status),
