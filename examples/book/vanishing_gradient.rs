@@ -24,7 +24,7 @@
 
 use crate::figure::{self, Anchor, Axes, Figure, Scale};
 use resnet_by_hand::Gradients;
-use resnet_by_hand::data::{Normalization, embedded};
+use resnet_by_hand::data::{Dataset, Normalization, embedded};
 use resnet_by_hand::layers::{GlobalAvgPool, Mode, SoftmaxCrossEntropy};
 use resnet_by_hand::model::resnet::StemLayers;
 use resnet_by_hand::model::{Architecture, ResNet};
@@ -44,6 +44,7 @@ const SETTINGS: [(&str, Mode, f64); 3] = [
 ];
 
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let batch = embedded::load().train.subset(&(0..IMAGES).collect::<Vec<_>>())?;
     let mut panels = Vec::new();
     for (title, mode, factor) in SETTINGS {
         println!("{title}");
@@ -52,7 +53,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (mut signals, mut weights) = (Vec::new(), Vec::new());
         for depth in DEPTHS {
             for family in ["plain", "resnet"] {
-                let (dh, dweight) = norms(&format!("{family}{depth}"), mode, factor)?;
+                let (dh, dweight) = norms(&format!("{family}{depth}"), &batch, mode, factor)?;
                 print!("{:<10}", format!("{family}{depth}"));
                 for norms in [&dh, &dweight] {
                     let (first, last) = (norms[0], norms[norms.len() - 1]);
@@ -72,8 +73,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// (‖dh‖ after the stem and after every block, ‖dweight‖ of every convolution), first layer first, of a fresh network.
 /// In `f64`: some of these values are too small for `f32`.
-fn norms(name: &str, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64>, Vec<f64>)> {
-    let batch = embedded::load().train.subset(&(0..IMAGES).collect::<Vec<_>>())?;
+fn norms(name: &str, batch: &Dataset, mode: Mode, factor: f64) -> resnet_by_hand::Result<(Vec<f64>, Vec<f64>)> {
     let labels: Vec<usize> = batch.labels.iter().map(|&label| label.into()).collect();
     let images = Normalization::CIFAR10.apply::<f64>(batch.pixels.view())?;
     let mut model = ResNet::<f64>::new(&Architecture::by_name(name)?, 1)?;

@@ -22,6 +22,7 @@ mod workshop;
 use exercises::LESSONS;
 use grade::Verdict;
 use lesson::Lesson;
+use rayon::prelude::*;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -302,52 +303,62 @@ fn prove() -> io::Result<bool> {
         println!("✗ the solutions do not compile");
         return Ok(false);
     }
-    let (mut faults, mut named) = (Vec::new(), 0);
+    let mut faults = Vec::new();
     if !workshop.solutions_pass_their_tests() {
         faults.push("a solution does not pass the tests in its own file".to_string());
     }
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exercises.md"))?;
-    for lesson in LESSONS {
-        let cases = (lesson.cases)();
-        let versions = workshop::versions(lesson);
-        for (number, (version, _)) in versions.iter().enumerate() {
-            let verdict = match workshop.run(lesson, &cases, SECONDS, Some(number))? {
-                Run::Finished(results) => grade::grade(lesson, &cases, &results),
-                Run::NotWritten if version == "stub" => continue,
-                Run::Panicked(case, message) => {
-                    faults.push(format!("{}, {version}: panics in case {case}: {message}", lesson.name));
-                    continue;
-                }
-                _ => {
-                    faults.push(format!("{}, {version}: no results", lesson.name));
-                    continue;
-                }
-            };
-            match (version.as_str(), verdict) {
-                ("solution", Verdict::Right) => {}
-                ("solution", Verdict::Wrong { text, .. }) => {
-                    faults.push(format!("{}: the solution is accused\n{text}", lesson.name))
-                }
-                (_, Verdict::Right) => faults.push(format!("{}, {version}: is called right", lesson.name)),
-                (expected, Verdict::Wrong { mistakes, text, .. }) => match mistakes.as_slice() {
-                    [first, ..] if first == expected => {
-                        named += 1;
-                        let mark = format!("<!-- verdict: {} {expected} -->\n```text\n", lesson.name);
-                        if let Some((_, after)) = page.split_once(&mark)
-                            && !after.starts_with(&format!("{}\n```", text.trim_end()))
-                        {
-                            faults.push(format!("docs/exercises.md shows another verdict than\n{text}"));
-                        }
-                    }
-                    _ => faults.push(format!("{}: `{expected}` is named {mistakes:?}\n{text}", lesson.name)),
-                },
-            }
-        }
-        println!("{:24} a solution, a stub and {} wrong solutions", lesson.name, versions.len() - 2);
+    // An exercise is a program with one thread, so several run at a time.
+    let proofs =
+        LESSONS.par_iter().map(|lesson| prove_one(&workshop, lesson, &page)).collect::<io::Result<Vec<_>>>()?;
+    let mut named = 0;
+    for (lesson, (right, wrong)) in LESSONS.iter().zip(proofs) {
+        println!("{:24} a solution, a stub and {} wrong solutions", lesson.name, lesson.wrong_solutions().len());
+        named += right;
+        faults.extend(wrong);
     }
     faults.iter().for_each(|fault| println!("✗ {fault}"));
     println!("{} exercises: {named} wrong solutions are named right, {} faults", LESSONS.len(), faults.len());
     Ok(faults.is_empty())
+}
+
+/// Tries everything of one exercise: how many wrong solutions are named right, and the faults.
+fn prove_one(workshop: &Workshop, lesson: &Lesson, page: &str) -> io::Result<(usize, Vec<String>)> {
+    let (mut faults, mut named, cases) = (Vec::new(), 0, (lesson.cases)());
+    for (number, (version, _)) in workshop::versions(lesson).iter().enumerate() {
+        let verdict = match workshop.run(lesson, &cases, SECONDS, Some(number))? {
+            Run::Finished(results) => grade::grade(lesson, &cases, &results),
+            Run::NotWritten if version == "stub" => continue,
+            Run::Panicked(case, message) => {
+                faults.push(format!("{}, {version}: panics in case {case}: {message}", lesson.name));
+                continue;
+            }
+            _ => {
+                faults.push(format!("{}, {version}: no results", lesson.name));
+                continue;
+            }
+        };
+        match (version.as_str(), verdict) {
+            ("solution", Verdict::Right) => {}
+            ("solution", Verdict::Wrong { text, .. }) => {
+                faults.push(format!("{}: the solution is accused\n{text}", lesson.name))
+            }
+            (_, Verdict::Right) => faults.push(format!("{}, {version}: is called right", lesson.name)),
+            (expected, Verdict::Wrong { mistakes, text, .. }) => match mistakes.as_slice() {
+                [first, ..] if first == expected => {
+                    named += 1;
+                    let mark = format!("<!-- verdict: {} {expected} -->\n```text\n", lesson.name);
+                    if let Some((_, after)) = page.split_once(&mark)
+                        && !after.starts_with(&format!("{}\n```", text.trim_end()))
+                    {
+                        faults.push(format!("docs/exercises.md shows another verdict than\n{text}"));
+                    }
+                }
+                _ => faults.push(format!("{}: `{expected}` is named {mistakes:?}\n{text}", lesson.name)),
+            },
+        }
+    }
+    Ok((named, faults))
 }
 
 fn title(index: usize) -> String {

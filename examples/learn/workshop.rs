@@ -75,16 +75,16 @@ impl Workshop {
              ndarray = { version = \"0.17\", features = [\"approx\"] }\napprox = \"0.5\"\n\n\
              [lints.rust]\nunused = \"allow\"\ndead_code = \"allow\"\n\n[profile.dev.package.\"*\"]\nopt-level = 3\n",
         );
-        if self.optimised {
-            text += "\n[profile.dev]\nopt-level = 2\n";
-        }
+        // What the proof builds nobody debugs.
+        text += if self.optimised { "\n[profile.dev]\nopt-level = 2\n" } else { "\n[profile.dev]\ndebug = false\n" };
         for lesson in lessons {
             text += &format!("\n[[bin]]\nname = \"{0}\"\npath = \"grader/{0}.rs\"\n", lesson.name);
         }
         text
     }
 
-    /// The main file of an exercise. In the proof it contains the solution and every wrong one, and the first argument picks.
+    /// The main file of an exercise. In the proof it contains the solution and every wrong one, and the third argument picks;
+    /// its tests are those in the file of the solution.
     fn program(&self, lessons: &[Lesson], index: usize) -> String {
         let lesson = &lessons[index];
         let run = format!("#[path = \"run_{}.rs\"]\n", lesson.name);
@@ -101,12 +101,13 @@ impl Workshop {
         for (number, solution) in versions(lesson).iter().enumerate() {
             let folder = self.root.join("grader").join(format!("{}_{number}", lesson.name));
             fs::create_dir_all(&folder).and_then(|()| write(&folder.join("exercise.rs"), &solution.1)).expect("a file");
+            let attribute = if number == 0 { "" } else { "#[cfg(not(test))]\n" };
             text += &format!(
-                "mod v{number} {{\n    #[path = \"{}\"]\n    pub mod exercise;\n    #[path = \"{}\"]\n    pub mod run;\n}}\n",
+                "{attribute}mod v{number} {{\n    #[path = \"{}\"]\n    pub mod exercise;\n    #[path = \"{}\"]\n    pub mod run;\n}}\n",
                 slashes(&folder.join("exercise.rs")),
                 slashes(&self.root.join("grader").join(format!("run_{}.rs", lesson.name))),
             );
-            arms += &format!("        \"{number}\" => protocol::serve(v{number}::run::run),\n");
+            arms += &format!("        {attribute}        \"{number}\" => protocol::serve(v{number}::run::run),\n");
         }
         text + &format!(
             "fn main() {{\n    match std::env::args().nth(3).unwrap().as_str() {{\n{arms}        _ => panic!(),\n    }}\n}}\n"

@@ -442,7 +442,7 @@ mod tests {
     use crate::train::Recipe;
     use ndarray::ArrayD;
     use std::ops::ControlFlow;
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     struct Folder(PathBuf);
 
@@ -459,8 +459,16 @@ mod tests {
         Folder(path)
     }
 
+    /// Thirty images, and the hashes of them and of the test images: read once.
+    static IMAGES: LazyLock<(Arc<Dataset>, ImageHashes)> = LazyLock::new(|| {
+        let splits = embedded::load();
+        let train = splits.train.subset(&(0..30).collect::<Vec<_>>()).unwrap();
+        let hashes = ImageHashes::of(&train, None, &splits.test).unwrap();
+        (Arc::new(train), hashes)
+    });
+
     fn data() -> Arc<Dataset> {
-        Arc::new(embedded::load().train.subset(&(0..30).collect::<Vec<_>>()).unwrap())
+        IMAGES.0.clone()
     }
 
     fn recipe() -> Recipe {
@@ -480,14 +488,10 @@ mod tests {
         Trainer::new(model, executor(), recipe, data()).unwrap()
     }
 
-    fn hashes() -> ImageHashes {
-        ImageHashes::of(&data(), None, &embedded::load().test).unwrap()
-    }
-
     fn of(trainer: &Trainer<f32>) -> Checkpoint {
         let best = Best { epoch: 1, correct: [3, 10], weights: state_dict::collect(trainer.model()) };
         let files = vec![("metrics.csv".to_string(), "epoch,\"x\"\n1,2\n".to_string())];
-        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, hashes())
+        Checkpoint::of(trainer, Some(best), "model = \"resnet8\"".to_string(), files, IMAGES.1)
     }
 
     #[test]

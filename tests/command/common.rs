@@ -1,11 +1,14 @@
 //! What the tests of the command share: a folder to run it in, and the result of a run.
 
 use ndarray::Array3;
+use resnet_by_hand::data::embedded;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// An empty folder in which commands run; it is removed at the end.
 pub struct Folder(pub PathBuf);
@@ -65,6 +68,25 @@ impl Folder {
         self.run(arguments).ok()
     }
 
+    /// The files of `resnet ARGUMENTS --out OUT`. They are the same every time (`resume.rs` compares them), so the tests
+    /// that only read or change them share one run.
+    pub fn has_run(&self, arguments: &str, out: &str) {
+        static RUNS: Mutex<BTreeMap<String, Arc<OnceLock<Files>>>> = Mutex::new(BTreeMap::new());
+        let run = Arc::clone(RUNS.lock().unwrap().entry(arguments.to_string()).or_default());
+        let files = run.get_or_init(|| {
+            let folder = Folder::new("shared");
+            folder.ok(&format!("{arguments} --out run"));
+            let mut files = Files::new();
+            read_files(&folder.path("run"), Path::new(""), &mut files);
+            files
+        });
+        for (name, bytes) in files {
+            let path = self.path(out).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+    }
+
     /// Runs `resnet`, which fails with this exit code; stderr contains all of `parts`.
     #[track_caller]
     pub fn fails(&self, arguments: &str, code: i32, parts: &[&str]) {
@@ -72,9 +94,33 @@ impl Folder {
     }
 }
 
+/// Files of a folder, by their paths in it.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+fn read_files(folder: &Path, within: &Path, files: &mut Files) {
+    for entry in fs::read_dir(folder.join(within)).unwrap() {
+        let path = within.join(entry.unwrap().file_name());
+        match folder.join(&path).is_dir() {
+            true => read_files(folder, &path, files),
+            false => drop(files.insert(path.clone(), fs::read(folder.join(path)).unwrap())),
+        }
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `photos/CLASS/NUMBER.png`: six of the embedded images of each class, of which five are for training and one for testing.
+/// (The embedded data set has 500 for testing, which take the reference long.)
+pub fn photographs(folder: &Folder) {
+    let train = embedded::load().train;
+    for (i, &label) in train.labels[..60].iter().enumerate() {
+        let class = folder.path("photos").join(&train.classes[usize::from(label)]);
+        fs::create_dir_all(&class).unwrap();
+        fs::write(class.join(format!("{i:02}.png")), to_png(&train.image(i).to_owned())).unwrap();
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,28 @@ fn has_archive(folder: &Folder, bytes: &[u8]) {
     assert!(fs::read(folder.path(NAME)).unwrap() == bytes, "other bytes");
 }
 
+/// The tests that mostly wait, seconds until the next attempt.
+const WAITING: [(&str, fn()); 6] = [
+    ("lost_connection", lost_connection),
+    ("silent_server", silent_server),
+    ("server_in_trouble", server_in_trouble),
+    ("download_that_gets_on", download_that_gets_on),
+    ("no_answer", no_answer),
+    ("no_head", no_head),
+];
+
+/// They wait together: the first of them that runs begins all.
+fn waiting(name: &str) {
+    type Test = Mutex<Option<thread::JoinHandle<()>>>;
+    static BEGUN: OnceLock<Vec<(&str, Test)>> = OnceLock::new();
+    let begin = |(name, test): (&'static str, fn())| (name, Mutex::new(Some(thread::spawn(test))));
+    let test = BEGUN.get_or_init(|| WAITING.map(begin).into()).iter().find(|(begun, _)| *begun == name);
+    let test = test.unwrap().1.lock().unwrap().take().expect("every test runs once");
+    if let Err(panic) = test.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 #[test]
 fn a_whole_download_and_what_is_asked_for() {
     if common::skip_without_curl() {
@@ -186,6 +208,10 @@ fn a_whole_download_and_what_is_asked_for() {
 
 #[test]
 fn after_a_lost_connection_only_the_rest_is_asked_for() {
+    waiting("lost_connection");
+}
+
+fn lost_connection() {
     if common::skip_without_curl() {
         return;
     }
@@ -209,6 +235,10 @@ fn after_a_lost_connection_only_the_rest_is_asked_for() {
 
 #[test]
 fn a_silent_server_is_left_and_asked_again() {
+    waiting("silent_server");
+}
+
+fn silent_server() {
     if common::skip_without_curl() {
         return;
     }
@@ -223,6 +253,10 @@ fn a_silent_server_is_left_and_asked_again() {
 
 #[test]
 fn a_server_in_trouble_is_asked_again_but_not_for_ever() {
+    waiting("server_in_trouble");
+}
+
+fn server_in_trouble() {
     if common::skip_without_curl() {
         return;
     }
@@ -244,6 +278,10 @@ fn a_server_in_trouble_is_asked_again_but_not_for_ever() {
 /// The same failures, of which each comes after more than a megabyte, do not count together.
 #[test]
 fn a_download_that_gets_on_is_not_given_up() {
+    waiting("download_that_gets_on");
+}
+
+fn download_that_gets_on() {
     if common::skip_without_curl() {
         return;
     }
@@ -464,6 +502,10 @@ fn what_trying_again_does_not_help_is_not_tried_again() {
 /// A server that accepts a connection and says nothing, not even a status.
 #[test]
 fn a_server_that_does_not_answer_is_left_and_asked_again() {
+    waiting("no_answer");
+}
+
+fn no_answer() {
     if common::skip_without_curl() {
         return;
     }
@@ -483,6 +525,10 @@ fn a_server_that_does_not_answer_is_left_and_asked_again() {
 /// Connections that end before an answer, or within its head.
 #[test]
 fn an_answer_without_a_head_is_asked_for_again() {
+    waiting("no_head");
+}
+
+fn no_head() {
     if common::skip_without_curl() {
         return;
     }

@@ -17,7 +17,7 @@ const TRAIN: &str = "train --train-images 120 --batch-size 25 --epochs 2 --eval-
 /// The folder of a small run with 30 validation images.
 fn trained(name: &str) -> Folder {
     let folder = Folder::new(name);
-    folder.ok(&format!("{TRAIN} --validation 30 --seed 5 --out run"));
+    folder.has_run(&format!("{TRAIN} --validation 30 --seed 5"), "run");
     folder
 }
 
@@ -352,7 +352,7 @@ fn a_run_that_is_not_over_is_shown_as_far_as_it_has_come() {
     assert_eq!(counts(&folder.read("going/report/confusion_matrix.svg")), (30 - wrong, wrong));
 
     // Without validation images, the test images are not used instead.
-    folder.ok(&format!("{TRAIN} --out plain"));
+    folder.has_run(TRAIN, "plain");
     fs::remove_file(folder.path("plain/result.json")).unwrap();
     let stdout = folder.ok("report plain");
     assert!(stdout.contains("has no validation images"), "{stdout}");
@@ -610,7 +610,7 @@ fn names_of_folders_stay_text_and_runs_on_different_classes_are_not_compared() {
     // One image in five is for testing: one of the six of each class.
     let (right, wrong) = counts(&svg);
     assert_eq!(right + wrong, 3);
-    folder.ok(&format!("{TRAIN} --out other"));
+    folder.has_run(TRAIN, "other");
     folder.fails("report <b>run& other", 1, &["have different classes", "plain", "airplane"]);
 }
 

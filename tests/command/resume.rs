@@ -36,7 +36,7 @@ fn same_results(a: &Path, b: &Path) {
     }
 }
 
-const RUN: &str = "train --train-images 130 --validation 30 --batch-size 10 --epochs 12 --seed 4";
+const RUN: &str = "train --train-images 130 --validation 30 --batch-size 10 --epochs 6 --seed 4";
 
 /// All options that add to the state of a run or change a step.
 const EVERYTHING: &str = "--ema-decay 0.9 --mixup 0.3 --accumulate 2 --cutout 8 --clip-norm 2 --test-flip";
@@ -102,7 +102,7 @@ fn a_run_killed_at_twenty_moments_ends_with_the_same_bytes() {
 #[test]
 fn an_interrupted_run_says_how_to_go_on_and_does() {
     let folder = Folder::new("resume-interrupt");
-    folder.ok(&format!("{RUN} --out whole"));
+    folder.has_run(RUN, "whole");
     for (signal, code) in [("-TERM", 143), ("-INT", 130), ("-HUP", 129)] {
         if signal == "-HUP" && (common::ignores_hangup() || !cfg!(target_os = "linux")) {
             continue;
@@ -135,7 +135,7 @@ fn an_interrupted_run_says_how_to_go_on_and_does() {
 
 /// A run with all its files except the result.
 fn broken_off(folder: &Folder) {
-    folder.ok(&format!("{RUN} --out run"));
+    folder.has_run(RUN, "run");
     fs::remove_file(folder.path("run/result.json")).unwrap();
 }
 
@@ -149,7 +149,7 @@ fn checkpoints(folder: &Folder) -> Vec<PathBuf> {
 #[test]
 fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let folder = Folder::new("resume-damage");
-    folder.ok(&format!("{RUN} --out whole"));
+    folder.has_run(RUN, "whole");
     broken_off(&folder);
     let files = checkpoints(&folder);
     assert_eq!(files.len(), 2);
@@ -164,7 +164,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     assert!(stdout.contains("is unusable, using the previous checkpoint: "), "{stdout}");
     // The one before is of the same epoch: all its steps, before its validation.
     assert!(stdout.contains("damaged: expected the SHA-256"), "{stdout}");
-    assert!(stdout.contains("in epoch 12 of 12, after step 10 of 10"), "{stdout}");
+    assert!(stdout.contains("in epoch 6 of 6, after step 10 of 10"), "{stdout}");
     assert!(stdout.contains("removed run/checkpoints/epoch-000099-step-00000000.safetensors.tmp"), "{stdout}");
     same_results(&folder.path("whole"), &folder.path("run"));
     let left = checkpoints(&folder);
@@ -207,11 +207,11 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     broken_off(&folder);
     let before = fs::read(folder.path("run/metrics.csv")).unwrap();
     folder.fails(
-        "train --resume run --epochs 13",
+        "train --resume run --epochs 7",
         2,
         &[
-            "--epochs is 13, but the run has 12; only a complete run can be lengthened",
-            "resnet train --config run/config.toml --epochs 13",
+            "--epochs is 7, but the run has 6; only a complete run can be lengthened",
+            "resnet train --config run/config.toml --epochs 7",
         ],
     );
     folder.fails("train --resume run --seed 5", 2, &["--seed is 5, but the run started with 4"]);
@@ -227,7 +227,7 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
     // The settings are in the checkpoint of the run. An edited file is noticed, and one that cannot be read.
     let config = folder.read("run/config.toml");
     fs::write(folder.path("run/config.toml"), config.replace("seed = 4", "seed = 40")).unwrap();
-    let stdout = folder.ok("train --resume run --epochs 12 --seed 4");
+    let stdout = folder.ok("train --resume run --epochs 6 --seed 4");
     assert!(stdout.contains("run/config.toml was edited: seed is 40, not 4. "), "{stdout}");
     assert_eq!(folder.read("run/config.toml"), config);
     assert!(folder.read("run/config.edited.toml").contains("seed = 40"));
@@ -257,8 +257,8 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_is_overwritten() {
 #[test]
 fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
     let folder = Folder::new("resume-full");
-    folder.ok(&format!("{RUN} --out whole"));
-    // A run that was killed after its eleventh epoch, and is resumed on a disk without space for the weights.
+    folder.has_run(RUN, "whole");
+    // A run that was killed after its fifth epoch, and is resumed on a disk without space for the weights.
     broken_off(&folder);
     fs::remove_file(&checkpoints(&folder)[1]).unwrap();
     std::os::unix::fs::symlink("/dev/full", folder.path("run/weights.safetensors.tmp")).unwrap();
@@ -269,7 +269,7 @@ fn a_full_disk_stops_the_run_and_leaves_the_last_checkpoint() {
         &[
             "cannot write run/weights.safetensors.tmp",
             "No space left on device",
-            "the last checkpoint is in epoch 12, after step 10",
+            "the last checkpoint is in epoch 6, after step 10",
             "resume with `resnet train --resume run`",
         ],
     );

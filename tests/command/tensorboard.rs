@@ -173,7 +173,7 @@ fn a_resumed_run_tells_of_every_epoch_once() {
 #[test]
 fn a_full_disk_stops_the_run_and_nothing_is_lost() {
     let folder = Folder::new("tensorboard-full");
-    let long = format!("{} --epochs 40 --out run", RUN.replace("images 60", "images 200"));
+    let long = format!("{} --epochs 8 --out run", RUN.replace("images 60", "images 200"));
     let child = folder.command(&long).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     while !folder.path("run/train").exists() {
         std::thread::sleep(Duration::from_millis(2));

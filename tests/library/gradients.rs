@@ -86,7 +86,9 @@ fn check(architecture: &Architecture, check: NetworkCheck) {
 
 #[test]
 fn resnet20_in_training() {
-    check(&Architecture::by_name("resnet20").unwrap(), NetworkCheck::default());
+    // Every tensor has its direction, which is wrong if any entry is; `resnet gradcheck --model resnet20` tries more entries.
+    let small = NetworkCheck { image: [9, 7], entries: 1, ..NetworkCheck::default() };
+    check(&Architecture::by_name("resnet20").unwrap(), small);
 }
 
 /// Two stages of few channels, everything else as given.
@@ -107,8 +109,8 @@ fn small(name: &str, block: BlockKind, shortcut: ShortcutOption) -> Architecture
     }
 }
 
-/// Three entries and a direction per tensor; odd sides leave rows over at every stride.
-const SMALL: NetworkCheck = NetworkCheck { batch: 3, image: [9, 7], mode: Mode::Train, seed: 3, entries: 3 };
+/// An entry and a direction per tensor; odd sides leave rows over at every stride.
+const SMALL: NetworkCheck = NetworkCheck { batch: 3, image: [9, 7], mode: Mode::Train, seed: 3, entries: 1 };
 
 #[test]
 fn bottlenecks_in_training() {

@@ -11,7 +11,10 @@ use resnet_by_hand::program::{Layer, Program};
 use resnet_by_hand::tensors::{Tensor, Tensors};
 
 fn model() -> ResNet<f64> {
-    let mut model = ResNet::<f64>::new(&Architecture::by_name("resnet8").unwrap(), 3).unwrap();
+    let mut architecture = Architecture::by_name("resnet8").unwrap();
+    architecture.stem_channels = 6;
+    architecture.stages.iter_mut().zip([6, 8, 12]).for_each(|(stage, channels)| stage.channels = channels);
+    let mut model = ResNet::<f64>::new(&architecture, 3).unwrap();
     // Numbers of float32, and no two channels alike.
     let mut i = 0.0;
     model.visit_mut("", &mut |_, role, mut values| {

@@ -51,7 +51,9 @@ fn f32_fits_every_case_and_every_input_is_exact() {
         for (tensor, values) in case.input.iter() {
             assert!(values.to_f64().iter().all(|&x| x == f64::from(x as f32)), "{name}: {tensor} is not exact in f32");
         }
-        let expected = case.expected(&[Arithmetic::F64, Arithmetic::F32]);
+        // The tolerances of networks take long; tests/command reads those for `f64` from a pack.
+        let networks = case.level() == Level::Network;
+        let expected = case.expected(&[Arithmetic::F32, Arithmetic::F64][..if networks { 1 } else { 2 }]);
         assert!(expected.iter().all(|(_, tensor)| tensor.to_f64().iter().all(|x| x.is_finite())), "{name}");
         let report = compare(&expected, &single(&case), None).unwrap();
         assert!(report.passed(), "{name}: {:?}", report.first());
