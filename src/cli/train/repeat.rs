@@ -79,7 +79,7 @@ type Settings = (Config, u64, Option<String>);
 /// Starts all runs, from the first.
 pub fn begin(given: Config, args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
     let (config, first, note) = agree(&**processes, settings(given, args, processes))?;
-    start::expect_same_settings(&**processes, &config)?;
+    start::expect_same_settings(&**processes, &complete(&config)?)?;
     // One process writes, and only if all are ready.
     let create = || {
         let recipe = config.recipe()?;
@@ -128,13 +128,11 @@ pub fn resume(
     let has_changed = changed != Config::default();
     let config = changed.or(config);
     let settings = || {
-        let recipe = config.recipe()?;
-        let effective = Config { repeat: config.repeat, ..config.effective(&recipe)? };
-        flags.refuse_conflicts(&effective, path, "repeated runs cannot be lengthened")?;
-        Ok(recipe.seed)
+        flags.refuse_conflicts(&complete(&config)?, path, "repeated runs cannot be lengthened")?;
+        Ok(config.recipe()?.seed)
     };
     let first = agree(&**processes, settings())?;
-    start::expect_same_settings(&**processes, &config)?;
+    start::expect_same_settings(&**processes, &complete(&config)?)?;
     let open = || {
         let lock = lock(path)?;
         if has_changed {
@@ -144,6 +142,11 @@ pub fn resume(
     };
     let (path, _lock) = in_common(&**processes, open)?;
     all((config, first, None), &path, args, processes)
+}
+
+/// All common settings.
+fn complete(config: &Config) -> Result<Config> {
+    Ok(Config { repeat: config.repeat, ..config.effective(&config.recipe()?)? })
 }
 
 /// The folder that the first process opens and locks. The others must see it.
