@@ -90,6 +90,7 @@ stop_and_resume() {
   [ ! -e "$out/repeat.json" ] || fail "the runs ended before they got a signal"
   if [ "$1" = TERM ]; then
     [ "$code" = 143 ] || { cat "$work/out"; fail "exit code $code instead of 143"; }
+    ! ls "$out"/seed-*/result.json >/dev/null 2>&1 || fail "a group has not stopped"
     grep -q "^stopped; resume with" "$work/out" || { cat "$work/out"; fail "no word about the end"; }
     ! grep -q 'on signal\|improperly' "$work/out" || { cat "$work/out"; fail "a process has not ended by itself"; }
   fi
