@@ -191,7 +191,7 @@ for processes in 3 4 7; do
 done
 for engine in fast reference; do
   rm -rf "$work/seeds-1" "$work/seeds-2"
-  "$resnet" train "${seeds[@]:0:7}" 1 --engine "$engine" --out "$work/seeds-1" >/dev/null
+  "$resnet" train "${seeds[@]:0:7}" 1 --engine "$engine" --shards 1 --out "$work/seeds-1" >/dev/null
   mpi 3 train "${seeds[@]:0:7}" 1 --engine "$engine" --shards 1 --out "$work/seeds-2" >/dev/null
   same_seeds "three seeds with one shard, $engine" "$work/seeds-1" "$work/seeds-2"
 done
