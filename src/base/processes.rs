@@ -4,9 +4,10 @@
 //! [`Shards`](super::shards::Shards), so the result has the same bits for any number of processes. The names are those of
 //! the Message Passing Interface (MPI), whose implementation is in the command line; [`Alone`] is the only process of a run.
 //!
-//! Every method must be called by all processes, in the same order.
+//! Every method must be called by all processes, in the same order, except for `tell` and `told`.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// Moves values between the processes of a run.
 ///
@@ -37,6 +38,22 @@ pub trait Communicator: Debug + Send + Sync {
     /// Runs `exchange` beside the caller, if the implementation can do that, and otherwise at once. Exchanges that are passed to
     /// this method run in its order, and may overlap with the calls of the other methods.
     fn in_background(&self, exchange: Exchange);
+
+    /// Splits the processes: those that pass the same number form a group with its own ranks, in the same order. A group cannot
+    /// be split again.
+    fn split(&self, number: usize) -> Arc<dyn Communicator>;
+
+    /// The number of this process among all that were started together, for messages.
+    fn started_as(&self) -> usize {
+        self.rank()
+    }
+
+    /// Sends a byte to every other process. These may compute something else; they get it when they call
+    /// [`told`](Self::told).
+    fn tell(&self, byte: u8);
+
+    /// A byte that another process has told, if one has arrived. Each is returned once.
+    fn told(&self) -> Option<u8>;
 
     /// What this process has exchanged so far.
     fn traffic(&self) -> Traffic;
@@ -90,6 +107,16 @@ impl Communicator for Alone {
         exchange(self);
     }
 
+    fn split(&self, _: usize) -> Arc<dyn Communicator> {
+        Arc::new(Alone)
+    }
+
+    fn tell(&self, _: u8) {}
+
+    fn told(&self) -> Option<u8> {
+        None
+    }
+
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
@@ -99,8 +126,9 @@ impl Communicator for Alone {
 #[cfg(test)]
 pub(crate) mod threads {
     use super::*;
+    use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+    use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
     /// What the threads pass on.
     #[derive(Debug)]
@@ -113,6 +141,10 @@ pub(crate) mod threads {
     struct State {
         /// One for each thread.
         slots: Vec<Vec<u8>>,
+        /// What each thread has been told.
+        told: Vec<Vec<u8>>,
+        /// The boards of groups.
+        groups: BTreeMap<usize, Arc<Board>>,
         /// Threads at the barrier, and how often all have passed it.
         waiting: usize,
         passed: usize,
@@ -122,7 +154,8 @@ pub(crate) mod threads {
 
     impl Board {
         fn new(size: usize) -> Self {
-            let state = State { slots: vec![Vec::new(); size], waiting: 0, passed: 0, dead: false };
+            let [slots, told] = [(); 2].map(|()| vec![Vec::new(); size]);
+            let state = State { slots, told, groups: BTreeMap::new(), waiting: 0, passed: 0, dead: false };
             Board { state: Mutex::new(state), changed: Condvar::new() }
         }
 
@@ -151,6 +184,7 @@ pub(crate) mod threads {
     pub struct Thread {
         rank: usize,
         size: usize,
+        started_as: usize,
         board: Arc<Board>,
         sent: AtomicU64,
     }
@@ -166,7 +200,7 @@ pub(crate) mod threads {
     pub fn run<R: Send>(size: usize, threads: usize, work: impl Fn(Arc<dyn Communicator>) -> R + Sync) -> Vec<R> {
         let board = Arc::new(Board::new(size));
         let one = |rank: usize| {
-            let thread = Thread { rank, size, board: board.clone(), sent: AtomicU64::new(0) };
+            let thread = Thread { rank, size, started_as: rank, board: board.clone(), sent: AtomicU64::new(0) };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| work(Arc::new(thread)))
         };
@@ -234,8 +268,66 @@ pub(crate) mod threads {
             exchange(self);
         }
 
+        fn split(&self, number: usize) -> Arc<dyn Communicator> {
+            let all = self.all_gather_bytes(&number.to_le_bytes());
+            let is_member = |rank: &usize| all[*rank] == number.to_le_bytes();
+            let (size, rank) = ((0..self.size).filter(is_member).count(), (0..self.rank).filter(is_member).count());
+            let new = || Arc::new(Board::new(size));
+            let board = self.board.state().groups.entry(number).or_insert_with(new).clone();
+            // Of this split alone.
+            self.board.barrier();
+            self.board.state().groups.clear();
+            self.board.barrier();
+            Arc::new(Thread { rank, size, started_as: self.started_as, board, sent: AtomicU64::new(0) })
+        }
+
+        fn started_as(&self) -> usize {
+            self.started_as
+        }
+
+        fn tell(&self, byte: u8) {
+            let mut state = self.board.state();
+            let others = state.told.iter_mut().enumerate().filter(|(rank, _)| *rank != self.rank);
+            others.for_each(|(_, told)| told.push(byte));
+        }
+
+        fn told(&self) -> Option<u8> {
+            let told = &mut self.board.state().told[self.rank];
+            (!told.is_empty()).then(|| told.remove(0))
+        }
+
         fn traffic(&self) -> Traffic {
             Traffic { bytes: self.sent.load(Ordering::Relaxed), seconds: 0.0 }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_have_their_own_ranks_and_exchange_nothing_with_others() {
+        let results = threads::run(5, 1, |processes| {
+            // The ranks 0, 2, 4 and 1, 3.
+            let group = processes.split(processes.rank() % 2);
+            let all = group.all_gather(&[processes.rank() as f32], &vec![1; group.size()]);
+            (group.rank(), group.started_as(), all)
+        });
+        let [even, odd] = [vec![0.0, 2.0, 4.0], vec![1.0, 3.0]];
+        let expected = [(0, 0, even.clone()), (0, 1, odd.clone()), (1, 2, even.clone()), (1, 3, odd), (2, 4, even)];
+        assert_eq!(results, expected);
+    }
+
+    #[test]
+    fn what_a_process_tells_arrives_at_every_other_one_once() {
+        let results = threads::run(3, 1, |processes| {
+            if processes.rank() == 1 {
+                processes.tell(7);
+            }
+            any(&*processes, false);
+            [processes.told(), processes.told()]
+        });
+        assert_eq!(results, [[Some(7), None], [None, None], [Some(7), None]]);
     }
 }

@@ -31,7 +31,7 @@ Examples:
 /// Evaluate trained weights
 ///
 /// Prints accuracy, loss, the accuracy of every class and the confusion matrix. Every image counts
-/// exactly once, including those of the smaller last batch.
+/// exactly once, including those of the smaller last batch. Several processes (mpirun, srun) share them.
 ///
 /// Weights written by `resnet train` contain the model, the normalisation and the image size. The
 /// network of other weights is recognised by its tensors; give --mean and --std and, for pictures in

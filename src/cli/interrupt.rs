@@ -3,7 +3,7 @@
 //!
 //! In a run, a signal during a training step is recorded, and the run stops after the step with a checkpoint; a second one
 //! stops at once. Where everything is saved already, in an evaluation and before the first step, the first one stops at
-//! once too ([`at_once`]). A download stops at once, with a message ([`end_with`]).
+//! once too ([`at_once`]), unless other processes may be in a step of another run ([`be_patient`]). A download stops at once, with a message ([`end_with`]).
 //!
 //! A shell or a batch system often forwards a signal that the process has received as well, so signals that arrive within
 //! [`SAME`] count as one. Of a terminal that is closed, a process may receive SIGHUP twice, from the shell and from the
@@ -31,6 +31,8 @@ pub enum Cause {
     HungUp,
     /// `--max-hours` are over.
     TimeIsUp,
+    /// A run that other processes train at the same time has failed.
+    OtherRun,
 }
 
 impl Cause {
@@ -41,12 +43,13 @@ impl Cause {
             Cause::CtrlC => 128 + 2,
             Cause::Terminated => 128 + 15,
             Cause::TimeIsUp => 0,
+            Cause::OtherRun => 1,
         }
     }
 
     /// The cause with this exit code.
     pub fn of_exit_code(code: u8) -> Option<Self> {
-        [Cause::HungUp, Cause::CtrlC, Cause::Terminated, Cause::TimeIsUp]
+        [Cause::HungUp, Cause::CtrlC, Cause::Terminated, Cause::TimeIsUp, Cause::OtherRun]
             .into_iter()
             .find(|cause| cause.exit_code() == code)
     }
@@ -57,6 +60,7 @@ impl Cause {
             Cause::CtrlC => "Ctrl-C",
             Cause::Terminated => "SIGTERM",
             Cause::TimeIsUp => "--max-hours",
+            Cause::OtherRun => "another run",
         }
     }
 }
@@ -66,9 +70,11 @@ struct State {
     cause: Option<Cause>,
     /// A request ends the program at once, with this message. Otherwise it is recorded.
     at_once: Option<String>,
+    /// Whether the program never ends at the first request, because the launcher would end the other processes with it.
+    is_patient: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { cause: None, at_once: None });
+static STATE: Mutex<State> = Mutex::new(State { cause: None, at_once: None, is_patient: false });
 
 /// What a request leads to.
 #[derive(Debug, PartialEq)]
@@ -107,7 +113,7 @@ fn state() -> MutexGuard<'static, State> {
 /// other moment a file is written whole or not at all.
 fn exit(message: &str, code: u8) -> ! {
     progress::clear();
-    if !progress::is_quiet() {
+    if progress::speaks_for_all() {
         // If stdout is closed, the message is lost.
         let _ = writeln!(std::io::stdout(), "{message}");
     }
@@ -120,16 +126,30 @@ pub fn listen(deadline: Option<Instant>) -> Result<()> {
         let mut state = state();
         match state.request(cause) {
             Reaction::None => {}
-            Reaction::Say(line) => progress::say(&line),
+            Reaction::Say(line) => progress::say_for_all(&line),
             Reaction::Exit(message, code) => exit(&message, code),
         }
     })
+}
+
+/// From now on the first request is recorded at every moment.
+pub fn be_patient() {
+    state().is_patient = true;
+}
+
+/// Records what was requested of another process.
+pub fn record(cause: Cause) {
+    state().cause.get_or_insert(cause);
 }
 
 /// Runs `work`. Until it ends, a request ends the program at once, with this message; so does one that is already recorded.
 pub fn at_once<R>(message: &str, work: impl FnOnce() -> R) -> R {
     {
         let mut state = state();
+        if state.is_patient {
+            drop(state);
+            return work();
+        }
         if let Some(cause) = state.cause {
             exit(message, cause.exit_code());
         }
@@ -207,7 +227,7 @@ mod tests {
     use super::*;
 
     fn requests(at_once: Option<&str>, causes: &[Cause]) -> Vec<Reaction> {
-        let mut state = State { cause: None, at_once: at_once.map(str::to_string) };
+        let mut state = State { cause: None, at_once: at_once.map(str::to_string), is_patient: false };
         causes.iter().map(|&cause| state.request(cause)).collect()
     }
 
@@ -224,6 +244,15 @@ mod tests {
         let time = Reaction::Say("--max-hours: stopping after this step".to_string());
         assert_eq!(requests(None, &[TimeIsUp, Terminated, CtrlC]), [time, Reaction::None, stopped(130)]);
         assert_eq!(requests(None, &[CtrlC, TimeIsUp]), [said("Ctrl-C"), Reaction::None]);
+    }
+
+    #[test]
+    fn every_cause_has_an_exit_code_of_its_own() {
+        use Cause::{CtrlC, HungUp, OtherRun, Terminated, TimeIsUp};
+        for cause in [CtrlC, HungUp, OtherRun, Terminated, TimeIsUp] {
+            assert_eq!(Cause::of_exit_code(cause.exit_code()), Some(cause));
+        }
+        assert_eq!(Cause::of_exit_code(u8::MAX), None);
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn dispatch(cli: Cli) -> Result<()> {
     }
     // Runs on a thread of the pool. From any other thread, each of the thousands of small parallel loops of a step would
     // have to wake the pool and then wait for it.
-    if !matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Bench(_)) {
+    if !matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Bench(_)) {
         processes::expect_one()?;
     }
     rayon::scope(|_| match cli.command {

@@ -3,15 +3,19 @@
 //! Two threads of a process call MPI, each with a communicator of its own, so that the exchange of gradients overlaps with
 //! the backward pass: the one that runs the subcommand, and one for [`Communicator::in_background`]. The latter must not keep
 //! a core busy while it waits, as MPI's blocking calls do; it looks from time to time whether an exchange is complete.
+//!
+//! The communicators of the crate cannot be passed to another thread, so each thread keeps its own ones.
 
 use crate::processes::{Communicator, Exchange, Traffic};
 use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
 use mpi::request::{Request, Scope, scope};
-use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator as _, CommunicatorCollectives as _, Equivalence};
-use mpi::{Count, Threading};
-use std::sync::atomic::{AtomicU64, Ordering};
+use mpi::topology::{Color, SimpleCommunicator};
+use mpi::traits::{Communicator as _, CommunicatorCollectives as _, Destination as _, Equivalence, Source as _};
+use mpi::{Count, Tag, Threading};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -20,12 +24,19 @@ use std::time::{Duration, Instant};
 /// How often the background looks whether an exchange is complete.
 const POLL: Duration = Duration::from_micros(100);
 
-/// The processes that the launcher started together.
+/// The tag of what a process tells the others.
+const TOLD: Tag = 1;
+
+/// The processes that the launcher started together, or a group of them.
 pub struct World {
     group: Group,
+    /// The number of this process among all.
+    started_as: usize,
     /// Exchanges for the other thread; `None` if this MPI library does not support two threads.
     background: Option<(Mutex<Sender<Exchange>>, JoinHandle<()>)>,
-    /// MPI ends when this is dropped.
+    /// The groups of this process. They end with the whole and not before: to free a communicator is a common decision.
+    groups: Mutex<Vec<Arc<World>>>,
+    /// MPI ends when this is dropped; `None` in a group.
     universe: Option<Mutex<Universe>>,
 }
 
@@ -39,19 +50,35 @@ impl World {
     /// Begins MPI. `None` if it has already begun.
     pub fn begin() -> Option<Self> {
         let (universe, threading) = mpi::initialize_with_threading(Threading::Multiple)?;
-        let world = SimpleCommunicator::world();
-        let number = |number: i32| usize::try_from(number).expect("ranks are not negative");
-        let (rank, size) = (number(world.rank()), number(world.size()));
-        let group = Group { rank, size, sent: Arc::default(), nanoseconds: AtomicU64::new(0), is_patient: false };
-        let background = (threading == Threading::Multiple).then(|| {
+        let is_threaded = threading == Threading::Multiple;
+        let mut whole = World::of(is_threaded, || SimpleCommunicator::world().duplicate());
+        whole.universe = Some(Mutex::new(universe));
+        Some(whole)
+    }
+
+    /// The processes of a new communicator, which both threads make, one after the other.
+    fn of(is_threaded: bool, make: impl Fn() -> SimpleCommunicator + Send + 'static) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let keep = move |own| COMMUNICATORS.with_borrow_mut(|all| drop(all.insert(number, own)));
+        let own = make();
+        let rank = |rank: i32| usize::try_from(rank).expect("ranks are not negative");
+        let (rank, size) = (rank(own.rank()), rank(own.size()));
+        keep(own);
+        let sent = Arc::<AtomicU64>::default();
+        let group = |is_patient| {
+            let (sent, nanoseconds) = (sent.clone(), AtomicU64::new(0));
+            Group { number, rank, size, sent, nanoseconds, is_patient }
+        };
+        let background = is_threaded.then(|| {
             let ((sender, receiver), (ready, is_ready)) = (channel::<Exchange>(), channel());
-            let group = Group { sent: group.sent.clone(), nanoseconds: AtomicU64::new(0), is_patient: true, ..group };
+            let group = group(true);
             let work = move || {
-                COMMUNICATOR.set(Some(SimpleCommunicator::world().duplicate()));
+                keep(make());
                 let _ = ready.send(());
                 receiver.iter().for_each(|exchange| exchange(&group));
                 // Before MPI ends.
-                COMMUNICATOR.take();
+                COMMUNICATORS.take();
             };
             let thread = thread::Builder::new().name("exchanges".into()).spawn(work);
             let thread = thread.expect("the operating system starts a thread");
@@ -59,17 +86,20 @@ impl World {
             is_ready.recv().expect("the thread is alive");
             (Mutex::new(sender), thread)
         });
-        Some(World { group, background, universe: Some(Mutex::new(universe)) })
+        let started_as = SimpleCommunicator::world().rank().unsigned_abs() as usize;
+        World { group: group(false), started_as, background, groups: Mutex::default(), universe: None }
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
+        self.groups.get_mut().expect("no thread panics while it holds the groups").clear();
         if let Some((sender, thread)) = self.background.take() {
             drop(sender);
             // A panic has been printed.
             let _ = thread.join();
         }
+        COMMUNICATORS.with_borrow_mut(|all| drop(all.remove(&self.group.number)));
         self.universe.take();
     }
 }
@@ -105,19 +135,41 @@ impl Communicator for World {
         }
     }
 
+    fn split(&self, number: usize) -> Arc<dyn Communicator> {
+        assert!(self.universe.is_some(), "a group cannot be split again");
+        let number = Color::with_value(i32::try_from(number).expect("there are fewer than 2³¹ groups"));
+        let make = move || SimpleCommunicator::world().split_by_color(number).expect("this process is in a group");
+        let group = Arc::new(World::of(self.background.is_some(), make));
+        self.groups.lock().expect("no thread panics while it holds the groups").push(group.clone());
+        group
+    }
+
+    fn started_as(&self) -> usize {
+        self.started_as
+    }
+
+    fn tell(&self, byte: u8) {
+        self.group.tell(byte);
+    }
+
+    fn told(&self) -> Option<u8> {
+        self.group.told()
+    }
+
     fn traffic(&self) -> Traffic {
         self.group.traffic()
     }
 }
 
 thread_local! {
-    /// The communicator of a thread that is not the first.
-    static COMMUNICATOR: std::cell::RefCell<Option<SimpleCommunicator>> = const { std::cell::RefCell::new(None) };
+    /// The communicators of this thread, by the numbers of their groups.
+    static COMMUNICATORS: RefCell<HashMap<usize, SimpleCommunicator>> = RefCell::default();
 }
 
 /// The same processes, for one thread.
 #[derive(Debug)]
 struct Group {
+    number: usize,
     rank: usize,
     size: usize,
     sent: Arc<AtomicU64>,
@@ -127,13 +179,15 @@ struct Group {
 }
 
 impl Group {
+    /// Calls MPI.
+    fn with<R>(&self, call: impl FnOnce(&SimpleCommunicator) -> R) -> R {
+        COMMUNICATORS.with_borrow(|all| call(all.get(&self.number).expect("used by the thread that made it")))
+    }
+
     /// Calls MPI, and counts the time and the bytes that are sent.
     fn exchange(&self, bytes: usize, call: impl FnOnce(&SimpleCommunicator)) {
         let start = Instant::now();
-        COMMUNICATOR.with_borrow(|own| match own {
-            Some(own) => call(own),
-            None => call(&SimpleCommunicator::world()),
-        });
+        self.with(call);
         let nanoseconds = start.elapsed().as_nanos() as u64;
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -219,6 +273,21 @@ impl Communicator for Group {
 
     fn in_background(&self, exchange: Exchange) {
         exchange(self);
+    }
+
+    fn split(&self, _: usize) -> Arc<dyn Communicator> {
+        unreachable!("the processes are not split during an exchange")
+    }
+
+    fn tell(&self, byte: u8) {
+        // MPI libraries send a single byte without waiting for its receiver.
+        let send = |own: &SimpleCommunicator, rank| own.process_at_rank(rank).send_with_tag(&byte, TOLD);
+        self.with(|own| (0..own.size()).filter(|&rank| rank != own.rank()).for_each(|rank| send(own, rank)));
+    }
+
+    fn told(&self) -> Option<u8> {
+        let (message, _) = self.with(|own| own.any_process().immediate_matched_probe_with_tag(TOLD))?;
+        Some(message.matched_receive::<u8>().0)
     }
 
     fn traffic(&self) -> Traffic {

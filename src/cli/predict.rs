@@ -1,16 +1,22 @@
 //! `resnet predict`.
 //!
-//! [`files`]: the pictures; this file: the network, and one picture after the other; [`output`]: what is printed.
+//! [`files`]: the pictures; this file: the network, and one picture after the other; [`shares`]: the parts of several processes;
+//! [`output`]: what is printed.
 
 mod files;
 mod output;
+mod shares;
 
+use super::train::kernels;
 use super::trained::{Trained, WeightsArgs};
-use super::{Failure, Result, args, imagenet, progress, text};
+use super::{Failure, Result, args, imagenet, processes, progress, text};
 use crate::Error;
 use crate::data::picture::{self, Exif, Orientation};
 use crate::data::{Framing, Normalization};
 use crate::model::ResNet;
+use crate::parameters::fingerprint;
+use crate::processes::Communicator;
+use crate::rng::{FNV_OFFSET, fnv1a};
 use crate::train::Executor;
 use crate::train::metrics::logits;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -18,8 +24,8 @@ use files::Files;
 use indicatif::ProgressBar;
 use ndarray::Axis;
 use output::{Format, Output};
-use rayon::prelude::*;
 use serde_json::{Value, json};
+use shares::Shares;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +60,7 @@ Examples:
 /// `resnet models`.
 ///
 /// In a folder, all pictures are classified, including those in its subfolders, sorted by name. The result
-/// for a picture does not depend on the other pictures.
+/// for a picture does not depend on the other pictures, and several processes (mpirun, srun) share them.
 ///
 /// A picture that cannot be read is named on stderr and skipped; --strict stops at it instead. The exit
 /// code is 0 if at least one picture was classified, and otherwise 1.
@@ -126,18 +132,27 @@ struct Predictor {
 }
 
 /// A class and its probability.
+#[derive(Debug, PartialEq)]
 struct Guess {
     class: usize,
     probability: f64,
 }
 
-/// Every class, the most likely first, and how the picture becomes upright.
+/// The classes, the most likely first, and how the picture becomes upright.
+#[derive(Debug, PartialEq)]
 struct Prediction {
     guesses: Vec<Guess>,
     orientation: Orientation,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let processes = processes::join()?;
+    let result = run_among(args, &*processes);
+    processes::end(processes, result)
+}
+
+/// A predictor and the notes about its weights.
+fn prepare(args: &Args) -> Result<(Predictor, Trained)> {
     let mut trained = args.weights.open()?;
     let predictor = Predictor::new(args, &trained)?;
     if let Some(preset) = &trained.preset {
@@ -145,30 +160,48 @@ pub fn run(args: &Args) -> Result<()> {
         let names = "ImageNet, because of the 1,000 classes: class names of torchvision";
         trained.notes.push(if known { names.to_string() } else { preset.line.clone() });
     }
-    trained.print_notes();
+    Ok((predictor, trained))
+}
+
+/// Several processes share the pictures, and the first of them prints the results.
+fn run_among(args: &Args, processes: &dyn Communicator) -> Result<()> {
+    let (predictor, trained) = processes::agree(processes, prepare(args))?;
+    let is_first = processes.rank() == 0;
+    if is_first {
+        trained.print_notes();
+    }
     let Files { pictures, left_out, empty, errors } = Files::find(&args.images);
     if let Some(note) = left_out.note() {
         progress::say(&note);
     }
     let mut skipped = Skipped { stops: args.strict, errors: Vec::new() };
-    errors.into_iter().try_for_each(|(folder, error)| skipped.add(&folder, error))?;
+    let listed = errors.into_iter().try_for_each(|(folder, error)| skipped.add(&folder, error.to_string()));
+    processes::agree(processes, listed)?;
+    expect_same(args, &predictor, &pictures, processes)?;
     if pictures.is_empty() {
         let places: Vec<String> = args.images.iter().map(|path| output::name(path)).collect();
-        return Err(Failure::Failed(format!("{}: expected {} files, found none", places.join(", "), picture::KINDS)));
+        let message = format!("{}: expected {} files, found none", places.join(", "), picture::KINDS);
+        return processes::agree(processes, Err(Failure::Failed(message)));
     }
     for folder in empty {
         progress::say(&format!("note: no {} files in {}", picture::KINDS, output::name(&folder)));
     }
 
-    let format = args.format();
-    let out = io::BufWriter::new(io::stdout().lock());
-    let mut output = Output::begin(out, format, args.top.unwrap_or(format.top()), &predictor.classes, &pictures)?;
-    let bar = if pictures.len() < MANY { ProgressBar::hidden() } else { progress::counter("pictures", pictures.len()) };
-    // Several at a time, but each on its own, so that the result for a picture does not depend on the others.
-    for paths in pictures.chunks(2 * rayon::current_num_threads()) {
-        let predictions: Vec<_> = paths.par_iter().map(|path| predictor.predict(path)).collect();
+    let (format, top) = (args.format(), args.top());
+    let begin = || {
+        let out = io::BufWriter::new(io::stdout().lock());
+        Output::begin(out, format, top, &predictor.classes, &pictures)
+    };
+    let output = is_first.then(begin).transpose();
+    let mut output = processes::agree(processes, output.map_err(Failure::from))?;
+    let has_bar = is_first && pictures.len() >= MANY;
+    let bar = if has_bar { progress::counter("pictures", pictures.len()) } else { ProgressBar::hidden() };
+    let shares = Shares::new(processes);
+    for paths in pictures.chunks(shares.most_at_once()) {
+        let predictions = shares.predict(paths, |path| predictor.predict(path, top));
         // All output of both streams, in the order of the pictures, above the bar.
-        bar.suspend(|| {
+        let printed = bar.suspend(|| {
+            let Some(output) = &mut output else { return Ok(()) };
             for (path, prediction) in paths.iter().zip(predictions) {
                 match prediction {
                     Ok(prediction) => {
@@ -185,10 +218,12 @@ pub fn run(args: &Args) -> Result<()> {
                 }
             }
             Ok::<(), Failure>(output.flush()?)
-        })?;
+        });
+        processes::agree(processes, printed)?;
         bar.inc(paths.len() as u64);
     }
     bar.finish_and_clear();
+    let Some(output) = output else { return Ok(()) };
     let classified = output.pictures();
     output.end(json!({
         "model": predictor.model.architecture().name,
@@ -208,6 +243,36 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Rejects processes that would print something else.
+fn expect_same(args: &Args, predictor: &Predictor, pictures: &[PathBuf], processes: &dyn Communicator) -> Result<()> {
+    if processes.size() == 1 {
+        return Ok(());
+    }
+    let Predictor { model, normalization, test_flip, framing, exif, classes, .. } = predictor;
+    let engine = args.engine.engine.unwrap_or(args::EngineKind::Fast);
+    let settings = [
+        format!("image_size = {}, resize_size = {}", framing.crop, framing.resize),
+        format!("mean = {:?}, std = {:?}", normalization.mean(), normalization.std()),
+        format!("test_flip = {test_flip}, exif = {exif:?}, top = {}, strict = {}", args.top(), args.strict),
+        format!("engine = {}, conv = {}", engine.name(), args.engine.conv.unwrap_or_default().name()),
+        classes.join(", "),
+    ];
+    let mut hash = FNV_OFFSET;
+    for path in pictures {
+        hash = fnv1a(fnv1a(hash, path.as_os_str().as_encoded_bytes()), &[0]);
+    }
+    let list = format!("{}, hash {hash:016x}", text::count(pictures.len(), "picture"));
+    processes::expect_same(
+        processes,
+        &[
+            ("network", format!("{:016x}", fingerprint(model)), "these are hashes of the weights: copy the file again"),
+            ("configuration", settings.join("\n"), "give all processes the same flags"),
+            ("set of kernels", kernels(engine), "RESNET_KERNELS chooses it; AVX2 and AVX-512 are one set"),
+            ("list of pictures", list, "they must be on a file system that all processes share"),
+        ],
+    )
+}
+
 /// Pictures that cannot be read.
 struct Skipped {
     /// Whether the first one ends the command.
@@ -216,12 +281,12 @@ struct Skipped {
 }
 
 impl Skipped {
-    fn add(&mut self, path: &Path, error: Error) -> Result<()> {
+    fn add(&mut self, path: &Path, error: String) -> Result<()> {
         if self.stops {
-            return Err(error.into());
+            return Err(Failure::Failed(error));
         }
         progress::say(&format!("error: {error}"));
-        self.errors.push(json!({ "image": output::name(path), "error": error.to_string() }));
+        self.errors.push(json!({ "image": output::name(path), "error": error }));
         Ok(())
     }
 }
@@ -230,6 +295,11 @@ impl Args {
     fn format(&self) -> Format {
         let default = if self.images.iter().any(|path| path.is_dir()) { Format::Table } else { Format::List };
         if self.json { Format::Json } else { self.format.unwrap_or(default) }
+    }
+
+    /// The number of classes printed for each picture, if the network has as many.
+    fn top(&self) -> usize {
+        self.top.unwrap_or(self.format().top())
     }
 }
 
@@ -260,10 +330,10 @@ impl Predictor {
         Ok(Predictor { model, executor, normalization, test_flip, framing, exif: args.exif, classes, path })
     }
 
-    /// Every class, the most likely first; equal ones in their order.
+    /// The `top` classes, the most likely first; equal ones in their order.
     ///
     /// With logits z, p = exp(z − max z) / Σ exp(z − max z), in `f64`.
-    fn predict(&self, path: &Path) -> std::result::Result<Prediction, Error> {
+    fn predict(&self, path: &Path, top: usize) -> std::result::Result<Prediction, Error> {
         let picture = picture::load(path)?;
         let pixels = picture::resize_and_crop(picture.view(self.exif), self.framing);
         let x = self.normalization.apply(pixels.view().insert_axis(Axis(0)))?;
@@ -280,6 +350,7 @@ impl Predictor {
         let guess = |(class, share)| Guess { class, probability: share / sum };
         let mut guesses: Vec<Guess> = shares.into_iter().enumerate().map(guess).collect();
         guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        guesses.truncate(top);
         Ok(Prediction { guesses, orientation: picture.orientation })
     }
 }

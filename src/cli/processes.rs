@@ -2,7 +2,8 @@
 //! compute, and are quiet.
 //!
 //! Until the first step, the processes [`agree`] on every outcome: an error on one of them is printed once and ends all of
-//! them. Later an error that only one process has ends the others, too ([`end`]); a signal is a common decision.
+//! them. Later an error that only one process has ends the others, too ([`end`]); a signal is a common decision. Groups that
+//! train different networks tell each other when they have to stop ([`listen`]), and meet again at the end ([`conclude`]).
 
 #[cfg(feature = "mpi")]
 use super::mpi;
@@ -10,7 +11,8 @@ use super::{Failure, Result, interrupt, progress};
 use crate::processes::{Alone, Communicator};
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// Whether all processes have failed with the same error, so that none of them waits for another.
@@ -18,6 +20,15 @@ static ALL_FAIL: AtomicBool = AtomicBool::new(false);
 
 /// The number of shards on several processes, if nothing else is said.
 pub const DEFAULT_SHARDS: usize = 8;
+
+/// Whether this process has told the others that they have to stop.
+static HAS_TOLD: AtomicBool = AtomicBool::new(false);
+
+/// How many others have told this process so.
+static HEARD: AtomicUsize = AtomicUsize::new(0);
+
+/// How often a process that waits for other groups looks whether it has received a signal.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long an error waits for the same error of rank 0.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,7 +73,8 @@ pub fn join() -> Result<Arc<dyn Communicator>> {
 pub fn expect_one() -> Result<()> {
     match number(&SIZES, environment) {
         Some(size) if size > 1 => Err(Failure::Usage(format!(
-            "this command runs in one process, and {size} were started; `train`, `eval` and `bench` can share their work"
+            "this command runs in one process, and {size} were started; `train`, `eval`, `predict` and `bench` can share their \
+             work"
         ))),
         _ => Ok(()),
     }
@@ -84,7 +96,7 @@ fn begin(expected: usize) -> Result<Arc<dyn Communicator>> {
 #[cfg(not(feature = "mpi"))]
 fn begin(expected: usize) -> Result<Arc<dyn Communicator>> {
     Err(Failure::Failed(format!(
-        "started as one of {expected} processes, but this `resnet` is built without MPI, so each would train the same network \
+        "started as one of {expected} processes, but this `resnet` is built without MPI, so each would do all of the work \
          by itself; build it with `cargo install --path . --features mpi`, or start one process"
     )))
 }
@@ -106,27 +118,92 @@ fn parts(failure: &Failure) -> (u8, String) {
     }
 }
 
-/// The result of this process, if no process failed. Otherwise rank 0 fails with the message of the first that did, and the
-/// others silently.
-pub fn agree<R>(processes: &dyn Communicator, result: Result<R>) -> Result<R> {
-    let rank = processes.rank();
-    let own = match &result {
-        Ok(_) => Vec::new(),
-        Err(failure) => {
-            let (code, message) = parts(failure);
-            let message = if rank == 0 { message } else { format!("process {rank}{}: {message}", host()) };
-            [&[code], message.as_bytes()].concat()
-        }
-    };
-    let all = processes.all_gather_bytes(&own);
-    let Some((first, message)) = all.iter().enumerate().find(|(_, message)| !message.is_empty()) else { return result };
+/// This process in a message of another one.
+fn name(processes: &dyn Communicator) -> String {
+    format!("process {}{}: ", processes.started_as(), host())
+}
+
+/// The exit code and the message of a failure, for the other processes; empty if there is none. The message is about `what`.
+fn outcome<R>(processes: &dyn Communicator, what: &str, result: &Result<R>) -> Vec<u8> {
+    let Err(failure) = result else { return Vec::new() };
+    let (code, mut message) = parts(failure);
+    if !message.is_empty() {
+        // Of a group, another process may have failed.
+        let has_name = processes.rank() == 0 || message.starts_with("process ");
+        message = format!("{what}{}{message}", if has_name { String::new() } else { name(processes) });
+    }
+    [&[code], message.as_bytes()].concat()
+}
+
+/// The common result, from the outcomes of all processes.
+fn settle<R>(rank: usize, all: &[Vec<u8>], result: Result<R>) -> Result<R> {
+    // A process that stops because of another one has no message.
+    let first = |least: usize| all.iter().position(|outcome| outcome.len() > least);
+    let Some(first) = first(1).or_else(|| first(0)) else { return result };
     ALL_FAIL.store(true, Ordering::Relaxed);
-    let (code, message) = (message[0], String::from_utf8_lossy(&message[1..]).into_owned());
-    match (rank, first) {
-        (0, 0) => result,
+    let (code, message) = (all[first][0], String::from_utf8_lossy(&all[first][1..]).into_owned());
+    match (rank, interrupt::Cause::of_exit_code(code)) {
+        (0, _) if first == 0 && message.is_empty() => result,
+        (0, Some(cause)) if message.is_empty() => Err(Failure::Interrupted(cause)),
         (0, _) if code == 2 => Err(Failure::Usage(message)),
         (0, _) => Err(Failure::Failed(message)),
         _ => Err(Failure::Elsewhere),
+    }
+}
+
+/// The result of this process, if no process failed. Otherwise rank 0 fails with the message of the first that did, and the
+/// others silently.
+pub fn agree<R>(processes: &dyn Communicator, result: Result<R>) -> Result<R> {
+    agree_about(processes, "", result)
+}
+
+/// The same for groups: a message is about `what` a group does.
+pub fn agree_about<R>(processes: &dyn Communicator, what: &str, result: Result<R>) -> Result<R> {
+    let all = processes.all_gather_bytes(&outcome(processes, what, &result));
+    settle(processes.rank(), &all, result)
+}
+
+/// The same at the end, when groups have to wait for others: without keeping a core busy, and they still pass on signals.
+pub fn conclude<R>(processes: &dyn Communicator, what: &str, result: Result<R>) -> Result<R> {
+    if let Err(Failure::Usage(_) | Failure::Failed(_) | Failure::Diverged(_)) = &result {
+        tell(processes, interrupt::Cause::OtherRun);
+    }
+    let own = outcome(processes, what, &result);
+    let (sender, receiver) = channel();
+    processes.in_background(Box::new(move |processes| {
+        let _ = sender.send(processes.all_gather_bytes(&own));
+    }));
+    let all = loop {
+        match receiver.recv_timeout(LOOK) {
+            Ok(all) => break all,
+            Err(_) => drop(listen(Some(processes))),
+        }
+    };
+    // MPI ends when everything that was sent has been received.
+    let have_told = processes.all_gather_bytes(&[HAS_TOLD.load(Ordering::Relaxed).into()]);
+    let others = have_told.iter().enumerate().filter(|(rank, told)| *rank != processes.rank() && **told == [1]).count();
+    while HEARD.load(Ordering::Relaxed) < others {
+        listen(Some(processes));
+    }
+    settle(processes.rank(), &all, result)
+}
+
+/// What has been requested of this process or, if `all` are told by the one that knows, of any.
+pub fn listen(all: Option<&dyn Communicator>) -> Option<interrupt::Cause> {
+    if let Some(all) = all {
+        while let Some(code) = all.told() {
+            HEARD.fetch_add(1, Ordering::Relaxed);
+            interrupt::Cause::of_exit_code(code).into_iter().for_each(interrupt::record);
+        }
+        interrupt::requested().into_iter().for_each(|cause| tell(all, cause));
+    }
+    interrupt::requested()
+}
+
+/// Tells the others to stop, unless they have been told already.
+fn tell(all: &dyn Communicator, cause: interrupt::Cause) {
+    if HEARD.load(Ordering::Relaxed) == 0 && !HAS_TOLD.swap(true, Ordering::Relaxed) {
+        all.tell(cause.exit_code());
     }
 }
 
@@ -160,9 +237,8 @@ pub fn from_first(processes: &dyn Communicator, text: &str) -> String {
     String::from_utf8_lossy(&processes.all_gather_bytes(own)[0]).into_owned()
 }
 
-/// The signal that any process has received, or the end of its time.
-pub fn requested(processes: &dyn Communicator) -> Option<interrupt::Cause> {
-    let own = interrupt::requested();
+/// The request that any process knows.
+pub fn common(processes: &dyn Communicator, own: Option<interrupt::Cause>) -> Option<interrupt::Cause> {
     let all = processes.all_gather_bytes(&[own.map_or(u8::MAX, |cause| cause.exit_code())]);
     all.iter().find_map(|code| interrupt::Cause::of_exit_code(code[0]))
 }
@@ -173,14 +249,13 @@ pub fn end(processes: Arc<dyn Communicator>, result: Result<()>) -> Result<()> {
     match result {
         Err(failure @ (Failure::Usage(_) | Failure::Failed(_) | Failure::Diverged(_))) if !alone => {
             let (code, message) = parts(&failure);
-            let rank = processes.rank();
-            let who = if rank == 0 { String::new() } else { format!("process {rank}{}: ", host()) };
+            let who = if processes.started_as() == 0 { String::new() } else { name(&*processes) };
             // If all have failed in the same way, rank 0 says so and ends this process now.
-            if rank > 0 {
+            if processes.rank() > 0 {
                 std::thread::sleep(PATIENCE);
             }
             // If stderr is closed, the message is lost.
-            let _ = writeln!(std::io::stderr(), "error: {who}{message}");
+            let _ = writeln!(std::io::stderr(), "error: {}{who}{message}", progress::label());
             abort(code)
         }
         Err(Failure::Interrupted(_)) if processes.rank() > 0 => Err(Failure::Elsewhere),
@@ -214,6 +289,41 @@ mod tests {
         assert!(results[1..].iter().all(|result| matches!(result, Err(Failure::Elsewhere))), "{results:?}");
         let results = threads::run(2, 1, |processes| agree(&*processes, Ok(processes.rank())));
         assert!(matches!(results[..], [Ok(0), Ok(1)]), "{results:?}");
+    }
+
+    #[test]
+    fn an_error_counts_more_than_the_stops_that_it_causes() {
+        use interrupt::Cause::{OtherRun, Terminated};
+        let results = threads::run(4, 1, |processes| {
+            let own: Result<()> = match processes.rank() {
+                1 => Err(Failure::Interrupted(OtherRun)),
+                2 => Err(Failure::Failed("the disk is full".to_string())),
+                _ => Ok(()),
+            };
+            agree_about(&*processes, "seed 3: ", own)
+        });
+        let Err(Failure::Failed(message)) = &results[0] else { panic!("{results:?}") };
+        assert!(message.starts_with("seed 3: process 2") && message.ends_with(": the disk is full"), "{message}");
+        assert!(results[1..].iter().all(|result| matches!(result, Err(Failure::Elsewhere))), "{results:?}");
+
+        let results = threads::run(3, 1, |processes| {
+            let failure = if processes.rank() == 1 { Failure::Interrupted(Terminated) } else { Failure::Elsewhere };
+            agree(&*processes, if processes.rank() == 0 { Ok(()) } else { Err(failure) })
+        });
+        assert!(matches!(results[0], Err(Failure::Interrupted(Terminated))), "{results:?}");
+    }
+
+    /// Two groups of two; the fourth process fails. The first of its group is not the one that failed.
+    #[test]
+    fn an_error_in_a_group_names_the_process_among_all() {
+        let results = threads::run(4, 1, |processes| {
+            let group = processes.split(processes.rank() / 2);
+            let own = if processes.rank() == 3 { Err(Failure::Usage("no such file".to_string())) } else { Ok(()) };
+            agree_about(&*processes, &format!("seed {}: ", processes.rank() / 2), agree(&*group, own))
+        });
+        let Err(Failure::Usage(message)) = &results[0] else { panic!("{results:?}") };
+        assert!(message.starts_with("seed 1: process 3") && message.ends_with(": no such file"), "{message}");
+        assert_eq!(message.matches("process").count(), 1, "{message}");
     }
 
     #[test]

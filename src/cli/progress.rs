@@ -42,13 +42,39 @@ static ON_SCREEN: Mutex<Option<MultiProgress>> = Mutex::new(None);
 /// Whether this process prints nothing, because another process of the same run does.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// From now on nothing is printed.
+/// Whether another process prints what concerns all of them.
+static FOLLOWS: AtomicBool = AtomicBool::new(false);
+
+/// What this process is about, if others print at the same time.
+static LABEL: Mutex<String> = Mutex::new(String::new());
+
+/// From now on nothing is printed, because another process does.
 pub fn be_quiet() {
-    QUIET.store(true, Ordering::Relaxed);
+    [&QUIET, &FOLLOWS].iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
 }
 
-pub fn is_quiet() -> bool {
+/// From now on this process prints what concerns its own run.
+pub fn speak_for_own_run() {
+    QUIET.store(false, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
+}
+
+/// Whether this process prints what concerns all processes.
+pub fn speaks_for_all() -> bool {
+    !FOLLOWS.load(Ordering::Relaxed)
+}
+
+/// From now on lines begin with this label, such as `seed 2: `, and there are no bars.
+pub fn set_label(label: &str) {
+    *LABEL.lock().unwrap_or_else(PoisonError::into_inner) = label.to_string();
+}
+
+/// What lines begin with; empty if no other process prints.
+pub fn label() -> String {
+    LABEL.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The display of a training run.
@@ -116,9 +142,19 @@ pub fn counter(what: &'static str, of: usize) -> ProgressBar {
 
 /// Prints a line on stderr, above the bars if there are any. Can be called from any thread.
 pub fn say(line: &str) {
-    if is_quiet() {
-        return;
+    if !is_quiet() {
+        print(&format!("{}{line}", label()));
     }
+}
+
+/// The same for what concerns all processes.
+pub fn say_for_all(line: &str) {
+    if speaks_for_all() {
+        print(line);
+    }
+}
+
+fn print(line: &str) {
     let print = || {
         // A closed stderr is no reason to stop.
         let _ = writeln!(io::stderr(), "{}", text::printable_lines(line));
@@ -144,7 +180,7 @@ impl Bars {
     /// `None` without a terminal that can draw them.
     fn new() -> Option<Self> {
         let both = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        if both.is_hidden() || is_quiet() {
+        if both.is_hidden() || is_quiet() || !label().is_empty() {
             return None;
         }
         // The cursor stays in the last column. If the terminal prints `^C` there, the text wraps, and clearing then starts one
@@ -274,7 +310,7 @@ impl Progress {
     /// Prints the estimated end of the run once: as soon as it is known, or now.
     fn estimate(&mut self, now_at_the_latest: bool) {
         let is_known = self.steps >= ESTIMATE_STEPS && self.pace.seconds() >= ESTIMATE_SECONDS;
-        if self.estimate_is_told || !(is_known || now_at_the_latest) {
+        if self.estimate_is_told || !(is_known || now_at_the_latest) || !speaks_for_all() {
             return;
         }
         let Some(left) = self.pace.seconds_left() else { return };
@@ -285,7 +321,10 @@ impl Progress {
         let whole = text::duration(self.pace.seconds() + left);
         let end = text::clock(now(), left);
         let value = format!("{at_most}{whole} for {rest}{epochs}, until about {end}{at_the_latest}");
-        self.line(&format!("{:<14} {value}", "estimate"));
+        match label() {
+            label if label.is_empty() => self.line(&format!("{:<14} {value}", "estimate")),
+            _ => self.labelled(&format!("estimate: {value}")),
+        }
     }
 
     /// Sets the header of the table of epochs. It is printed together with the first row, so that the estimate, which is known
@@ -301,6 +340,11 @@ impl Progress {
             self.line(&header);
         }
         self.line(row);
+    }
+
+    /// Prints a line that begins with the label.
+    pub fn labelled(&mut self, line: &str) {
+        self.line(&format!("{}{line}", label()));
     }
 
     /// Prints a line on stdout, above the bars. If stdout is closed, the run continues without it.

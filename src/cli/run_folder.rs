@@ -396,6 +396,11 @@ impl RunFolder {
     }
 }
 
+/// Whether the folder `path` contains a complete run.
+pub fn is_complete(path: &Path) -> bool {
+    has_begun(path) && path.join(RESULT).exists()
+}
+
 /// What to do about a run that cannot be resumed, for the end of an error message; empty if its settings are lost too.
 fn from_the_start(run: &Path) -> String {
     let config = run.join("config.toml");

@@ -1,10 +1,11 @@
 //! `resnet train`.
 //!
 //! [`args`](Args): the flags; [`start`] and [`resume`]: create a [`Run`] from a configuration or a checkpoint; this file: runs
-//! the epochs and the final test; [`repeat`]: several runs; [`weights_files`]: what is in their weights files; [`words`]: texts
-//! about them; [`table`]: their epochs.
+//! the epochs and the final test; [`repeat`]: several runs; [`groups`]: several runs at the same time, on several processes;
+//! [`weights_files`]: what is in their weights files; [`words`]: texts about them; [`table`]: their epochs.
 
 mod args;
+mod groups;
 mod repeat;
 mod resume;
 mod start;
@@ -24,10 +25,12 @@ use crate::parameters::fingerprint;
 use crate::processes::{Communicator, Traffic, any};
 use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
 use crate::train::metrics::evaluate_among;
-use crate::train::{EpochMetrics, Evaluation, Prediction, Trainer};
+use crate::train::{EpochMetrics, Evaluation, Position, Prediction, Trainer};
 use crate::weights::state_dict;
 pub use args::Args;
+use groups::Together;
 pub use repeat::folders as repeated_runs;
+pub use resume::kernels;
 use serde_json::json;
 pub use start::train_and_validation;
 use std::ops::ControlFlow;
@@ -52,6 +55,8 @@ struct Run {
     data: ImageHashes,
     /// The processes that train together.
     processes: Arc<dyn Communicator>,
+    /// The runs that others train at the same time.
+    together: Option<Together>,
 }
 
 /// Starts or resumes one run or several.
@@ -67,9 +72,8 @@ fn run_among(args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
     let mut flags = args.flags()?;
     if let Some(path) = &args.resume {
         flags.make_paths_absolute()?;
-        if let Some(config) = repeat::configuration(path)? {
-            expect_one(processes)?;
-            return repeat::resume(flags, config, path, args);
+        if let Some(config) = repeat::configuration_for_all(path, processes)? {
+            return repeat::resume(flags, config, path, args, processes);
         }
         let Some(run) = before_first_step(|| resume::resume(flags, path, args, processes))? else { return Ok(()) };
         return run.go(args);
@@ -81,24 +85,7 @@ fn run_among(args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
     init_from::check(&given)?;
     match given.repeat {
         None => before_first_step(|| start::begin(given, args.out.as_deref(), args, processes))?.go(args),
-        Some(_) => {
-            expect_one(processes)?;
-            repeat::begin(given, args)
-        }
-    }
-}
-
-/// Repeated runs have one process each.
-fn expect_one(processes: &Arc<dyn Communicator>) -> Result<()> {
-    match processes.size() {
-        1 => Ok(()),
-        size => processes::agree(
-            &**processes,
-            Err(Failure::Usage(format!(
-                "--repeat trains one run after another in one process, and there are {size}; start a job for each seed: \
-                 --seed 1, --seed 2, ..."
-            ))),
-        ),
+        Some(_) => repeat::begin(given, args, processes),
     }
 }
 
@@ -111,7 +98,12 @@ impl Run {
     /// Runs from the current position to the end, or until `--steps` is reached.
     fn go(mut self, args: &Args) -> Result<()> {
         let mut progress = self.progress()?;
-        self.describe(&mut progress)?;
+        match self.trainer.position() {
+            _ if self.together.is_none() => self.describe(&mut progress)?,
+            // What is common to all runs has been printed.
+            position if position != Position::default() => progress.labelled(&format!("resumed {}", place(position))),
+            _ => {}
+        }
         let ended = self.epochs(args, &mut progress).map_err(|failure| match failure {
             Failure::Failed(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept())),
             Failure::Diverged(message) => Failure::Failed(format!("{message}\n\n{}", self.folder.kept_good())),
@@ -172,6 +164,8 @@ impl Run {
         let (mut last_checkpoint, mut steps) = (Instant::now(), 0);
         let checkpoint_every = self.config.checkpoint_every()?;
         let processes = self.processes.clone();
+        let world = self.together.as_ref().map(|together| together.world.clone());
+        let requested = || processes::listen(world.as_deref());
         let used_up = |steps: usize| args.steps.is_some_and(|most| steps >= most);
         while !self.trainer.is_done() && !self.is_stopped_early() {
             if self.trainer.position().step == 0 {
@@ -186,7 +180,7 @@ impl Run {
                     // A kill in the validation must not cost the epoch. Otherwise there is nothing between this step and
                     // the checkpoint of the epoch.
                     true => validates,
-                    false => interrupt::requested().is_some() || due || used_up(steps),
+                    false => requested().is_some() || due || used_up(steps),
                 };
                 // All processes pause if one does.
                 if any(&*processes, pauses) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -202,13 +196,16 @@ impl Run {
             }
             self.checkpoint()?;
             last_checkpoint = Instant::now();
-            let interrupted = processes::requested(&*processes);
+            let interrupted = processes::common(&*processes, requested());
             // `--steps` ends with the validation that follows the last of them.
             let stops = interrupted.is_some() || (used_up(steps) && !self.trainer.has_all_steps());
             if stops && !self.trainer.is_done() && !self.is_stopped_early() {
                 progress.finish();
                 let place = place(self.trainer.position());
-                progress.line(&format!("stopped {place}; resume with `{}`", self.folder.resume_command()));
+                match self.together {
+                    None => progress.line(&format!("stopped {place}; resume with `{}`", self.folder.resume_command())),
+                    Some(_) => progress.labelled(&format!("stopped {place}")),
+                }
                 return interrupted.map_or(Ok(false), |cause| Err(Failure::Interrupted(cause)));
             }
         }
@@ -247,7 +244,7 @@ impl Run {
             }
         }
         self.folder.append(epoch, validated.as_ref(), self.trainer.layers())?;
-        progress.row(&self.table().row(epoch, validated.as_ref()));
+        progress.row(&self.row(epoch, validated.as_ref()));
         Ok(())
     }
 
@@ -282,6 +279,12 @@ impl Run {
             "fingerprint": hash,
         });
         folder.write_json("result.json", &result)?;
+        if self.together.is_some() {
+            let accuracy = text::share(tested.top1, tested.images());
+            let time = text::duration(training_seconds);
+            progress.labelled(&format!("test accuracy {accuracy}, test loss {:.4}, {time} in total", tested.loss));
+            return self.end(&tested);
+        }
 
         let mut lines = vec![
             (
@@ -329,10 +332,15 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
+        self.end(&tested)
+    }
+
+    /// Records that the test images were evaluated.
+    fn end(&self, tested: &Evaluation) -> Result<()> {
         // After result.json: a run that can still be resumed has no record of its test.
-        folder.append_test(trainer.epoch(), &tested)?;
+        self.folder.append_test(self.trainer.epoch(), tested)?;
         if !tested.loss.is_finite() {
-            return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, folder.kept())));
+            return Err(Failure::Failed(format!("the test loss is {}; {}", tested.loss, self.folder.kept())));
         }
         Ok(())
     }

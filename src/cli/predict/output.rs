@@ -86,7 +86,7 @@ impl<'a, W: Write> Output<'a, W> {
         Ok(Output { out, format, classes, top, widths, pictures: 0, predictions: Vec::new() })
     }
 
-    /// Prints a picture. `guesses` are all classes, the most likely first.
+    /// Prints a picture. The prediction has as many classes as are printed, or more.
     pub fn picture(&mut self, path: &Path, prediction: &Prediction) -> io::Result<()> {
         self.pictures += 1;
         let (name, guesses) = (name(path), &prediction.guesses[..self.top]);

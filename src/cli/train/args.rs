@@ -91,7 +91,8 @@ pub struct Args {
     /// Train K times, with the seeds from --seed on; report mean and standard deviation
     ///
     /// The folder then contains one run per seed (seed-1, seed-2, ...) and repeat.json. With --resume,
-    /// complete runs are kept, the interrupted run is resumed and the missing ones are started.
+    /// complete runs are kept, the interrupted runs are resumed and the missing ones are started. Several
+    /// processes (mpirun, srun) train several of them at the same time.
     #[arg(long, value_name = "K", value_parser = args::count(1, args::MOST_RUNS), allow_negative_numbers = true, verbatim_doc_comment)]
     repeat: Option<usize>,
 

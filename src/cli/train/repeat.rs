@@ -1,4 +1,5 @@
-//! `resnet train --repeat K`: the same run with K seeds, one after the other, and the mean of the results.
+//! `resnet train --repeat K`: the same run with K seeds, one after the other, and the mean of the results. On several
+//! processes, some of them are trained at the same time: [`groups`].
 //!
 //! | in the folder | what |
 //! |---|---|
@@ -10,16 +11,17 @@
 //! A single seed says little: two runs that differ only in the seed differ by some tenths of a percent in accuracy, which hides
 //! smaller improvements. The standard deviation is that of the sample, with K − 1 in the denominator.
 
-use super::{Args, resume, start};
+use super::{Args, Run, groups, resume, start};
 use crate::Error;
 use crate::cli::config::Config;
+use crate::cli::processes::{agree, expect_same, from_first};
 use crate::cli::run_folder::{RESULT, check_out, first_free, has_begun, lock, was_lengthened_from};
 use crate::cli::{Failure, Result, text};
 use crate::formats::atomic;
-use crate::processes::{Alone, Communicator};
+use crate::processes::Communicator;
 use crate::train::checkpoint::Checkpoints;
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,8 +62,44 @@ fn first_run(path: &Path) -> Option<PathBuf> {
     seeds.into_iter().map(|seed| folder_of(path, seed)).find(|folder| has_begun(folder))
 }
 
+/// The same on several processes: what the first one finds.
+pub fn configuration_for_all(path: &Path, processes: &Arc<dyn Communicator>) -> Result<Option<Config>> {
+    if processes.size() == 1 {
+        return configuration(path);
+    }
+    let found = if processes.rank() == 0 { configuration(path) } else { Ok(None) };
+    let found = agree(&**processes, found)?.map_or(String::new(), |config| config.to_toml());
+    let found = from_first(&**processes, &found);
+    (!found.is_empty()).then(|| Config::parse(&found).map_err(Failure::Failed)).transpose()
+}
+
+/// The common settings, the first seed, and a note.
+type Settings = (Config, u64, Option<String>);
+
 /// Starts all runs, from the first.
-pub fn begin(mut given: Config, args: &Args) -> Result<()> {
+pub fn begin(given: Config, args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
+    let (config, first, note) = agree(&**processes, settings(given, args, processes))?;
+    start::expect_same_settings(&**processes, &complete(&config)?)?;
+    // One process writes, and only if all are ready.
+    let create = || {
+        let recipe = config.recipe()?;
+        let path = match &args.out {
+            Some(out) => {
+                fs::create_dir_all(out).map_err(|error| Error::io(out, "create", error))?;
+                out.clone()
+            }
+            None => first_free(Path::new("runs"), &format!("{}-{}-repeated", recipe.model, recipe.name))?,
+        };
+        let lock = lock(&path)?;
+        atomic::write(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        Ok((path, lock))
+    };
+    let (path, _lock) = in_common(&**processes, create)?;
+    all((config, first, note), &path, args, processes)
+}
+
+/// The settings of new runs.
+fn settings(mut given: Config, args: &Args, processes: &Arc<dyn Communicator>) -> Result<Settings> {
     let recipe = given.recipe()?;
     let runs = given.repeat.unwrap_or(1);
     if recipe.seed.checked_add(runs as u64 - 1).is_none() {
@@ -69,46 +107,86 @@ pub fn begin(mut given: Config, args: &Args) -> Result<()> {
             format!("--repeat {runs}: there are no {runs} seeds starting at {}; give a smaller --seed", recipe.seed);
         return Err(Failure::Usage(message));
     }
-    let path = match &args.out {
-        Some(out) => {
-            check_out(out)?;
-            fs::create_dir_all(out).map_err(|error| Error::io(out, "create", error))?;
-            out.clone()
-        }
-        None => first_free(Path::new("runs"), &format!("{}-{}-repeated", recipe.model, recipe.name))?,
-    };
-    let _lock = lock(&path)?;
+    let note = groups::choose_shards(&mut given, processes.size())?;
+    if let Some(out) = args.out.as_ref().filter(|_| processes.rank() == 0) {
+        check_out(out)?;
+    }
     given.make_paths_absolute()?;
     (given.recipe, given.seed) = (Some(recipe.name), Some(recipe.seed));
-    atomic::write(&path.join("config.toml"), given.to_toml().as_bytes())?;
-    all(&given, recipe.seed, runs, &path, args)
+    Ok((given, recipe.seed, note))
 }
 
 /// Resumes the runs in the folder `path`.
-pub fn resume(mut flags: Config, mut config: Config, path: &Path, args: &Args) -> Result<()> {
+pub fn resume(
+    mut flags: Config,
+    config: Config,
+    path: &Path,
+    args: &Args,
+    processes: &Arc<dyn Communicator>,
+) -> Result<()> {
     let changed = flags.take_changeable();
-    if changed != Config::default() {
-        config = changed.or(config);
-        atomic::write(&path.join("config.toml"), config.to_toml().as_bytes())?;
-    }
-    let recipe = config.recipe()?;
+    let has_changed = changed != Config::default();
+    let config = changed.or(config);
+    let settings = || {
+        flags.refuse_conflicts(&complete(&config)?, path, "repeated runs cannot be lengthened")?;
+        Ok(config.recipe()?.seed)
+    };
+    let first = agree(&**processes, settings())?;
+    start::expect_same_settings(&**processes, &complete(&config)?)?;
+    let open = || {
+        let lock = lock(path)?;
+        if has_changed {
+            atomic::write(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        }
+        Ok((path.to_path_buf(), lock))
+    };
+    let (path, _lock) = in_common(&**processes, open)?;
+    all((config, first, None), &path, args, processes)
+}
+
+/// All common settings.
+fn complete(config: &Config) -> Result<Config> {
+    Ok(Config { repeat: config.repeat, ..config.effective(&config.recipe()?)? })
+}
+
+/// The folder that the first process opens and locks. The others must see it.
+fn in_common(
+    processes: &dyn Communicator,
+    open: impl FnOnce() -> Result<(PathBuf, File)>,
+) -> Result<(PathBuf, Option<File>)> {
+    let opened = if processes.rank() == 0 { open().map(Some) } else { Ok(None) };
+    let opened = agree(processes, opened)?;
+    let absolute = opened.as_ref().and_then(|(path, _)| std::path::absolute(path).ok());
+    let of_first = PathBuf::from(from_first(processes, &absolute.unwrap_or_default().to_string_lossy()));
+    let (path, lock) = opened.map_or((of_first, None), |(path, lock)| (path, Some(lock)));
+    let config = fs::read_to_string(path.join("config.toml")).unwrap_or_else(|_| "no file".to_string());
+    let name = format!("config.toml in {}", path.display());
+    let hint = "the folder of the runs must be on a file system that all processes share";
+    expect_same(processes, &[(&name, config, hint)])?;
+    Ok((path, lock))
+}
+
+fn all((config, first, note): Settings, path: &Path, args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
     let runs = config.repeat.unwrap_or(1);
-    let effective = Config { repeat: config.repeat, ..config.effective(&recipe)? };
-    flags.refuse_conflicts(&effective, path, "repeated runs cannot be lengthened")?;
-    let _lock = lock(path)?;
-    all(&config, recipe.seed, runs, path, args)
-}
-
-fn all(config: &Config, first: u64, runs: usize, path: &Path, args: &Args) -> Result<()> {
     let seeds: Vec<u64> = (first..).take(runs).collect();
-    for (number, &seed) in (1..).zip(&seeds) {
-        writeln!(std::io::stdout(), "{}== seed {seed}, run {number} of {runs}", if number > 1 { "\n" } else { "" })?;
-        one(config, seed, path, args)?;
+    if processes.size() > 1 {
+        groups::train((&config, &seeds, path), note, args, processes)?;
+    } else {
+        for (number, &seed) in (1..).zip(&seeds) {
+            writeln!(
+                std::io::stdout(),
+                "{}== seed {seed}, run {number} of {runs}",
+                if number > 1 { "\n" } else { "" }
+            )?;
+            if let Some(run) = open(&config, seed, path, args, processes)? {
+                run.go(args)?;
+            }
+        }
     }
-    summarise(&seeds, path)
+    agree(&**processes, if processes.rank() == 0 { summarise(&seeds, path) } else { Ok(()) })
 }
 
-fn folder_of(path: &Path, seed: u64) -> PathBuf {
+pub fn folder_of(path: &Path, seed: u64) -> PathBuf {
     path.join(format!("seed-{seed}"))
 }
 
@@ -152,26 +230,41 @@ pub fn folders(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     Ok(Some(seeds.map(|seed| folder_of(path, seed)).filter(|folder| has_begun(folder)).collect()))
 }
 
-/// The run of one seed: starts it, resumes it, or does nothing if it is complete.
-fn one(config: &Config, seed: u64, path: &Path, args: &Args) -> Result<()> {
+/// The run of one seed: a new one or an interrupted one; `None` if it is complete.
+pub fn open(
+    config: &Config,
+    seed: u64,
+    path: &Path,
+    args: &Args,
+    processes: &Arc<dyn Communicator>,
+) -> Result<Option<Run>> {
     let folder = folder_of(path, seed);
-    let alone: Arc<dyn Communicator> = Arc::new(Alone);
-    let run = if has_begun(&folder) {
-        check_common(config, &folder)?;
-        // What may change may have changed; everything else is in the run's checkpoint.
-        let flags = config.clone().take_changeable();
-        super::before_first_step(|| resume::resume(flags, &folder, args, &alone))?
-    } else {
-        if folder.exists() {
+    let look = || {
+        let begun = has_begun(&folder);
+        if begun {
+            check_common(config, &folder)?;
+        } else if folder.exists() {
             // Interrupted before its first checkpoint, so nothing was trained.
             fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, "remove", error))?;
         }
-        let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
-        Some(super::before_first_step(|| start::begin(config, Some(&folder), args, &alone))?)
+        Ok(if begun { "begun" } else { "new" })
     };
-    let Some(mut run) = run else { return Ok(()) };
-    run.folder.set_all(path);
-    run.go(args)
+    let found = agree(&**processes, if processes.rank() == 0 { look() } else { Ok("") })?;
+    let run = match from_first(&**processes, found).as_str() {
+        "begun" => {
+            // What may change may have changed; everything else is in the run's checkpoint.
+            let flags = config.clone().take_changeable();
+            super::before_first_step(|| resume::resume(flags, &folder, args, processes))?
+        }
+        _ => {
+            let config = Config { seed: Some(seed), repeat: None, ..config.clone() };
+            Some(super::before_first_step(|| start::begin(config, Some(&folder), args, processes))?)
+        }
+    };
+    Ok(run.map(|mut run| {
+        run.folder.set_all(path);
+        run
+    }))
 }
 
 /// Prints mean and standard deviation (of the sample) of the test accuracy, and writes `repeat.json`.

@@ -5,7 +5,7 @@ use super::start::{self, Prepared};
 use super::{Args, Run, weights_files};
 use crate::cli::args::EngineKind;
 use crate::cli::config::Config;
-use crate::cli::progress::say;
+use crate::cli::progress::{label, say};
 use crate::cli::run_folder::{self, RunFolder};
 use crate::cli::{Failure, Result, processes, text};
 use crate::engine::kernels::simd::{Isa, isa};
@@ -176,7 +176,7 @@ fn from_checkpoint(mut flags: Config, path: &Path, args: &Args, processes: &Arc<
 }
 
 fn note(text: &str) -> Result<()> {
-    Ok(writeln!(std::io::stdout(), "{:<14} {text}", "note")?)
+    Ok(writeln!(std::io::stdout(), "{:<14} {}{text}", "note", label())?)
 }
 
 fn written_again(files: &[PathBuf]) -> Result<()> {

@@ -203,9 +203,7 @@ fn choose_shards(given: &mut Config, size: usize) -> Result<Option<String>> {
         let message = format!("the reference trains on one process, and there are {size}; remove --engine reference");
         return Err(Failure::Usage(message));
     }
-    let note = given.shards.is_none().then(|| {
-        format!("every batch is split into {DEFAULT_SHARDS} shards, because there are {size} processes (--shards)")
-    });
+    let note = given.shards.is_none().then(|| note_about_shards(size));
     let shards = *given.shards.get_or_insert(DEFAULT_SHARDS);
     if size > shards {
         let message = format!(
@@ -217,6 +215,11 @@ fn choose_shards(given: &mut Config, size: usize) -> Result<Option<String>> {
         return Err(Failure::Usage(message));
     }
     Ok(note)
+}
+
+/// Says that the number of shards is not the one of a single process.
+pub fn note_about_shards(size: usize) -> String {
+    format!("every batch is split into {DEFAULT_SHARDS} shards, because there are {size} processes (--shards)")
 }
 
 /// A run without its folder.
@@ -320,7 +323,8 @@ impl Prepared {
 
     pub fn within(self, folder: RunFolder, best: Option<Best>) -> Run {
         let Prepared { config, trainer, train, validation, test, about, initialised, data, processes } = self;
-        Run { config, folder, trainer, best, train, validation, test, about, initialised, data, processes }
+        let together = None;
+        Run { config, folder, trainer, best, train, validation, test, about, initialised, data, processes, together }
     }
 }
 
@@ -336,6 +340,7 @@ fn expect_same(processes: &dyn Communicator, config: &Config, trainer: &Trainer<
     if processes.size() == 1 {
         return Ok(());
     }
+    expect_same_settings(processes, config)?;
     let hash = |hash: Option<u64>| hash.map_or("none".to_string(), |hash| format!("{hash:016x}"));
     let ImageHashes { train, validation, test } = data;
     let images = [Some(train), validation, test].map(hash).join(", ");
@@ -343,11 +348,23 @@ fn expect_same(processes: &dyn Communicator, config: &Config, trainer: &Trainer<
     processes::expect_same(
         processes,
         &[
+            ("data set", images, "these are hashes of the training, validation and test images: copy them again"),
+            ("network", weights, "these are hashes of the weights before the next step: --init-from is another file"),
+        ],
+    )
+}
+
+/// Rejects processes with another program or other settings.
+pub fn expect_same_settings(processes: &dyn Communicator, config: &Config) -> Result<()> {
+    if processes.size() == 1 {
+        return Ok(());
+    }
+    processes::expect_same(
+        processes,
+        &[
             ("program", program()?, "install the same one on every machine"),
             ("configuration", config.to_toml(), "give all processes the same flags and files"),
             ("set of kernels", kernels(config.engine()?), "RESNET_KERNELS chooses it; AVX2 and AVX-512 are one set"),
-            ("data set", images, "these are hashes of the training, validation and test images: copy them again"),
-            ("network", weights, "these are hashes of the weights before the next step: --init-from is another file"),
         ],
     )
 }

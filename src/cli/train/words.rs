@@ -7,7 +7,7 @@ use crate::cli::progress::{Progress, terminal_columns};
 use crate::cli::{Result, args, text};
 use crate::data::Dataset;
 use crate::optim::DecayExemption;
-use crate::train::{Position, Recipe, Validation, recipe};
+use crate::train::{EpochMetrics, Evaluation, Position, Recipe, Validation, recipe};
 
 /// The recipes with their values, for `--help`.
 pub fn recipes() -> String {
@@ -112,10 +112,16 @@ impl Run {
             EngineKind::Fast => format!("fast, convolutions {}", self.config.conv()?.unwrap_or_default().name()),
             EngineKind::Reference => "reference".to_string(),
         };
+        let together = self.together.as_ref();
+        let processes = together.map_or(&self.processes, |together| &together.world).size();
         let mut threads = rayon::current_num_threads().to_string();
-        if self.processes.size() > 1 {
-            threads += &format!(" in each of {} processes", self.processes.size());
+        if processes > 1 {
+            threads += &format!(" in each of {processes} processes");
         }
+        let (seed, folder) = match together {
+            None => (recipe.seed.to_string(), self.folder.path()),
+            Some(together) => (together.seeds.clone(), &*together.folder),
+        };
         let mut lines = vec![
             (
                 "model",
@@ -142,10 +148,10 @@ impl Run {
             ("normalisation", normalization(recipe)),
             ("engine", engine),
             ("threads", threads),
-            ("seed", recipe.seed.to_string()),
-            ("run folder", self.folder.path().display().to_string()),
+            (if together.is_some() { "seeds" } else { "seed" }, seed),
+            ("run folder", folder.display().to_string()),
         ];
-        if position != Position::default() {
+        if position != Position::default() && together.is_none() {
             let place = match position.step {
                 0 => format!("after epoch {} of {}", position.epoch, recipe.epochs),
                 step => format!(
@@ -163,12 +169,29 @@ impl Run {
         for (key, value) in lines {
             progress.line(&format!("{key:<14} {value}"));
         }
-        progress.header(&self.table().header());
+        let header = self.table().header();
+        match together {
+            None => progress.header(&header),
+            // Now, before the other runs print rows.
+            Some(together) => {
+                progress.line("");
+                progress.line(&together.with_seed("seed", &header));
+            }
+        }
         Ok(())
     }
 
-    /// The table of epochs.
-    pub fn table(&self) -> Table {
-        Table::new(self.trainer.recipe().epochs, self.validation.is_some(), terminal_columns())
+    /// The table of epochs. Those of several runs that are trained at the same time have their seed in front.
+    fn table(&self) -> Table {
+        let first = self.together.as_ref().map_or(0, |together| together.with_seed("", "").len());
+        let room = terminal_columns().saturating_sub(first);
+        Table::new(self.trainer.recipe().epochs, self.validation.is_some(), room)
+    }
+
+    /// An epoch as a row of the table.
+    pub fn row(&self, epoch: &EpochMetrics, validation: Option<&Evaluation>) -> String {
+        let row = self.table().row(epoch, validation);
+        let seed = self.trainer.recipe().seed.to_string();
+        self.together.as_ref().map_or(row.clone(), |together| together.with_seed(&seed, &row))
     }
 }

@@ -20,6 +20,11 @@ impl Orientation {
     /// The picture is upright as it is stored.
     pub const NORMAL: Orientation = Orientation(1);
 
+    /// The orientation with this number in EXIF, 1 to 8.
+    pub fn new(number: u8) -> Option<Self> {
+        (1..=8).contains(&number).then_some(Orientation(number))
+    }
+
     /// The number in EXIF.
     pub fn number(self) -> u8 {
         self.0
