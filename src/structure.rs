@@ -160,6 +160,21 @@ fn every_module_has_its_arrows() {
     }
 }
 
+/// Closures for `wide` are inlined: a long one would otherwise be compiled without wide vectors, and nobody would notice.
+#[test]
+fn closures_for_wide_vectors_are_inlined() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut closures = 0;
+    for (path, text) in ["engine", "optim"].iter().flat_map(|module| files(&root, module)) {
+        for call in text.split(" wide(").skip(1).filter(|call| !call.starts_with("\n///")) {
+            let inlined = call.trim_start().starts_with("#[inline(always)]");
+            assert!(inlined, "{}: a closure for `wide` without #[inline(always)]", path.display());
+            closures += 1;
+        }
+    }
+    assert!(closures > 8, "only {closures} closures");
+}
+
 #[test]
 fn uses_are_read() {
     let text = "use crate::layers::{Conv2d, relu};\n// use crate::train::x;\nuse crate::{data::{a, b}, Error};\nfn f() { \

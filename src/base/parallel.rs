@@ -10,6 +10,8 @@
 //! A subtree's sum is a function of its own pieces, so it does not matter which thread computes it. All threads belong
 //! to this process.
 
+use std::ops::Range;
+
 /// Computes `leaf(i)` for every piece `0..pieces` and adds the results with `add(left, right)` in a fixed binary tree.
 ///
 /// At most about `threads · log₂(pieces)` partial sums exist at once. Returns `None` if there are no pieces.
@@ -37,15 +39,44 @@ fn subtree_sum<A: Send>(
     if pieces == 1 {
         return leaf(first);
     }
-    // The left subtree takes the largest power of two below `pieces`, so that appending pieces never regroups a
-    // complete subtree.
-    let left_pieces = pieces.next_power_of_two() / 2;
+    let of_left = left_pieces(pieces);
     let (mut left, right) = rayon::join(
-        || subtree_sum(first, left_pieces, leaf, add),
-        || subtree_sum(first + left_pieces, pieces - left_pieces, leaf, add),
+        || subtree_sum(first, of_left, leaf, add),
+        || subtree_sum(first + of_left, pieces - of_left, leaf, add),
     );
     add(&mut left, right);
     left
+}
+
+/// The pieces of the left subtree: the largest power of two below `pieces`, so that appending pieces never regroups a
+/// complete subtree.
+pub(crate) fn left_pieces(pieces: usize) -> usize {
+    pieces.next_power_of_two() / 2
+}
+
+/// [`tree_sum`] of arrays that this thread computes one after the other: `leaf(i, array)` writes the values of piece i. The
+/// sum is written to `sum`; `others` has room for [`arrays_beside`] further arrays. If all of them stay in a cache, a sum of
+/// many pieces costs no more memory traffic than one of them.
+pub(crate) fn tree_sum_into<T>(
+    pieces: Range<usize>,
+    leaf: &mut impl FnMut(usize, &mut [T]),
+    add: &impl Fn(&mut [T], &[T]),
+    sum: &mut [T],
+    others: &mut [T],
+) {
+    if pieces.len() == 1 {
+        return leaf(pieces.start, sum);
+    }
+    let middle = pieces.start + left_pieces(pieces.len());
+    tree_sum_into(pieces.start..middle, leaf, add, sum, others);
+    let (right, others) = others.split_at_mut(sum.len());
+    tree_sum_into(middle..pieces.end, leaf, add, right, others);
+    add(sum, right);
+}
+
+/// The arrays that [`tree_sum_into`] needs beside the sum: the depth of the tree.
+pub(crate) fn arrays_beside(pieces: usize) -> usize {
+    pieces.next_power_of_two().trailing_zeros() as usize
 }
 
 /// Adds `right` to `left` element by element: the usual `add` of [`tree_sum`].
@@ -68,6 +99,19 @@ mod tests {
         assert_eq!(shape(3), "((01)2)");
         assert_eq!(shape(5), "(((01)(23))4)");
         assert!(tree_sum(0, &|i| i, &|_, _| ()).is_none());
+    }
+
+    #[test]
+    fn arrays_are_added_in_the_same_tree() {
+        for pieces in 1..=9 {
+            let mut arrays = vec![String::new(); 1 + arrays_beside(pieces)];
+            let (sum, others) = arrays.split_at_mut(1);
+            let leaf = &mut |i: usize, array: &mut [String]| array[0] = i.to_string();
+            let add = |left: &mut [String], right: &[String]| left[0] = format!("({}{})", left[0], right[0]);
+            tree_sum_into(0..pieces, leaf, &add, sum, others);
+            let expected = tree_sum(pieces, &|i| i.to_string(), &|a: &mut String, b| *a = format!("({a}{b})"));
+            assert_eq!(Some(&sum[0]), expected.as_ref());
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@
 //!   2n(p − 1)/p values each, which is the least that is possible; in general a process with k subtrees sends
 //!   (k + 1) n (p − 1)/p.
 
-use super::parallel::{add_slices, tree_sum};
+use super::parallel::{add_slices, left_pieces, tree_sum};
 use super::processes::{Alone, Communicator};
 use std::ops::Range;
 use std::sync::Arc;
@@ -164,9 +164,11 @@ impl Shards {
         (0..self.processes.size()).map(of).collect()
     }
 
-    /// How many subtrees this process has.
-    pub(crate) fn own_subtrees(&self) -> usize {
-        self.subtrees_per_process()[self.processes.rank()]
+    /// The subtrees of this process: for each the images of its shards, as in [`ranges`](Self::ranges).
+    pub(crate) fn own_subtrees(&self) -> Vec<Vec<Range<usize>>> {
+        let (own, ranges) = (self.of(self.processes.rank()), self.ranges());
+        let subtrees = self.subtrees().into_iter().filter(|shards| own.contains(&shards.start));
+        subtrees.map(|shards| ranges[shards.start - own.start..shards.end - own.start].to_vec()).collect()
     }
 
     /// The sums of the subtrees of this process. `leaf` computes the sum of a shard, given its index among those of this
@@ -221,7 +223,7 @@ impl Shards {
         if processes.size() == 1 {
             return;
         }
-        let own = self.own_subtrees();
+        let own = self.own_subtrees().len();
         // A process without shards has nothing to add.
         stack.resize(length * own.max(1), 0.0);
         for first in (0..length).step_by(PIECE) {
@@ -262,7 +264,7 @@ pub(crate) const PIECE: usize = 1 << 18;
 
 /// Where [`tree_sum`] splits these shards.
 fn middle(shards: &Range<usize>) -> usize {
-    shards.start + shards.len().next_power_of_two() / 2
+    shards.start + left_pieces(shards.len())
 }
 
 #[cfg(test)]

@@ -102,19 +102,23 @@ fn add_and_activate(
     affine.strip.for_each_chunk(y.as_slice_mut().expect("contiguous"), arrays, |y, [h, s]| {
         let strip = affine.strip.len();
         let mut buffer = vec![0.0; strip];
-        wide(|| {
-            for ((y, h), s) in y.chunks_mut(strip).zip(h.chunks(strip)).zip(s.chunks(strip)) {
-                affine.apply(h, y);
-                match &projected {
-                    Some((affine, _)) => {
-                        affine.apply(s, &mut buffer);
-                        y.iter_mut().zip(&buffer).for_each(|(y, &s)| *y = block.activation.of(*y + s));
+        wide(
+            #[inline(always)]
+            || {
+                let activation = block.activation;
+                for ((y, h), s) in y.chunks_mut(strip).zip(h.chunks(strip)).zip(s.chunks(strip)) {
+                    affine.apply(h, y);
+                    match &projected {
+                        Some((affine, _)) => {
+                            affine.apply(s, &mut buffer);
+                            y.iter_mut().zip(&buffer).for_each(|(y, &s)| *y = activation.of(*y + s));
+                        }
+                        None if summand.is_none() => y.iter_mut().for_each(|y| *y = activation.of(*y)),
+                        None => y.iter_mut().zip(s).for_each(|(y, &s)| *y = activation.of(*y + s)),
                     }
-                    None if summand.is_none() => y.iter_mut().for_each(|y| *y = block.activation.of(*y)),
-                    None => y.iter_mut().zip(s).for_each(|(y, &s)| *y = block.activation.of(*y + s)),
                 }
-            }
-        });
+            },
+        );
     });
     y.into_shared()
 }
@@ -191,11 +195,16 @@ fn gate(
         for (leaf, range) in leaves.within(at, ds.len()) {
             let whole = at + range.start..at + range.end;
             let ds = &mut ds[range];
-            wide(|| {
-                for ((ds, &dy), &y) in ds.iter_mut().zip(&dy[whole.clone()]).zip(&y[whole.clone()]) {
-                    *ds = block.activation.pull(dy, y);
-                }
-            });
+            wide(
+                #[inline(always)]
+                || {
+                    // A copy: a captured value would be read again after every write, and the loop not be vectorised.
+                    let activation = block.activation;
+                    for ((ds, &dy), &y) in ds.iter_mut().zip(&dy[whole.clone()]).zip(&y[whole.clone()]) {
+                        *ds = activation.pull(dy, y);
+                    }
+                },
+            );
             for ((norm, sums), means) in norms.iter().zip(&sums).zip(&means) {
                 let h = &norm.x.as_slice().expect("contiguous")[whole.clone()];
                 sums.put(leaf, pair_sums(strip, ds, h, means));

@@ -49,7 +49,7 @@ impl<'a> Completion<'a> {
                 }
             });
         }
-        let small = (Vec::new(), vec![Vec::new(); shards.own_subtrees()]);
+        let small = (Vec::new(), vec![Vec::new(); shards.own_subtrees().len()]);
         Completion { shards, model, shapes, complete: Gradients::new(), small, exchanged: Vec::new() }
     }
 

@@ -16,12 +16,11 @@
 //! which the tests in `engine/composed.rs` verify.
 
 use super::conv::operands::{Epilogue, Prologue};
-use super::kernels::simd::wide;
+use super::kernels::simd::{wide, wide_add};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, Moments, NormBackward, PairSums, pair_sums};
 use crate::Activation;
 use crate::layers::Relu;
-use crate::parallel::add_slices;
 
 /// The values `at..at + len` of stored activations.
 pub(super) fn part(x: &Activation<f32>, at: usize, len: usize) -> &[f32] {
@@ -39,14 +38,17 @@ impl Prologue for Normalized<'_> {
     fn read(&self, at: usize, out: &mut [f32]) {
         let strip = self.affine.strip.len();
         let x = part(self.x, at, out.len());
-        wide(|| {
-            for (out, x) in out.chunks_mut(strip).zip(x.chunks(strip)) {
-                self.affine.apply(x, out);
-                if let Some(relu) = self.relu {
-                    out.iter_mut().for_each(|y| *y = relu.of(*y));
+        wide(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_mut(strip).zip(x.chunks(strip)) {
+                    self.affine.apply(x, out);
+                    if let Some(relu) = self.relu {
+                        out.iter_mut().for_each(|y| *y = relu.of(*y));
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -61,11 +63,14 @@ impl Prologue for NormGradient<'_> {
     fn read(&self, at: usize, out: &mut [f32]) {
         let strip = self.backward.strip.len();
         let [dy, x] = [self.dy, self.x].map(|array| part(array, at, out.len()));
-        wide(|| {
-            for ((out, dy), x) in out.chunks_mut(strip).zip(dy.chunks(strip)).zip(x.chunks(strip)) {
-                self.backward.apply(dy, x, out);
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for ((out, dy), x) in out.chunks_mut(strip).zip(dy.chunks(strip)).zip(x.chunks(strip)) {
+                    self.backward.apply(dy, x, out);
+                }
+            },
+        );
     }
 }
 
@@ -108,12 +113,15 @@ impl Epilogue for GateAndSum<'_> {
         for (leaf, range) in self.sums.leaves.within(at, dy.len()) {
             let (dy, x) = (&mut dy[range.clone()], &x[range]);
             if let Some(relu) = self.relu {
-                wide(|| {
-                    for (dy, x) in dy.chunks_mut(strip.len()).zip(x.chunks(strip.len())) {
-                        self.affine.apply(x, &mut y);
-                        dy.iter_mut().zip(&y).for_each(|(dy, &y)| *dy = relu.pull(*dy, y));
-                    }
-                });
+                wide(
+                    #[inline(always)]
+                    || {
+                        for (dy, x) in dy.chunks_mut(strip.len()).zip(x.chunks(strip.len())) {
+                            self.affine.apply(x, &mut y);
+                            dy.iter_mut().zip(&y).for_each(|(dy, &y)| *dy = relu.pull(*dy, y));
+                        }
+                    },
+                );
             }
             self.sums.put(leaf, pair_sums(strip, dy, x, &self.affine.means));
         }
@@ -126,7 +134,7 @@ pub(super) struct Add<'a>(pub &'a Activation<f32>);
 impl Epilogue for Add<'_> {
     fn apply(&self, at: usize, y: &mut [f32]) {
         let summand = part(self.0, at, y.len());
-        wide(|| add_slices(y, summand));
+        wide_add(y, summand);
     }
 }
 
@@ -156,18 +164,21 @@ impl Epilogue for Normalize<'_> {
         let strip = self.affine.strip.len();
         let mut normal = vec![0.0; strip];
         let mut plus = self.plus.map(|plus| part(plus, at, y.len()).chunks(strip));
-        wide(|| {
-            for y in y.chunks_mut(strip) {
-                let normal = &mut normal[..y.len()];
-                self.affine.apply(y, normal);
-                match plus.as_mut().and_then(Iterator::next) {
-                    Some(plus) => y.iter_mut().zip(&*normal).zip(plus).for_each(|((y, &n), &s)| *y = n + s),
-                    None => y.copy_from_slice(normal),
+        wide(
+            #[inline(always)]
+            || {
+                for y in y.chunks_mut(strip) {
+                    let normal = &mut normal[..y.len()];
+                    self.affine.apply(y, normal);
+                    match plus.as_mut().and_then(Iterator::next) {
+                        Some(plus) => y.iter_mut().zip(&*normal).zip(plus).for_each(|((y, &n), &s)| *y = n + s),
+                        None => y.copy_from_slice(normal),
+                    }
+                    if let Some(relu) = self.relu {
+                        y.iter_mut().for_each(|y| *y = relu.of(*y));
+                    }
                 }
-                if let Some(relu) = self.relu {
-                    y.iter_mut().for_each(|y| *y = relu.of(*y));
-                }
-            }
-        });
+            },
+        );
     }
 }

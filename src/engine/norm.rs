@@ -86,25 +86,31 @@ impl Moments {
         let (pivot, count) = (x[..c].to_vec(), x.len() / c);
         let pivots = pivot.repeat(strip.times);
         let mut offset = vec![0.0; strip.len()];
-        wide(|| {
-            for x in x.chunks(strip.len()) {
-                for ((offset, &x), &pivot) in offset.iter_mut().zip(x).zip(&pivots) {
-                    *offset += x - pivot;
+        wide(
+            #[inline(always)]
+            || {
+                for x in x.chunks(strip.len()) {
+                    for ((offset, &x), &pivot) in offset.iter_mut().zip(x).zip(&pivots) {
+                        *offset += x - pivot;
+                    }
                 }
-            }
-        });
+            },
+        );
         let mut offset = strip.fold(offset);
         offset.iter_mut().for_each(|sum| *sum /= count as f32);
         let offsets = offset.repeat(strip.times);
         let mut m2 = vec![0.0; strip.len()];
-        wide(|| {
-            for x in x.chunks(strip.len()) {
-                for (((m2, &x), &pivot), &offset) in m2.iter_mut().zip(x).zip(&pivots).zip(&offsets) {
-                    let centred = (x - pivot) - offset;
-                    *m2 += centred * centred;
+        wide(
+            #[inline(always)]
+            || {
+                for x in x.chunks(strip.len()) {
+                    for (((m2, &x), &pivot), &offset) in m2.iter_mut().zip(x).zip(&pivots).zip(&offsets) {
+                        let centred = (x - pivot) - offset;
+                        *m2 += centred * centred;
+                    }
                 }
-            }
-        });
+            },
+        );
         Moments { count, pivot, offset, m2: strip.fold(m2) }
     }
 }
@@ -170,15 +176,18 @@ impl Exchanged for PairSums {
 /// [`PairSums`] of a leaf; `means` is repeated to a [`Strip`].
 pub(crate) fn pair_sums(strip: Strip, dy: &[f32], x: &[f32], means: &[f32]) -> PairSums {
     let (mut centred, mut plain) = (vec![0.0; strip.len()], vec![0.0; strip.len()]);
-    wide(|| {
-        for (x, dy) in x.chunks(strip.len()).zip(dy.chunks(strip.len())) {
-            let sums = centred.iter_mut().zip(&mut plain);
-            for ((((centred, plain), &x), &dy), &mean) in sums.zip(x).zip(dy).zip(means) {
-                *centred += dy * (x - mean);
-                *plain += dy;
+    wide(
+        #[inline(always)]
+        || {
+            for (x, dy) in x.chunks(strip.len()).zip(dy.chunks(strip.len())) {
+                let sums = centred.iter_mut().zip(&mut plain);
+                for ((((centred, plain), &x), &dy), &mean) in sums.zip(x).zip(dy).zip(means) {
+                    *centred += dy * (x - mean);
+                    *plain += dy;
+                }
             }
-        }
-    });
+        },
+    );
     (strip.fold(centred), strip.fold(plain))
 }
 

@@ -292,7 +292,10 @@ impl<T: Scalar> Update<T> {
 
     fn pieces(&self, theta: &mut [T], gradient: &[T], buffer: Option<&mut [T]>) {
         if theta.len() <= PIECE {
-            return wide(|| self.piece(theta, gradient, buffer));
+            return wide(
+                #[inline(always)]
+                || self.piece(theta, gradient, buffer),
+            );
         }
         let half = theta.len() / 2;
         let (theta_a, theta_b) = theta.split_at_mut(half);

@@ -22,14 +22,15 @@
 
 use super::Geometry;
 use super::operands::{Epilogue, Prologue};
-use super::padded::Padded;
+use super::padded::{Filled, Padded};
 use crate::engine::buffers::{Buffer, Shelf};
 use crate::engine::kernels::indirect_gemm::{NR, Panels, Segment, Segments, indirect_gemm};
-use crate::engine::kernels::simd::wide;
-use crate::parallel::{add_slices, tree_sum};
+use crate::engine::kernels::simd::wide_add;
+use crate::parallel::{arrays_beside, tree_sum, tree_sum_into};
 use crate::shards::Shards;
 use ndarray::Array4;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Approximate output pixels per chunk: enough rows to reuse a slice of the weight while it is in the cache.
 const CHUNK_PIXELS: usize = 256;
@@ -39,6 +40,16 @@ const LEAF_PIXELS: usize = 512;
 
 /// Rows of dW that a thread computes at once.
 const DW_ROWS: usize = 96;
+
+/// Rows and columns of a block of dW: 24 KB.
+const BLOCK_ROWS: usize = 48;
+const BLOCK_COLUMNS: usize = 128;
+
+/// A dW with fewer values stays in a cache as a whole.
+const LARGE: usize = 1 << 15;
+
+/// Up to this many values, x and dy are prepared for all images at once: 32 MB.
+const AT_ONCE: usize = 1 << 23;
 
 /// y without the bias.
 pub fn forward(
@@ -74,7 +85,7 @@ pub fn forward(
         let pixels = count * g.pixels_out();
         for (group, w) in weights.iter().enumerate() {
             let (x, y) = (&x[group * c..], &mut y[group * c_o..]);
-            indirect_gemm((x, &rows[..pixels], &taps), w, (y, &y_rows[..pixels]), false);
+            indirect_gemm((x, &rows[..pixels], &taps), w.all(), (y, &y_rows[..pixels]), false);
         }
         epilogue.apply(first * y_image, y);
     });
@@ -158,7 +169,7 @@ pub fn input_gradient(
             let pixels = count * phase.pixels;
             for (group, w) in phase.weights.iter().enumerate() {
                 let (dy, dx) = (&dy[group * c_o..], &mut dx[group * c..]);
-                indirect_gemm((dy, &phase.rows[..pixels], &phase.taps), w, (dx, &phase.dx_rows[..pixels]), false);
+                indirect_gemm((dy, &phase.rows[..pixels], &phase.taps), w.all(), (dx, &phase.dx_rows[..pixels]), false);
             }
         }
         epilogue.apply(first * x_image, dx);
@@ -167,44 +178,143 @@ pub fn input_gradient(
 
 /// dweight: dW = colsᵀ · dy, summed over leaves of the batch in a fixed tree.
 pub fn weight_gradient(shelf: &Shelf, g: &Geometry, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
-    let (padded, dy_padded) = (Padded::input(g), Padded::none([g.h_out, g.w_out], g.c_out));
-    let images = (LEAF_PIXELS / g.pixels_out()).clamp(1, g.n.max(1));
-    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
-
-    // Row (tap, i) of colsᵀ begins at the tap's input channel i of the first window …
-    let rows: Vec<usize> = padded.taps(g).flat_map(|tap| (0..c).map(move |i| tap + i)).collect();
-    // … and continues from window to window.
-    let windows = |images: usize| {
-        let starts = padded.starts(images, g.h_out, 1, g.stride);
-        Segments::new(g.stride[1] * g.c_in, starts.into_iter().map(|offset| Segment { offset, len: g.w_out }))
-    };
-    let full = windows(images.min(g.n));
+    let (products, c_o) = (Products::new(g), g.c_out / g.groups);
     let dw_rows: Vec<usize> = (0..DW_ROWS).map(|k| k * c_o).collect();
-
     let leaf = |index: usize| {
-        let (start, end) = (index * images, g.n.min((index + 1) * images));
-        let [mut x_buffer, mut dy_buffer] =
-            [&padded, &dy_padded].map(|padded| shelf.empty_buffer(images * padded.values()));
-        let x = padded.fill(x, [start, end - start], &mut x_buffer);
-        let dy = dy_padded.fill(dy, [start, end - start], &mut dy_buffer);
-        let last = (end - start != images).then(|| windows(end - start));
-        let windows = last.as_ref().unwrap_or(&full);
-        let mut panels = Panels::empty(shelf);
+        let leaf = products.leaf(shelf, &(0..g.n), index, dy, x);
         let mut dw = shelf.buffer(g.groups * g.taps() * c_o);
         for (group, dw) in dw.chunks_exact_mut(g.taps() * c_o).enumerate() {
-            panels.repack(shelf, (end - start) * g.pixels_out(), c_o, |pixel, first, out| {
-                out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
-            });
             // If there is only one leaf, the threads share its rows.
-            dw.par_chunks_mut(DW_ROWS * c_o).zip(rows.par_chunks(DW_ROWS)).for_each(|(dw, rows)| {
-                indirect_gemm((&x[group * c..], rows, windows), &panels, (dw, &dw_rows[..rows.len()]), false);
+            dw.par_chunks_mut(DW_ROWS * c_o).zip(products.rows.par_chunks(DW_ROWS)).for_each(|(dw, rows)| {
+                leaf.product(group, rows, 0..c_o, (dw, &dw_rows[..rows.len()]));
             });
         }
         dw
     };
-    let dw = tree_sum(g.n.div_ceil(images), &leaf, &|a: &mut Buffer, b: Buffer| wide(|| add_slices(a, &b)));
-    let Some(dw) = dw else { return Array4::zeros((g.c_out, c, g.kh, g.kw)) };
-    // (group, tap, i, o) to (group · o, i, tap): 16 output channels at a time
+    let add = |left: &mut Buffer, right: Buffer| wide_add(left, &right);
+    let dw = tree_sum(g.n.div_ceil(products.images), &leaf, &add);
+    dw.map_or_else(|| Array4::zeros((g.c_out, g.c_in / g.groups, g.kh, g.kw)), |dw| dweight(shelf, g, &dw))
+}
+
+/// dweight, summed over some shards in their tree, with the bits of [`weight_gradient`], but in blocks of dW: the sums of
+/// all leaves of a block stay in the cache. `None` if that is of no use.
+pub fn weight_gradient_in_blocks(
+    shelf: &Shelf,
+    g: &Geometry,
+    shards: &[Range<usize>],
+    dy: &dyn Prologue,
+    x: &dyn Prologue,
+) -> Option<Array4<f32>> {
+    let (products, c_o) = (Products::new(g), g.c_out / g.groups);
+    let leaves: Vec<usize> = shards.iter().map(|shard| shard.len().div_ceil(products.images)).collect();
+    let images: usize = shards.iter().map(Range::len).sum();
+    let values = images.saturating_mul(products.padded.values() + g.pixels_out() * g.c_out);
+    if leaves.iter().sum::<usize>() < 2 || g.taps() * g.c_out < LARGE || values > AT_ONCE {
+        return None;
+    }
+    let of_shard = |(shard, &leaves): (&Range<usize>, &usize)| -> Vec<Leaf> {
+        (0..leaves).into_par_iter().map(|leaf| products.leaf(shelf, shard, leaf, dy, x)).collect()
+    };
+    let leaves: Vec<Vec<Leaf>> = shards.par_iter().zip(&leaves).map(of_shard).collect();
+
+    let block = BLOCK_ROWS * BLOCK_COLUMNS;
+    let beside_leaf = leaves.iter().map(|leaves| arrays_beside(leaves.len())).max().unwrap_or(0) * block;
+    let blocks = beside_leaf + (1 + arrays_beside(shards.len())) * block;
+    let mut dw = shelf.buffer(g.groups * g.taps() * c_o);
+    for (group, dw) in dw.chunks_exact_mut(g.taps() * c_o).enumerate() {
+        let parts = dw.par_chunks_mut(BLOCK_ROWS * c_o).zip(products.rows.par_chunks(BLOCK_ROWS));
+        parts.for_each_init(
+            || shelf.buffer(blocks),
+            |blocks, (dw, rows)| {
+                let (beside_leaf, of_shards) = blocks.split_at_mut(beside_leaf);
+                for first in (0..c_o).step_by(BLOCK_COLUMNS) {
+                    let columns = first..c_o.min(first + BLOCK_COLUMNS);
+                    let block_rows: Vec<usize> = (0..rows.len()).map(|k| k * columns.len()).collect();
+                    let mut of_shard = |shard: usize, block: &mut [f32]| {
+                        let leaves = &leaves[shard];
+                        let mut of_leaf = |leaf: usize, block: &mut [f32]| {
+                            leaves[leaf].product(group, rows, columns.clone(), (block, &block_rows));
+                        };
+                        tree_sum_into(0..leaves.len(), &mut of_leaf, &wide_add, block, beside_leaf);
+                    };
+                    let (sum, others) = of_shards.split_at_mut(rows.len() * columns.len());
+                    tree_sum_into(0..shards.len(), &mut of_shard, &wide_add, sum, others);
+                    for (dw, sum) in dw.chunks_exact_mut(c_o).zip(sum.chunks_exact(columns.len())) {
+                        dw[columns.clone()].copy_from_slice(sum);
+                    }
+                }
+            },
+        );
+    }
+    Some(dweight(shelf, g, &dw))
+}
+
+/// The products dW = colsᵀ · dy of the leaves of a batch.
+struct Products<'a> {
+    g: &'a Geometry,
+    /// Images per leaf.
+    images: usize,
+    padded: Padded,
+    /// Row (tap, i) of colsᵀ begins at the tap's input channel i of the first window.
+    rows: Vec<usize>,
+}
+
+impl<'a> Products<'a> {
+    fn new(g: &'a Geometry) -> Self {
+        let padded = Padded::input(g);
+        let rows = padded.taps(g).flat_map(|tap| (0..g.c_in / g.groups).map(move |i| tap + i)).collect();
+        Products { g, images: (LEAF_PIXELS / g.pixels_out()).max(1), rows, padded }
+    }
+
+    /// The operands of leaf `index` of a shard.
+    fn leaf<'x>(
+        &self,
+        shelf: &Shelf,
+        shard: &Range<usize>,
+        index: usize,
+        dy: &dyn Prologue,
+        x: &'x dyn Prologue,
+    ) -> Leaf<'x> {
+        let (g, c, c_o) = (self.g, self.g.c_in / self.g.groups, self.g.c_out / self.g.groups);
+        let start = shard.start + index * self.images;
+        let images = [start, self.images.min(shard.end - start)];
+        let dy_padded = Padded::none([g.h_out, g.w_out], g.c_out);
+        let dy = dy_padded.filled(dy, images, shelf);
+        let pack = |group: usize| {
+            let mut panels = Panels::empty(shelf);
+            panels.repack(shelf, images[1] * g.pixels_out(), c_o, |pixel, first, out| {
+                out.copy_from_slice(&dy[pixel * g.c_out + group * c_o + first..][..out.len()]);
+            });
+            panels
+        };
+        let panels = (0..g.groups).map(pack).collect();
+        // A row of colsᵀ continues from window to window.
+        let starts = self.padded.starts(images[1], g.h_out, 1, g.stride).into_iter();
+        let windows = Segments::new(g.stride[1] * g.c_in, starts.map(|offset| Segment { offset, len: g.w_out }));
+        Leaf { x: self.padded.filled(x, images, shelf), windows, panels, c }
+    }
+}
+
+/// The operands of a product: a few images of x, and dy of them for each group.
+struct Leaf<'x> {
+    x: Filled<'x>,
+    windows: Segments,
+    panels: Vec<Panels>,
+    /// Input channels of a group.
+    c: usize,
+}
+
+impl Leaf<'_> {
+    /// Some rows and columns of a group's dW.
+    fn product(&self, group: usize, rows: &[usize], columns: Range<usize>, dw: (&mut [f32], &[usize])) {
+        let x = &self.x[group * self.c..];
+        indirect_gemm((x, rows, &self.windows), self.panels[group].columns(columns), dw, false);
+    }
+}
+
+/// From (group, tap, i, o) to (group · o, i, tap): 16 output channels at a time.
+fn dweight(shelf: &Shelf, g: &Geometry, dw: &[f32]) -> Array4<f32> {
+    let (c, c_o) = (g.c_in / g.groups, g.c_out / g.groups);
     let mut dweight = shelf.dirty_array((g.c_out, c, g.kh, g.kw));
     let values = dweight.as_slice_mut().expect("contiguous");
     for (dw, dweight) in dw.chunks_exact(g.taps() * c_o).zip(values.chunks_exact_mut(c_o * g.taps())) {

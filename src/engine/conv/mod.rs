@@ -17,16 +17,17 @@ mod tests;
 mod winograd;
 
 use super::completion::stacked;
-use super::kernels::simd::wide;
+use super::kernels::simd::wide_add;
 use super::{Engine, Pass};
 use crate::layers::conv2d::Conv2dGrads;
 pub(crate) use crate::layers::conv2d::Geometry;
 use crate::layers::{Conv2d, channel_sums, check_dy, contiguous};
-use crate::parallel::add_slices;
+use crate::parallel::left_pieces;
 use crate::shards::Shards;
 use crate::{Activation, Error, Result};
 use ndarray::Array4;
 use operands::{AsIs, Epilogue, Prologue, Shifted};
+use std::ops::Range;
 use winograd::Size;
 
 /// How the engine computes a convolution. Every algorithm gives the same result up to rounding.
@@ -155,24 +156,50 @@ impl<'a> Convolution<'a> {
     /// dweight: the sum over the images of this process. If the process has several subtrees of the shards' tree, their sums
     /// are stacked along the first axis; [`Completion`](super::completion::Completion) makes the gradient of them.
     pub fn weight_gradient(&self, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
-        let Pass { shelf, shards, .. } = self.pass;
-        let of_shard = |_: usize, images: std::ops::Range<usize>| {
-            let g = &Geometry { n: images.len(), ..self.g };
-            let dy = &Shifted { prologue: dy, by: images.start * g.pixels_out() * g.c_out };
-            let x = &Shifted { prologue: x, by: images.start * g.h * g.w * g.c_in };
-            match self.algorithm {
-                Algorithm::Winograd2 => winograd::weight_gradient(shelf, Size::Two, g, dy, x),
-                Algorithm::Winograd4 => winograd::weight_gradient(shelf, Size::Four, g, dy, x),
-                Algorithm::Indirect => indirect::weight_gradient(shelf, g, dy, x),
-                Algorithm::Gemm | Algorithm::Auto => gemm::weight_gradient(g, dy, x),
+        let subtrees = self.pass.shards.own_subtrees();
+        let sums = subtrees.iter().map(|shards| self.sum_over(shards, dy, x)).collect();
+        stacked(sums, self.weight.raw_dim())
+    }
+
+    /// dweight, summed over some shards in their tree. A large dweight is computed in blocks, so that a block's sums of all
+    /// shards stay in the cache: the sums are the same, but those of the shards are never written to memory.
+    fn sum_over(&self, shards: &[Range<usize>], dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
+        self.in_blocks(shards, dy, x).unwrap_or_else(|| match shards {
+            [images] => self.of_shard(images, dy, x),
+            _ => {
+                let (left, right) = shards.split_at(left_pieces(shards.len()));
+                let (mut left, right) = rayon::join(|| self.sum_over(left, dy, x), || self.sum_over(right, dy, x));
+                let (sum, values) = (left.as_slice_mut().expect("contiguous"), right.as_slice().expect("contiguous"));
+                wide_add(sum, values);
+                self.pass.shelf.recycle(right.into_shared());
+                left
             }
-        };
-        let add = |left: &mut Array4<f32>, right: Array4<f32>| {
-            let (left, values) = (left.as_slice_mut().expect("contiguous"), right.as_slice().expect("contiguous"));
-            wide(|| add_slices(left, values));
-            shelf.recycle(right.into_shared());
-        };
-        stacked(shards.own_sums(&of_shard, &add), self.weight.raw_dim())
+        })
+    }
+
+    /// The same in blocks, where that is of use.
+    fn in_blocks(&self, shards: &[Range<usize>], dy: &dyn Prologue, x: &dyn Prologue) -> Option<Array4<f32>> {
+        let (shelf, g) = (&self.pass.shelf, &self.g);
+        match self.algorithm {
+            Algorithm::Winograd2 => winograd::weight_gradient_in_blocks(shelf, Size::Two, g, shards, dy, x),
+            Algorithm::Winograd4 => winograd::weight_gradient_in_blocks(shelf, Size::Four, g, shards, dy, x),
+            Algorithm::Indirect => indirect::weight_gradient_in_blocks(shelf, g, shards, dy, x),
+            Algorithm::Gemm | Algorithm::Auto => None,
+        }
+    }
+
+    /// dweight of one shard.
+    fn of_shard(&self, images: &Range<usize>, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
+        let Pass { shelf, shards, .. } = self.pass;
+        let g = &Geometry { n: images.len(), ..self.g };
+        let dy = &Shifted { prologue: dy, by: images.start * g.pixels_out() * g.c_out };
+        let x = &Shifted { prologue: x, by: images.start * g.h * g.w * g.c_in };
+        match self.algorithm {
+            Algorithm::Winograd2 => winograd::weight_gradient(shelf, Size::Two, g, shards.count(), dy, x),
+            Algorithm::Winograd4 => winograd::weight_gradient(shelf, Size::Four, g, shards.count(), dy, x),
+            Algorithm::Indirect => indirect::weight_gradient(shelf, g, dy, x),
+            Algorithm::Gemm | Algorithm::Auto => gemm::weight_gradient(g, dy, x),
+        }
     }
 }
 

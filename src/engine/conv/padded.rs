@@ -2,6 +2,8 @@
 
 use super::Geometry;
 use super::operands::Prologue;
+use crate::engine::buffers::{Buffer, Shelf};
+use std::ops::Deref;
 
 /// Images with zeros around them: `(image, size[0], size[1], channels)`, the image begins at `before`.
 pub(crate) struct Padded {
@@ -9,6 +11,24 @@ pub(crate) struct Padded {
     pub before: [usize; 2],
     pub size: [usize; 2],
     pub channels: usize,
+}
+
+/// Padded images.
+pub(crate) enum Filled<'a> {
+    /// They are stored.
+    Stored(&'a [f32]),
+    /// A copy.
+    Copied(Buffer),
+}
+
+impl Deref for Filled<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Filled::Stored(values) => values,
+            Filled::Copied(values) => values,
+        }
+    }
 }
 
 impl Padded {
@@ -42,16 +62,15 @@ impl Padded {
         [first, count]: [usize; 2],
         buffer: &'a mut Vec<f32>,
     ) -> &'a [f32] {
+        if let Some(values) = self.stored(prologue, [first, count]) {
+            return values;
+        }
         let [height, width] = self.image;
         let row = width * self.channels;
         let image = height * row;
-        let empty = self.image == self.size;
-        if let (true, Some(values)) = (empty, prologue.stored()) {
-            return &values[first * image..][..count * image];
-        }
         // New values are zero. Old ones have the same geometry: the border is already zero, the inside is overwritten.
         buffer.resize(count * self.values(), 0.0);
-        if empty {
+        if self.image == self.size {
             prologue.read(first * image, buffer);
             return buffer;
         }
@@ -62,6 +81,21 @@ impl Padded {
             }
         }
         buffer
+    }
+
+    /// The memory of a prologue, if the images need no change.
+    fn stored<'a>(&self, prologue: &'a dyn Prologue, [first, count]: [usize; 2]) -> Option<&'a [f32]> {
+        let values = prologue.stored().filter(|_| self.image == self.size)?;
+        Some(&values[first * self.values()..][..count * self.values()])
+    }
+
+    /// The same as [`fill`](Self::fill), to be kept: with a buffer of its own.
+    pub fn filled<'a>(&self, prologue: &'a dyn Prologue, images: [usize; 2], shelf: &Shelf) -> Filled<'a> {
+        self.stored(prologue, images).map(Filled::Stored).unwrap_or_else(|| {
+            let mut buffer = shelf.empty_buffer(images[1] * self.values());
+            self.fill(prologue, images, &mut buffer);
+            Filled::Copied(buffer)
+        })
     }
 
     /// x with the padding of a convolution.

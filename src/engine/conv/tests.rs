@@ -1,12 +1,17 @@
 //! Every algorithm against the definition, exactly, on whole numbers: all sums and products below 2²⁴ are exact in
 //! `f32`, in any order.
 
-use super::Algorithm;
+use super::{Algorithm, Convolution};
 use crate::Activation;
 use crate::engine::Engine;
 use crate::layers::Conv2d;
 use crate::layers::conv2d::direct;
 use crate::layers::conv2d::tests::{CASES, of, pixel_sums, whole};
+use crate::parallel::tree_sum;
+use crate::processes::Alone;
+use crate::shards::Shards;
+use ndarray::Array4;
+use std::sync::Arc;
 
 /// y, dx, dweight and dbias of the engine and of the definition. Winograd's dweight ends in a product with G, which
 /// divides by 6 and 24, in `f64`: it is rounded to whole numbers.
@@ -85,6 +90,47 @@ fn winograd_equals_the_definition_exactly_on_whole_numbers() {
             assert_eq!(engine.algorithm_for(&conv, x.dim().into()).unwrap(), algorithm);
             let dy = small(dy_of(&conv, &x), 3).into_shared();
             equals_the_definition(&engine, &conv, &x, &dy);
+        }
+    }
+}
+
+/// A large dweight is computed in blocks. It has the bits of the dweights of the shards, each computed by itself, added in the
+/// tree; also if one shard has an infinity, for which the products are computed by the definition.
+#[test]
+fn blocks_of_a_weight_gradient_have_the_bits_of_the_sums_of_the_shards() {
+    let f4 = (Algorithm::Winograd4, 3, 1);
+    for (case, (algorithm, kernel, groups), n, size, [c_in, c_out]) in [
+        ("whole panels", f4, 8, 4, [128, 128]),
+        ("a remainder of every kind", f4, 5, 5, [130, 137]),
+        ("F(2x2)", (Algorithm::Winograd2, 3, 1), 5, 2, [129, 150]),
+        ("one leaf per shard", (Algorithm::Indirect, 1, 1), 9, 1, [260, 150]),
+        ("leaves of several images, the last one short", (Algorithm::Indirect, 1, 1), 50, 7, [260, 130]),
+        ("taps and groups", (Algorithm::Indirect, 3, 2), 6, 3, [130, 140]),
+    ] {
+        let padding = [kernel / 2; 2];
+        let weight = whole((c_out, c_in / groups, kernel, kernel), 1);
+        let conv = Conv2d { padding, groups, ..Conv2d::new(weight) };
+        // Not whole numbers: the order of a sum must change its bits.
+        let (mut x, dy) = (whole((n, size, size, c_in), 2) * 0.1, whole((n, size, size, c_out), 3) / 7.0);
+        for finite in [true, false] {
+            if !finite {
+                x[[n - 1, 0, 0, 1]] = f32::INFINITY;
+            }
+            let (x, dy) = (x.clone().into_shared(), dy.clone().into_shared());
+            for count in [1, 2, 3, 5] {
+                let pass = Engine::new(algorithm).pass(&Shards::new(n, count, Arc::new(Alone)));
+                let convolution = Convolution::new(&pass, &conv, x.dim().into()).unwrap();
+                let shards = &pass.shards.own_subtrees()[0];
+                let of_shard = |i: usize| convolution.of_shard(&shards[i], &dy, &x);
+                let expected = tree_sum(count, &of_shard, &|sum: &mut Array4<f32>, dw| *sum += &dw).unwrap();
+                let bits = |dw: &Array4<f32>| dw.iter().map(|dw| dw.to_bits()).collect::<Vec<_>>();
+                let dweight = convolution.weight_gradient(&dy, &x);
+                assert!(bits(&dweight) == bits(&expected), "{case}, {count} shards, finite: {finite}");
+                let blocks = convolution.in_blocks(shards, &dy, &x);
+                let one_leaf = algorithm == Algorithm::Indirect && count == 1 && n * size * size <= 512;
+                let not_finite = algorithm != Algorithm::Indirect && !finite;
+                assert_eq!(blocks.is_some(), !one_leaf && !not_finite, "{case}, {count} shards, finite: {finite}");
+            }
         }
     }
 }

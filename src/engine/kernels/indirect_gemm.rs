@@ -73,6 +73,18 @@ impl Panels {
         }
     }
 
+    /// Some columns of B, the first of which begins a panel.
+    pub fn columns(&self, columns: Range<usize>) -> Columns<'_> {
+        assert!(columns.start.is_multiple_of(NR) && columns.end <= self.n, "Panels: columns {columns:?}");
+        let (first, end) = (columns.start / NR, columns.end.div_ceil(NR));
+        Columns { data: &self.data[first * self.k * NR..end * self.k * NR], k: self.k, n: columns.len() }
+    }
+
+    /// All columns.
+    pub fn all(&self) -> Columns<'_> {
+        self.columns(0..self.n)
+    }
+
     fn resize(&mut self, shelf: &Shelf, k: usize, n: usize) {
         (self.k, self.n) = (k, n);
         let len = packed_len(k, n);
@@ -81,6 +93,14 @@ impl Panels {
         }
         self.data.resize(len, 0.0);
     }
+}
+
+/// A right matrix (K, n): some columns of [`Panels`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns<'a> {
+    data: &'a [f32],
+    k: usize,
+    n: usize,
 }
 
 /// Values of a packed B (k, n).
@@ -156,6 +176,11 @@ impl Segments {
         }
         Segments { list, step, slices, k, reach }
     }
+
+    /// Distance between two values of a segment.
+    pub fn step(&self) -> usize {
+        self.step
+    }
 }
 
 /// Offset of the value after `count` values of a segment.
@@ -170,7 +195,7 @@ fn offset_of(segment: &Segment, count: usize, step: usize) -> usize {
 /// If a list points outside its array or the sizes do not fit.
 pub(crate) fn indirect_gemm(
     (a, rows, segments): (&[f32], &[usize], &Segments),
-    b: &Panels,
+    b: Columns,
     (c, c_rows): (&mut [f32], &[usize]),
     accumulate: bool,
 ) {
@@ -188,7 +213,7 @@ pub(crate) fn indirect_gemm(
         }
     }
     assert_eq!((segments.k, b.data.len()), (b.k, packed_len(b.k, b.n)), "indirect_gemm: K of A and of B");
-    let product = Product { a, segments, b: &b.data, n: b.n, panel: b.k * NR, accumulate };
+    let product = Product { a, segments, b: b.data, n: b.n, panel: b.k * NR, accumulate };
     dispatch(Indirect { product, rows, c_rows, c });
 }
 
@@ -464,7 +489,7 @@ mod tests {
             for accumulate in [false, true] {
                 let mut c = before.clone();
                 let segments = Segments::new(step, list.iter().copied());
-                indirect_gemm((&a, &rows, &segments), &panels, (&mut c, &c_rows), accumulate);
+                indirect_gemm((&a, &rows, &segments), panels.all(), (&mut c, &c_rows), accumulate);
                 let mut expected = before.clone();
                 for i in 0..m {
                     for j in 0..n {
@@ -499,6 +524,6 @@ mod tests {
     fn a_list_that_points_outside_is_refused() {
         let segments = Segments::new(1, [Segment { offset: 0, len: 4 }]);
         let panels = Panels::pack(&Shelf::default(), 4, 16, |_, panel: &mut [f32]| panel.fill(1.0));
-        indirect_gemm((&[0.0; 8], &[0, 5], &segments), &panels, (&mut [0.0; 32], &[0, 16]), false);
+        indirect_gemm((&[0.0; 8], &[0, 5], &segments), panels.all(), (&mut [0.0; 32], &[0, 16]), false);
     }
 }

@@ -10,6 +10,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::vector::{F32x8, F32x16, F64x4, F64x8};
 use super::vector::{Portable, Single, Vector};
+use crate::parallel::add_slices;
 use crate::{Error, Result};
 use std::sync::OnceLock;
 
@@ -75,10 +76,15 @@ fn best() -> Isa {
 
 /// Runs `work`, with its loops compiled for the best vectors that the processor supports.
 ///
+/// `work` needs the attribute: without it a long closure may stay a function of its own, compiled for every processor.
+///
 /// ```
 /// use resnet_by_hand::engine::kernels::simd::wide;
 /// let mut y = [1.0f32, 2.0, 3.0];
-/// wide(|| y.iter_mut().for_each(|y| *y *= 2.0));
+/// wide(
+///     #[inline(always)]
+///     || y.iter_mut().for_each(|y| *y *= 2.0),
+/// );
 /// assert_eq!(y, [2.0, 4.0, 6.0]);
 /// ```
 #[inline(always)]
@@ -93,6 +99,14 @@ pub fn wide<R>(work: impl FnOnce() -> R) -> R {
         return unsafe { compiled(work) };
     }
     work()
+}
+
+/// [`add_slices`] with wide vectors.
+pub(crate) fn wide_add(left: &mut [f32], right: &[f32]) {
+    wide(
+        #[inline(always)]
+        || add_slices(left, right),
+    );
 }
 
 /// The vectors of a processor.

@@ -28,7 +28,7 @@ pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
     from: [usize; 3],
     to: [usize; 3],
     padding: [usize; 2],
-    w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    w: impl Fn(usize, usize) -> [f32; 9] + Sync,
     y: &mut [f32],
     epilogue: &dyn Epilogue,
     plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
@@ -69,7 +69,7 @@ fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
     shards: &Shards,
     plan: &Plan,
     x: &dyn Prologue,
-    w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    w: impl Fn(usize, usize) -> [f32; 9] + Sync,
     y: &mut [f32],
     epilogue: &dyn Epilogue,
     plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
@@ -119,12 +119,12 @@ fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
     });
 }
 
-/// U = G w Gᵀ in panels (panel of 16 output channels, point, c_in, 16), of the weight `w(o, i, p, q)`.
+/// U = G w Gᵀ in panels (panel of 16 output channels, point, c_in, 16), of the weight, `w(o, i)` its taps.
 fn transform_weight<F: Transforms<M, S>, const M: usize, const S: usize>(
     shelf: &Shelf,
     transforms: F,
     [c_in, c_out]: [usize; 2],
-    w: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    w: impl Fn(usize, usize) -> [f32; 9] + Sync,
 ) -> Buffer {
     let panels = c_out.div_ceil(NR);
     let mut u = shelf.buffer(panels * S * S * c_in * NR);

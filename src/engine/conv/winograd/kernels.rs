@@ -2,6 +2,7 @@
 //! vector instructions of the processor.
 
 use super::plan::{Plan, Tile, plane};
+use super::sixteen;
 use super::transforms::Transforms;
 use crate::engine::kernels::indirect_gemm::{NR, Product, Segment, Segments, Strided};
 use crate::engine::kernels::simd::{Arithmetic, Kernel};
@@ -33,6 +34,11 @@ impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for Convolve<'_
         transform_input::<A, F, M, S>(transforms, plan, tiles, x, v);
         let (v_plane, m_plane) = (plane(count * c), plane(count * c_out));
         for point in 0..S * S {
+            if sixteen::applies::<A::V>([c, c_out]) {
+                let (v, m) = (&v[point * v_plane..][..count * c], &mut m[point * m_plane..][..count * c_out]);
+                sixteen::product::<A::V>(v, &u[point * c * NR..], m);
+                continue;
+            }
             let product = Product {
                 a: &v[point * v_plane..][..count * c],
                 segments: channels,
@@ -333,6 +339,9 @@ impl Kernel for Correlate<'_> {
     #[inline(always)]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
         let Correlate { tiles, channels: [inputs, outputs], segments, v, dm, du, accumulate } = self;
+        if sixteen::applies::<A::V>([inputs, outputs]) && segments.step() == inputs {
+            return sixteen::correlate::<A::V>(&v[..tiles * inputs], dm, du, accumulate);
+        }
         let product = Product { a: v, segments, b: dm, n: outputs, panel: tiles * NR, accumulate };
         product.run::<A, ROWS>(Strided { count: inputs, stride: 1 }, du, Strided { count: inputs, stride: outputs });
     }
@@ -344,6 +353,7 @@ pub(super) struct Panel<'a, F, W, const M: usize, const S: usize> {
     pub panel: usize,
     pub inputs: Range<usize>,
     pub c_out: usize,
+    /// The taps between an output and an input channel, row by row.
     pub w: &'a W,
     /// (point, input channel of `inputs`, 16)
     pub u: &'a mut [f32],
@@ -352,30 +362,32 @@ pub(super) struct Panel<'a, F, W, const M: usize, const S: usize> {
 impl<F, W, const M: usize, const S: usize> Kernel for Panel<'_, F, W, M, S>
 where
     F: Transforms<M, S>,
-    W: Fn(usize, usize, usize, usize) -> f32,
+    W: Fn(usize, usize) -> [f32; 9],
 {
     type Output = ();
 
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "`column` is a lane of nine arrays")]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
         let Panel { transforms, panel, inputs, c_out, w, u } = self;
         let (rows, columns) = (inputs.len(), NR.min(c_out - panel * NR));
+        // Outside the loop, because a new array is cleared first; columns after the last channel stay 0.
+        let (mut taps, mut points) = ([[[0.0; NR]; 3]; 3], [[[0.0; NR]; S]; S]);
         for (row, input) in inputs.enumerate() {
-            let mut read = [[[0.0; NR]; 3]; 3];
-            for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
-                for (j, value) in read[p][q].iter_mut().enumerate().take(columns) {
-                    *value = f64::from(w(panel * NR + j, input, p, q));
+            for column in 0..columns {
+                let of_pair = w(panel * NR + column, input);
+                for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
+                    taps[p][q][column] = f64::from(of_pair[3 * p + q]);
                 }
             }
-            let mut points = [[[0.0; NR]; S]; S];
             for first in (0..NR).step_by(A::D::LANES) {
                 let mut half = [[A::D::zero(); 3]; S];
                 for q in 0..3 {
-                    let mut taps = [A::D::zero(); 3];
-                    for (tap, read) in taps.iter_mut().zip(&read) {
-                        *tap = A::D::load(&read[q], first);
+                    let mut column = [A::D::zero(); 3];
+                    for (tap, taps) in column.iter_mut().zip(&taps) {
+                        *tap = A::D::load(&taps[q], first);
                     }
-                    for (half, value) in half.iter_mut().zip(transforms.weight(taps)) {
+                    for (half, value) in half.iter_mut().zip(transforms.weight(column)) {
                         half[q] = value;
                     }
                 }
@@ -394,18 +406,19 @@ where
     }
 }
 
-/// dw = Gᵀ dU G for some input channels and up to 16 output channels.
+/// dw = Gᵀ dU G for `inputs` input channels and up to 16 output channels.
 pub(super) struct WeightAdjoint<'a, F, const M: usize, const S: usize> {
     pub transforms: F,
-    /// (point, input channel of `inputs`, `row` output channels)
+    /// (point, input channel, `row` output channels)
     pub du: &'a [f32],
     pub row: usize,
     /// The output channels of `dw`, as columns of dU.
     pub columns: Range<usize>,
-    pub inputs: Range<usize>,
-    pub c_in: usize,
-    /// (output channel, c_in, 3, 3)
+    pub inputs: usize,
+    /// (output channel, input channel, 3, 3)
     pub dw: &'a mut [f32],
+    /// Distance between two output channels of `dw`.
+    pub stride: usize,
 }
 
 impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for WeightAdjoint<'_, F, M, S> {
@@ -413,34 +426,35 @@ impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for WeightAdjoi
 
     #[inline(always)]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
-        let WeightAdjoint { transforms, du, row, columns, inputs, c_in, dw } = self;
-        let (rows, first_column, columns) = (inputs.len(), columns.start, columns.len());
-        for (index, input) in inputs.enumerate() {
-            let mut read = [[[0.0; NR]; S]; S];
+        let WeightAdjoint { transforms, du, row, columns, inputs, dw, stride } = self;
+        let (first_column, columns) = (columns.start, columns.len());
+        // Outside the loop, as above.
+        let (mut points, mut taps) = ([[[0.0; NR]; S]; S], [[0.0; NR]; 9]);
+        for input in 0..inputs {
             for (i, j) in (0..S).flat_map(|i| (0..S).map(move |j| (i, j))) {
-                let du = &du[((i * S + j) * rows + index) * row + first_column..][..columns];
-                read[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = f64::from(*value));
+                let du = &du[((i * S + j) * inputs + input) * row + first_column..][..columns];
+                points[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = f64::from(*value));
             }
-            for first in (0..columns).step_by(A::D::LANES) {
+            for first in (0..NR).step_by(A::D::LANES) {
                 let mut half = [[A::D::zero(); S]; 3];
                 for j in 0..S {
-                    let mut points = [A::D::zero(); S];
-                    for (point, read) in points.iter_mut().zip(&read) {
-                        *point = A::D::load(&read[j], first);
+                    let mut column = [A::D::zero(); S];
+                    for (point, points) in column.iter_mut().zip(&points) {
+                        *point = A::D::load(&points[j], first);
                     }
-                    for (half, value) in half.iter_mut().zip(transforms.weight_adjoint(points)) {
+                    for (half, value) in half.iter_mut().zip(transforms.weight_adjoint(column)) {
                         half[j] = value;
                     }
                 }
                 for (p, half) in half.into_iter().enumerate() {
                     for (q, value) in transforms.weight_adjoint(half).into_iter().enumerate() {
-                        let mut lanes = [0.0; NR];
-                        value.store(&mut lanes, 0);
-                        for (o, value) in (first..columns).zip(lanes).take(A::D::LANES) {
-                            dw[((o * c_in + input) * 3 + p) * 3 + q] = value as f32;
-                        }
+                        value.store(&mut taps[3 * p + q], first);
                     }
                 }
+            }
+            for (column, dw) in dw.chunks_mut(stride).take(columns).enumerate() {
+                let dw = &mut dw[input * 9..][..9];
+                dw.iter_mut().zip(&taps).for_each(|(dw, tap)| *dw = tap[column] as f32);
             }
         }
     }

@@ -38,12 +38,13 @@
 //!
 //! `transforms.rs` contains the matrices Bᵀ, G, Aᵀ; `plan.rs` splits images into tiles; `convolve.rs` computes y and
 //! dx, `correlate.rs` dweight: they decide which arrays exist and which thread computes what; `kernels.rs` contains the
-//! work of one thread.
+//! work of one thread, and `sixteen.rs` its products for 16 channels.
 
 mod convolve;
 mod correlate;
 mod kernels;
 mod plan;
+mod sixteen;
 mod transforms;
 
 use super::operands::{AsIs, Epilogue, Prologue, Shifted};
@@ -53,8 +54,9 @@ use crate::engine::buffers::Shelf;
 use crate::engine::kernels::simd::wide;
 use crate::shards::Shards;
 use convolve::convolve;
-use correlate::correlate;
+use correlate::{correlate, correlate_in_blocks};
 use ndarray::Array4;
+use std::ops::Range;
 use transforms::{F2, F4};
 
 /// The size of a tile of outputs.
@@ -84,6 +86,11 @@ pub fn fastest(g: &Geometry) -> Option<Size> {
     fewest.and_then(|(_, size)| size).filter(|_| g.c_in.min(g.c_out) >= 16)
 }
 
+/// The taps of a weight (C_out, c_in, 3, 3) between an output and an input channel, row by row.
+fn taps_of(weight: &[f32], c_in: usize) -> impl Fn(usize, usize) -> [f32; 9] + Copy {
+    move |o, i| weight[(o * c_in + i) * 9..][..9].try_into().expect("nine taps")
+}
+
 /// y without the bias.
 pub fn forward(
     Pass { shelf, shards, .. }: &Pass,
@@ -94,7 +101,8 @@ pub fn forward(
     y: &mut [f32],
     epilogue: &dyn Epilogue,
 ) {
-    let w = |o, i, p, q| weight[[o, i, p, q]];
+    let standard = weight.as_standard_layout();
+    let w = taps_of(standard.as_slice().expect("contiguous"), g.c_in);
     let plainly = |[first, count]: [usize; 2], y: &mut [f32]| {
         let x = Shifted { prologue: x, by: first * g.h * g.w * g.c_in };
         indirect::forward(shelf, &Shards::one(count), &Geometry { n: count, ..*g }, &x, weight, y, &AsIs);
@@ -116,7 +124,13 @@ pub fn input_gradient(
     dx: &mut [f32],
     epilogue: &dyn Epilogue,
 ) {
-    let w = |i, o, p, q| weight[[o, i, 2 - p, 2 - q]];
+    let standard = weight.as_standard_layout();
+    let taps = taps_of(standard.as_slice().expect("contiguous"), g.c_in);
+    let w = |i, o| {
+        let mut taps = taps(o, i);
+        taps.reverse();
+        taps
+    };
     let plainly = |[first, count]: [usize; 2], dx: &mut [f32]| {
         let dy = Shifted { prologue: dy, by: first * g.pixels_out() * g.c_out };
         indirect::input_gradient(shelf, &Shards::one(count), &Geometry { n: count, ..*g }, &dy, weight, dx, &AsIs);
@@ -129,17 +143,46 @@ pub fn input_gradient(
     }
 }
 
-/// dweight.
-pub fn weight_gradient(shelf: &Shelf, size: Size, g: &Geometry, dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {
-    // V and dM are computed for a whole image at once, which needs too much memory for a very large one.
-    if g.pixels_out().saturating_mul(g.c_in + g.c_out) > MOST_VALUES {
+/// dweight of one of `shards` shards.
+pub fn weight_gradient(
+    shelf: &Shelf,
+    size: Size,
+    g: &Geometry,
+    shards: usize,
+    dy: &dyn Prologue,
+    x: &dyn Prologue,
+) -> Array4<f32> {
+    if needs_too_much_memory(g) {
         return indirect::weight_gradient(shelf, g, dy, x);
     }
     let dw = match size {
-        Size::Two => correlate(shelf, F2, g, x, dy),
-        Size::Four => correlate(shelf, F4, g, x, dy),
+        Size::Two => correlate(shelf, F2, g, shards, x, dy),
+        Size::Four => correlate(shelf, F4, g, shards, x, dy),
     };
     if all_finite(dw.as_slice().expect("contiguous")) { dw } else { indirect::weight_gradient(shelf, g, dy, x) }
+}
+
+/// dweight, summed over some shards in their tree, with the bits of [`weight_gradient`], but in blocks. `None` if that is of
+/// no use, or if a value is not finite: then it must be found out which shard has it.
+pub fn weight_gradient_in_blocks(
+    shelf: &Shelf,
+    size: Size,
+    g: &Geometry,
+    shards: &[Range<usize>],
+    dy: &dyn Prologue,
+    x: &dyn Prologue,
+) -> Option<Array4<f32>> {
+    let dw = match size {
+        _ if needs_too_much_memory(g) => None,
+        Size::Two => correlate_in_blocks(shelf, F2, g, shards, x, dy),
+        Size::Four => correlate_in_blocks(shelf, F4, g, shards, x, dy),
+    };
+    dw.filter(|dw| all_finite(dw.as_slice().expect("contiguous")))
+}
+
+/// V and dM are computed for a whole image at once, which needs too much memory for a very large one.
+fn needs_too_much_memory(g: &Geometry) -> bool {
+    g.pixels_out().saturating_mul(g.c_in + g.c_out) > MOST_VALUES
 }
 
 /// Whether no value is infinite or NaN. A tile mixes its inputs, so one infinity makes all its outputs NaN; and a tile
@@ -147,11 +190,14 @@ pub fn weight_gradient(shelf: &Shelf, size: Size, g: &Geometry, dy: &dyn Prologu
 fn all_finite(values: &[f32]) -> bool {
     // 0 · ∞ and 0 · NaN are NaN, and so is every sum with them.
     let mut sums = [0.0; 64];
-    wide(|| {
-        for values in values.chunks(64) {
-            sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += value * 0.0);
-        }
-    });
+    wide(
+        #[inline(always)]
+        || {
+            for values in values.chunks(64) {
+                sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += value * 0.0);
+            }
+        },
+    );
     sums.iter().all(|sum| *sum == 0.0)
 }
 
@@ -175,12 +221,16 @@ mod tests {
             let (g, x) = (conv.geometry([n, h, w, c_in]).unwrap(), whole((n, h, w, c_in), 2).into_shared());
             let dy = whole((n, g.h_out, g.w_out, c_out), 3).into_shared();
             let (from, to) = ([h, w, c_in], [g.h_out, g.w_out, c_out]);
-            let weight = |o, i, p, q| conv.weight[[o, i, p, q]];
+            let weight = taps_of(conv.weight.as_slice().unwrap(), c_in);
             let plainly = |_: [usize; 2], _: &mut [f32]| panic!("y is not finite: {case}");
             let mut y = shelf.dirty(dy.len());
             convolve(&shelf, transforms, &Shards::one(n), &x, from, to, padding, weight, &mut y, &AsIs, plainly);
-            let dweight = correlate(&shelf, transforms, &g, &x, &dy);
+            let dweight = correlate(&shelf, transforms, &g, 1, &x, &dy);
             assert!(all_finite(dweight.as_slice().unwrap()), "dweight is not finite: {case}");
+            let batch = Shards::one(n).ranges();
+            if let Some(in_blocks) = correlate_in_blocks(&shelf, transforms, &g, &batch, &x, &dy) {
+                assert!(in_blocks == dweight, "dweight in blocks: {case}");
+            }
         }
     }
 
