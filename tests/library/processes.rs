@@ -69,7 +69,7 @@ fn pass(
 #[test]
 fn a_pass_has_the_same_bits_for_every_number_of_processes() {
     use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
-    let cases: [(_, _, _, _, &[usize]); 14] = [
+    let cases: [(_, _, _, _, &[usize]); 13] = [
         ("resnet8", [16, 8, 0], [12, 12], Auto, &[2, 3, 8]),
         ("resnet8", [13, 8, 0], [9, 11], Winograd4, &[5]),
         ("resnet8", [7, 4, 0], [20, 18], Winograd2, &[3]),
@@ -82,9 +82,8 @@ fn a_pass_has_the_same_bits_for_every_number_of_processes() {
         ("resnet8", [32, 8, 2], [12, 12], Auto, &[2, 3, 5, 8]),
         // Shards of 3 and 4 images in groups of 1 and 2.
         ("resnet8", [26, 8, 2], [9, 11], Gemm, &[3]),
-        ("resnet18-cifar", [8, 8, 1], [17, 17], Auto, &[2, 8]),
-        ("resnet50-cifar", [8, 4, 2], [9, 9], Auto, &[3]),
-        ("preact110", [8, 4, 1], [8, 8], Auto, &[2]),
+        ("resnet50-cifar", [4, 2, 2], [9, 9], Auto, &[2]),
+        ("preact110", [4, 4, 1], [8, 8], Auto, &[3]),
     ];
     for (name, batch, size, algorithm, processes) in cases {
         let alone = pass(name, batch, size, algorithm, 1).remove(0);
