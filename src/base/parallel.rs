@@ -10,6 +10,7 @@
 //! A subtree's sum is a function of its own pieces, so it does not matter which thread computes it. All threads belong
 //! to this process.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 /// Computes `leaf(i)` for every piece `0..pieces` and adds the results with `add(left, right)` in a fixed binary tree.
@@ -79,6 +80,13 @@ pub(crate) fn arrays_beside(pieces: usize) -> usize {
     pieces.next_power_of_two().trailing_zeros() as usize
 }
 
+/// Splits `all` into consecutive ranges of at most `most`, whose lengths differ by at most one: ⌈n / most⌉ of them. If n is a
+/// multiple of `most`, all have this length.
+pub(crate) fn groups(all: Range<usize>, most: NonZeroUsize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let (n, count) = (all.len(), all.len().div_ceil(most.get()));
+    (0..count).map(move |i| all.start + i * n / count..all.start + (i + 1) * n / count)
+}
+
 /// Adds `right` to `left` element by element: the usual `add` of [`tree_sum`].
 #[inline(always)]
 pub fn add_slices<T: crate::Scalar>(left: &mut [T], right: &[T]) {
@@ -112,6 +120,17 @@ mod tests {
             let expected = tree_sum(pieces, &|i| i.to_string(), &|a: &mut String, b| *a = format!("({a}{b})"));
             assert_eq!(Some(&sum[0]), expected.as_ref());
         }
+    }
+
+    #[test]
+    fn groups_have_the_given_length_or_nearly_equal_ones() {
+        let of = |all, most| groups(all, NonZeroUsize::new(most).unwrap()).collect::<Vec<_>>();
+        assert_eq!(of(2..10, 4), [2..6, 6..10]);
+        // Not 4, 4 and 1.
+        assert_eq!(of(0..9, 4), [0..3, 3..6, 6..9]);
+        assert_eq!(of(0..5, 2), [0..1, 1..3, 3..5]);
+        assert_eq!(of(5..8, 4), [5..8; 1]);
+        assert!(of(0..0, 4).is_empty());
     }
 
     #[test]

@@ -22,9 +22,14 @@
 //!   sum, adds these, and then every process gets all parts. Of n values, p = 2ᵏ processes with equal shares send
 //!   2n(p − 1)/p values each, which is the least that is possible; in general a process with k subtrees sends
 //!   (k + 1) n (p − 1)/p.
+//!
+//! The shards can be split further, into *groups* of images that a batch norm normalises together (`BatchNorm2d::group`). Then
+//! the sums of a batch norm are those of a group, which no other process needs, and what is summed over the groups is added in
+//! a tree over those of each shard, and then over the shards.
 
-use super::parallel::{add_slices, left_pieces, tree_sum};
+use super::parallel::{add_slices, groups, left_pieces, tree_sum};
 use super::processes::{Alone, Communicator};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,6 +38,8 @@ use std::sync::Arc;
 pub struct Shards {
     images: usize,
     count: usize,
+    /// Images per group, if the shards are split into groups.
+    group: Option<NonZeroUsize>,
     processes: Arc<dyn Communicator>,
 }
 
@@ -60,12 +67,18 @@ impl Shards {
     /// If `count` is 0.
     pub fn new(images: usize, count: usize, processes: Arc<dyn Communicator>) -> Self {
         assert!(count > 0, "a batch has at least one shard");
-        Shards { images, count: count.min(images).max(1), processes }
+        Shards { images, count: count.min(images).max(1), group: None, processes }
     }
 
     /// A batch that is one shard of one process.
     pub fn one(images: usize) -> Self {
         Shards::new(images, 1, Arc::new(Alone))
+    }
+
+    /// The same batch with its shards split into groups of `group` images; `None`: not split. A shard whose images are not a
+    /// multiple of that is split into groups of nearly equal length, none of them longer.
+    pub(crate) fn in_groups(self, group: Option<NonZeroUsize>) -> Self {
+        Shards { group, ..self }
     }
 
     /// Images of the batch, those of all processes.
@@ -88,9 +101,47 @@ impl Shards {
         shard * self.images / self.count
     }
 
-    /// Images of the longest shard.
+    /// Images of the longest shard, or of the longest group.
     pub fn longest(&self) -> usize {
-        self.images.div_ceil(self.count)
+        self.lengths().into_iter().max().unwrap_or(0)
+    }
+
+    /// The fewest images that a batch norm normalises together: all, or those of the shortest group of any process.
+    pub(crate) fn together(&self) -> usize {
+        match self.group {
+            None => self.images,
+            Some(_) => self.lengths().into_iter().min().unwrap_or(0),
+        }
+    }
+
+    /// The lengths of shards, or of groups, that occur in the batch.
+    fn lengths(&self) -> Vec<usize> {
+        let shards = [self.images / self.count, self.images.div_ceil(self.count)];
+        match self.group {
+            None => shards.to_vec(),
+            Some(group) => {
+                shards.iter().flat_map(|&length| groups(0..length, group)).map(|group| group.len()).collect()
+            }
+        }
+    }
+
+    /// Whether the shards are split into groups.
+    pub(crate) fn has_groups(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// The number of groups in the batch, those of all processes.
+    pub(crate) fn group_count(&self) -> usize {
+        let of_shard = |shard: usize| self.pieces_of(self.first_image(shard)..self.first_image(shard + 1)).len();
+        (0..self.count).map(of_shard).sum()
+    }
+
+    /// The groups of a shard; itself without groups.
+    fn pieces_of(&self, shard: Range<usize>) -> Vec<Range<usize>> {
+        match self.group {
+            None => vec![shard],
+            Some(group) => groups(shard, group).collect(),
+        }
     }
 
     /// The shards of rank `rank`.
@@ -112,8 +163,14 @@ impl Shards {
         self.of(self.processes.rank()).map(range).collect()
     }
 
-    /// Splits an array of this process, with `image` values per image, into chunks of `images` images, each within a shard:
-    /// the index of a chunk's first image, and its values. Only the last chunk of a shard may have fewer images.
+    /// The shards of this process, or the groups of all of them: what chunks and leaves are cut from.
+    pub(crate) fn pieces(&self) -> Vec<Range<usize>> {
+        self.ranges().into_iter().flat_map(|shard| self.pieces_of(shard)).collect()
+    }
+
+    /// Splits an array of this process, with `image` values per image, into chunks of `images` images, each within a shard
+    /// (or within a group): the index of a chunk's first image, and its values. Only the last chunk of a shard (or group) may
+    /// have fewer images.
     ///
     /// ```
     /// use resnet_by_hand::shards::Shards;
@@ -126,10 +183,10 @@ impl Shards {
     /// ```
     pub fn chunks<'a>(&self, values: &'a mut [f32], image: usize, images: usize) -> Vec<(usize, &'a mut [f32])> {
         let (mut rest, mut chunks) = (values, Vec::new());
-        for shard in self.ranges() {
-            let (own, others) = rest.split_at_mut(shard.len() * image);
+        for piece in self.pieces() {
+            let (own, others) = rest.split_at_mut(piece.len() * image);
             rest = others;
-            let firsts = shard.step_by(images.max(1));
+            let firsts = piece.step_by(images.max(1));
             chunks.extend(firsts.zip(own.chunks_mut((images * image).max(1))));
         }
         assert!(rest.is_empty(), "an array of {} images has another length", self.own().len());
@@ -203,6 +260,45 @@ impl Shards {
         let lengths: Vec<usize> = self.subtrees_per_process().iter().map(|count| count * length).collect();
         let all = self.processes.all_gather(&own, &lengths);
         self.join(0..self.count, &mut all.chunks_exact(length).map(|sum| A::from_values(sum.to_vec())), add)
+    }
+
+    /// As [`own_sums`](Self::own_sums), over groups: `of_group` computes the summand of a group, given its index in
+    /// [`pieces`](Self::pieces).
+    pub(crate) fn own_sums_over_groups<A: Send>(
+        &self,
+        of_group: &(impl Fn(usize) -> A + Sync),
+        add: &(impl Fn(&mut A, A) + Sync),
+    ) -> Vec<A> {
+        self.own_sums(&self.over_groups(of_group, add), add)
+    }
+
+    /// As [`sum`](Self::sum), over groups.
+    pub(crate) fn sum_over_groups<A: Exchanged>(
+        &self,
+        length: usize,
+        of_group: &(impl Fn(usize) -> A + Sync),
+        add: &(impl Fn(&mut A, A) + Sync),
+    ) -> A {
+        self.sum(length, &self.over_groups(of_group, add), add)
+    }
+
+    /// The sum over the groups of a shard, as [`own_sums`](Self::own_sums) needs it.
+    fn over_groups<A: Send>(
+        &self,
+        of_group: &(impl Fn(usize) -> A + Sync),
+        add: &(impl Fn(&mut A, A) + Sync),
+    ) -> impl Fn(usize, Range<usize>) -> A + Sync {
+        let lengths = self.ranges().into_iter().map(|shard| self.pieces_of(shard).len());
+        let firsts = lengths.scan(0, |next, length| {
+            let first = *next;
+            *next += length;
+            Some(first..*next)
+        });
+        let of_shard: Vec<Range<usize>> = firsts.collect();
+        move |shard, _| {
+            let groups = of_shard[shard].clone();
+            tree_sum(groups.len(), &|i| of_group(groups.start + i), add).expect("a shard has images")
+        }
     }
 
     /// The sum of the given shards from those of the subtrees in it, from left to right.
@@ -303,6 +399,36 @@ mod tests {
                     shards.sum(64, &|_, images| (first + images.start).to_string(), &add)
                 });
                 assert!(sums.iter().all(|sum| sum == expected), "{count} shards, {size} processes: {sums:?}");
+            }
+        }
+    }
+
+    /// A group of several images is written as its first and its last.
+    #[test]
+    fn every_number_of_processes_adds_groups_in_the_same_tree() {
+        let add = |a: &mut String, b: String| *a = format!("({a}{b})");
+        for (images, count, group, expected, lengths) in [
+            (8, 1, 2, "((0-1 2-3)(4-5 6-7))", [2, 2]),
+            (8, 2, 4, "(0-3 4-7)", [4, 4]),
+            (16, 4, 2, "(((0-1 2-3)(4-5 6-7))((8-9 10-11)(12-13 14-15)))", [2, 2]),
+            // Shards of 4, 5, 4 and 5 images.
+            (18, 4, 4, "((0-3 (4-5 6-8))(9-12 (13-14 15-17)))", [2, 4]),
+        ] {
+            for size in 1..=count {
+                let all = threads::run(size, 1, |processes| {
+                    let shards = Shards::new(images, count, processes).in_groups(NonZeroUsize::new(group));
+                    let (first, pieces) = (shards.own().start, shards.pieces());
+                    let of_group = |i: usize| format!("{}-{}", first + pieces[i].start, first + pieces[i].end - 1);
+                    let own = shards.own_sums_over_groups(&of_group, &add).len();
+                    assert_eq!(
+                        (own, shards.group_count()),
+                        (shards.own_subtrees().len(), expected.matches('-').count())
+                    );
+                    assert_eq!([shards.together(), shards.longest()], lengths);
+                    shards.sum_over_groups(64, &of_group, &add)
+                });
+                let expected = expected.replace(' ', "");
+                assert!(all.iter().all(|sum| *sum == expected), "{count} shards, {size} processes: {all:?}");
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::optim::{Sgd, SgdConfig};
 use crate::processes::{Communicator, Traffic, any};
 use crate::rng::{Purpose, stream};
 use crate::shards::Shards;
-use crate::train::Executor;
+use crate::train::{Executor, recipe};
 use crate::{Activation, Error};
 use convolutions::Group;
 use ndarray::Array4;
@@ -25,6 +25,7 @@ use phases::{Phases, Stopwatch};
 use rand::RngExt as _;
 use serde_json::json;
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,6 +70,10 @@ pub struct Args {
     /// Several processes (mpirun) share the training steps of one batch.
     #[arg(long, value_name = "S", value_parser = args::shards, allow_negative_numbers = true)]
     shards: Option<usize>,
+
+    /// Batch norm over groups of N images of a shard ("ghost" batch norm); 0: over the whole batch
+    #[arg(long, value_name = "N", default_value = "0", value_parser = args::count(0, args::MOST), allow_negative_numbers = true)]
+    norm_group: usize,
 
     /// Size of the images [default: the size that the model was designed for]
     #[arg(long, value_name = "HxW", value_parser = args::image_size)]
@@ -184,6 +189,10 @@ fn split(args: &Args, processes: &Arc<dyn Communicator>) -> Result<Shards> {
             args.batch_size
         ));
     }
+    if args.norm_group > 0 && args.mode == Mode::Eval {
+        return refuse("--norm-group is for training steps; an evaluation uses the running statistics".to_string());
+    }
+    recipe::check_groups(args.batch_size, count, args.norm_group).map_err(Failure::Usage)?;
     Ok(Shards::new(args.batch_size, count, processes.clone()))
 }
 
@@ -192,6 +201,7 @@ fn run_among(args: &Args, processes: &Arc<dyn Communicator>) -> Result<()> {
     let classes = args.classes.unwrap_or(args.model.classes);
     let image @ [height, width] = args.image.unwrap_or(args.model.image);
     let mut model = ResNet::<f32>::new(&args.model.clone().with_classes(classes), 0)?;
+    model.norms_mut().into_iter().for_each(|bn| bn.group = NonZeroUsize::new(args.norm_group));
     let kind = if args.engine == Measure::Reference { EngineKind::Reference } else { EngineKind::Fast };
     let executor = kind.executor(args.conv)?;
     let refuse = |error: Error| {
@@ -402,6 +412,10 @@ impl Measured<'_> {
             (_, 1) => format!(", in {shards} shards"),
             _ => format!(", in {shards} shards on {processes} processes"),
         };
+        let grouped = match args.norm_group {
+            0 => String::new(),
+            group => format!(", batch norm over groups of {group}"),
+        };
         let mut lines = vec![
             (
                 "model",
@@ -412,7 +426,7 @@ impl Measured<'_> {
                     text::short(cost.multiply_adds / args.batch_size as u64)
                 ),
             ),
-            ("batch", format!("{images} of {height}x{width}, {}{shared}", text::count(self.classes, "class"))),
+            ("batch", format!("{images} of {height}x{width}, {}{shared}{grouped}", text::count(self.classes, "class"))),
             (
                 "threads",
                 format!(
@@ -510,6 +524,7 @@ impl Measured<'_> {
             "reference_median_step_seconds": self.reference,
             "threads": rayon::current_num_threads(),
             "shards": self.shards.count(),
+            "norm_group": args.norm_group,
             "processes": self.shards.processes().size(),
             "sent_bytes_per_step": self.exchanged.0.bytes / (times.len() + WARM_UP) as u64,
             "share_of_time_in_exchanges": self.exchanged.0.seconds / self.exchanged.1,

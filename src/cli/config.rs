@@ -58,6 +58,8 @@ pub struct Config {
     pub clip_norm: Option<f64>,
     pub accumulate: Option<usize>,
     pub shards: Option<usize>,
+    /// Images per group of a batch norm; 0: the whole batch.
+    pub norm_group: Option<usize>,
     pub ema_decay: Option<f64>,
     pub zero_init_residual: Option<bool>,
     /// A weights file.
@@ -113,6 +115,7 @@ macro_rules! for_keys {
             clip_norm,
             accumulate,
             shards,
+            norm_group,
             ema_decay,
             zero_init_residual,
             init_from,
@@ -270,6 +273,7 @@ impl Config {
         check("ema_decay", self.ema_decay, args::decay)?;
         check("accumulate", self.accumulate, args::count(1, args::MOST))?;
         check("shards", self.shards, args::shards)?;
+        check("norm_group", self.norm_group, args::count(0, args::MOST))?;
         check("repeat", self.repeat, args::count(1, args::MOST_RUNS))?;
         check("validate_every", self.validate_every, args::count(1, args::MOST))?;
         check("save_every", self.save_every, args::count(0, args::MOST))?;
@@ -313,6 +317,7 @@ impl Config {
             mixup: self.mixup.unwrap_or(base.mixup),
             accumulate: self.accumulate.unwrap_or(base.accumulate),
             shards: self.shards.unwrap_or(base.shards),
+            norm_group: self.norm_group.unwrap_or(base.norm_group),
             ema_decay: self.ema_decay.unwrap_or(base.ema_decay),
             augmentation: Augmentation {
                 crop_padding: self.crop_padding.unwrap_or(base.augmentation.crop_padding),
@@ -397,6 +402,7 @@ impl Config {
             clip_norm: Some(recipe.clip_norm),
             accumulate: Some(recipe.accumulate),
             shards: Some(recipe.shards),
+            norm_group: Some(recipe.norm_group),
             ema_decay: Some(recipe.ema_decay),
             zero_init_residual: Some(recipe.zero_init_residual),
             init_from: self.init_from.clone(),

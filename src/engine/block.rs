@@ -99,26 +99,31 @@ fn add_and_activate(
     let summand = projected.as_ref().map(|(_, h)| *h).or(s);
     let arrays = [h, summand.unwrap_or(h)].map(|array| array.as_slice().expect("contiguous"));
     let mut y = pass.shelf.dirty_array(h.dim());
-    affine.strip.for_each_chunk(y.as_slice_mut().expect("contiguous"), arrays, |y, [h, s]| {
-        let strip = affine.strip.len();
-        let mut buffer = vec![0.0; strip];
-        wide(
-            #[inline(always)]
-            || {
-                let activation = block.activation;
-                for ((y, h), s) in y.chunks_mut(strip).zip(h.chunks(strip)).zip(s.chunks(strip)) {
-                    affine.apply(h, y);
-                    match &projected {
-                        Some((affine, _)) => {
-                            affine.apply(s, &mut buffer);
-                            y.iter_mut().zip(&buffer).for_each(|(y, &s)| *y = activation.of(*y + s));
+    let strip = Strip::of(h.dim().3);
+    strip.for_each_chunk(y.as_slice_mut().expect("contiguous"), arrays, |at, y, [h, s]| {
+        let mut buffer = vec![0.0; strip.len()];
+        for (range, affine) in affine.within(at, y.len()) {
+            let projected = projected.as_ref().map(|(affine, _)| affine.at(at + range.start));
+            let [h, s] = [h, s].map(|values| values[range.clone()].chunks(strip.len()));
+            let y = y[range].chunks_mut(strip.len());
+            wide(
+                #[inline(always)]
+                || {
+                    let activation = block.activation;
+                    for ((y, h), s) in y.zip(h).zip(s) {
+                        affine.apply(h, y);
+                        match projected {
+                            Some(affine) => {
+                                affine.apply(s, &mut buffer);
+                                y.iter_mut().zip(&buffer).for_each(|(y, &s)| *y = activation.of(*y + s));
+                            }
+                            None if summand.is_none() => y.iter_mut().for_each(|y| *y = activation.of(*y)),
+                            None => y.iter_mut().zip(s).for_each(|(y, &s)| *y = activation.of(*y + s)),
                         }
-                        None if summand.is_none() => y.iter_mut().for_each(|y| *y = activation.of(*y)),
-                        None => y.iter_mut().zip(s).for_each(|(y, &s)| *y = activation.of(*y + s)),
                     }
-                }
-            },
-        );
+                },
+            );
+        }
     });
     y.into_shared()
 }
@@ -183,8 +188,8 @@ fn gate(
     let last = cache.branch.last().expect("a branch has units");
     let norms: Vec<_> = std::iter::once(last).chain(&cache.projection).collect();
     let sums: Vec<_> = norms.iter().map(|_| PerLeaf::<PairSums>::new(&pass.shards, last.x.dim())).collect();
-    let strip = Strip::of(last.mean.len());
-    let means: Vec<_> = norms.iter().map(|norm| strip.repeat(&norm.mean)).collect();
+    let strip = Strip::of(last.x.dim().3);
+    let means: Vec<_> = norms.iter().map(|norm| norm.means(strip)).collect();
     let leaves = &sums[0].leaves;
     let image = last.x.len() / last.x.shape()[0].max(1);
     let [dy, y] = [dy, &*cache.y].map(|array| array.as_slice().expect("contiguous"));
@@ -207,7 +212,7 @@ fn gate(
             );
             for ((norm, sums), means) in norms.iter().zip(&sums).zip(&means) {
                 let h = &norm.x.as_slice().expect("contiguous")[whole.clone()];
-                sums.put(leaf, pair_sums(strip, ds, h, means));
+                sums.put(leaf, pair_sums(strip, ds, h, means.at(at)));
             }
         }
     });

@@ -1,8 +1,9 @@
 //! The gradients of the whole batch, from those of every process.
 //!
-//! The gradients of a batch norm are sums that the backward pass itself needs, so every process has them already. Those of
-//! the convolutions and of the last layer have many values, and nothing needs them before the step. They are exchanged
-//! ([`Shards::complete`]), the large ones while the backward pass continues with the block before.
+//! The gradients of a batch norm are sums that the backward pass itself needs, so every process has them already; but not if
+//! its statistics are those of groups of images. Those of the convolutions and of the last layer have many values, and nothing
+//! needs them before the step. They are exchanged ([`Shards::complete`]), the large ones while the backward pass continues with
+//! the block before.
 
 use crate::model::ResNet;
 use crate::parameters::{Gradients, Parameters as _, Role};
@@ -29,7 +30,8 @@ type Parts = Vec<(String, IxDyn)>;
 pub(super) struct Completion<'a> {
     shards: &'a Shards,
     model: &'a ResNet<f32>,
-    /// The shapes of the convolutions' weights and of the last layer's weight and bias; empty with one process.
+    /// The shapes of the convolutions' weights and of the last layer's weight and bias, with groups also those of gamma and
+    /// beta; empty with one process.
     shapes: HashMap<String, IxDyn>,
     complete: Gradients<f32>,
     /// Small tensors, which are exchanged together, because a message has a cost of its own: their names and shapes, and for
@@ -44,7 +46,7 @@ impl<'a> Completion<'a> {
         let mut shapes = HashMap::new();
         if shards.processes().size() > 1 {
             model.visit("", &mut |name, role, tensor| {
-                if matches!(role, Role::Weight | Role::Bias) {
+                if matches!(role, Role::Weight | Role::Bias) || (shards.has_groups() && role.is_trained()) {
                     shapes.insert(name.to_string(), tensor.raw_dim());
                 }
             });
@@ -53,8 +55,8 @@ impl<'a> Completion<'a> {
         Completion { shards, model, shapes, complete: Gradients::new(), small, exchanged: Vec::new() }
     }
 
-    /// Takes the gradients of some layers: complete ones of batch norms, and [`stacked`] ones of the others; the exchange of a
-    /// large one begins.
+    /// Takes the gradients of some layers: complete ones of batch norms without groups, and [`stacked`] ones of the others; the
+    /// exchange of a large one begins.
     pub fn take(&mut self, gradients: Gradients<f32>) {
         for (name, gradient) in gradients.into_entries() {
             let Some(shape) = self.shapes.get(&name).cloned() else {

@@ -8,8 +8,9 @@
 use super::conv::Convolution;
 use super::conv::operands::{AsIs, collect};
 use super::fused::{NormGradient, Normalized, part};
+use super::groups::PerGroup;
 use super::leaves::PerLeaf;
-use super::norm::{Affine, NormCache, Strip, pair_sums};
+use super::norm::{self, Affine, NormCache, Strip, pair_sums};
 use super::pre_activation::Measured;
 use super::{Algorithm, Engine, Pass, linear, pool, shape};
 use crate::layers::{BatchNorm2d, Conv2d, GlobalAvgPool, MaxPool2d, Mode, Relu, SoftmaxCrossEntropy, ZeroPadShortcut};
@@ -17,14 +18,17 @@ use crate::model::resnet::{StemLayers, block_path};
 use crate::model::shortcut::Shortcut;
 use crate::model::unit::Unit;
 use crate::model::{Architecture, Block, ResNet};
+use crate::parallel::groups;
 use crate::parameters::{Gradients, Parameters as _, join};
 use crate::processes::Alone;
 use crate::rng::{Purpose, stream};
 use crate::shards::Shards;
-use crate::verify::{Tolerance, bounds, compare};
+use crate::verify::bounds::{self, BatchNormBounds};
+use crate::verify::{Tolerance, compare};
 use crate::{Activation, Scalar as _};
-use ndarray::{Array2, Array4};
+use ndarray::{Array1, Array2, Array4, s};
 use rand::RngExt as _;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 type X = Activation<f32>;
@@ -58,7 +62,7 @@ impl Composed<'_> {
     fn norm<'m>(&mut self, bn: &'m BatchNorm2d<f32>, name: String, x: X) -> (X, Back<'m>) {
         let shelf = &self.pass.shelf;
         if !self.training {
-            let affine = Affine::running(bn, x.dim()).unwrap();
+            let affine = PerGroup::one(Affine::running(bn, x.dim()).unwrap());
             let y = collect(&Normalized { x: &x, affine: &affine, relu: None }, shape(&x), shelf);
             return (y, Box::new(|_, _| unreachable!("evaluation has no backward pass")));
         }
@@ -70,14 +74,15 @@ impl Composed<'_> {
         let back = move |all: &mut Composed, dy: X| {
             let (x, sums) = (&cache.x, PerLeaf::new(&all.pass.shards, cache.x.dim()));
             let strip = Strip::of(bn.gamma.len());
-            let means = strip.repeat(&cache.mean);
+            let means = cache.means(strip);
             sums.fill(|range| {
+                let means = means.at(range.start);
                 let [dy, x] = [&dy, &**x].map(|array| part(array, range.start, range.len()));
-                pair_sums(strip, dy, x, &means)
+                pair_sums(strip, dy, x, means)
             });
             let grads = cache.gradients(sums);
             let backward = cache.backward(bn, &grads);
-            grads.collect(&name, &mut all.gradients);
+            cache.of_parameters(&grads).collect(&name, &mut all.gradients);
             collect(&NormGradient { dy: &dy, x, backward: &backward }, shape(x), &all.pass.shelf)
         };
         (y, Box::new(back))
@@ -237,10 +242,17 @@ fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
     values.into_iter().map(|value| value.to_bits()).collect()
 }
 
-fn fused_equals_composed(architecture: &Architecture, [n, shards]: [usize; 2], size: [usize; 2], algorithm: Algorithm) {
-    let case = format!("{}, {n} images of {size:?} in {shards} shards, {}", architecture.name, algorithm.name());
+fn fused_equals_composed(
+    architecture: &Architecture,
+    [n, shards, group]: [usize; 3],
+    size: [usize; 2],
+    algorithm: Algorithm,
+) {
+    let (name, algorithm_name) = (&architecture.name, algorithm.name());
+    let case = format!("{name}, {n} images of {size:?} in {shards} shards and groups of {group}, {algorithm_name}");
     let mut model = ResNet::<f32>::new(architecture, 1).unwrap();
     for (i, bn) in model.norms_mut().into_iter().enumerate() {
+        bn.group = NonZeroUsize::new(group);
         bn.beta.iter_mut().enumerate().for_each(|(c, beta)| *beta = ((i + c) % 5) as f32 * 0.1 - 0.2);
         bn.gamma.iter_mut().enumerate().for_each(|(c, gamma)| *gamma = 1.5 - ((i + c) % 3) as f32);
     }
@@ -252,6 +264,7 @@ fn fused_equals_composed(architecture: &Architecture, [n, shards]: [usize; 2], s
     let shards = Shards::new(n, shards, Arc::new(Alone));
 
     let (logits, cache) = engine.forward_shards(&model, &x, &shards).unwrap();
+    let shards = shards.in_groups(NonZeroUsize::new(group));
     let mut composed =
         Composed { pass: &engine.pass(&shards), training: true, gradients: Gradients::new(), norms: Vec::new() };
     let (expected, back) = composed.network(&model, x.clone());
@@ -270,7 +283,7 @@ fn fused_equals_composed(architecture: &Architecture, [n, shards]: [usize; 2], s
     }
     let mut expected = model.clone();
     let norms = std::mem::take(&mut composed.norms);
-    expected.norms_mut().into_iter().zip(norms).for_each(|(bn, cache)| cache.update(bn));
+    norm::update(&shards, expected.norms_mut().into_iter().zip(&norms).collect());
     let all = |model: &ResNet<f32>| {
         let mut all = Vec::new();
         model.visit("", &mut |_, _, tensor| all.extend(bits(tensor.iter())));
@@ -303,32 +316,39 @@ fn short(name: &str) -> Architecture {
 fn fused_passes_equal_their_composition_bit_for_bit() {
     use Algorithm::{Auto, Gemm, Indirect, Winograd2, Winograd4};
     for (name, images, size, algorithm) in [
-        ("resnet8", [7, 1], [32, 32], Auto),
-        ("resnet8", [1, 1], [11, 13], Auto),
-        ("resnet8", [5, 1], [20, 20], Winograd4),
-        ("resnet8", [9, 1], [18, 18], Winograd2),
-        ("resnet8", [3, 1], [17, 17], Gemm),
-        ("plain8", [6, 1], [12, 12], Indirect),
-        ("resnet50-cifar", [3, 1], [9, 9], Auto),
-        ("resnet18", [2, 1], [40, 40], Auto),
-        ("resnet34-as-written", [2, 1], [9, 11], Auto),
-        ("resnext50_32x4d", [2, 1], [33, 40], Auto),
-        ("preact110", [4, 1], [16, 16], Auto),
-        ("preact164", [3, 1], [9, 15], Auto),
+        ("resnet8", [7, 1, 0], [32, 32], Auto),
+        ("resnet8", [1, 1, 0], [11, 13], Auto),
+        ("resnet8", [5, 1, 0], [20, 20], Winograd4),
+        ("resnet8", [9, 1, 0], [18, 18], Winograd2),
+        ("resnet8", [3, 1, 0], [17, 17], Gemm),
+        ("plain8", [6, 1, 0], [12, 12], Indirect),
+        ("resnet50-cifar", [3, 1, 0], [9, 9], Auto),
+        ("resnet18", [2, 1, 0], [40, 40], Auto),
+        ("resnet34-as-written", [2, 1, 0], [9, 11], Auto),
+        ("resnext50_32x4d", [2, 1, 0], [33, 40], Auto),
+        ("preact110", [4, 1, 0], [16, 16], Auto),
+        ("preact164", [3, 1, 0], [9, 15], Auto),
         // Shards of 3 and 4 images, of several leaves and of less than one; more shards than images.
-        ("resnet8", [7, 2], [32, 32], Auto),
-        ("resnet8", [13, 4], [10, 12], Winograd4),
-        ("resnet8", [9, 4], [11, 9], Gemm),
-        ("resnet18", [5, 2], [40, 40], Indirect),
-        ("resnet50-cifar", [3, 8], [9, 9], Auto),
-        ("preact110", [4, 2], [16, 16], Auto),
+        ("resnet8", [7, 2, 0], [32, 32], Auto),
+        ("resnet8", [13, 4, 0], [10, 12], Winograd4),
+        ("resnet8", [9, 4, 0], [11, 9], Gemm),
+        ("resnet18", [5, 2, 0], [40, 40], Indirect),
+        ("resnet50-cifar", [3, 8, 0], [9, 9], Auto),
+        ("preact110", [4, 2, 0], [16, 16], Auto),
+        // Groups that end inside what a chunk of a convolution would be, of one image, of nearly equal length.
+        ("resnet8", [12, 2, 3], [32, 32], Auto),
+        ("resnet8", [8, 1, 2], [10, 12], Winograd4),
+        ("resnet8", [9, 1, 3], [11, 9], Gemm),
+        ("resnet18", [4, 2, 1], [40, 40], Indirect),
+        ("resnet50-cifar", [6, 1, 2], [9, 9], Auto),
+        ("preact164", [5, 1, 2], [9, 9], Auto),
     ] {
         fused_equals_composed(&short(name), images, size, algorithm);
     }
     // So many channels that the weight is transformed in bands, each used while it is in the cache.
     let mut wide = short("resnet18-cifar");
     (wide.stages[1].channels, wide.stages[1].blocks) = (512, 1);
-    fused_equals_composed(&wide, [3, 1], [14, 14], Auto);
+    fused_equals_composed(&wide, [3, 1, 0], [14, 14], Auto);
 }
 
 #[test]
@@ -340,17 +360,48 @@ fn a_convolution_with_bias_before_a_batch_norm_is_rejected() {
     assert!(message.contains("`layer1.0.conv2.bias`") && message.contains("use the reference"), "{message}");
 }
 
+/// The bounds of a batch norm in training, for each group of images by itself; the gradients of gamma and beta are sums over
+/// the groups.
+fn bounds_of_groups(bn: &BatchNorm2d<f32>, x: &X, dy: &X) -> BatchNormBounds {
+    let (u, plain) = (f32::UNIT_ROUNDOFF, BatchNorm2d { group: None, ..bn.clone() });
+    let Some(group) = bn.group else { return bounds::batch_norm(&plain, x, dy, Mode::Train, u) };
+    let [y, dx] = [(); 2].map(|()| Array4::zeros(x.dim()));
+    let [gamma, beta] = [(); 2].map(|()| Array1::zeros(bn.gamma.len()));
+    let mut bounds = BatchNormBounds { y, dx, gamma, beta };
+    for images in groups(0..x.dim().0, group) {
+        let images = s![images, .., .., ..];
+        let [x, dy] = [x, dy].map(|array| array.slice(images).to_owned().into_shared());
+        let own = bounds::batch_norm(&plain, &x, &dy, Mode::Train, u);
+        bounds.y.slice_mut(images).assign(&own.y);
+        bounds.dx.slice_mut(images).assign(&own.dx);
+        // Each is added in a tree of at most three levels.
+        let (_, grads) = plain.backward(&dy, &plain.forward(&x, Mode::Train).unwrap().1).unwrap();
+        let added = |gradient: &Array1<f32>| gradient.mapv(|g| 4.0 * u * f64::from(g.abs()));
+        bounds.gamma = bounds.gamma + own.gamma + added(&grads.gamma);
+        bounds.beta = bounds.beta + own.beta + added(&grads.beta);
+    }
+    bounds
+}
+
 /// The batch norm's primitives against the reference in `f64`, within the a-priori bounds of `verify`. The fused passes
 /// share their arithmetic with the primitives, so the tests above cannot detect a fault in it.
 #[test]
 fn batch_norm_is_within_its_bound_of_the_reference() {
-    for (n, h, w, c, mean) in
-        [(3, 5, 7, 4, 0.0), (2, 20, 15, 3, 0.0), (9, 7, 7, 16, 0.0), (5, 8, 8, 130, 0.0), (3, 16, 17, 5, 30.0)]
-    {
+    for (n, h, w, c, mean, group) in [
+        (3, 5, 7, 4, 0.0, 0),
+        (2, 20, 15, 3, 0.0, 0),
+        (9, 7, 7, 16, 0.0, 0),
+        (5, 8, 8, 130, 0.0, 0),
+        (3, 16, 17, 5, 30.0, 0),
+        (9, 7, 7, 16, 0.0, 3),
+        (4, 16, 17, 5, 30.0, 2),
+        (5, 8, 8, 3, 0.0, 2),
+    ] {
         let mut rng = stream(5, Purpose::Verify, &[c as u64]);
         let mut draw = |shape: [usize; 4]| Array4::from_shape_simple_fn(shape, || rng.random_range(-2.0f32..2.0));
         let (x, dy) = ((draw([n, h, w, c]) + mean).into_shared(), draw([n, h, w, c]).into_shared());
-        let mut bn = BatchNorm2d::<f32>::new(c);
+        let group = NonZeroUsize::new(group);
+        let mut bn = BatchNorm2d::<f32> { group, ..BatchNorm2d::new(c) };
         bn.gamma.iter_mut().enumerate().for_each(|(c, gamma)| *gamma = 1.5 - (c % 3) as f32);
         bn.beta.iter_mut().enumerate().for_each(|(c, beta)| *beta = (c % 5) as f32 * 0.1 - 0.2);
         bn.running_mean.fill(0.25);
@@ -362,15 +413,17 @@ fn batch_norm_is_within_its_bound_of_the_reference() {
             running_var: bn.running_var.mapv(f64::from),
             eps: f64::from(bn.eps),
             momentum: f64::from(bn.momentum),
+            group,
             ..BatchNorm2d::new(c)
         };
         let wide = |x: &X| x.mapv(f64::from).into_shared();
         let within = |what: &str, got: &X, expected: &Activation<f64>, bound: &Array4<f64>| {
             let comparison = compare(got, expected, Tolerance::Elementwise(bound.view().into_dyn()));
-            comparison.assert_passed(&format!("{what} of {n} images of {h}x{w}x{c}, mean {mean}"));
+            comparison.assert_passed(&format!("{what} of {n} images of {h}x{w}x{c}, mean {mean}, groups {group:?}"));
         };
         let engine = Engine::default();
-        let whole = engine.pass(&Shards::one(n));
+        let shards = Shards::one(n).in_groups(group);
+        let whole = engine.pass(&shards);
         let pass = |training| Composed { pass: &whole, training, gradients: Gradients::new(), norms: Vec::new() };
 
         let mut composed = pass(true);
@@ -378,7 +431,7 @@ fn batch_norm_is_within_its_bound_of_the_reference() {
         let dx = back(&mut composed, dy.clone());
         let (expected, cache) = exact.forward(&wide(&x), Mode::Train).unwrap();
         let (expected_dx, grads) = exact.backward(&wide(&dy), &cache).unwrap();
-        let bound = bounds::batch_norm(&bn, &x, &dy, Mode::Train, f32::UNIT_ROUNDOFF);
+        let bound = bounds_of_groups(&bn, &x, &dy);
         within("y", &y, &expected, &bound.y);
         within("dx", &dx, &expected_dx, &bound.dx);
         for (name, expected, bound) in
@@ -389,7 +442,7 @@ fn batch_norm_is_within_its_bound_of_the_reference() {
         }
         // running ← 0.9 running + 0.1 batch: the error of the moments, and a few roundings.
         let (mut moved, mut exactly) = (bn.clone(), exact.clone());
-        composed.norms[0].update(&mut moved);
+        norm::update(&shards, vec![(&mut moved, &composed.norms[0])]);
         exactly.update_running_statistics(&cache);
         let tolerance = 2.0 * bounds::gamma(n * h * w + 64, f32::UNIT_ROUNDOFF) * (f64::from(mean) + 4.0).powi(2);
         for (got, expected) in

@@ -16,6 +16,7 @@
 //! which the tests in `engine/composed.rs` verify.
 
 use super::conv::operands::{Epilogue, Prologue};
+use super::groups::PerGroup;
 use super::kernels::simd::{wide, wide_add};
 use super::leaves::PerLeaf;
 use super::norm::{Affine, Moments, NormBackward, PairSums, pair_sums};
@@ -30,25 +31,27 @@ pub(super) fn part(x: &Activation<f32>, at: usize, len: usize) -> &[f32] {
 /// `relu(batch_norm(x))`, or without ReLU, computed while it is read.
 pub(super) struct Normalized<'a> {
     pub x: &'a Activation<f32>,
-    pub affine: &'a Affine,
+    pub affine: &'a PerGroup<Affine>,
     pub relu: Option<Relu<f32>>,
 }
 
 impl Prologue for Normalized<'_> {
     fn read(&self, at: usize, out: &mut [f32]) {
-        let strip = self.affine.strip.len();
         let x = part(self.x, at, out.len());
-        wide(
-            #[inline(always)]
-            || {
-                for (out, x) in out.chunks_mut(strip).zip(x.chunks(strip)) {
-                    self.affine.apply(x, out);
-                    if let Some(relu) = self.relu {
-                        out.iter_mut().for_each(|y| *y = relu.of(*y));
+        for (range, affine) in self.affine.within(at, out.len()) {
+            let (x, out, strip) = (&x[range.clone()], &mut out[range], affine.strip.len());
+            wide(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_mut(strip).zip(x.chunks(strip)) {
+                        affine.apply(x, out);
+                        if let Some(relu) = self.relu {
+                            out.iter_mut().for_each(|y| *y = relu.of(*y));
+                        }
                     }
-                }
-            },
-        );
+                },
+            );
+        }
     }
 }
 
@@ -56,21 +59,24 @@ impl Prologue for Normalized<'_> {
 pub(super) struct NormGradient<'a> {
     pub dy: &'a Activation<f32>,
     pub x: &'a Activation<f32>,
-    pub backward: &'a NormBackward,
+    pub backward: &'a PerGroup<NormBackward>,
 }
 
 impl Prologue for NormGradient<'_> {
     fn read(&self, at: usize, out: &mut [f32]) {
-        let strip = self.backward.strip.len();
         let [dy, x] = [self.dy, self.x].map(|array| part(array, at, out.len()));
-        wide(
-            #[inline(always)]
-            || {
-                for ((out, dy), x) in out.chunks_mut(strip).zip(dy.chunks(strip)).zip(x.chunks(strip)) {
-                    self.backward.apply(dy, x, out);
-                }
-            },
-        );
+        for (range, backward) in self.backward.within(at, out.len()) {
+            let [dy, x] = [dy, x].map(|values| &values[range.clone()]);
+            let (out, strip) = (&mut out[range], backward.strip.len());
+            wide(
+                #[inline(always)]
+                || {
+                    for ((out, dy), x) in out.chunks_mut(strip).zip(dy.chunks(strip)).zip(x.chunks(strip)) {
+                        backward.apply(dy, x, out);
+                    }
+                },
+            );
+        }
     }
 }
 
@@ -96,7 +102,7 @@ impl Epilogue for TakeMoments<'_> {
 /// backward pass.
 pub(super) struct GateAndSum<'a> {
     pub x: &'a Activation<f32>,
-    pub affine: &'a Affine,
+    pub affine: &'a PerGroup<Affine>,
     pub relu: Option<Relu<f32>>,
     pub sums: &'a PerLeaf<PairSums>,
 }
@@ -107,7 +113,9 @@ impl Epilogue for GateAndSum<'_> {
     }
 
     fn apply(&self, at: usize, dy: &mut [f32]) {
-        let strip = self.affine.strip;
+        // A chunk has images of one group.
+        let affine = self.affine.at(at);
+        let strip = affine.strip;
         let x = part(self.x, at, dy.len());
         let mut y = vec![0.0; strip.len()];
         for (leaf, range) in self.sums.leaves.within(at, dy.len()) {
@@ -117,13 +125,13 @@ impl Epilogue for GateAndSum<'_> {
                     #[inline(always)]
                     || {
                         for (dy, x) in dy.chunks_mut(strip.len()).zip(x.chunks(strip.len())) {
-                            self.affine.apply(x, &mut y);
+                            affine.apply(x, &mut y);
                             dy.iter_mut().zip(&y).for_each(|(dy, &y)| *dy = relu.pull(*dy, y));
                         }
                     },
                 );
             }
-            self.sums.put(leaf, pair_sums(strip, dy, x, &self.affine.means));
+            self.sums.put(leaf, pair_sums(strip, dy, x, &affine.means));
         }
     }
 }

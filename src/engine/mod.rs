@@ -41,9 +41,9 @@
 //! # Files, in the order of an image
 //!
 //! `network.rs` calls `unit.rs`, `block.rs` and `pre_activation.rs`; these call the convolutions of `conv/` with prologues
-//! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; `leaves.rs` splits sums over the batch; `pool.rs` has
-//! the layers that are not convolutions, `linear.rs` the last one; `completion.rs` exchanges gradients between processes;
-//! `memory.rs` estimates the memory of a pass.
+//! and epilogues from `fused.rs`, whose arithmetic is `norm.rs`; `leaves.rs` splits sums over the batch, `groups.rs` has what
+//! differs from group to group in "ghost" batch norm; `pool.rs` has the layers that are not convolutions, `linear.rs` the last
+//! one; `completion.rs` exchanges gradients between processes; `memory.rs` estimates the memory of a pass.
 
 mod block;
 mod buffers;
@@ -52,6 +52,7 @@ mod completion;
 mod composed;
 mod conv;
 mod fused;
+mod groups;
 pub mod kernels;
 mod leaves;
 mod linear;
@@ -118,9 +119,9 @@ impl Engine {
 }
 
 impl Pass {
-    /// The shape of activations of the whole batch, from those of this process.
-    fn whole(&self, (_, h, w, c): (usize, usize, usize, usize)) -> (usize, usize, usize, usize) {
-        (self.shards.images(), h, w, c)
+    /// The shape of the fewest activations that a batch norm normalises together, from that of this process.
+    fn together(&self, (_, h, w, c): (usize, usize, usize, usize)) -> (usize, usize, usize, usize) {
+        (self.shards.together(), h, w, c)
     }
 }
 

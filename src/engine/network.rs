@@ -6,7 +6,8 @@ use super::completion::Completion;
 use super::conv::Convolution;
 use super::conv::operands::{AsIs, collect};
 use super::fused::{NormGradient, Normalized};
-use super::norm::{Affine, NormCache};
+use super::groups::PerGroup;
+use super::norm::{self, Affine, NormCache};
 use super::pool::{self, MaxPoolCache};
 use super::pre_activation::{self, Measured, PreActivationCache};
 use super::unit::{self, Incoming, StemCache};
@@ -20,6 +21,7 @@ use crate::parameters::{Gradients, Parameters as _};
 use crate::shards::Shards;
 use crate::{Activation, Error, Result};
 use ndarray::Array2;
+use std::num::NonZeroUsize;
 
 /// What the backward pass needs of a forward pass in training mode. Backward consumes it, so the activations of a block
 /// are freed as soon as its gradient has been computed.
@@ -101,14 +103,16 @@ impl Engine {
     /// [`Engine::update_running_statistics`] does.
     ///
     /// # Errors
-    /// As [`ResNet::forward`]; or if a convolution before a batch norm has a bias, which the batch norm would cancel.
+    /// As [`ResNet::forward`]; or if a convolution before a batch norm has a bias, which the batch norm would cancel, or the
+    /// batch norms do not all have the same [`group`](crate::layers::BatchNorm2d::group).
     pub fn forward(&self, model: &ResNet<f32>, x: &Activation<f32>) -> Result<(Array2<f32>, Cache)> {
         self.forward_shards(model, x, &Shards::one(x.dim().0))
     }
 
     /// The same for a batch in shards: `x` are the images of this process, and so are the logits. All processes must call
-    /// this together, and then [`parameter_gradients`](Self::parameter_gradients), which returns the gradients of the sum of
-    /// their losses.
+    /// this together, then [`update_running_statistics`](Self::update_running_statistics), if at all, and then
+    /// [`parameter_gradients`](Self::parameter_gradients), which returns the gradients of the sum of their losses. Groups of
+    /// images are groups within a shard.
     ///
     /// # Errors
     /// As [`Engine::forward`]; or if `x` does not have the images of this process.
@@ -124,7 +128,8 @@ impl Engine {
             let expected = format!("the {} images of this process", shards.own().len());
             return Err(Error::shape("engine", "x", expected, x.shape()));
         }
-        let pass = &self.pass(shards);
+        let shards = shards.clone().in_groups(group(model)?);
+        let pass = &self.pass(&shards);
         let x = contiguous(x);
         let (mut h, stem) = match &model.stem {
             StemLayers::Unit(unit) => {
@@ -167,7 +172,7 @@ impl Engine {
         }
         let mut final_norm = None;
         if let Some(bn) = &model.final_norm {
-            bn.check(pass.whole(h.dim()), Mode::Train)?;
+            bn.check(pass.together(h.dim()), Mode::Train)?;
             let input = measured.take().unwrap_or_else(|| Measured::of(pass, &h));
             let cache = NormCache::new(bn, input.x, input.moments);
             let affine = cache.affine(bn);
@@ -181,7 +186,7 @@ impl Engine {
         if final_norm.is_some() {
             self.shelf.recycle(h);
         }
-        Ok((logits, Cache { stem, max_pool, stages, final_norm, last, fc, shards: shards.clone() }))
+        Ok((logits, Cache { stem, max_pool, stages, final_norm, last, fc, shards }))
     }
 
     /// `(dx, gradients)` for `dlogits`, the gradient of the loss with respect to the logits.
@@ -229,7 +234,7 @@ impl Engine {
             let Incoming { dy, sums } = Incoming::gated(pass, &dh, bn, cache, Some(Relu::new()));
             let grads = cache.gradients(sums);
             let backward = cache.backward(bn, &grads);
-            grads.collect("bn1", &mut gradients);
+            cache.of_parameters(&grads).collect("bn1", &mut gradients);
             let dx = NormGradient { dy: &dy, x: &cache.x, backward: &backward };
             recycle(&mut dh, collect(&dx, shape(&cache.x), &self.shelf));
         }
@@ -277,20 +282,19 @@ impl Engine {
 
     /// Updates the running statistics of every batch norm with those of the batch of a forward pass.
     pub fn update_running_statistics(&self, model: &mut ResNet<f32>, cache: &Cache) {
-        if let (StemLayers::Unit(unit), Stem::Unit(cache)) = (&mut model.stem, &cache.stem) {
-            cache.norm.update(&mut unit.bn);
+        // In the order of `ResNet::norms_mut`: of a block the branch's, then the projection's.
+        let mut caches: Vec<&NormCache> = match &cache.stem {
+            Stem::Unit(cache) => vec![&cache.norm],
+            Stem::Conv(_) => Vec::new(),
+        };
+        for cache in cache.stages.iter().flatten() {
+            match cache {
+                BlockCache::Residual(cache) => caches.extend(cache.branch.iter().chain(&cache.projection)),
+                BlockCache::PreActivation(cache) => caches.extend(&cache.norms),
+            }
         }
-        for (block, cache) in model.stages.iter_mut().flatten().zip(cache.stages.iter().flatten()) {
-            // In the order of `Block::norms_mut`: the branch's, then the projection's.
-            let caches: Vec<&NormCache> = match cache {
-                BlockCache::Residual(cache) => cache.branch.iter().chain(&cache.projection).collect(),
-                BlockCache::PreActivation(cache) => cache.norms.iter().collect(),
-            };
-            block.norms_mut().into_iter().zip(caches).for_each(|(bn, cache)| cache.update(bn));
-        }
-        if let (Some(bn), Some(cache)) = (&mut model.final_norm, &cache.final_norm) {
-            cache.update(bn);
-        }
+        caches.extend(&cache.final_norm);
+        norm::update(&cache.shards, model.norms_mut().into_iter().zip(caches).collect());
     }
 
     /// Logits in evaluation mode, without a cache: activations are freed after their use.
@@ -319,7 +323,7 @@ impl Engine {
             recycle(&mut h, y);
         }
         if let Some(bn) = &model.final_norm {
-            let affine = Affine::running(bn, h.dim())?;
+            let affine = PerGroup::one(Affine::running(bn, h.dim())?);
             let y = collect(&Normalized { x: &h, affine: &affine, relu: Some(Relu::new()) }, shape(&h), &self.shelf);
             recycle(&mut h, y);
         }
@@ -327,6 +331,17 @@ impl Engine {
         self.shelf.recycle(h);
         Ok(model.fc.forward(&features)?.0)
     }
+}
+
+/// Images per group of the batch norms.
+fn group(model: &ResNet<f32>) -> Result<Option<NonZeroUsize>> {
+    let mut groups = model.norms().into_iter().map(|bn| bn.group);
+    let first = groups.next().flatten();
+    if groups.any(|group| group != first) {
+        let why = "expects the same `group` in all batch norms; use the reference for different ones";
+        return Err(Error::argument("engine", why));
+    }
+    Ok(first)
 }
 
 /// Rejects a network that the fused passes do not support.

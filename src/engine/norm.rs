@@ -16,14 +16,16 @@
 //! variance.
 
 use super::buffers::Recycled;
+use super::completion::stacked;
+use super::groups::PerGroup;
 use super::kernels::simd::wide;
 use super::leaves::{LEAF_PIXELS, LeafSum, PerLeaf};
 use crate::Result;
 use crate::layers::batch_norm::BatchNorm2dGrads;
 use crate::layers::{BatchNorm2d, Mode};
 use crate::parallel::add_slices;
-use crate::shards::Exchanged;
-use ndarray::Array1;
+use crate::shards::{Exchanged, Shards};
+use ndarray::{Array1, Ix1};
 use rayon::prelude::*;
 
 /// A strip of pixels that the inner loops treat as one: per-channel constants are repeated to its length, so that a
@@ -62,11 +64,17 @@ impl Strip {
         sums
     }
 
-    /// Calls `write(chunk of out, [chunk of a, chunk of b])` for chunks of many strips, in parallel.
-    pub fn for_each_chunk(self, out: &mut [f32], [a, b]: [&[f32]; 2], write: impl Fn(&mut [f32], [&[f32]; 2]) + Sync) {
+    /// Calls `write(at, chunk of out, [chunk of a, chunk of b])` for chunks of many strips, which begin at value `at`, in
+    /// parallel.
+    pub fn for_each_chunk(
+        self,
+        out: &mut [f32],
+        [a, b]: [&[f32]; 2],
+        write: impl Fn(usize, &mut [f32], [&[f32]; 2]) + Sync,
+    ) {
         let chunk = LEAF_PIXELS * self.c;
-        let chunks = out.par_chunks_mut(chunk).zip(a.par_chunks(chunk)).zip(b.par_chunks(chunk));
-        chunks.for_each(|((out, a), b)| write(out, [a, b]));
+        let chunks = out.par_chunks_mut(chunk).zip(a.par_chunks(chunk)).zip(b.par_chunks(chunk)).enumerate();
+        chunks.for_each(|(i, ((out, a), b))| write(i * chunk, out, [a, b]));
     }
 }
 
@@ -196,50 +204,113 @@ pub(crate) fn pair_sums(strip: Strip, dy: &[f32], x: &[f32], means: &[f32]) -> P
 pub(crate) struct NormCache {
     /// The input of the batch norm.
     pub x: Recycled,
-    /// Values per channel in the batch, those of all processes.
+    statistics: PerGroup<Statistics>,
+    shards: Shards,
+}
+
+/// The statistics of images that are normalised together.
+#[derive(Clone, Debug)]
+struct Statistics {
+    /// Values per channel; of the whole batch, those of all processes.
     count: usize,
-    pub mean: Array1<f32>,
+    mean: Array1<f32>,
     rstd: Array1<f32>,
-    /// Biased variance of the batch.
+    /// Biased variance.
     var: Array1<f32>,
+}
+
+impl Statistics {
+    fn new(bn: &BatchNorm2d<f32>, moments: &Moments) -> Self {
+        let mean = moments.pivot.iter().zip(&moments.offset).map(|(&pivot, &offset)| pivot + offset).collect();
+        let var = Array1::from(moments.m2.clone()) / moments.count as f32;
+        Statistics { count: moments.count, mean, rstd: rstd(bn, &var), var }
+    }
 }
 
 impl NormCache {
     /// The cache for `x`, which has these moments.
     pub fn new(bn: &BatchNorm2d<f32>, x: Recycled, moments: PerLeaf<Moments>) -> Self {
-        let moments = moments.total().expect("at least two values");
-        let mean = moments.pivot.iter().zip(&moments.offset).map(|(&pivot, &offset)| pivot + offset).collect();
-        let var = Array1::from(moments.m2) / moments.count as f32;
-        NormCache { x, count: moments.count, mean, rstd: rstd(bn, &var), var }
+        let shards = moments.shards.clone();
+        NormCache { x, statistics: moments.sums().map(|moments| Statistics::new(bn, moments)), shards }
+    }
+
+    /// The means, repeated to a [`Strip`].
+    pub fn means(&self, strip: Strip) -> PerGroup<Vec<f32>> {
+        self.statistics.map(|own| strip.repeat(&own.mean))
     }
 
     /// The map x ↦ y.
-    pub fn affine(&self, bn: &BatchNorm2d<f32>) -> Affine {
-        Affine::new(bn, &self.mean, &self.rstd)
+    pub fn affine(&self, bn: &BatchNorm2d<f32>) -> PerGroup<Affine> {
+        self.statistics.map(|own| Affine::new(bn, &own.mean, &own.rstd))
     }
 
-    /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy), from the sums of a backward pass.
-    pub fn gradients(&self, sums: PerLeaf<PairSums>) -> BatchNorm2dGrads<f32> {
-        let zeros = || vec![0.0; self.mean.len()];
-        let (centred, plain) = sums.total().unwrap_or_else(|| (zeros(), zeros()));
-        // Σ dy · x̂ = rstd · Σ dy · (x − mean)
-        BatchNorm2dGrads { gamma: Array1::from(centred) * &self.rstd, beta: Array1::from(plain) }
+    /// (dgamma, dbeta) = (Σ dy · x̂, Σ dy) of the batch, or of each group, from the sums of a backward pass.
+    pub fn gradients(&self, sums: PerLeaf<PairSums>) -> PerGroup<BatchNorm2dGrads<f32>> {
+        self.statistics.map_with(&sums.sums(), |own, (centred, plain)| {
+            // Σ dy · x̂ = rstd · Σ dy · (x − mean)
+            BatchNorm2dGrads { gamma: Array1::from(centred.clone()) * &own.rstd, beta: Array1::from(plain.clone()) }
+        })
+    }
+
+    /// The gradients of gamma and beta. With groups they are the sums over those of this process, [`stacked`], because other
+    /// processes have others.
+    pub fn of_parameters(&self, grads: &PerGroup<BatchNorm2dGrads<f32>>) -> BatchNorm2dGrads<f32> {
+        if !self.shards.has_groups() {
+            return grads.get(0).clone();
+        }
+        let add = |left: &mut BatchNorm2dGrads<f32>, right: BatchNorm2dGrads<f32>| {
+            left.gamma += &right.gamma;
+            left.beta += &right.beta;
+        };
+        let sums = self.shards.own_sums_over_groups(&|group| grads.get(group).clone(), &add);
+        let (gammas, betas) = sums.into_iter().map(|sum| (sum.gamma, sum.beta)).unzip();
+        let channels = Ix1(self.x.dim().3);
+        BatchNorm2dGrads { gamma: stacked(gammas, channels), beta: stacked(betas, channels) }
     }
 
     /// The map (dy, x) ↦ dx.
-    pub fn backward(&self, bn: &BatchNorm2d<f32>, grads: &BatchNorm2dGrads<f32>) -> NormBackward {
-        let strip = Strip::of(self.mean.len());
-        let m = self.count as f32;
-        // x̂ · dgamma/m = (x − mean) · slope
-        let (mean_dy, slope) = (grads.beta.mapv(|sum| sum / m), &grads.gamma * &self.rstd / m);
-        let [scales, means_dy, means, slopes] =
-            [&(&bn.gamma * &self.rstd), &mean_dy, &self.mean, &slope].map(|constants| strip.repeat(constants));
-        NormBackward { strip, scales, means_dy, means, slopes }
+    pub fn backward(&self, bn: &BatchNorm2d<f32>, grads: &PerGroup<BatchNorm2dGrads<f32>>) -> PerGroup<NormBackward> {
+        let strip = Strip::of(self.x.dim().3);
+        self.statistics.map_with(grads, |own, grads| {
+            let m = own.count as f32;
+            // x̂ · dgamma/m = (x − mean) · slope
+            let (mean_dy, slope) = (grads.beta.mapv(|sum| sum / m), &grads.gamma * &own.rstd / m);
+            let [scales, means_dy, means, slopes] =
+                [&(&bn.gamma * &own.rstd), &mean_dy, &own.mean, &slope].map(|constants| strip.repeat(constants));
+            NormBackward { strip, scales, means_dy, means, slopes }
+        })
     }
+}
 
-    /// Updates the running statistics of `bn` with those of this batch.
-    pub fn update(&self, bn: &mut BatchNorm2d<f32>) {
-        bn.move_running_statistics(&self.mean, &self.var, self.count);
+/// Updates the running statistics of batch norms with those of a batch: with the means over its groups, which takes one
+/// exchange for all of them, or with those of the whole batch, which every process knows.
+pub(crate) fn update(shards: &Shards, norms: Vec<(&mut BatchNorm2d<f32>, &NormCache)>) {
+    if !shards.has_groups() {
+        for (bn, cache) in norms {
+            let own = cache.statistics.get(0);
+            let var = bn.unbiased(&own.var, own.count);
+            bn.move_running_statistics(&own.mean, &var);
+        }
+        return;
+    }
+    let of_group = |group: usize| -> Vec<f32> {
+        let all = norms.iter().flat_map(|(bn, cache)| {
+            let own = cache.statistics.get(group);
+            [own.mean.to_vec(), bn.unbiased(&own.var, own.count).to_vec()].concat()
+        });
+        all.collect()
+    };
+    let length = norms.iter().map(|(_, cache)| 2 * cache.x.dim().3).sum();
+    let sums =
+        shards.sum_over_groups(length, &of_group, &|left: &mut Vec<f32>, right: Vec<f32>| add_slices(left, &right));
+    let means = Array1::from(sums) / shards.group_count() as f32;
+    let mut rest = means.as_slice().expect("contiguous");
+    for (bn, _) in norms {
+        let channels = bn.gamma.len();
+        let (of_norm, others) = rest.split_at(2 * channels);
+        rest = others;
+        let [mean, var] = [&of_norm[..channels], &of_norm[channels..]].map(|values| Array1::from(values.to_vec()));
+        bn.move_running_statistics(&mean, &var);
     }
 }
 
@@ -313,7 +384,8 @@ mod tests {
         let x: Vec<f32> = (0..4 * LEAF_PIXELS * 3).map(|i| 1e5 + (i * 37 % 53 % 7) as f32 / 64.0).collect();
         let moments = PerLeaf::new(&Shards::one(4), (4, 16, 16, 3));
         moments.fill(|range| Moments::of(&x[range], 3));
-        let moments = moments.total().unwrap();
+        let moments = moments.sums();
+        let moments = moments.get(0);
         for c in 0..3 {
             let values: Vec<f64> = x.iter().skip(c).step_by(3).map(|&v| v.into()).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;

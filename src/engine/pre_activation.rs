@@ -15,6 +15,7 @@ use super::buffers::Recycled;
 use super::conv::Convolution;
 use super::conv::operands::{AsIs, Prologue, apply_to_all, collect};
 use super::fused::{Add, GateAndSum, NormGradient, Normalized, TakeMoments, Then};
+use super::groups::PerGroup;
 use super::leaves::PerLeaf;
 use super::norm::{Affine, Moments, NormBackward, NormCache};
 use super::{Pass, pool, shape};
@@ -64,7 +65,7 @@ pub(super) fn forward(
     input: Measured,
 ) -> Result<(Measured, PreActivationCache)> {
     let relu = Some(block.activation);
-    block.norms[0].check(pass.whole(input.x.dim()), Mode::Train)?;
+    block.norms[0].check(pass.together(input.x.dim()), Mode::Train)?;
     let mut norms = vec![NormCache::new(&block.norms[0], input.x, input.moments)];
     let mut s = None;
     for (i, conv) in block.convs.iter().enumerate() {
@@ -79,7 +80,7 @@ pub(super) fn forward(
         let take = TakeMoments { c: convolution.g.c_out, moments: &moments };
         match block.norms.get(i + 1) {
             Some(bn) => {
-                bn.check(pass.whole(convolution.output()), Mode::Train)?;
+                bn.check(pass.together(convolution.output()), Mode::Train)?;
                 let y = pass.shelf.recycled(convolution.forward(&h, &take));
                 norms.push(NormCache::new(bn, y, moments));
             }
@@ -100,7 +101,7 @@ pub(super) fn predict(pass: &Pass, block: &PreActivationBlock<f32>, x: &Activati
     let relu = Some(block.activation);
     let (mut h, mut s) = (pass.shelf.recycled(x.clone()), None);
     for (i, (bn, conv)) in block.norms.iter().zip(&block.convs).enumerate() {
-        let affine = Affine::running(bn, h.dim())?;
+        let affine = PerGroup::one(Affine::running(bn, h.dim())?);
         let input = Normalized { x: &h, affine: &affine, relu };
         if i == 0 {
             s = Some(shortcut(pass, block, &h, &input)?);
@@ -121,7 +122,7 @@ pub(super) fn predict(pass: &Pass, block: &PreActivationBlock<f32>, x: &Activati
 /// The gradient of `bn(x)`, and the map from it to the gradient of x.
 struct Upstream {
     gated: Recycled,
-    backward: NormBackward,
+    backward: PerGroup<NormBackward>,
 }
 
 impl Upstream {
@@ -171,7 +172,7 @@ pub(super) fn backward(
         let bn_grads = kept.gradients(sums);
         let backward = kept.backward(bn, &bn_grads);
         upstream = Some(Upstream { gated: pass.shelf.recycled(gated), backward });
-        grads.layers.push((bn_grads, Conv2dGrads { weight, bias: None }));
+        grads.layers.push((kept.of_parameters(&bn_grads), Conv2dGrads { weight, bias: None }));
     }
     grads.layers.reverse();
     let x = &*cache.norms[0].x;

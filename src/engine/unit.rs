@@ -1,6 +1,6 @@
 //! Convolution, batch norm, activation, with the layers between convolutions fused into them.
 //!
-//! Of a unit `y = act(bn(conv(x)))` only h = conv(x) and the batch norm's two vectors are kept; y is computed again
+//! Of a unit `y = act(bn(conv(x)))` only h = conv(x) and the batch norm's statistics are kept; y is computed again
 //! wherever it is read.
 
 use super::buffers::Recycled;
@@ -24,7 +24,7 @@ pub(super) fn forward(
     shape: [usize; 4],
 ) -> Result<NormCache> {
     let convolution = Convolution::new(pass, conv, shape)?;
-    bn.check(pass.whole(convolution.output()), Mode::Train)?;
+    bn.check(pass.together(convolution.output()), Mode::Train)?;
     let moments = PerLeaf::new(&pass.shards, convolution.output());
     let h = convolution.forward(x, &TakeMoments { c: convolution.g.c_out, moments: &moments });
     Ok(NormCache::new(bn, pass.shelf.recycled(h), moments))
@@ -64,12 +64,12 @@ pub(super) fn backward(
     epilogue: Option<&dyn Epilogue>,
 ) -> Result<(Option<Activation<f32>>, UnitGrads<f32>)> {
     let convolution = Convolution::new(pass, &unit.conv, shape)?;
-    let bn = cache.gradients(incoming.sums);
-    let backward = cache.backward(&unit.bn, &bn);
+    let grads = cache.gradients(incoming.sums);
+    let backward = cache.backward(&unit.bn, &grads);
     let dh = NormGradient { dy: &incoming.dy, x: &cache.x, backward: &backward };
     let weight = convolution.weight_gradient(&dh, x);
     let dx = epilogue.map(|epilogue| convolution.input_gradient(&dh, epilogue));
-    Ok((dx, UnitGrads { conv: Conv2dGrads { weight, bias: None }, bn }))
+    Ok((dx, UnitGrads { conv: Conv2dGrads { weight, bias: None }, bn: cache.of_parameters(&grads) }))
 }
 
 /// relu(bn(conv(x)) [+ s]) in evaluation mode, computed while the convolution writes.

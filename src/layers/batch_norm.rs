@@ -40,6 +40,24 @@
 //! fraction of eps/(var + eps) remains.) So a check with dy = 1 proves nothing: that is exactly the part that is
 //! removed.
 //!
+//! # Groups
+//!
+//! "Ghost" batch norm (Hoffer, Hubara & Soudry 2017, arXiv 1705.08741, algorithm 1): a training batch is split into groups of
+//! consecutive images, each of [`BatchNorm2d::group`] images, and everything above is done for each group by itself, with m =
+//! group·H·W. It is another function of the batch: y of an image does not depend on the images of other groups, and a smaller
+//! group has noisier statistics. If the images are not a multiple of the group, there are ⌈N / group⌉ groups of nearly equal length.
+//!
+//! gamma and beta are used by every group, so their gradients are sums over the groups. The running statistics are updated
+//! once per batch, with the means over the G groups of the mean and of the (unbiased) variance:
+//!
+//! ```text
+//! dgamma = Σ_g dgamma_g     dbeta = Σ_g dbeta_g     running ← (1 − ρ) running + ρ 1/G Σ_g batch_g
+//! ```
+//!
+//! The paper makes one update after another instead, for each group one, so that they have different weights and move the
+//! running statistics further; DistributedDataParallel of PyTorch, where a group is the images of a process, keeps those of one
+//! process alone. Evaluation is the same as without groups.
+//!
 //! # Numerics
 //!
 //! Mean and variance are computed in two passes over x minus a pivot; `moments` below explains why. Sums over the batch
@@ -63,9 +81,12 @@
 //! ```
 
 use super::{Activation, channel_sums, check_dy, contiguous};
+use crate::parallel::{groups, tree_sum};
 use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::{Error, Result, Scalar};
-use ndarray::{Array1, ArrayViewD, ArrayViewMutD, s};
+use ndarray::{Array1, ArrayViewD, ArrayViewMutD, Axis, concatenate, s};
+use std::num::NonZeroUsize;
+use std::ops::Range;
 
 /// Whether a pass trains (batch statistics) or evaluates (running statistics).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +124,8 @@ pub struct BatchNorm2d<T> {
     pub momentum: T,
     /// Which batch variance updates the running variance.
     pub running_variance: RunningVariance,
+    /// Images that are normalised together in training: [groups](self#groups). `None`: all images of the batch.
+    pub group: Option<NonZeroUsize>,
 }
 
 /// What [`BatchNorm2d::backward`] needs from the forward pass.
@@ -110,9 +133,18 @@ pub struct BatchNorm2d<T> {
 pub struct BatchNorm2dCache<T> {
     x: Activation<T>,
     mode: Mode,
+    /// The statistics of each group; one, if there are no groups.
+    pub groups: Vec<GroupStatistics<T>>,
+}
+
+/// The statistics with which a group of images was normalised.
+#[derive(Clone, Debug)]
+pub struct GroupStatistics<T> {
+    /// The images of the group.
+    pub images: Range<usize>,
     /// The mean with which x was normalised `(C)`.
     pub mean: Array1<T>,
-    /// The variance with which x was normalised `(C)`: the biased variance of the batch, or the running variance.
+    /// The variance with which x was normalised `(C)`: the biased variance of the group, or the running variance.
     pub var: Array1<T>,
     /// 1/√(var + eps) `(C)`.
     pub rstd: Array1<T>,
@@ -128,7 +160,7 @@ pub struct BatchNorm2dGrads<T> {
 }
 
 impl<T: Scalar> BatchNorm2d<T> {
-    /// gamma 1, beta 0, running mean 0, running variance 1, eps 1e-5, momentum 0.1: PyTorch's defaults.
+    /// gamma 1, beta 0, running mean 0, running variance 1, eps 1e-5, momentum 0.1, no groups: PyTorch's defaults.
     pub fn new(channels: usize) -> Self {
         BatchNorm2d {
             gamma: Array1::ones(channels),
@@ -138,16 +170,35 @@ impl<T: Scalar> BatchNorm2d<T> {
             eps: T::of(1e-5),
             momentum: T::of(0.1),
             running_variance: RunningVariance::Unbiased,
+            group: None,
         }
     }
 
     /// Returns y and the cache. Does not change the running statistics.
     ///
     /// # Errors
-    /// If the channels do not fit, or if a training batch has fewer than two values per channel: every x̂ would be 0.
+    /// If the channels do not fit, or if a training batch or a group of it has fewer than two values per channel: every x̂ would
+    /// be 0.
     pub fn forward(&self, x: &Activation<T>, mode: Mode) -> Result<(Activation<T>, BatchNorm2dCache<T>)> {
-        self.check(x.dim(), mode)?;
+        let (n, h, w, c) = x.dim();
+        let groups = match (mode, self.group) {
+            (Mode::Train, Some(group)) => groups(0..n, group).collect(),
+            _ => std::iter::once(0..n).collect::<Vec<_>>(),
+        };
+        self.check((groups.iter().map(Range::len).min().unwrap_or(0), h, w, c), mode)?;
         let x = contiguous(x);
+        let (y, groups) = groups.into_iter().map(|group| self.forward_group(&x, group, mode)).unzip();
+        Ok((join_groups(y), BatchNorm2dCache { x, mode, groups }))
+    }
+
+    /// y of the images of a group, and its statistics.
+    fn forward_group(
+        &self,
+        x: &Activation<T>,
+        images: Range<usize>,
+        mode: Mode,
+    ) -> (Activation<T>, GroupStatistics<T>) {
+        let x = part(x, &images);
         let (mean, var) = match mode {
             Mode::Train => moments(&x),
             Mode::Eval => (self.running_mean.clone(), self.running_var.clone()),
@@ -155,7 +206,7 @@ impl<T: Scalar> BatchNorm2d<T> {
         let rstd = var.mapv(|var| (var + self.eps).sqrt().recip());
         let x_hat = (&x - &mean) * &rstd;
         let y = x_hat * &self.gamma + &self.beta;
-        Ok((y.into_shared(), BatchNorm2dCache { x, mode, mean, var, rstd }))
+        (y.into_shared(), GroupStatistics { images, mean, var, rstd })
     }
 
     /// `(dx, grads)` for `dy`, in the mode of the forward pass.
@@ -167,9 +218,27 @@ impl<T: Scalar> BatchNorm2d<T> {
         dy: &Activation<T>,
         cache: &BatchNorm2dCache<T>,
     ) -> Result<(Activation<T>, BatchNorm2dGrads<T>)> {
-        let BatchNorm2dCache { x, mode, mean, rstd, .. } = cache;
-        check_dy("batch_norm", dy.shape(), x.shape())?;
-        let (dy, m) = (contiguous(dy), T::of_usize(x.len() / self.gamma.len()));
+        check_dy("batch_norm", dy.shape(), cache.x.shape())?;
+        let dy = contiguous(dy);
+        let of_groups = cache.groups.iter().map(|group| self.backward_group(&dy, cache, group));
+        let (dx, grads): (_, Vec<_>) = of_groups.unzip();
+        // gamma and beta were used by every group: their gradients add.
+        let grads = tree_sum(grads.len(), &|group| grads[group].clone(), &|a, b| {
+            a.gamma += &b.gamma;
+            a.beta += &b.beta;
+        });
+        Ok((join_groups(dx), grads.expect("there is a group")))
+    }
+
+    /// dx of the images of a group, and its part of the parameters' gradients.
+    fn backward_group(
+        &self,
+        dy: &Activation<T>,
+        BatchNorm2dCache { x, mode, .. }: &BatchNorm2dCache<T>,
+        GroupStatistics { images, mean, rstd, .. }: &GroupStatistics<T>,
+    ) -> (Activation<T>, BatchNorm2dGrads<T>) {
+        let (x, dy) = (&part(x, images), part(dy, images));
+        let m = T::of_usize(x.len() / self.gamma.len());
         let x_hat = (x - mean) * rstd;
         let dbeta = channel_sums(&dy);
         let dgamma = channel_sums(&(&dy * &x_hat).into_shared());
@@ -177,10 +246,10 @@ impl<T: Scalar> BatchNorm2d<T> {
             Mode::Train => (&dy - &(&dbeta / m) - x_hat * &(&dgamma / m)) * &(&self.gamma * rstd),
             Mode::Eval => &dy * &(&self.gamma * rstd), // mean and var are constants
         };
-        Ok((dx.into_shared(), BatchNorm2dGrads { gamma: dgamma, beta: dbeta }))
+        (dx.into_shared(), BatchNorm2dGrads { gamma: dgamma, beta: dbeta })
     }
 
-    /// Rejects an x of shape `(N, H, W, C)` that cannot be normalised.
+    /// Rejects an x of shape `(N, H, W, C)` whose images, the fewest of a group, cannot be normalised.
     pub(crate) fn check(&self, shape: (usize, usize, usize, usize), mode: Mode) -> Result<()> {
         let (n, h, w, c) = shape;
         let found: [usize; 4] = shape.into();
@@ -199,32 +268,64 @@ impl<T: Scalar> BatchNorm2d<T> {
             }
         }
         if mode == Mode::Train && n * h * w < 2 {
-            let expected = "more than one value per channel in training (N·H·W ≥ 2)";
+            let expected = match self.group {
+                None => "more than one value per channel in training (N·H·W ≥ 2)",
+                Some(_) => "more than one value per channel in every group of images (N·H·W ≥ 2)",
+            };
             return Err(Error::shape("batch_norm", "x", expected, &found));
         }
         Ok(())
     }
 
-    /// running ← (1 − momentum) running + momentum · batch, for the batch of a training pass; does nothing after an
-    /// evaluation pass.
+    /// running ← (1 − momentum) running + momentum · batch, for the batch of a training pass, with groups for the means of their
+    /// statistics; does nothing after an evaluation pass.
     pub fn update_running_statistics(&mut self, cache: &BatchNorm2dCache<T>) {
         if cache.mode == Mode::Eval {
             return;
         }
-        self.move_running_statistics(&cache.mean, &cache.var, cache.x.len() / self.gamma.len());
+        let pixels = cache.x.len_of(Axis(1)) * cache.x.len_of(Axis(2));
+        let of_group = |group: usize| {
+            let GroupStatistics { images, mean, var, .. } = &cache.groups[group];
+            (mean.clone(), self.unbiased(var, images.len() * pixels))
+        };
+        let sums = tree_sum(cache.groups.len(), &of_group, &|a, b| {
+            a.0 += &b.0;
+            a.1 += &b.1;
+        });
+        let ((mean, var), groups) = (sums.expect("there is a group"), T::of_usize(cache.groups.len()));
+        self.move_running_statistics(&(mean / groups), &(var / groups));
     }
 
-    /// The same for the mean and the biased variance of a batch of `m` values per channel.
-    pub(crate) fn move_running_statistics(&mut self, mean: &Array1<T>, var: &Array1<T>, m: usize) {
+    /// The variance with which the running variance is updated, from the biased variance of `m` values per channel.
+    pub(crate) fn unbiased(&self, var: &Array1<T>, m: usize) -> Array1<T> {
         let m = T::of_usize(m);
         let bessel = match self.running_variance {
             RunningVariance::Unbiased => m / (m - T::one()),
             RunningVariance::Biased => T::one(),
         };
+        var * bessel
+    }
+
+    /// Moves the running statistics towards a mean and an [`unbiased`](Self::unbiased) variance.
+    pub(crate) fn move_running_statistics(&mut self, mean: &Array1<T>, var: &Array1<T>) {
         let (keep, momentum) = (T::one() - self.momentum, self.momentum);
         self.running_mean.zip_mut_with(mean, |running, &mean| *running = keep * *running + momentum * mean);
-        self.running_var.zip_mut_with(var, |running, &var| *running = keep * *running + momentum * (var * bessel));
+        self.running_var.zip_mut_with(var, |running, &var| *running = keep * *running + momentum * var);
     }
+}
+
+/// These images of x, without copying them.
+fn part<T: Scalar>(x: &Activation<T>, images: &Range<usize>) -> Activation<T> {
+    x.clone().slice_move(s![images.clone(), .., .., ..])
+}
+
+/// The images of all groups, one after another.
+fn join_groups<T: Scalar>(mut groups: Vec<Activation<T>>) -> Activation<T> {
+    if groups.len() == 1 {
+        return groups.remove(0);
+    }
+    let views: Vec<_> = groups.iter().map(|group| group.view()).collect();
+    concatenate(Axis(0), &views).expect("the images have the same shape").into_shared()
 }
 
 /// Mean and biased variance of each channel of `x (N, H, W, C)`.
@@ -288,7 +389,7 @@ mod tests {
             // x − pivot is exact here. A leaf's sums have 256 terms, the tree 2 levels: (256 + 2 + a few) roundings each,
             // relative γ₂₆₄ = 264 u of a sum of squares, whose terms are all positive.
             let tolerance = 264.0 * f32::UNIT_ROUNDOFF;
-            assert!((f64::from(cache.var[c]) / exact(c) - 1.0).abs() < tolerance);
+            assert!((f64::from(cache.groups[0].var[c]) / exact(c) - 1.0).abs() < tolerance);
         }
     }
 

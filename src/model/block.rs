@@ -212,6 +212,20 @@ impl<T: Scalar> Block<T> {
         }
     }
 
+    /// Every batch norm, in the order of [`norms_mut`](Self::norms_mut).
+    pub fn norms(&self) -> Vec<&BatchNorm2d<T>> {
+        match self {
+            Block::Residual(block) => {
+                let mut norms: Vec<_> = block.branch.iter().map(|unit| &unit.bn).collect();
+                if let Shortcut::Projection(unit) = &block.shortcut {
+                    norms.push(&unit.bn);
+                }
+                norms
+            }
+            Block::PreActivation(block) => block.norms.iter().collect(),
+        }
+    }
+
     /// Every batch norm, in forward order, the projection's last.
     pub fn norms_mut(&mut self) -> Vec<&mut BatchNorm2d<T>> {
         match self {

@@ -322,6 +322,16 @@ impl<T: Scalar> ResNet<T> {
         std::iter::once(stem).chain(blocks).collect()
     }
 
+    /// Every batch norm in forward order.
+    pub fn norms(&self) -> Vec<&BatchNorm2d<T>> {
+        let stem = match &self.stem {
+            StemLayers::Unit(unit) => Some(&unit.bn),
+            StemLayers::Conv(_) => None,
+        };
+        let blocks = self.stages.iter().flatten().flat_map(Block::norms);
+        stem.into_iter().chain(blocks).chain(&self.final_norm).collect()
+    }
+
     /// Every batch norm in forward order, e.g. to set its momentum.
     pub fn norms_mut(&mut self) -> Vec<&mut BatchNorm2d<T>> {
         let stem = match &mut self.stem {

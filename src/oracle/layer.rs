@@ -441,6 +441,7 @@ fn layer(settings: &mut Reader, tensors: &Tensors, mode: &mut Mode) -> Result<La
                     _ => settings.number("momentum", plain.momentum)?,
                 },
                 running_variance: plain.running_variance,
+                group: None,
             })
         }
         "relu" => Layer::Relu(Relu::new()),

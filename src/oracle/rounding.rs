@@ -32,6 +32,7 @@
 //! ([`Shared`]). `docs/checking_gradients.md` derives the formulas layer by layer.
 
 use super::arithmetic::{Arithmetic, Float};
+use crate::layers::batch_norm::GroupStatistics;
 use crate::layers::{BatchNorm2d, Conv2d, Linear, Mode, Reduction, SoftmaxCrossEntropy};
 use crate::program::{Layer, Step, Value};
 use crate::verify::bounds::winograd_growth;
@@ -806,7 +807,10 @@ impl Norm {
         let count = (x.len() / bn.gamma.len().max(1)) as f64;
         let cache = bn.forward(x, mode).map(|(_, cache)| cache);
         let (mean, var, rstd) = match cache {
-            Ok(cache) => (cache.mean, cache.var, cache.rstd),
+            Ok(mut cache) => {
+                let GroupStatistics { mean, var, rstd, .. } = cache.groups.swap_remove(0);
+                (mean, var, rstd)
+            }
             Err(_) => (bn.running_mean.clone(), bn.running_var.clone(), Array1::zeros(bn.gamma.len())),
         };
         let slope = (&bn.gamma * &rstd).mapv(f64::abs);

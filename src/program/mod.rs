@@ -201,6 +201,7 @@ impl Layer<f64> {
                 eps: T::of(bn.eps),
                 momentum: T::of(bn.momentum),
                 running_variance: bn.running_variance,
+                group: bn.group,
             }),
             Layer::Relu(relu) => Layer::Relu(relu.cast()),
             Layer::Linear(linear) => {

@@ -42,7 +42,7 @@ pub trait Executor<T: Scalar>: Debug + Send + Sync {
 
 /// A completed forward pass in training mode, with the cache for its backward pass.
 pub trait Pass<T: Scalar> {
-    /// Updates the running statistics of every batch norm with those of this pass.
+    /// Updates the running statistics of every batch norm with those of this pass. Several processes do this together.
     fn update_running_statistics(&self, model: &mut ResNet<T>);
 
     /// The gradients of the parameters for `dlogits`.

@@ -37,6 +37,9 @@ pub struct Recipe {
     /// Shards of a batch, a power of two: [`shards`](crate::shards). The result depends on their number, and not on how many
     /// processes have them.
     pub shards: usize,
+    /// Images of a shard that a batch norm normalises together ("ghost" batch norm):
+    /// [`BatchNorm2d::group`](crate::layers::BatchNorm2d::group). 0: all images of the batch.
+    pub norm_group: usize,
     /// d of the moving average of the weights: [`WeightAverage`](crate::optim::WeightAverage). 0: none.
     pub ema_decay: f64,
     /// Random crops and flips.
@@ -109,6 +112,7 @@ impl Recipe {
             mixup: 0.0,
             accumulate: 1,
             shards: 1,
+            norm_group: 0,
             ema_decay: 0.0,
             augmentation: Augmentation::STANDARD,
             normalization: Normalization::CIFAR10,
@@ -215,6 +219,8 @@ impl Recipe {
             let found = format!("got {}, {} and {}", self.epochs, self.batch_size, self.eval_batch_size);
             return refuse(format!("epochs, batch size and evaluation batch size must be at least 1, {found}"));
         }
+        check_groups(self.batch_size, self.shards, self.norm_group)
+            .map_err(|message| Error::argument("recipe", message))?;
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return refuse(format!("the learning rate must be a positive number, got {}", self.lr));
         }
@@ -223,6 +229,31 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// Rejects groups into which the shards of a full batch cannot be split. The last batch of an epoch, which may be shorter, has
+/// groups of at most so many images, of nearly equal length.
+pub(crate) fn check_groups(batch: usize, shards: usize, group: usize) -> std::result::Result<(), String> {
+    let [short, long] = [batch / shards, batch.div_ceil(shards)];
+    if group == 0 || [short, long].into_iter().all(|images| images.is_multiple_of(group)) {
+        return Ok(());
+    }
+    let lengths = if short == long { short.to_string() } else { format!("{short} or {long}") };
+    let divisors = (1..=short).filter(|n| short.is_multiple_of(*n) && long.is_multiple_of(*n));
+    let divisors: Vec<String> = divisors.map(|n| n.to_string()).collect();
+    // The nearest batch sizes that this group fits.
+    let step = group.saturating_mul(shards);
+    let batches = [batch / step * step, (batch / step + 1).saturating_mul(step)];
+    let batches: Vec<String> = batches.iter().filter(|batch| **batch > 0).map(|batch| batch.to_string()).collect();
+    let of = match shards {
+        1 => format!("a batch has {batch} images"),
+        _ => format!("a batch of {batch} images in {shards} shards has {lengths} images per shard"),
+    };
+    let (divisors, batches) = (divisors.join(", "), batches.join(" or "));
+    Err(format!(
+        "{of}, which is not a multiple of norm_group = {group}; expected a norm_group that divides it ({divisors}), or a batch \
+         size such as {batches}"
+    ))
 }
 
 #[cfg(test)]
@@ -256,9 +287,39 @@ mod tests {
             Recipe { accumulate: 0, ..quick.clone() },
             Recipe { shards: 3, ..quick.clone() },
             Recipe { shards: 256, ..quick.clone() },
+            Recipe { norm_group: 24, ..quick.clone() },
+            Recipe { norm_group: 32, shards: 8, ..quick.clone() },
+            Recipe { norm_group: 256, ..quick.clone() },
             Recipe { ema_decay: 1.0, ..quick.clone() },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }
+    }
+
+    /// The images of a shard are a multiple of the group, and the error says what would be.
+    #[test]
+    fn groups_divide_every_shard() {
+        let with = |batch_size, shards, norm_group| {
+            let recipe = Recipe { batch_size, shards, norm_group, ..Recipe::by_name("quick").unwrap() };
+            recipe.check().map_err(|error| error.to_string())
+        };
+        for (batch_size, shards, norm_group) in [(128, 1, 128), (128, 8, 16), (128, 8, 1), (96, 4, 8), (25, 4, 1)] {
+            with(batch_size, shards, norm_group).unwrap();
+        }
+        assert_eq!(
+            with(128, 8, 12).unwrap_err(),
+            "recipe: a batch of 128 images in 8 shards has 16 images per shard, which is not a multiple of norm_group = 12; \
+             expected a norm_group that divides it (1, 2, 4, 8, 16), or a batch size such as 96 or 192"
+        );
+        assert_eq!(
+            with(25, 4, 6).unwrap_err(),
+            "recipe: a batch of 25 images in 4 shards has 6 or 7 images per shard, which is not a multiple of norm_group = \
+             6; expected a norm_group that divides it (1), or a batch size such as 24 or 48"
+        );
+        assert_eq!(
+            with(10, 1, 16).unwrap_err(),
+            "recipe: a batch has 10 images, which is not a multiple of norm_group = 16; expected a norm_group that divides it \
+             (1, 2, 5, 10), or a batch size such as 16"
+        );
     }
 }

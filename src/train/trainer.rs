@@ -40,6 +40,7 @@ use crate::parameters::Gradients;
 use crate::processes::{Alone, Communicator};
 use crate::{Error, Result, Scalar};
 use ndarray::{Array2, ArrayD, s};
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -103,17 +104,25 @@ pub struct Sums {
 }
 
 impl<T: Scalar> Trainer<T> {
-    /// A run before its first step. `train` are the training images, without a held-out validation set.
+    /// A run before its first step. `train` are the training images, without a held-out validation set. The recipe decides
+    /// about the groups of the model's batch norms.
     ///
     /// # Errors
     /// If the recipe is not valid, there are no images, or their classes are not those of the model.
-    pub fn new(model: ResNet<T>, executor: Arc<dyn Executor<T>>, recipe: Recipe, train: Arc<Dataset>) -> Result<Self> {
+    pub fn new(
+        mut model: ResNet<T>,
+        executor: Arc<dyn Executor<T>>,
+        recipe: Recipe,
+        train: Arc<Dataset>,
+    ) -> Result<Self> {
         recipe.check()?;
         let classes = model.architecture().classes;
         if train.is_empty() || train.classes.len() != classes {
             let found = format!("got {} images of {} classes", train.len(), train.classes.len());
             return Err(Error::argument("train", format!("expects images of {classes} classes, {found}")));
         }
+        let group = NonZeroUsize::new(recipe.norm_group);
+        model.norms_mut().into_iter().for_each(|bn| bn.group = group);
         let options = LoaderOptions {
             augmentation: recipe.augmentation,
             mixup: recipe.mixup,
@@ -306,7 +315,7 @@ impl<T: Scalar> Trainer<T> {
     ///
     /// The gradient of a step is that of the mean loss over all its images, g = Σ_b (n_b / n) g_b. With batches of
     /// different sizes this is not the mean of the batches' gradients. Batch norm normalises each batch by itself, and all
-    /// its shards together.
+    /// its shards together, unless the recipe has groups.
     fn step(&mut self, batches: &mut Epoch<T>, step: usize, lr: f64) -> Result<StepOutcome> {
         let Recipe { batch_size, accumulate, clip_norm, .. } = self.recipe;
         let images = (batch_size * accumulate).min(self.loader.dataset().len() - step * batch_size * accumulate);

@@ -28,6 +28,7 @@ use crate::{Activation, Error, Result};
 use ndarray::{Array, Array1, Array2, Array4, Dimension, ShapeBuilder};
 use rand::RngExt as _;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 /// Every layer with a check, in the order of reading.
 const LAYERS: &[(&str, Check)] = &[
@@ -262,14 +263,17 @@ fn check_batch_norm(
 /// Training: curved in x, through mean and variance. K of the error model: m values in each mean and variance.
 fn batch_norm(draw: &mut Draw) -> Result<Vec<TensorReport>> {
     let mut reports = Vec::new();
-    for (label, (n, h, w, c), eps) in [
-        ("4x3x2 values a channel", (4, 3, 2, 5), 1e-5),
-        ("large eps: its place in the root shows", (3, 2, 5, 2), 0.5),
-        ("two values a channel", (2, 1, 1, 3), 0.5),
-        ("two leaves of the sum, the second short", (2, 10, 13, 2), 1e-5),
-        ("one channel", (1, 3, 7, 1), 1e-3),
+    for (label, (n, h, w, c), eps, group) in [
+        ("4x3x2 values a channel", (4, 3, 2, 5), 1e-5, 0),
+        ("large eps: its place in the root shows", (3, 2, 5, 2), 0.5, 0),
+        ("two values a channel", (2, 1, 1, 3), 0.5, 0),
+        ("two leaves of the sum, the second short", (2, 10, 13, 2), 1e-5, 0),
+        ("one channel", (1, 3, 7, 1), 1e-3, 0),
+        ("three groups of two images", (6, 3, 2, 4), 1e-5, 2),
+        ("groups of one, two and two images", (5, 2, 3, 3), 0.5, 2),
     ] {
-        let layer = BatchNorm2d { gamma: draw.real(c), beta: draw.real(c), eps, ..BatchNorm2d::new(c) };
+        let group = NonZeroUsize::new(group);
+        let layer = BatchNorm2d { gamma: draw.real(c), beta: draw.real(c), eps, group, ..BatchNorm2d::new(c) };
         let x = draw.real((n, h, w, c));
         let step = Step::Smooth { h: 2f64.powi(-7), terms: n * h * w };
         reports.extend(check_batch_norm(draw, ("batch_norm", label), &layer, &x, (Mode::Train, step))?);

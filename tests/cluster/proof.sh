@@ -47,6 +47,7 @@ refused() {
 small=(--train-images 240 --batch-size 40 --epochs 2 --validation 40)
 long=(--train-images 480 --batch-size 40 --epochs 12 --shards 8)
 seeds=(--train-images 240 --batch-size 40 --repeat 3 --epochs 6)
+grouped=(--train-images 240 --batch-size 48 --epochs 2 --validation 40 --shards 8 --norm-group 3)
 everything=(--mixup 0.4 --cutout 8 --ema-decay 0.9 --clip-norm 0.5 --accumulate 2 --label-smoothing 0.1 --test-flip)
 
 # kill_and_resume N PROCESSES: kills a random process at a random moment, and resumes with another number of processes.
@@ -118,6 +119,9 @@ head -c 100 "$work/pictures/1/report.png" >"$work/pictures/3/broken.png"
 mpi 2 train "${small[@]}" "${everything[@]}" --out "$work/two" >"$work/out"
 grep -q "split into 8 shards" "$work/out" || fail "no note about the shards"
 same "all options, 2 processes" "$work/one" "$work/two"
+"$resnet" train "${grouped[@]}" --out "$work/grouped" >/dev/null
+mpi 3 train "${grouped[@]}" --out "$work/grouped-3" >/dev/null
+same "batch norm over groups, 3 processes" "$work/grouped" "$work/grouped-3"
 "$resnet" train "${long[@]}" --out "$work/long" >/dev/null
 kill_and_resume 1 1
 kill_and_resume 2 3

@@ -91,6 +91,33 @@ fn shards_are_a_setting_of_the_run() {
 }
 
 #[test]
+fn groups_of_batch_norm_are_a_setting_of_the_run() {
+    let folder = Folder::new("norm-group");
+    let parts = ["a batch has 25 images", "norm_group = 4", "divides it (1, 5, 25)", "24 or 28"];
+    folder.fails(&format!("{TINY} --norm-group 4"), 2, &parts);
+    let parts = ["6 or 7 images per shard", "divides it (1)", "20 or 40"];
+    folder.fails(&format!("{TINY} --shards 4 --norm-group 5"), 2, &parts);
+    let parts = ["a group of batch norm would contain a single image", "more than one value per channel"];
+    folder.fails(&format!("{TINY} --model resnet18 --norm-group 1"), 2, &parts);
+    let run = folder.ok(&format!("{TINY} --norm-group 5 --out a"));
+    assert!(run.contains("batch size 25 (batch norm over groups of 5)"), "{run}");
+    assert!(folder.read("a/config.toml").contains("norm_group = 5"));
+    // Resumed with the same groups, and no others; the reference has them as well.
+    folder.ok(&format!("{TINY} --norm-group 5 --steps 2 --out b"));
+    folder.fails("train --resume b --norm-group 25", 2, &["--norm-group is 25, but the run started with 5"]);
+    folder.ok("train --resume b");
+    let weights = |run: &str| fs::read(folder.path(&format!("{run}/weights.safetensors"))).unwrap();
+    assert!(weights("a") == weights("b"));
+    folder.ok(&format!("{TINY} --steps 1 --out c"));
+    folder.ok(&format!("{TINY} --steps 1 --norm-group 5 --out d --engine reference"));
+    assert!(folder.read("c/config.toml").contains("norm_group = 0"));
+    folder.fails("bench --norm-group 3 --batch-size 4", 2, &["a batch has 4 images", "divides it (1, 2, 4)"]);
+    folder.fails("bench --norm-group 2 --mode eval", 2, &["an evaluation uses the running statistics"]);
+    let bench = folder.ok("bench --model resnet8 --norm-group 2 --batch-size 4 --image 8x8 --steps 1");
+    assert!(bench.contains("batch norm over groups of 2"), "{bench}");
+}
+
+#[test]
 fn wrong_calls_are_refused_with_exit_code_2_before_anything_happens() {
     let folder = Folder::new("usage");
     fs::write(folder.path("w"), "").unwrap();

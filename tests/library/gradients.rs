@@ -3,7 +3,7 @@
 //!
 //! `cargo test --lib library::gradients -- --nocapture` prints the worst error of every tensor.
 
-use ndarray::{Array, Array1, Array2, Array4, Dimension, ShapeBuilder, array};
+use ndarray::{Array, Array1, Array2, Array4, Dimension, ShapeBuilder, array, s};
 use rand::RngExt as _;
 use resnet_by_hand::engine::{Algorithm, Engine};
 use resnet_by_hand::layers::conv2d::direct;
@@ -17,6 +17,7 @@ use resnet_by_hand::verify::{
     NetworkCheck, TensorReport, Tolerance, bounds, check_layer, check_network, compare, known_layers,
 };
 use resnet_by_hand::{Activation, Scalar};
+use std::num::NonZeroUsize;
 
 const U32: f64 = f32::UNIT_ROUNDOFF;
 const U64: f64 = f64::UNIT_ROUNDOFF;
@@ -435,6 +436,72 @@ fn batch_norm_is_within_its_bound_in_both_types_and_moves_its_statistics() {
             }
         }
     }
+}
+
+/// Every group of images, bit for bit, as a batch norm of its own; sums and means of what they give.
+#[test]
+fn groups_of_images_are_normalised_each_by_itself() {
+    let (h, w, c) = (3, 5, 4);
+    for (n, group, lengths) in
+        [(6, 2, vec![2, 2, 2]), (6, 3, vec![3, 3]), (3, 1, vec![1, 1, 1]), (7, 3, vec![2, 2, 3]), (2, 5, vec![2])]
+    {
+        let [x, dy] = ["x", "dy"].map(|name| wide(&real(name, (n, h, w, c))).into_shared());
+        let plain = BatchNorm2d {
+            gamma: wide(&real("gamma", c)),
+            beta: wide(&real("beta", c)),
+            running_mean: wide(&real("mean", c)),
+            ..BatchNorm2d::<f64>::new(c)
+        };
+        let mut layer = BatchNorm2d { group: NonZeroUsize::new(group), ..plain.clone() };
+        let (y, cache) = layer.forward(&x, Mode::Train).unwrap();
+        let (dx, grads) = layer.backward(&dy, &cache).unwrap();
+        let [mut gamma, mut beta, mut mean, mut var] = [(); 4].map(|()| Array1::<f64>::zeros(c));
+        let (mut first, groups) = (0, lengths.len() as f64);
+        for &length in &lengths {
+            let images = s![first..first + length, .., .., ..];
+            let [own_x, own_dy] = [&x, &dy].map(|array| array.slice(images).to_owned().into_shared());
+            let (own_y, cache) = plain.forward(&own_x, Mode::Train).unwrap();
+            let (own_dx, own) = plain.backward(&own_dy, &cache).unwrap();
+            assert_eq!(y.slice(images), own_y, "y of {n} images in groups of {group}");
+            assert_eq!(dx.slice(images), own_dx, "dx of {n} images in groups of {group}");
+            let m = (length * h * w) as f64;
+            (gamma, beta) = (gamma + own.gamma, beta + own.beta);
+            (mean, var) = (mean + &cache.groups[0].mean, var + &cache.groups[0].var * (m / (m - 1.0)));
+            first += length;
+        }
+        layer.update_running_statistics(&cache);
+        let running = |from: &Array1<f64>, sum: Array1<f64>| from * 0.9 + sum / groups * 0.1;
+        for (name, got, expected) in [
+            ("dgamma", &grads.gamma, gamma),
+            ("dbeta", &grads.beta, beta),
+            ("running mean", &layer.running_mean, running(&plain.running_mean, mean)),
+            ("running variance", &layer.running_var, running(&plain.running_var, var)),
+        ] {
+            // The same few numbers of at most a few tens in another order.
+            let near = got.iter().zip(&expected).all(|(got, expected)| (got - expected).abs() <= 1e-13);
+            assert!(near, "{name} of {n} images in groups of {group}: {got} {expected}");
+        }
+        // Evaluation has no groups.
+        let alone = plain.forward(&x, Mode::Eval).unwrap().0;
+        let grouped = BatchNorm2d { group: NonZeroUsize::new(group), ..plain }.forward(&x, Mode::Eval).unwrap().0;
+        assert_eq!(grouped, alone);
+    }
+}
+
+/// The whole batch as one group is batch norm, bit for bit.
+#[test]
+fn one_group_of_all_images_changes_nothing() {
+    let [x, dy] = ["x", "dy"].map(|name| real(name, (5, 9, 13, 3)).into_shared());
+    let results = [None, NonZeroUsize::new(5), NonZeroUsize::new(9)].map(|group| {
+        let mut layer = BatchNorm2d::<f32> { gamma: real("gamma", 3), group, ..BatchNorm2d::new(3) };
+        let (y, cache) = layer.forward(&x, Mode::Train).unwrap();
+        let (dx, grads) = layer.backward(&dy, &cache).unwrap();
+        layer.update_running_statistics(&cache);
+        let vectors = [grads.gamma, grads.beta, layer.running_mean, layer.running_var];
+        let all = y.iter().chain(&dx).chain(vectors.iter().flatten());
+        all.map(|value| value.to_bits()).collect::<Vec<_>>()
+    });
+    assert!(results[1] == results[0] && results[2] == results[0]);
 }
 
 #[test]

@@ -28,10 +28,10 @@
 //!
 //! `cargo test --lib library::judge -- --nocapture` prints how much of each tolerance was used.
 
-use ndarray::{Array, Array2, Array4, ArrayD, ArrayView3, ArrayViewD, Axis, Dimension, ShapeBuilder, Zip};
+use ndarray::{Array, Array2, Array4, ArrayD, ArrayView3, ArrayViewD, Axis, Dimension, ShapeBuilder, Zip, s};
 use rand::RngExt as _;
 use resnet_by_hand::engine::{Algorithm, Chosen, Engine};
-use resnet_by_hand::layers::{Conv2d, Mode};
+use resnet_by_hand::layers::{BatchNorm2d, Conv2d, Mode};
 use resnet_by_hand::model::{Architecture, BlockKind, BottleneckStride, Order, ResNet, ShortcutOption, Stage, Stem};
 use resnet_by_hand::oracle::Arithmetic;
 use resnet_by_hand::oracle::simulation::{Known, Simulation};
@@ -43,6 +43,8 @@ use resnet_by_hand::rng::{Purpose, Rng, name_hash, normal, stream};
 use resnet_by_hand::shards::Shards;
 use resnet_by_hand::{Activation, Scalar};
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 
 // ---------------------------------------------------------------------------------------------- the subject
@@ -149,7 +151,7 @@ fn widened(model: &ResNet<f32>) -> ResNet<f64> {
     let mut exact = ResNet::<f64>::zeroed(model.architecture()).unwrap();
     exact.visit_mut("", &mut |name, _, mut tensor| tensor.assign(&parameters[name]));
     for (exact, own) in exact.norms_mut().into_iter().zip(model.clone().norms_mut()) {
-        (exact.eps, exact.momentum) = (own.eps.into(), own.momentum.into());
+        (exact.eps, exact.momentum, exact.group) = (own.eps.into(), own.momentum.into(), own.group);
     }
     exact
 }
@@ -189,9 +191,35 @@ impl<'a> Noise<'a> {
     }
 }
 
+/// A batch norm with groups of images as one without for each group, with its images; any other step is `None`.
+fn by_group(step: &Step<f64>, images: usize) -> Option<Vec<(Step<f64>, Range<usize>)>> {
+    let Layer::BatchNorm2d(bn) = &step.layer else { return None };
+    let group = bn.group?.get();
+    let layer = Layer::BatchNorm2d(BatchNorm2d { group: None, ..bn.clone() });
+    let of = |first: usize| {
+        let step = Step { name: format!("{}, from image {first}", step.name), layer: layer.clone(), ..step.clone() };
+        (step, first..first + group)
+    };
+    Some((0..images).step_by(group).map(of).collect())
+}
+
+fn part(value: &Value<f64>, range: &Range<usize>) -> Value<f64> {
+    Value::Images(images(value).slice(s![range.clone(), .., .., ..]).to_owned().into_shared())
+}
+
+fn put(value: &mut Value<f64>, range: &Range<usize>, part: &Value<f64>) {
+    let Value::Images(all) = value else { panic!("images expected") };
+    all.slice_mut(s![range.clone(), .., .., ..]).assign(images(part));
+}
+
 impl Disturb<f64> for Noise<'_> {
     fn result(&mut self, step: &Step<f64>, reads: &[&Value<f64>], value: &mut Value<f64>) {
-        self.of(step).result(step, reads, value);
+        let Some(groups) = by_group(step, value.shape()[0]) else { return self.of(step).result(step, reads, value) };
+        for (step, range) in groups {
+            let (x, mut y) = (part(reads[0], &range), part(value, &range));
+            self.plain.result(&step, &[&x], &mut y);
+            put(value, &range, &y);
+        }
     }
 
     fn logits(&mut self, _: &mut Array2<f64>) {}
@@ -203,7 +231,16 @@ impl Disturb<f64> for Noise<'_> {
         gradients: &mut [Value<f64>],
         parameters: &mut Gradients<f64>,
     ) {
-        self.of(step).gradients(step, passage, gradients, parameters);
+        let Some(groups) = by_group(step, passage.dy.shape()[0]) else {
+            return self.of(step).gradients(step, passage, gradients, parameters);
+        };
+        // The parameters' gradients are sums over the groups, and so is their noise.
+        for (step, range) in groups {
+            let [x, y, dy] = [passage.reads[0], passage.result, passage.dy].map(|value| part(value, &range));
+            let (passage, mut dx) = (Passage { reads: &[&x], result: &y, dy: &dy }, [part(&gradients[0], &range)]);
+            self.plain.gradients(&step, passage, &mut dx, parameters);
+            put(&mut gradients[0], &range, &dx[0]);
+        }
     }
 }
 
@@ -483,6 +520,8 @@ struct Case {
     image: [usize; 2],
     algorithm: Algorithm,
     shards: usize,
+    /// Images per group of the batch norms; 0: all.
+    group: usize,
     /// The tensors to which rounding leaves too few digits.
     cancelled: &'static [&'static str],
 }
@@ -494,13 +533,13 @@ fn random<D: Dimension>(name: &str, shape: impl ShapeBuilder<Dim = D>, low: f32,
 
 impl Case {
     fn new(architecture: Architecture, batch: usize, image: [usize; 2]) -> Self {
-        Case { architecture, batch, image, algorithm: Algorithm::Auto, shards: 1, cancelled: &[] }
+        Case { architecture, batch, image, algorithm: Algorithm::Auto, shards: 1, group: 0, cancelled: &[] }
     }
 
     fn title(&self) -> String {
         let [h, w] = self.image;
-        let Case { architecture, batch, algorithm, shards, .. } = self;
-        format!("{}, {batch} images of {h}x{w} in {shards} shards, {}", architecture.name, algorithm.name())
+        let Case { architecture: Architecture { name, .. }, batch, algorithm, shards, group, .. } = self;
+        format!("{name}, {batch} images of {h}x{w} in {shards} shards, groups of {group}, {}", algorithm.name())
     }
 
     /// gamma of either sign and beta not 0, so that nothing cancels here that does not cancel in training.
@@ -515,6 +554,7 @@ impl Case {
                 Role::Bias | Role::Beta | Role::Statistic => tensor.assign(&(values / 2.0)),
             }
         });
+        model.norms_mut().into_iter().for_each(|bn| bn.group = NonZeroUsize::new(self.group));
         model
     }
 
@@ -621,6 +661,25 @@ fn every_algorithm() {
         (Winograd4, 1, [16, 16], 1),
     ] {
         run([forced(algorithm, Case { shards, ..Case::new(named("resnet8"), batch, image) })]);
+    }
+}
+
+/// Batch norm over groups of images: one, several and all images of a shard.
+#[test]
+fn groups_of_images() {
+    use Algorithm::{Auto, Gemm, Winograd4};
+    let bottleneck = small("bottleneck, option C", BlockKind::Bottleneck, ShortcutOption::C);
+    let pre = small("pre-activation", BlockKind::Basic, ShortcutOption::B);
+    let pre = Architecture { order: Order::PreActivation, ..pre };
+    let stem = small("7x7 stem", BlockKind::Basic, ShortcutOption::A);
+    let stem = Architecture { stem: Stem::Cifar7x7, ..stem };
+    for (architecture, algorithm, batch, shards, group) in [
+        (named("resnet8"), Winograd4, 12, 2, 3),
+        (bottleneck, Auto, 4, 2, 2),
+        (pre, Auto, 6, 1, 2),
+        (stem, Gemm, 3, 1, 1),
+    ] {
+        run([forced(algorithm, Case { shards, group, ..Case::new(architecture, batch, ODD) })]);
     }
 }
 

@@ -169,6 +169,14 @@ pub struct Args {
           help_heading = "Optimisation")]
     shards: Option<usize>,
 
+    /// Batch norm over groups of N images instead of the whole batch ("ghost" batch norm); 0: off [default: 0]
+    ///
+    /// N divides the images of a shard. Every group is normalised with its own mean and variance, which
+    /// is another function than batch norm. Several processes exchange nothing for it.
+    #[arg(long, value_name = "N", value_parser = args::count(0, args::MOST), allow_negative_numbers = true, verbatim_doc_comment,
+          help_heading = "Optimisation")]
+    norm_group: Option<usize>,
+
     /// Base learning rate, which the schedule multiplies by a factor; with onecycle, the maximum
     #[arg(long, value_name = "X", value_parser = args::positive, allow_negative_numbers = true,
           help_heading = "Optimisation")]
@@ -316,6 +324,7 @@ impl Args {
             clip_norm: self.clip_norm,
             accumulate: self.accumulate,
             shards: self.shards,
+            norm_group: self.norm_group,
             ema_decay: self.ema_decay,
             zero_init_residual: self.zero_init_residual,
             init_from: self.init_from.clone(),

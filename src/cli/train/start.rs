@@ -13,10 +13,12 @@ use crate::data::{Augmentation, Dataset};
 use crate::layers::Mode;
 use crate::model::{Architecture, ResNet};
 use crate::parameters::fingerprint;
-use crate::processes::Communicator;
+use crate::processes::{Alone, Communicator};
 use crate::rng::{FNV_OFFSET, fnv1a};
+use crate::shards::Shards;
 use crate::train::checkpoint::{Best, Checkpoint, ImageHashes};
 use crate::train::{Executor, Recipe, Trace, Trainer, Validation};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -129,19 +131,35 @@ pub fn prepare(recipe: &Recipe, train: &Dataset) -> Result<ResNet<f32>> {
     model.cost(1, [height, width]).map_err(|error| {
         Failure::Usage(format!("`{}` cannot process images of {height}x{width}: {error}", recipe.model))
     })?;
-    if train.len() % recipe.batch_size == 1 || recipe.batch_size == 1 {
+    if fewest_together(recipe, train.len()) == 1 {
         let one = ndarray::Array4::zeros((1, height, width, 3)).into_shared();
         model.forward(&one, Mode::Train).map_err(|error| {
-            Failure::Usage(format!(
-                "the last batch of an epoch would contain a single image ({}, batch size {}), and `{}` cannot \
-                 train on that: {error}; give another --batch-size",
-                text::count(train.len(), "image"),
-                recipe.batch_size,
-                recipe.model
-            ))
+            let (images, Recipe { batch_size, norm_group, model, .. }) = (text::count(train.len(), "image"), recipe);
+            Failure::Usage(match norm_group {
+                0 => format!(
+                    "the last batch of an epoch would contain a single image ({images}, batch size {batch_size}), and \
+                     `{model}` cannot train on that: {error}; give another --batch-size"
+                ),
+                _ => format!(
+                    "a group of batch norm would contain a single image ({images}, batch size {batch_size}, {}, norm_group \
+                     {norm_group}), and `{model}` cannot train on that: {error}; give another --norm-group or --batch-size",
+                    text::count(recipe.shards, "shard")
+                ),
+            })
         })?;
     }
     Ok(model)
+}
+
+/// The fewest images that a batch norm normalises together, in a full batch and in the last one of an epoch of `images`.
+fn fewest_together(recipe: &Recipe, images: usize) -> usize {
+    let group = NonZeroUsize::new(recipe.norm_group);
+    let together = |batch: usize| Shards::new(batch, recipe.shards, Arc::new(Alone)).in_groups(group).together();
+    let full = recipe.batch_size.min(images);
+    match images % recipe.batch_size {
+        0 => together(full),
+        last => together(full).min(together(last)),
+    }
 }
 
 /// What decides about the memory of a run with these images.

@@ -32,10 +32,13 @@ pub fn recipes() -> String {
 }
 
 pub fn steps(recipe: &Recipe) -> String {
-    let Recipe { epochs, batch_size, accumulate, shards, lr, schedule, .. } = recipe;
+    let Recipe { epochs, batch_size, accumulate, shards, norm_group, lr, schedule, .. } = recipe;
     let mut batches = if *accumulate > 1 { format!("{accumulate} x {batch_size}") } else { batch_size.to_string() };
     if *shards > 1 {
         batches += &format!(" in {shards} shards");
+    }
+    if *norm_group > 0 {
+        batches += &format!(" (batch norm over groups of {norm_group})");
     }
     format!("{}, batch size {batches}, lr {lr} {schedule}", text::count(*epochs, "epoch"))
 }

@@ -60,7 +60,8 @@ impl Prologue for Shifted<'_> {
 
 /// Processes an output `(N, H, W, C)` before it leaves the cache.
 pub(crate) trait Epilogue: Sync {
-    /// A chunk contains a multiple of this many images of one shard, or the shard's last images.
+    /// A chunk contains a multiple of this many images of one shard (or of one group, if shards have groups), or its last
+    /// images.
     fn images(&self) -> usize {
         1
     }

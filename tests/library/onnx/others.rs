@@ -258,6 +258,7 @@ pub fn batch_norm<T: Scalar>(case: &Case, data: &CaseData) -> Vec<Computed> {
         eps: T::of(case.float("epsilon", 1e-5)),
         momentum: T::of(1.0 - momentum),
         running_variance: RunningVariance::Biased,
+        group: None,
     };
     let mode = if train { Mode::Train } else { Mode::Eval };
     let (y, cache) = layer.forward(&pixels, mode).expect(&case.name);
