@@ -341,6 +341,15 @@ def test_rows_of_more_axes_and_a_model_that_is_a_layer():
     assert {tensor.name for tensor in report.tensors} == {"output", "grad_input", "grad_weight", "grad_bias"}
 
 
+def test_a_relu_of_rows():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    found = oracle.compare(run(model))
+    assert {tensor.name for tensor in found.modules["4"].tensors} == {"output", "grad_input"}
+    model[4] = BrokenReLU()
+    model.zero_grad()
+    assert oracle.compare(run(model), raises=False).wrong == ["4"]
+
+
 def test_what_is_not_judged():
     model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.MaxPool2d(2))
     found = oracle.compare(run(model), strict=False)

@@ -57,6 +57,8 @@ pub struct Request {
     /// How many rows and columns `[[above, below], [left, right]]` of the input are padding that the caller added: they are cut
     /// off its gradient.
     pub padding: [[usize; 2]; 2],
+    /// The shape of the input and of the result, if the caller made images of an input that is none.
+    pub shape: Option<Vec<usize>>,
     /// SGD steps to take on the batch.
     pub steps: usize,
     /// Their configuration.
@@ -79,6 +81,7 @@ impl Request {
             goal,
             activations: true,
             padding: [[0; 2]; 2],
+            shape: None,
             steps: 0,
             sgd: SgdConfig::default(),
             lr: 0.1,
@@ -168,6 +171,20 @@ fn without(padding: [[usize; 2]; 2], gradient: Tensor) -> Tensor {
     }
 }
 
+/// A result or gradient in the shape that the caller gave.
+pub(super) fn in_shape(request: &Request, tensor: Tensor) -> Tensor {
+    match (&request.shape, tensor.values()) {
+        (Some(shape), Values::F32(array)) => reshaped(array, shape).into(),
+        (Some(shape), Values::F64(array)) => reshaped(array, shape).into(),
+        _ => tensor,
+    }
+}
+
+/// The same elements in another shape, in row-major order.
+pub(super) fn reshaped<T: Clone>(array: &ArrayD<T>, shape: &[usize]) -> ArrayD<T> {
+    ArrayD::from_shape_vec(shape, array.iter().cloned().collect()).expect("as many elements")
+}
+
 /// The images without their padding.
 pub(super) fn inner<T: Clone>(padding: [[usize; 2]; 2], mut images: ArrayD<T>) -> ArrayD<T> {
     for (axis, [before, after]) in padding.into_iter().enumerate() {
@@ -246,7 +263,7 @@ pub(super) fn emit<T: Scalar>(
         }
     }
     match loss {
-        None => sink("output".to_string(), tensor(whole)),
+        None => sink("output".to_string(), in_shape(request, tensor(whole))),
         Some(loss) => {
             sink("logits".to_string(), tensor(whole));
             sink("loss".to_string(), Tensor::real(arr0(*loss).view().into_dyn()));
@@ -268,7 +285,7 @@ pub(super) fn emit<T: Scalar>(
             });
         }
         if let Some(dx) = &backward.values[0] {
-            sink("grad_input".to_string(), without(request.padding, tensor(dx)));
+            sink("grad_input".to_string(), in_shape(request, without(request.padding, tensor(dx))));
         }
     }
     if request.steps > 0 {

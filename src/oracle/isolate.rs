@@ -19,7 +19,7 @@
 
 use super::arithmetic::{Arithmetic, ComputedIn};
 use super::compare::{Allowed as Given, Report, Verdict, verdict};
-use super::dump::{Goal, Request, tensor, value};
+use super::dump::{Goal, Request, in_shape, tensor, value};
 use super::names::Names;
 use super::rounding::{
     self, Allowed, Backward, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics,
@@ -222,7 +222,7 @@ impl Trial<'_> {
         let arithmetic = self.stated.of(name).unwrap_or(usual);
         let Allowed { each, factor, mean } = allowed(&arithmetic);
         let given = Given::Carried { arithmetic, each, whole: Some([factor, mean]) };
-        Some(verdict(name, &ours.into(), Some((theirs, given)), true))
+        Some(verdict(name, &in_shape(self.request, ours.into()), Some((theirs, given)), true))
     }
 
     fn module(

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `conv2d` | `input` `weight` (`bias`) | `stride` `padding` `dilation` `groups`; `padding` is also `same`, `valid` or `1:2x0:1`, before:after |
 //! | `batch_norm` | `input` (`weight` `bias` `running_mean` `running_var` `num_batches_tracked`) | `mode` (`train`, `eval`; or `training`, a flag) `eps` `momentum` (a number, or `none`: the average of all batches) |
-//! | `relu` `leaky_relu` | `input` | `negative_slope` of the leaky one |
+//! | `relu` `leaky_relu` | `input`, of any shape | `negative_slope` of the leaky one |
 //! | `max_pool` | `input` | `kernel_size` `stride` `padding` `dilation` `ceil_mode` |
 //! | `avg_pool` | `input` | `kernel_size` `stride` `padding` `ceil_mode` `count_include_pad` `divisor_override` |
 //! | `global_avg_pool` | `input` | |
@@ -18,7 +18,7 @@
 //! optional.
 
 use super::arithmetic::Arithmetic;
-use super::dump::{Goal, Request, Stepper, dump, tolerance_of};
+use super::dump::{Goal, Request, Stepper, dump, reshaped, tolerance_of};
 use super::loss::{Loss, LossSettings, Rows};
 use super::rounding::{Allowed, MULTIPLE};
 use super::tolerance::Tolerances;
@@ -290,6 +290,7 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
     let mut input = needed(kind, tensors, "input")?.clone();
     let mut mode = Mode::Eval;
     let mut padding = [[0; 2]; 2];
+    let mut shape = None;
     let mut goal = tensors.get("grad_output").map_or(Goal::Forward, |gradient| Goal::GradOutput(gradient.clone()));
     let program = match kind {
         "softmax_cross_entropy" => {
@@ -326,6 +327,7 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
                     }
                     padding = pad(&mut settings, conv, &mut input)?;
                 }
+                (Layer::Relu(_), _) => shape = as_images(kind, &mut input, &mut goal)?,
                 // PyTorch's AdaptiveAvgPool2d(1) has a result (N, C, 1, 1).
                 (Layer::GlobalAvgPool, Goal::GradOutput(gradient)) => *gradient = rows_of_pixels(gradient),
                 _ => {}
@@ -336,7 +338,38 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
         }
     };
     settings.done()?;
-    Ok(Task { program, input, request: Request { padding, ..Request::new(mode, goal) } })
+    Ok(Task { program, input, request: Request { padding, shape, ..Request::new(mode, goal) } })
+}
+
+/// A ReLU takes an array of any shape: makes images of one that is none, (N, C, the others, 1), and of the gradient of its result.
+/// Returns its shape.
+fn as_images(kind: &str, input: &mut Tensor, goal: &mut Goal) -> Result<Option<Vec<usize>>> {
+    let shape = input.shape().to_vec();
+    if shape.len() == 4 {
+        return Ok(None);
+    }
+    let images = match shape.as_slice() {
+        [] => [1, 1, 1, 1],
+        &[count] => [1, 1, count, 1],
+        [n, c, others @ ..] => [*n, *c, others.iter().product(), 1],
+    };
+    let reshape = |name: &str, tensor: &mut Tensor| {
+        let wrong = |expected: &str, found: String| {
+            Error::argument("oracle", format!("{kind}: `{name}` expects {expected}, got {found}"))
+        };
+        let array = tensor.to_real::<f64>();
+        let array = array.ok_or_else(|| wrong("float32 or float64", tensor.dtype().to_string()))?;
+        if array.shape() != shape {
+            return Err(wrong(&format!("the output's shape {shape:?}"), format!("{:?}", array.shape())));
+        }
+        *tensor = reshaped(&array, &images).into();
+        Ok(())
+    };
+    reshape("input", input)?;
+    if let Goal::GradOutput(gradient) = goal {
+        reshape("grad_output", gradient)?;
+    }
+    Ok(Some(shape))
 }
 
 /// `(N, C)` of a gradient `(N, C, 1, 1)`.

@@ -3,7 +3,7 @@
 
 use super::arithmetic::Arithmetic;
 use super::diagnose::Mistake;
-use super::dump::{Goal, Request, Step, emit, inner, step, tolerance_name, whole_key};
+use super::dump::{Goal, Request, Step, emit, inner, reshaped, step, tolerance_name, whole_key};
 use super::rounding::{
     self, Allowed, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics, target_weights, view,
 };
@@ -122,7 +122,13 @@ impl<'a> Exact<'a> {
         if single && self.request.steps == 0 {
             let mut found = self.of_one_step(arithmetic)?;
             let nothing = |tensor: &Tensor| Allowed { each: ArrayD::zeros(tensor.shape()), factor: 0.0, mean: 0.0 };
-            let own = |(name, tensor)| found.remove(name).unwrap_or_else(|| nothing(tensor));
+            let own = |(name, tensor): (&str, &Tensor)| {
+                let own = found.remove(name).unwrap_or_else(|| nothing(tensor));
+                match self.request.shape {
+                    Some(_) => Allowed { each: reshaped(&own.each, tensor.shape()), ..own },
+                    None => own,
+                }
+            };
             return Ok(self.tensors.iter().map(own).collect());
         }
         self.of_many_steps(arithmetic)
