@@ -22,7 +22,7 @@ use super::arithmetic::Arithmetic;
 use super::tolerance::with_tolerances;
 use crate::layers::{Mode, SoftmaxCrossEntropy, nchw_to_nhwc, nhwc_to_nchw};
 use crate::optim::{Sgd, SgdConfig};
-use crate::parameters::{Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::program::{Backward, Disturb, Forward, Program, Undisturbed, Value};
 use crate::tensors::{Tensor, Tensors, Values};
 use crate::{Error, Result, Scalar};
@@ -102,6 +102,28 @@ pub fn tolerance_of(name: &str) -> Option<(&str, &str)> {
 }
 
 const TOLERANCE: &str = "tolerance.";
+
+/// The names of the tensors that a dump of `program` can have, whatever is requested.
+pub fn names_of(program: &Program<f64>) -> Vec<String> {
+    let mut names: Vec<String> = ["output", "logits", "loss", "grad_input", "grad_output"].map(str::to_string).into();
+    let mut add = |prefix: &str, name: &str| {
+        let name = join(prefix, name);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    };
+    let steps = program.steps.iter().map(|step| step.name.as_str());
+    for name in steps.chain(program.aliases.iter().map(|(name, _)| name.as_str())) {
+        ["output", "grad_output"].iter().for_each(|prefix| add(prefix, name));
+    }
+    program.visit("", &mut |name, role, _| {
+        if role.is_trained() {
+            add("", &format!("grad_{name}"));
+        }
+        add("", name);
+    });
+    names
+}
 
 /// The metadata key of the tolerances of whole tensors, `what` being `factor` or `mean`: lines of `name tolerance`.
 pub(super) fn whole_key(what: &str, arithmetic: &str) -> String {

@@ -17,7 +17,7 @@
 //! With `grad_output` there is also a backward pass. Results are named as in [`mod@super::dump`]. Inputs in parentheses are
 //! optional.
 
-use super::arithmetic::Arithmetic;
+use super::arithmetic::{Arithmetic, matches};
 use super::dump::{Goal, Request, Stepper, dump, reshaped, tolerance_of};
 use super::loss::{Loss, LossSettings, Rows};
 use super::rounding::{Allowed, MULTIPLE};
@@ -167,6 +167,36 @@ impl<'a> Reader<'a> {
         let hint = nearest(unknown, &known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         let list = if known.is_empty() { "it has none".to_string() } else { format!("known: {}", known.join(", ")) };
         Err(Error::argument("settings", format!("{} has no setting `{unknown}`{hint} ({list})", self.kind)))
+    }
+}
+
+/// Whether a result of this kind can have a name like `pattern`, whatever its inputs and settings are; in a block any module may.
+pub(super) fn can_have(kind: &str, pattern: &str) -> bool {
+    let names: &[&str] = match kind {
+        "conv2d" | "linear" => &["output", "grad_input", "grad_weight", "grad_bias"],
+        "batch_norm" => &["output", "grad_input", "grad_weight", "grad_bias", "running_mean", "running_var"],
+        "sgd" => &["param", "momentum_buffer"],
+        "basic_block" | "bottleneck" | "preact_basic_block" | "preact_bottleneck" => return true,
+        _ => &["output", "grad_input"],
+    };
+    names.iter().any(|name| matches(pattern, name))
+}
+
+/// The settings of a kind, and `model` of a network.
+pub(super) fn settings_of(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "conv2d" => &["stride", "padding", "dilation", "groups"],
+        "batch_norm" => &["mode", "training", "eps", "momentum"],
+        "leaky_relu" => &["negative_slope"],
+        "max_pool" => &["kernel_size", "stride", "padding", "dilation", "ceil_mode"],
+        "avg_pool" => &["kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"],
+        "softmax_cross_entropy" => &["reduction", "label_smoothing", "ignore_index"],
+        "basic_block" | "bottleneck" | "preact_basic_block" | "preact_bottleneck" => {
+            &["stride", "stride_on", "groups", "shortcut", "mode", "training", "eps", "momentum"]
+        }
+        "sgd" => &["lr", "momentum", "dampening", "weight_decay", "nesterov"],
+        "model" => &["model"],
+        _ => &[],
     }
 }
 
