@@ -88,6 +88,16 @@ struct ByKinks {
     whole: [f64; 2],
 }
 
+impl ByKinks {
+    /// The larger of two of each element.
+    fn or(own: &mut Option<ByKinks>, other: Option<ByKinks>) {
+        let (Some(own), Some(other)) = (own, other) else { return };
+        let larger = |own: &mut f64, other: f64| *own = if other > *own || other.is_nan() { other } else { *own };
+        own.each.zip_mut_with(&other.each, |own, &other| larger(own, other));
+        own.whole.iter_mut().zip(other.whole).for_each(|(own, other)| larger(own, other));
+    }
+}
+
 /// The pass without noise, its dump, and what is needed to repeat the backward pass.
 struct Exact<'a> {
     program: &'a Program<f64>,
@@ -227,7 +237,10 @@ impl<'a> Exact<'a> {
         let mut by_kinks = self.turn(&mut kinks, &smooth, &[])?;
         if arithmetic.coarsest() > COARSE {
             // So many gates turn that what one passes on depends on the others.
-            by_kinks = self.turn(&mut kinks, &smooth, &by_kinks)?;
+            // And two that cancel in one group are in different ones then.
+            kinks.deal_again();
+            let again = self.turn(&mut kinks, &smooth, &by_kinks)?;
+            by_kinks.iter_mut().zip(again).for_each(|(own, again)| ByKinks::or(own, again));
         }
         let own = self.of_single_tensors(arithmetic, &kinks);
         let before = if self.request.steps == 0 { HashMap::new() } else { parameters(self.program) };

@@ -5,9 +5,11 @@
 //! `f32`, in order, and results are rounded to the type in which they are stored.
 
 use ndarray::{Array1, Array4, ArrayD, IxDyn};
+use resnet_by_hand::layers::{Conv2d, Mode, Relu};
 use resnet_by_hand::oracle::arithmetic::Float;
 use resnet_by_hand::oracle::compare::Outcome;
-use resnet_by_hand::oracle::{Arithmetic, ComputedIn, Report, compare_as, layer};
+use resnet_by_hand::oracle::{Arithmetic, ComputedIn, Goal, Report, Request, compare_as, dump, layer};
+use resnet_by_hand::program::{Layer, Program};
 use resnet_by_hand::rng::{Purpose, Rng, name_hash, normal, stream};
 use resnet_by_hand::tensors::Tensors;
 
@@ -202,6 +204,30 @@ fn what_cancels_is_judged_by_the_size_of_its_terms() {
     let theirs = |x: f64| tensors(&[("output", ArrayD::from_elem(vec![1, 1, 7, 7], x))]);
     assert!(judged("batch_norm", "", &norm, &theirs(error), &Arithmetic::F32).passed());
     assert!(!judged("batch_norm", "", &norm, &theirs(1.0), &Arithmetic::F32).passed());
+}
+
+/// Two gates within rounding of 0 that open by chance change dx by dy and by −dy. Turned together in one group they would cancel,
+/// and one of them alone would be more than is allowed.
+#[test]
+fn gates_that_cancel_are_allowed_for_one_by_one() {
+    let images = |value: &dyn Fn(usize) -> f64, shape: [usize; 4]| Array4::from_shape_fn(shape, |at| value(at.1));
+    let signs = |channel: usize| if channel == 0 { 1.0 } else { -1.0 };
+    let conv = |weight: Array4<f64>| {
+        Layer::Conv2d(Conv2d { weight, bias: None, stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 })
+    };
+    let mut program = Program::new();
+    // x − x twice, two ReLUs, and the difference of their results.
+    let both = program.push("conv1", conv(images(&signs, [2, 2, 1, 1])), 0);
+    let relu = program.push("relu", Layer::Relu(Relu::new()), both);
+    program.push("conv2", conv(images(&signs, [1, 2, 1, 1])), relu);
+    let (x, dy) = (images(&|_| 1.5, [1, 2, 24, 24]), images(&|_| 1.0, [1, 1, 24, 24]));
+    let mut request = Request::new(Mode::Train, Goal::GradOutput(dy.into()));
+    request.computed_in = vec![Arithmetic::BF16];
+    let ours = dump::<f64>(&program, &x.into(), &request).unwrap();
+    assert!(ours.get("grad_input").unwrap().to_f64().iter().all(|&dx| dx == 0.0));
+    let allowed = ours.get("tolerance.bf16.grad_input").unwrap().to_f64();
+    let narrow = allowed.iter().filter(|&&allowed| allowed < 1.0).count();
+    assert_eq!(narrow, 0, "of {}", allowed.len());
 }
 
 /// Copies have no tolerance, and a kink concerns only the elements that its gate reaches.
