@@ -206,6 +206,56 @@ fn what_cancels_is_judged_by_the_size_of_its_terms() {
     assert!(!judged("batch_norm", "", &norm, &theirs(1.0), &Arithmetic::F32).passed());
 }
 
+/// Terms that are alike one after another: x is constant and dy smooth, with the sum 0. The partial sums are far larger than Σ t
+/// and than √Σ t², and so are their errors. A module after one that returns zeros has such an input.
+#[test]
+fn partial_sums_may_be_larger_than_the_sum() {
+    let (mut rng, side) = (random("smooth"), 64);
+    let wave = |i: usize| (std::f64::consts::TAU * (i as f64 + 0.5) / side as f64).cos();
+    let mut input = convolution("smooth", Float::F32, Float::F32);
+    let constants = drawn(&mut rng, &[6], Float::F32);
+    input.insert("input", ArrayD::from_shape_fn(vec![1, 4, side, side], |at| constants[[at[1]]]));
+    input.insert("weight", drawn(&mut rng, &[2, 4, 3, 3], Float::F32));
+    input.insert("bias", drawn(&mut rng, &[2], Float::F32));
+    let dy = |at: IxDyn| constants[[4 + at[1]]] * wave(at[2]) + 1e-3 * normal(&mut rng);
+    let dy = ArrayD::from_shape_fn(vec![1, 2, side, side], dy).mapv(|x| rounded(x, Float::F32));
+    input.insert("grad_output", dy.clone());
+    let theirs = Kernel::new(&Arithmetic::F32, false).run(&input);
+    let report = judged("conv2d", "padding=1", &input, &theirs, &Arithmetic::F32);
+    assert!(report.passed() && share(&report) < 0.6, "{:?}", report.tensors);
+
+    let sum = dy.iter().take(side * side).fold(0.0f32, |sum, &dy| sum + dy as f32);
+    let (mut pool, mut mean) = (Tensors::new(), Tensors::new());
+    pool.insert(
+        "input",
+        dy.slice_each_axis(|axis| (0..if axis.axis.index() == 1 { 1 } else { axis.len as isize }).into()).to_owned(),
+    );
+    mean.insert("output", ArrayD::from_elem(vec![1, 1], f64::from(sum / (side * side) as f32)));
+    assert!(judged("global_avg_pool", "", &pool, &mean, &Arithmetic::F32).passed());
+    // Nothing else has become wider: a thousandth of a gradient that is no rounding error is seen.
+    for name in ["output", "grad_input"] {
+        let wrong = scaled(&theirs, name, 0.999);
+        assert!(!judged("conv2d", "padding=1", &input, &wrong, &Arithmetic::F32).passed(), "{name}");
+    }
+}
+
+/// Equal terms are all rounded in the same direction. They are equal within a channel of x and of dy, however many channels there are.
+#[test]
+fn equal_terms_of_a_channel_are_rounded_alike() {
+    let (mut rng, rows, features) = (random("equal"), 4096, 32);
+    let (of_x, of_dy) = (drawn(&mut rng, &[features], Float::F32), drawn(&mut rng, &[features], Float::F32));
+    let mut input = Tensors::new();
+    input.insert("input", ArrayD::from_shape_fn(vec![rows, features], |at| of_x[[at[1]]]));
+    input.insert("weight", drawn(&mut rng, &[features, features], Float::F32));
+    input.insert("grad_output", ArrayD::from_shape_fn(vec![rows, features], |at| of_dy[[at[1]]]));
+    let kernel = Kernel::new(&Arithmetic::F32, false);
+    let sum = |at: IxDyn| kernel.sum(std::iter::repeat_n((of_dy[[at[0]]], of_x[[at[1]]]), rows));
+    let mut theirs = Tensors::new();
+    theirs.insert("grad_weight", ArrayD::from_shape_fn(vec![features, features], sum));
+    let report = judged("linear", "", &input, &theirs, &Arithmetic::F32);
+    assert!(report.passed(), "{:?}", report.first());
+}
+
 /// Two gates within rounding of 0 that open by chance change dx by dy and by −dy. Turned together in one group they would cancel,
 /// and one of them alone would be more than is allowed.
 #[test]
