@@ -451,6 +451,37 @@ def test_the_modules_of_resnet18(resnet18, precision):
     assert found and len(found.isolated.tensors) > 200 and found.end_to_end is None
 
 
+class Functional(nn.Module):
+    """A basic block whose additions and ReLUs are functions."""
+
+    def __init__(self, block):
+        super().__init__()
+        for name, module in block.named_children():
+            if name != "relu":
+                setattr(self, name, module)
+        self.factor = 1.0
+
+    def forward(self, x):
+        shortcut = self.downsample(x) if getattr(self, "downsample", None) is not None else x
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + shortcut * self.factor)
+
+
+@pytest.mark.parametrize("precision", ["f64", "f32", "autocast"])
+def test_functional_additions(resnet18, precision):
+    model = resnet18()
+    for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
+        for i in range(len(layer)):
+            layer[i] = Functional(layer[i])
+    found = oracle.compare(classify(model, precision), model="resnet18", end_to_end=False)
+    judged = {tensor.name for tensor in found.isolated.tensors}
+    assert found and not found.not_judged and {"output.layer1.1.relu#2", "grad_output.layer1.0.relu#2"} <= judged
+    # An addition that is wrong is none of a module alone.
+    model.layer1[1].factor = 1.001 if precision != "autocast" else 1.1
+    model.zero_grad()
+    found = oracle.compare(classify(model, precision), model="resnet18", end_to_end=False, raises=False)
+    assert {"layer1.1.relu#2", "layer1.1.conv1 + layer1.1.add"} <= set(found.wrong)
+
+
 def test_a_broken_resnet18(resnet18):
     dump = classify(resnet18(broken=BrokenReLU), "f32")
     with pytest.raises(AssertionError) as caught:
