@@ -374,14 +374,14 @@ def judge(call: Call, **options: Any) -> Report:
     """The report of one call."""
     inputs, results = rows(call)
     try:
-        return _check.check(call.kind, inputs, results, raises=False, **options, **call.settings)
+        return _check.examine(call.kind, inputs, results, call.settings, **options)
     except OracleError:
         if "grad_output" not in inputs:
             raise
         # A result of a wrong shape has a gradient of a wrong shape.
         del inputs["grad_output"]
         results = {key: value for key, value in results.items() if not key.startswith("grad_")}
-        report = _check.check(call.kind, inputs, results, raises=False, **options, **call.settings)
+        report = _check.examine(call.kind, inputs, results, call.settings, **options)
         if report:
             raise
         return report
@@ -461,12 +461,17 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
         elif not reports[call.name]:
             lines.append(f"WRONG  {call.name} ({call.type}):\n" + textwrap.indent(reports[call.name].text, "    "))
     wrong = [name for name, report in reports.items() if not report]
+    # A line that one module needs is not superfluous in another.
+    needed = {line for report in reports.values() for line in report.needed}
+    unexpected = list(dict.fromkeys(line for report in reports.values() for line in report.unexpected if line not in needed))
+    lines += [f"EXPECTED TO FAIL, PASSED: {line}" for line in unexpected]
     lines += [f"note: {note}" for note in dump.notes]
     if wrong:
         lines.append(f"{len(wrong)} of {len(reports)} modules {'is' if len(wrong) == 1 else 'are'} wrong: {', '.join(wrong)}")
     else:
         lines.append(f"all {len(reports)} judged modules are right" if reports else "no module could be judged")
-    return Comparison(bool(reports) and not wrong, wrong, skipped, reports, None, None, "\n".join(lines))
+    passed = bool(reports) and not wrong and not unexpected
+    return Comparison(passed, wrong, skipped, reports, None, None, "\n".join(lines), unexpected)
 
 
 @contextlib.contextmanager
@@ -492,7 +497,8 @@ def of_network(dump: Dump, model: str, computed_in: Any, xfail: Any, html: Any, 
     reports = [Report.of(raw, text) if raw else None for raw in (isolated and isolated["report"], whole)]
     skipped = {lacking["module"]: f"the dump lacks {lacking['lacks']}" for lacking in (isolated or {}).get("lacking", [])}
     wrong = list(isolated["wrong"]) if isolated else []
-    return Comparison(found["passed"], wrong, skipped, {}, *reports, "\n".join([*(f"note: {note}" for note in dump.notes), text]))
+    text = "\n".join([*(f"note: {note}" for note in dump.notes), text])
+    return Comparison(found["passed"], wrong, skipped, {}, *reports, text, list(found.get("expected", {}).get("passed", [])))
 
 
 def diagnose_dump(dump: Any, model: Optional[str] = None, *, computed_in: _check.ComputedIn = None, **more: Any) -> Diagnosis:

@@ -75,7 +75,7 @@ class Report:
     """The verdict about a layer. It is true if everything fits; `str(report)` is what the command prints."""
 
     passed: bool
-    """Whether every given tensor fits."""
+    """Whether every given tensor fits, and everything failed that is expected to."""
     tensors: List[Tensor]
     """One verdict each, in the order of execution, without those that were not given."""
     unknown: List[str]
@@ -84,6 +84,10 @@ class Report:
     """The report as the command prints it."""
     json: Dict[str, Any] = field(repr=False, compare=False)
     """The report as the command's JSON."""
+    unexpected: List[str] = field(default_factory=list)
+    """Lines of the file of expected failures of which nothing failed."""
+    needed: List[str] = field(default_factory=list, repr=False)
+    """Lines of that file that excuse a failure."""
 
     @property
     def worst(self) -> Optional[Tensor]:
@@ -109,9 +113,10 @@ class Report:
         return self.text
 
     @classmethod
-    def of(cls, raw: Dict[str, Any], text: str) -> "Report":
+    def of(cls, raw: Dict[str, Any], text: str, lines: Optional[Dict[str, List[str]]] = None) -> "Report":
         tensors = [Tensor.of(tensor) for tensor in raw["tensors"] if tensor["outcome"] != "not_given"]
-        return cls(raw["passed"], tensors, [unknown["name"] for unknown in raw["unknown"]], text, raw)
+        failed, passed = (list((lines or {}).get(key, [])) for key in ("failed", "passed"))
+        return cls(raw["passed"], tensors, [unknown["name"] for unknown in raw["unknown"]], text, raw, passed, failed)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,8 @@ class Comparison:
     """For a named network: the whole pass from its input."""
     text: str
     """The report, to be printed."""
+    unexpected: List[str] = field(default_factory=list)
+    """Lines of the file of expected failures of which nothing failed."""
 
     def __bool__(self) -> bool:
         return self.passed
@@ -189,7 +196,7 @@ class FuzzReport:
     """The verdict about many random cases. It is true if no case was wrong."""
 
     passed: bool
-    """Whether no case was wrong, except as expected."""
+    """Whether no case was wrong, except as expected, and everything failed that is expected to."""
     right: int
     """How many cases were right."""
     skipped: int

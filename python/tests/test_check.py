@@ -112,6 +112,17 @@ def test_one_arithmetic_for_each_tensor():
     theirs["grad_weight"] = theirs["grad_weight"] * np.float32(1 + 2e-4)
     assert not oracle.check("linear", inputs, theirs, raises=False)
     assert oracle.check("linear", inputs, theirs, computed_in={"*": "f32", "grad_weight": "bf16,stored=f32"})
+    with pytest.raises(oracle.OracleError, match="no tensor or module has a name like `grad_wieght`; did you mean `grad_weight`"):
+        oracle.check("linear", inputs, theirs, computed_in={"*": "f32", "grad_wieght": "bf16,stored=f32"})
+
+
+def test_a_relu_of_any_shape():
+    for shape in [(), (7,), (3, 5), (2, 3, 4), (2, 1, 3, 2, 2)]:
+        x, dy = np.random.default_rng(0).standard_normal((2, *shape))
+        theirs = {"output": np.maximum(x, 0), "grad_input": dy * (x > 0)}
+        assert oracle.check("relu", {"input": x, "grad_output": dy}, theirs)
+        report = oracle.check("relu", {"input": x, "grad_output": dy}, {"output": x - 1}, raises=False)
+        assert not report and report.worst.shape == shape and len(report.worst.worst_index) == len(shape)
 
 
 def test_tolerances_are_written(tmp_path):
@@ -139,6 +150,12 @@ def test_expected_failures(tmp_path):
         oracle.check("linear", inputs, {**theirs, "output": theirs["output"] + 1}, xfail=file)
     with pytest.raises(oracle.OracleError):
         oracle.check("linear", inputs, theirs, xfail=tmp_path / "missing")
+    inputs, theirs = linear()
+    with pytest.raises(AssertionError, match="EXPECTED TO FAIL, PASSED: .*oracle.xfail, line 1: linear grad_bias") as caught:
+        oracle.check("linear", inputs, theirs, xfail=file)
+    assert caught.value.report.unexpected == ["line 1: linear grad_bias  # this unit has no gradient of a bias"]
+    file.write_text("linear grad_bias strict=false\nconv2d\n")
+    assert oracle.check("linear", inputs, theirs, xfail=file)
 
 
 def test_diagnosis():

@@ -303,13 +303,14 @@ impl ComputedIn {
     /// What is stated for the tensor of this name. A pattern may name the tensor, `grad_layer1.*`, or its module,
     /// `layer1.0.conv1`.
     pub fn of(&self, name: &str) -> Option<Arithmetic> {
-        let plain =
-            ["grad_output.", "grad_input.", "output.", "grad_"].iter().find_map(|start| name.strip_prefix(start));
-        let module = plain.unwrap_or(name);
-        let parameter = module.rsplit_once('.').map_or(module, |(module, _)| module);
-        let selects = |pattern: &str| [name, module, parameter].iter().any(|name| matches(pattern, name));
-        let found = self.patterns.iter().rev().find(|(pattern, _)| selects(pattern));
+        let found = self.patterns.iter().rev().find(|(pattern, _)| selects(pattern, name));
         found.map(|(_, arithmetic)| *arithmetic).or(self.all)
+    }
+
+    /// The first pattern that selects no tensor of these names: most likely it is misspelt.
+    pub fn without_tensor(&self, names: &[&str]) -> Option<&str> {
+        let idle = |(pattern, _): &&(String, Arithmetic)| !names.iter().any(|name| selects(pattern, name));
+        self.patterns.iter().find(idle).map(|(pattern, _)| pattern.as_str())
     }
 
     /// Every arithmetic that is stated.
@@ -322,6 +323,15 @@ impl ComputedIn {
         }
         all
     }
+}
+
+/// Whether a pattern selects the tensor of this name, by its name or that of its module.
+fn selects(pattern: &str, name: &str) -> bool {
+    let plain =
+        ["grad_output.", "grad_input.", "output.", "input.", "grad_"].iter().find_map(|start| name.strip_prefix(start));
+    let module = plain.unwrap_or(name);
+    let parameter = module.rsplit_once('.').map_or(module, |(module, _)| module);
+    [name, module, parameter].iter().any(|name| matches(pattern, name))
 }
 
 /// Whether `text` has the form of `pattern`, in which `*` stands for any text.
@@ -410,9 +420,13 @@ mod tests {
             ("grad_layer1.0.conv2.weight", f32),
             ("grad_layer1.0.conv21.weight", bf16),
             ("logits", bf16),
+            ("input.bn1", f32),
         ] {
             assert_eq!(stated.of(name), Some(expected), "{name}");
         }
+        assert_eq!(stated.without_tensor(&["output.bn1", "grad_layer1.0.conv2.weight"]), None);
+        assert_eq!(stated.without_tensor(&["output.bn1", "output.conv1"]), Some("*.conv2"));
+        assert_eq!(ComputedIn::all(f32).without_tensor(&[]), None);
         assert!(matches("*", "") && matches("a*b*c", "aXbYc") && !matches("a*b", "aXbY") && matches("a**", "ab"));
     }
 }

@@ -22,7 +22,7 @@ use super::arithmetic::Arithmetic;
 use super::tolerance::with_tolerances;
 use crate::layers::{Mode, SoftmaxCrossEntropy, nchw_to_nhwc, nhwc_to_nchw};
 use crate::optim::{Sgd, SgdConfig};
-use crate::parameters::{Gradients, Parameters, Role};
+use crate::parameters::{Gradients, Parameters, Role, join};
 use crate::program::{Backward, Disturb, Forward, Program, Undisturbed, Value};
 use crate::tensors::{Tensor, Tensors, Values};
 use crate::{Error, Result, Scalar};
@@ -57,6 +57,8 @@ pub struct Request {
     /// How many rows and columns `[[above, below], [left, right]]` of the input are padding that the caller added: they are cut
     /// off its gradient.
     pub padding: [[usize; 2]; 2],
+    /// The shape of the input and of the result, if the caller made images of an input that is none.
+    pub shape: Option<Vec<usize>>,
     /// SGD steps to take on the batch.
     pub steps: usize,
     /// Their configuration.
@@ -79,6 +81,7 @@ impl Request {
             goal,
             activations: true,
             padding: [[0; 2]; 2],
+            shape: None,
             steps: 0,
             sgd: SgdConfig::default(),
             lr: 0.1,
@@ -99,6 +102,28 @@ pub fn tolerance_of(name: &str) -> Option<(&str, &str)> {
 }
 
 const TOLERANCE: &str = "tolerance.";
+
+/// The names of the tensors that a dump of `program` can have, whatever is requested.
+pub fn names_of(program: &Program<f64>) -> Vec<String> {
+    let mut names: Vec<String> = ["output", "logits", "loss", "grad_input", "grad_output"].map(str::to_string).into();
+    let mut add = |prefix: &str, name: &str| {
+        let name = join(prefix, name);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    };
+    let steps = program.steps.iter().map(|step| step.name.as_str());
+    for name in steps.chain(program.aliases.iter().map(|(name, _)| name.as_str())) {
+        ["output", "grad_output"].iter().for_each(|prefix| add(prefix, name));
+    }
+    program.visit("", &mut |name, role, _| {
+        if role.is_trained() {
+            add("", &format!("grad_{name}"));
+        }
+        add("", name);
+    });
+    names
+}
 
 /// The metadata key of the tolerances of whole tensors, `what` being `factor` or `mean`: lines of `name tolerance`.
 pub(super) fn whole_key(what: &str, arithmetic: &str) -> String {
@@ -166,6 +191,20 @@ fn without(padding: [[usize; 2]; 2], gradient: Tensor) -> Tensor {
         (_, Values::F64(array)) => inner(padding, array.clone()).into(),
         _ => gradient,
     }
+}
+
+/// A result or gradient in the shape that the caller gave.
+pub(super) fn in_shape(request: &Request, tensor: Tensor) -> Tensor {
+    match (&request.shape, tensor.values()) {
+        (Some(shape), Values::F32(array)) => reshaped(array, shape).into(),
+        (Some(shape), Values::F64(array)) => reshaped(array, shape).into(),
+        _ => tensor,
+    }
+}
+
+/// The same elements in another shape, in row-major order.
+pub(super) fn reshaped<T: Clone>(array: &ArrayD<T>, shape: &[usize]) -> ArrayD<T> {
+    ArrayD::from_shape_vec(shape, array.iter().cloned().collect()).expect("as many elements")
 }
 
 /// The images without their padding.
@@ -246,7 +285,7 @@ pub(super) fn emit<T: Scalar>(
         }
     }
     match loss {
-        None => sink("output".to_string(), tensor(whole)),
+        None => sink("output".to_string(), in_shape(request, tensor(whole))),
         Some(loss) => {
             sink("logits".to_string(), tensor(whole));
             sink("loss".to_string(), Tensor::real(arr0(*loss).view().into_dyn()));
@@ -268,7 +307,7 @@ pub(super) fn emit<T: Scalar>(
             });
         }
         if let Some(dx) = &backward.values[0] {
-            sink("grad_input".to_string(), without(request.padding, tensor(dx)));
+            sink("grad_input".to_string(), in_shape(request, without(request.padding, tensor(dx))));
         }
     }
     if request.steps > 0 {

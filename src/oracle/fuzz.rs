@@ -18,7 +18,7 @@ pub use tensors::{USUAL, Values};
 use super::arithmetic::{Arithmetic, ComputedIn};
 use super::compare::{Report, coarsest, compare_as};
 use super::diagnose::needed;
-use super::expected::Expected;
+use super::expected::{Expected, Lines};
 use super::layer::{self, Settings};
 use crate::tensors::Tensors;
 use crate::{Error, Result};
@@ -259,6 +259,11 @@ pub fn judge(
     })
 }
 
+/// The names of the sizes and settings of a kind.
+pub(super) fn parameters_of(kind: &str) -> impl Iterator<Item = &'static str> {
+    parameters::of(kind).iter().map(|parameter| parameter.name)
+}
+
 /// The smallest case found that is wrong as `case` is, with what was found in it. `wrong` judges a case; an impossible one
 /// is an error, and is skipped.
 pub fn shrink(case: Case, found: Finding, mut wrong: impl FnMut(&Case) -> Option<Finding>) -> (Case, Finding) {
@@ -311,12 +316,16 @@ pub struct Fuzzed {
     pub share: f64,
     /// Results that were not returned in any case.
     pub missing: BTreeSet<String>,
+    /// What became of the lines of expected failures.
+    pub lines: Lines,
+    /// The names of all results that a case had.
+    pub results: BTreeSet<String>,
 }
 
 impl Fuzzed {
-    /// Whether something was right and nothing wrong.
+    /// Whether something was right, nothing wrong, and everything failed that is expected to.
     pub fn passed(&self) -> bool {
-        self.wrong.is_empty() && self.right + self.expected > 0
+        self.wrong.is_empty() && self.right + self.expected > 0 && self.lines.superfluous().next().is_none()
     }
 }
 
@@ -357,10 +366,13 @@ pub fn fuzz(
     let (mut fuzzed, mut returned) = (Fuzzed::default(), BTreeSet::new());
     for case in cases {
         let case = case?;
-        let (found, excused) = excuse(expected, &case, judge(&case, stated, implementation)?);
+        let (found, lines) = excuse(expected, &case, judge(&case, stated, implementation)?);
+        let excused = !lines.failed.is_empty();
+        fuzzed.lines.extend(lines);
         progress();
         if let Finding::Judged(report) = &found {
             for verdict in &report.tensors {
+                fuzzed.results.insert(verdict.name.clone());
                 let seen = if verdict.tried() { &mut returned } else { &mut fuzzed.missing };
                 seen.insert(verdict.name.clone());
             }
@@ -401,21 +413,20 @@ pub fn fuzz(
     Ok(fuzzed)
 }
 
-/// What remains to be said of a finding if expected failures are excused, and whether one was.
-fn excuse(expected: &Expected, case: &Case, found: Finding) -> (Finding, bool) {
+/// What remains to be said of a finding if expected failures are excused, and what became of the lines that say so.
+fn excuse(expected: &Expected, case: &Case, found: Finding) -> (Finding, Lines) {
     let own = [("seed".to_string(), case.seed.to_string()), ("values".to_string(), case.values.name().to_string())];
     let chosen = case.parameters().map(|(name, value)| (name.to_string(), value.to_string()));
     let properties: Vec<(String, String)> = own.into_iter().chain(chosen).collect();
     match found {
         Finding::Judged(mut report) => {
-            expected.excuse(case.kind, &properties, &mut report);
-            let excused = report.tensors.iter().any(|verdict| verdict.excused.is_some());
-            (Finding::Judged(report), excused)
+            let lines = expected.excuse(case.kind, &properties, &mut report);
+            (Finding::Judged(report), lines)
         }
         Finding::Failed(message) => match expected.of_failure(case.kind, &properties) {
-            Some(reason) => (Finding::Unsupported(reason.to_string()), true),
-            None => (Finding::Failed(message), false),
+            Some((reason, lines)) => (Finding::Unsupported(reason.to_string()), lines),
+            None => (Finding::Failed(message), Lines::default()),
         },
-        Finding::Unsupported(reason) => (Finding::Unsupported(reason), false),
+        Finding::Unsupported(reason) => (Finding::Unsupported(reason), Lines::default()),
     }
 }

@@ -14,12 +14,16 @@
 //! | `loss` and the gradient of the logits | the logits |
 //! | `input.M` | the result of the module before it: it must be the same tensor |
 //!
+//! A sum and its ReLU may be functions and no modules, `F.relu(y + x)`, which hooks do not see. They are computed from what the
+//! modules before them returned, and judged by what the next module was given; the gradient of the sum is that of the ReLU
+//! where its result is positive.
+//!
 //! What this cannot see is the connection of the modules: a missing residual addition that the dump does not show, another
 //! order, another input. That is seen end to end, and by `input.M`.
 
 use super::arithmetic::{Arithmetic, ComputedIn};
 use super::compare::{Allowed as Given, Report, Verdict, verdict};
-use super::dump::{Goal, Request, tensor, value};
+use super::dump::{Goal, Request, in_shape, tensor, value};
 use super::names::Names;
 use super::rounding::{
     self, Allowed, Backward, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics,
@@ -30,7 +34,7 @@ use crate::parameters::{Gradients, join};
 use crate::program::{Layer, Program, Step, Undisturbed, Value};
 use crate::tensors::{Tensor, Tensors};
 use crate::{Error, Result};
-use ndarray::{Array1, ArrayD, Axis, arr0};
+use ndarray::{Array1, ArrayD, Axis, Zip, arr0};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -163,30 +167,61 @@ impl Trial<'_> {
         self.named(names)
     }
 
-    /// A value of theirs. What a shortcut of option A copies need not be recorded.
+    /// A value of theirs. What a shortcut of option A copies, a sum, and its ReLU need not be recorded: where they are functions and
+    /// no modules, hooks do not see them. A sum is not rounded here; whoever reads it allows for that ([`Rounds`]).
     fn value_of(&self, value: usize, rows: bool) -> std::result::Result<Value<f64>, String> {
         let name = self.result_name(value);
         let input = if value == 0 { Some(self.input) } else { None };
-        match (self.get(&name).or(input), value.checked_sub(1).map(|step| &self.program.steps[step])) {
-            (Some(tensor), _) => as_value(tensor, rows).map_err(|_| format!("floats in `{name}`")),
-            (None, Some(step)) if matches!(step.layer, Layer::ZeroPadShortcut(_)) => {
-                let x = self.value_of(step.reads[0], false)?;
-                Done::new(step, vec![x], self.request.mode, None).map(|done| done.y).map_err(|_| format!("`{name}`"))
+        if let Some(tensor) = self.get(&name).or(input) {
+            return as_value(tensor, rows).map_err(|_| format!("floats in `{name}`"));
+        }
+        let step = value.checked_sub(1).map(|step| &self.program.steps[step]);
+        let computed = step.filter(|step| match &step.layer {
+            Layer::ZeroPadShortcut(_) => true,
+            // Rounding may change which pixel is the maximum.
+            Layer::Add => !self.readers(value).any(|(_, reader)| matches!(reader.layer, Layer::MaxPool2d(_))),
+            Layer::Relu(relu) => !relu.is_leaky(),
+            _ => false,
+        });
+        let Some(step) = computed else { return Err(format!("`{name}`")) };
+        let reads = step.reads.iter().map(|&read| self.value_of(read, false));
+        let reads = reads.collect::<std::result::Result<_, _>>().map_err(|_| format!("`{name}`"))?;
+        Done::new(step, reads, self.request.mode, None).map(|done| done.y).map_err(|_| format!("`{name}`"))
+    }
+
+    /// Adds the names of what a value that is not recorded is computed from.
+    fn sources(&self, value: usize, names: &mut Vec<String>) {
+        if let (Some(step), None) = (value.checked_sub(1), self.get(&self.result_name(value))) {
+            for &read in &self.program.steps[step].reads {
+                names.push(self.result_name(read));
+                self.sources(read, names);
             }
-            (None, _) => Err(format!("`{name}`")),
         }
     }
 
-    /// The gradient of a value. An addition passes its own on.
+    /// The gradient of a value. An addition passes its own on, and the ReLU of a sum does where its result is positive. That of a module
+    /// must be recorded: what a ReLU passes on is the ReLU's to answer for.
     fn gradient_of(&self, value: usize, rows: bool) -> std::result::Result<Value<f64>, String> {
         let name = self.gradient_name(value);
         if let Some(tensor) = self.get(&name) {
             return as_value(tensor, rows).map_err(|_| format!("floats in `{name}`"));
         }
+        let lacks = || format!("`{name}`");
         let readers: Vec<(usize, &Step<f64>)> = self.readers(value).collect();
-        match readers.as_slice() {
-            [(index, step)] if matches!(step.layer, Layer::Add) => self.gradient_of(index + 1, rows),
-            _ => Err(format!("`{name}`")),
+        let [(index, step)] = readers.as_slice() else { return Err(lacks()) };
+        let is_sum = value.checked_sub(1).is_some_and(|step| matches!(self.program.steps[step].layer, Layer::Add));
+        match &step.layer {
+            Layer::Add => self.gradient_of(index + 1, rows).map_err(|_| lacks()),
+            Layer::Relu(relu) if is_sum && !relu.is_leaky() => {
+                let (y, dy) = (self.value_of(index + 1, rows), self.gradient_of(index + 1, rows));
+                let (Ok(Value::Images(y)), Ok(Value::Images(dy))) = (y, dy) else { return Err(lacks()) };
+                if y.shape() != dy.shape() {
+                    return Err(lacks());
+                }
+                let gate = |&y: &f64, &dy: &f64| if y > 0.0 { dy } else { 0.0 };
+                Ok(Value::Images(Zip::from(&y).and(&dy).map_collect(gate).into_shared()))
+            }
+            _ => Err(lacks()),
         }
     }
 
@@ -222,7 +257,7 @@ impl Trial<'_> {
         let arithmetic = self.stated.of(name).unwrap_or(usual);
         let Allowed { each, factor, mean } = allowed(&arithmetic);
         let given = Given::Carried { arithmetic, each, whole: Some([factor, mean]) };
-        Some(verdict(name, &ours.into(), Some((theirs, given)), true))
+        Some(verdict(name, &in_shape(self.request, ours.into()), Some((theirs, given)), true))
     }
 
     fn module(
@@ -256,7 +291,11 @@ impl Trial<'_> {
         let mode = self.request.mode;
         let done = Done::new(step, reads, mode, dy).map_err(wrong)?;
         let (result, gradient) = (self.result_name(index + 1), self.gradient_name(index + 1));
-        let usual = self.usual(module, &[result.clone(), gradient]);
+        let mut more = vec![result.clone(), gradient];
+        if self.get(&join("input", module)).is_none() {
+            step.reads.iter().for_each(|&read| self.sources(read, &mut more));
+        }
+        let usual = self.usual(module, &more);
         let of_result = |arithmetic: &Arithmetic| done.of_result(arithmetic, mode);
         if let Some(verdict) = self.judge(&result, in_dump(&done.y), usual, &of_result) {
             found.modules.push(module.clone());
@@ -379,6 +418,15 @@ impl Trial<'_> {
     fn gradients_of_values(&self, sent: &[Vec<Option<Sent>>], found: &mut Isolated) {
         for (value, sent) in sent.iter().enumerate().rev() {
             let name = self.gradient_name(value);
+            if self.get(&name).is_some() {
+                // The gradient is a sum: without one summand nothing can be said of the others.
+                let senders = || self.readers(value).map(|(_, step)| &step.name).zip(sent);
+                let lacking = senders().find(|(_, sent)| sent.is_none()).map(|(name, _)| name.clone());
+                for (module, _) in senders().filter(|(_, sent)| lacking.is_some() && sent.is_some()) {
+                    let lacks = format!("what `{}` adds to `{name}`", lacking.clone().unwrap_or_default());
+                    found.lacking.push((module.clone(), lacks));
+                }
+            }
             let sent: Option<Vec<&Sent>> = sent.iter().map(Option::as_ref).collect();
             let Some(sent) = sent.filter(|sent| !sent.is_empty() && self.get(&name).is_some()) else { continue };
             let mut gradient = sent[0].gradient.clone();

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `conv2d` | `input` `weight` (`bias`) | `stride` `padding` `dilation` `groups`; `padding` is also `same`, `valid` or `1:2x0:1`, before:after |
 //! | `batch_norm` | `input` (`weight` `bias` `running_mean` `running_var` `num_batches_tracked`) | `mode` (`train`, `eval`; or `training`, a flag) `eps` `momentum` (a number, or `none`: the average of all batches) |
-//! | `relu` `leaky_relu` | `input` | `negative_slope` of the leaky one |
+//! | `relu` `leaky_relu` | `input`, of any shape | `negative_slope` of the leaky one |
 //! | `max_pool` | `input` | `kernel_size` `stride` `padding` `dilation` `ceil_mode` |
 //! | `avg_pool` | `input` | `kernel_size` `stride` `padding` `ceil_mode` `count_include_pad` `divisor_override` |
 //! | `global_avg_pool` | `input` | |
@@ -17,8 +17,8 @@
 //! With `grad_output` there is also a backward pass. Results are named as in [`mod@super::dump`]. Inputs in parentheses are
 //! optional.
 
-use super::arithmetic::Arithmetic;
-use super::dump::{Goal, Request, Stepper, dump, tolerance_of};
+use super::arithmetic::{Arithmetic, matches};
+use super::dump::{Goal, Request, Stepper, dump, reshaped, tolerance_of};
 use super::loss::{Loss, LossSettings, Rows};
 use super::rounding::{Allowed, MULTIPLE};
 use super::tolerance::Tolerances;
@@ -170,6 +170,36 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether a result of this kind can have a name like `pattern`, whatever its inputs and settings are; in a block any module may.
+pub(super) fn can_have(kind: &str, pattern: &str) -> bool {
+    let names: &[&str] = match kind {
+        "conv2d" | "linear" => &["output", "grad_input", "grad_weight", "grad_bias"],
+        "batch_norm" => &["output", "grad_input", "grad_weight", "grad_bias", "running_mean", "running_var"],
+        "sgd" => &["param", "momentum_buffer"],
+        "basic_block" | "bottleneck" | "preact_basic_block" | "preact_bottleneck" => return true,
+        _ => &["output", "grad_input"],
+    };
+    names.iter().any(|name| matches(pattern, name))
+}
+
+/// The settings of a kind, and `model` of a network.
+pub(super) fn settings_of(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "conv2d" => &["stride", "padding", "dilation", "groups"],
+        "batch_norm" => &["mode", "training", "eps", "momentum"],
+        "leaky_relu" => &["negative_slope"],
+        "max_pool" => &["kernel_size", "stride", "padding", "dilation", "ceil_mode"],
+        "avg_pool" => &["kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"],
+        "softmax_cross_entropy" => &["reduction", "label_smoothing", "ignore_index"],
+        "basic_block" | "bottleneck" | "preact_basic_block" | "preact_bottleneck" => {
+            &["stride", "stride_on", "groups", "shortcut", "mode", "training", "eps", "momentum"]
+        }
+        "sgd" => &["lr", "momentum", "dampening", "weight_decay", "nesterov"],
+        "model" => &["model"],
+        _ => &[],
+    }
+}
+
 /// A layer with its tensors, ready to be computed.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -290,6 +320,7 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
     let mut input = needed(kind, tensors, "input")?.clone();
     let mut mode = Mode::Eval;
     let mut padding = [[0; 2]; 2];
+    let mut shape = None;
     let mut goal = tensors.get("grad_output").map_or(Goal::Forward, |gradient| Goal::GradOutput(gradient.clone()));
     let program = match kind {
         "softmax_cross_entropy" => {
@@ -326,6 +357,7 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
                     }
                     padding = pad(&mut settings, conv, &mut input)?;
                 }
+                (Layer::Relu(_), _) => shape = as_images(kind, &mut input, &mut goal)?,
                 // PyTorch's AdaptiveAvgPool2d(1) has a result (N, C, 1, 1).
                 (Layer::GlobalAvgPool, Goal::GradOutput(gradient)) => *gradient = rows_of_pixels(gradient),
                 _ => {}
@@ -336,7 +368,38 @@ pub fn prepare(kind: &str, settings: &Settings, tensors: &Tensors) -> Result<Tas
         }
     };
     settings.done()?;
-    Ok(Task { program, input, request: Request { padding, ..Request::new(mode, goal) } })
+    Ok(Task { program, input, request: Request { padding, shape, ..Request::new(mode, goal) } })
+}
+
+/// A ReLU takes an array of any shape: makes images of one that is none, (N, C, the others, 1), and of the gradient of its result.
+/// Returns its shape.
+fn as_images(kind: &str, input: &mut Tensor, goal: &mut Goal) -> Result<Option<Vec<usize>>> {
+    let shape = input.shape().to_vec();
+    if shape.len() == 4 {
+        return Ok(None);
+    }
+    let images = match shape.as_slice() {
+        [] => [1, 1, 1, 1],
+        &[count] => [1, 1, count, 1],
+        [n, c, others @ ..] => [*n, *c, others.iter().product(), 1],
+    };
+    let reshape = |name: &str, tensor: &mut Tensor| {
+        let wrong = |expected: &str, found: String| {
+            Error::argument("oracle", format!("{kind}: `{name}` expects {expected}, got {found}"))
+        };
+        let array = tensor.to_real::<f64>();
+        let array = array.ok_or_else(|| wrong("float32 or float64", tensor.dtype().to_string()))?;
+        if array.shape() != shape {
+            return Err(wrong(&format!("the output's shape {shape:?}"), format!("{:?}", array.shape())));
+        }
+        *tensor = reshaped(&array, &images).into();
+        Ok(())
+    };
+    reshape("input", input)?;
+    if let Goal::GradOutput(gradient) = goal {
+        reshape("grad_output", gradient)?;
+    }
+    Ok(Some(shape))
 }
 
 /// `(N, C)` of a gradient `(N, C, 1, 1)`.

@@ -7,6 +7,7 @@
 //! sums        each of K partial sums is rounded. They grow like a random walk about a straight line, so
 //!             var = u_s² Σᵢ (partial sumᵢ)²/3  ≈  u_s² (K + 2)/6 · (Σ t² + S²)
 //!             over images, whose own sums Sₙ may all cancel:  … · (Σ t² + S² + Σₙ Sₙ²)
+//!             if the partial sums P over the rows are larger than that, their mean square: 2 P² for Σₙ Sₙ²
 //! operands    if x or w is no number of the operands' type, each is rounded first:
 //!             var = u_o²/3 · Σ t²   for each of the two
 //! result      rounded to its type once or, with a bias, twice: at most 2 u |y| and 2 u |y − bias|
@@ -267,9 +268,9 @@ struct OfParameter {
     name: String,
     /// √Σ t².
     root: ArrayD<f64>,
-    /// √Σ S², S being the sum over one image: where all terms of an image have one sign, partial sums are that large.
+    /// How large its partial sums are ([`partial_sums`]): √Σ S², S being the sum over one image, or more.
     images: ArrayD<f64>,
-    /// How often two terms are equal: one number for all elements, or one for each.
+    /// How often two terms are equal, of each element.
     equal: Vec<f64>,
     /// How often a value occurs again within a channel of x, and within one of dy.
     operands: [Vec<f64>; 2],
@@ -376,19 +377,17 @@ impl Roots {
         self.backward = match (&step.layer, x, dy) {
             (Layer::Conv2d(conv), Value::Images(x), Value::Images(dy)) => {
                 let plain = conv;
-                let [of_x, weights, of_dy] = [equal(x.iter()), equal(conv.weight.iter()), equal(dy.iter())];
-                let (values, taps) = (mean_equal(dy), taps(conv));
+                let (values, weights, taps) = (mean_equal(dy), equal(conv.weight.iter()), taps(conv));
                 let operands = [x, dy].map(|values| equal_in_channels(values.view().into_dyn()));
                 let ((conv, w), (squared_x, u), (squared_dy, v)) =
                     (squared_conv(conv), squared_images(x), squared_images(dy));
                 let (_, cache) = conv.forward(&squared_x)?;
                 let (dx, grads) = conv.backward(&squared_dy, &cache)?;
-                let of_images = of_images(plain, x, dy)?;
                 let mut parameters = vec![OfParameter {
                     name: "weight".to_string(),
+                    equal: equal_in_elements(grads.weight.shape(), &operands),
                     root: rooted(grads.weight, u * v),
-                    images: of_images,
-                    equal: vec![of_x * of_dy],
+                    images: partial_sums(plain, x, dy)?,
                     operands: operands.clone(),
                 }];
                 parameters.extend(grads.bias.map(|bias| OfParameter {
@@ -402,13 +401,14 @@ impl Roots {
                 Some((OfProducts { root, values, weights, taps }, parameters))
             }
             (Layer::Linear(linear), Value::Rows(x), Value::Rows(dy)) => {
-                let [of_x, weights, of_dy] = [equal(x.iter()), equal(linear.weight.iter()), equal(dy.iter())];
+                let [weights, of_dy] = [equal(linear.weight.iter()), equal(dy.iter())];
                 let operands = [x, dy].map(|values| equal_in_channels(values.view().into_dyn()));
                 let ((linear, w), (x, u), (dy, v)) = (squared_linear(linear), squared_rows(x), squared_rows(dy));
                 let (_, cache) = linear.forward(&x)?;
                 let (dx, grads) = linear.backward(&dy, &cache)?;
+                let of_weight = equal_in_elements(grads.weight.shape(), &operands);
                 let parameters = [
-                    ("weight", rooted(grads.weight, u * v), vec![of_x * of_dy]),
+                    ("weight", rooted(grads.weight, u * v), of_weight),
                     ("bias", rooted(grads.bias, v), operands[1].clone()),
                 ];
                 // A row is a term.
@@ -428,21 +428,64 @@ impl Roots {
     }
 }
 
-/// √Σ S² of every element of dweight, S being the gradient of one image alone.
-fn of_images(conv: &Conv2d<f64>, x: &Activation<f64>, dy: &Activation<f64>) -> Result<ArrayD<f64>> {
-    let mut squares = ArrayD::<f64>::zeros(conv.weight.shape());
-    for n in 0..x.shape()[0] {
-        let of_one = |images: &Activation<f64>| images.slice(s![n..n + 1, .., .., ..]).to_owned().into_shared();
-        let (_, cache) = conv.forward(&of_one(x))?;
-        let own = conv.parameter_gradients(&of_one(dy), &cache)?.weight;
-        squares.zip_mut_with(&own.into_dyn(), |squares, own| *squares += own * own);
+/// How large the partial sums of every element of dweight are besides Σ t² and S²: √Σ Sₙ², Sₙ being the gradient of image n alone,
+/// or √2 times the root of the mean square of the partial sums themselves, if that is larger. They are formed over all images, row
+/// by row. Where x is smooth or constant, and dy is smooth, too, neighbouring terms are alike, and the partial sums within an image
+/// grow far beyond what remains of them at its end.
+fn partial_sums(conv: &Conv2d<f64>, x: &Activation<f64>, dy: &Activation<f64>) -> Result<ArrayD<f64>> {
+    /// Rows of y are taken together if there would be more sums than this.
+    const MOST: usize = 1 << 30;
+    let (images, rows) = (dy.shape()[0], dy.shape()[1]);
+    let band = (images * rows * conv.weight.len()).div_ceil(MOST).max(1);
+    let (n, h, w, c) = x.dim();
+    let [above, left] = conv.padding;
+    let mut padded = ndarray::Array4::<f64>::zeros((n, h + 2 * above, w, c));
+    padded.slice_mut(s![.., above..above + h, .., ..]).assign(x);
+    let conv = Conv2d { padding: [0, left], ..conv.clone() };
+    let taps = conv.dilation[0] * (conv.weight.shape()[2] - 1) + 1;
+    let [mut of_images, mut sum, mut squares] = [(); 3].map(|()| ArrayD::<f64>::zeros(conv.weight.shape()));
+    for n in 0..images {
+        let before = sum.clone();
+        for row in (0..rows).step_by(band) {
+            let end = (row + band).min(rows);
+            let (from, to) = (row * conv.stride[0], (end - 1) * conv.stride[0] + taps);
+            let x = padded.slice(s![n..n + 1, from..to, .., ..]).to_owned().into_shared();
+            let dy = dy.slice(s![n..n + 1, row..end, .., ..]).to_owned().into_shared();
+            let (_, cache) = conv.forward(&x)?;
+            sum += &conv.parameter_gradients(&dy, &cache)?.weight;
+            let more = (end - row) as f64 / (images * rows) as f64;
+            squares.zip_mut_with(&sum, |squares, sum| *squares += more * sum * sum);
+        }
+        Zip::from(&mut of_images).and(&sum).and(&before).for_each(|squares, sum, before| {
+            *squares += (sum - before).powi(2);
+        });
     }
-    Ok(squares.mapv_into(f64::sqrt))
+    Ok(Zip::from(&of_images).and(&squares).map_collect(|&images, &partial| images.max(2.0 * partial).sqrt()))
 }
 
-/// Σ S² of every channel, S being the sum over one image.
+/// The same of the sum of every channel, squared.
 fn image_sums(x: ArrayView4<'_, f64>) -> Array1<f64> {
-    x.sum_axis(Axis(1)).sum_axis(Axis(1)).mapv_into(|sum| sum * sum).sum_axis(Axis(0))
+    let of_images = x.sum_axis(Axis(1)).sum_axis(Axis(1)).mapv_into(|sum| sum * sum).sum_axis(Axis(0));
+    let mut sum = Array1::<f64>::zeros(of_images.len());
+    let mut squares = sum.clone();
+    for pixel in x.rows() {
+        Zip::from(&mut sum).and(&mut squares).and(&pixel).for_each(|sum, squares, x| {
+            *sum += x;
+            *squares += *sum * *sum;
+        });
+    }
+    let pixels = (x.len() / of_images.len().max(1)).max(1) as f64;
+    Zip::from(&of_images).and(&squares).map_collect(|&images, &squares| images.max(2.0 * squares / pixels))
+}
+
+/// How often two terms of each element of a weight's gradient are equal, of the weight's shape and of [`equal_in_channels`] of x
+/// and dy: both operands are.
+fn equal_in_elements(shape: &[usize], [x, dy]: &[Vec<f64>; 2]) -> Vec<f64> {
+    let of = |index| {
+        let [of_x, of_dy] = channels_of(index, shape, x.len());
+        x[of_x] * dy[of_dy]
+    };
+    (0..shape.iter().product()).map(of).collect()
 }
 
 /// How many steps of a sum contribute to the variance of its error, of `terms` terms of which two are equal with the
@@ -566,10 +609,12 @@ pub fn of_result(
             let (squares, unit) = squared_images(x);
             let squares = squares.sum_axis(Axis(1)).sum_axis(Axis(1)) / (pixels as f64).powi(2);
             let mut variance = rooted(squares, unit);
+            let partial = x.axis_chunks_iter(Axis(0), 1).map(|image| image_sums(image)).collect::<Vec<_>>();
             for (at, root) in variance.indexed_iter_mut() {
                 let steps = steps(pixels, equal(x.slice(s![at[0], .., .., at[1]]).iter()));
                 let operand = if rounds.x { (arithmetic.operands.unit_roundoff() * *root).powi(2) / 3.0 } else { 0.0 };
-                *root = sum_variance(arithmetic, steps, *root, result[&at]) + operand;
+                let partial = partial[at[0]][at[1]].sqrt() / pixels as f64;
+                *root = sum_variance(arithmetic, steps, *root, partial) + operand;
             }
             Noise::of_result(result, stored).with(variance)
         }
@@ -666,7 +711,7 @@ pub fn of_gradients(
             let partial = Zip::from(gradient).and(images).map_collect(|sum, images| sum.hypot(*images));
             let mut variance = root.clone();
             for (index, (root, partial)) in variance.iter_mut().zip(&partial).enumerate() {
-                let equal = equal.get(index).or(equal.first()).copied().unwrap_or(0.0);
+                let equal = equal.get(index).copied().unwrap_or(0.0);
                 // Equal operands have equal errors; x and dy of the channels of this element.
                 let of = channels_of(index, gradient.shape(), operands[0].len());
                 let pairs = rounded.iter().zip(operands).zip(of);

@@ -24,7 +24,8 @@
 //! **Kinks.** Where |x| of a ReLU is within [`REACH`] standard deviations of 0, rounding decides whether its gate is open:
 //! one correct implementation has dx = 0, another dx = dy. Such gates are listed, and so are the pixels of a max pool that may
 //! be the maximum. They are dealt into at most [`GROUPS`] groups (in a block, [`GROUPS_OF_BLOCKS`]). For each group, backward is repeated with its gates turned;
-//! the deviations of the groups are added without their signs. A gate thus gives its tolerance to the elements that it
+//! the deviations of the groups are added without their signs. Two gates that cancel in one group count for nothing there: in
+//! coarse types, where groups are large, the gates are dealt a second time, and the larger sum counts. A gate thus gives its tolerance to the elements that it
 //! reaches, and to no others. What it passes on has an error of its own, which counts as well.
 //!
 //! ```text
@@ -389,6 +390,8 @@ pub struct Kinks<'a> {
     count: usize,
     /// Which group is turned now.
     group: usize,
+    /// In which way the gates are dealt into groups.
+    dealing: usize,
     /// By the name of the step: how far the gradient of its result may be off.
     uncertain: HashMap<String, ArrayD<f64>>,
     /// Whether the program has a fragile norm in this pass.
@@ -399,7 +402,17 @@ impl<'a> Kinks<'a> {
     /// The kinks of a program in the pass `exact`.
     pub fn new(exact: &'a Forward<f64>) -> Self {
         let (squares, reach, first) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Kinks { exact, squares, reach, first, count: 0, group: 0, uncertain: HashMap::new(), fragile: false }
+        Kinks {
+            exact,
+            squares,
+            reach,
+            first,
+            count: 0,
+            group: 0,
+            dealing: 0,
+            uncertain: HashMap::new(),
+            fragile: false,
+        }
     }
 
     /// Measures how far the input of each kink deviates, in a pass whose errors were drawn `amplitude` times too large.
@@ -469,6 +482,11 @@ impl<'a> Kinks<'a> {
         }
     }
 
+    /// Deals the gates into other groups.
+    pub fn deal_again(&mut self) {
+        self.dealing += 1;
+    }
+
     /// Turns the gates of this group from now on.
     pub fn turn(&mut self, group: usize) {
         self.group = group;
@@ -506,7 +524,7 @@ impl Disturb<f64> for Kinks<'_> {
         let mut turned = || {
             gate += 1;
             // Dealt in turn, the gates of a channel would all be in one group: channels are often a power of two.
-            let dealt = if alone { gate } else { (gate.wrapping_mul(0x9e37_79b9) >> 16) & 0xffff };
+            let dealt = if alone { gate } else { dealt(gate, self.dealing) };
             dealt % groups == self.group % groups
         };
         match (&step.layer, passage.reads[0], passage.dy, &mut gradients[0]) {
@@ -535,6 +553,12 @@ impl Disturb<f64> for Kinks<'_> {
             _ => {}
         }
     }
+}
+
+/// A number of a gate that says nothing of its place, another in each dealing.
+fn dealt(gate: usize, dealing: usize) -> usize {
+    let mixed = gate.wrapping_mul(0x9e37_79b9).wrapping_add(dealing.wrapping_mul(0x85eb_ca6b)) & 0xffff_ffff;
+    (mixed ^ (mixed >> 15)).wrapping_mul(0x2c1b_3c6d) >> 12 & 0xffff
 }
 
 /// Calls `found(y, a, b)` with the indices of each window of x and of two of its pixels: a is the largest, and b another

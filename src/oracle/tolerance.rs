@@ -3,7 +3,7 @@
 
 use super::arithmetic::Arithmetic;
 use super::diagnose::Mistake;
-use super::dump::{Goal, Request, Step, emit, inner, step, tolerance_name, whole_key};
+use super::dump::{Goal, Request, Step, emit, inner, reshaped, step, tolerance_name, whole_key};
 use super::rounding::{
     self, Allowed, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics, target_weights, view,
 };
@@ -88,6 +88,16 @@ struct ByKinks {
     whole: [f64; 2],
 }
 
+impl ByKinks {
+    /// The larger of two of each element.
+    fn or(own: &mut Option<ByKinks>, other: Option<ByKinks>) {
+        let (Some(own), Some(other)) = (own, other) else { return };
+        let larger = |own: &mut f64, other: f64| *own = if other > *own || other.is_nan() { other } else { *own };
+        own.each.zip_mut_with(&other.each, |own, &other| larger(own, other));
+        own.whole.iter_mut().zip(other.whole).for_each(|(own, other)| larger(own, other));
+    }
+}
+
 /// The pass without noise, its dump, and what is needed to repeat the backward pass.
 struct Exact<'a> {
     program: &'a Program<f64>,
@@ -122,7 +132,13 @@ impl<'a> Exact<'a> {
         if single && self.request.steps == 0 {
             let mut found = self.of_one_step(arithmetic)?;
             let nothing = |tensor: &Tensor| Allowed { each: ArrayD::zeros(tensor.shape()), factor: 0.0, mean: 0.0 };
-            let own = |(name, tensor)| found.remove(name).unwrap_or_else(|| nothing(tensor));
+            let own = |(name, tensor): (&str, &Tensor)| {
+                let own = found.remove(name).unwrap_or_else(|| nothing(tensor));
+                match self.request.shape {
+                    Some(_) => Allowed { each: reshaped(&own.each, tensor.shape()), ..own },
+                    None => own,
+                }
+            };
             return Ok(self.tensors.iter().map(own).collect());
         }
         self.of_many_steps(arithmetic)
@@ -221,7 +237,10 @@ impl<'a> Exact<'a> {
         let mut by_kinks = self.turn(&mut kinks, &smooth, &[])?;
         if arithmetic.coarsest() > COARSE {
             // So many gates turn that what one passes on depends on the others.
-            by_kinks = self.turn(&mut kinks, &smooth, &by_kinks)?;
+            // And two that cancel in one group are in different ones then.
+            kinks.deal_again();
+            let again = self.turn(&mut kinks, &smooth, &by_kinks)?;
+            by_kinks.iter_mut().zip(again).for_each(|(own, again)| ByKinks::or(own, again));
         }
         let own = self.of_single_tensors(arithmetic, &kinks);
         let before = if self.request.steps == 0 { HashMap::new() } else { parameters(self.program) };

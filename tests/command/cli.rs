@@ -856,6 +856,12 @@ fn the_oracle_judges_a_layer() {
     // In bfloat16 a thousandth of one element is nothing.
     folder.run(&format!("oracle check wrong.npz --computed-in bf16 {layer}")).ok();
     folder.run("oracle compare ours.safetensors wrong.npz --computed-in grad_*:bf16").ok();
+    // A pattern that selects nothing would be ignored.
+    let known = ["--computed-in", "like `gradweight`; did you mean `grad_weight`?", "output, grad_weight, grad_input"];
+    folder.fails("oracle compare ours.safetensors wrong.npz --computed-in gradweight:bf16", 2, &known);
+    for command in ["check", "diagnose"] {
+        folder.fails(&format!("oracle {command} wrong.npz --computed-in gradweight:bf16 {layer}"), 2, &known);
+    }
     let failed = folder.run("oracle compare ours.safetensors wrong.npz --computed-in tf32");
     assert!(failed.code == Some(1) && failed.stderr.contains("compute it again with `--computed-in tf32`"));
 

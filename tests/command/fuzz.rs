@@ -25,6 +25,9 @@ fn a_program_is_tried_and_what_fails_is_shrunk() {
     );
     let (code, stdout, stderr) = fuzz(&folder, "avg_pool --seeds 4", &right);
     assert!(code == Some(0) && stdout.starts_with("avg_pool, 4 cases: 4 right\n"), "{stdout}{stderr}");
+    let (code, _, stderr) = fuzz(&folder, "avg_pool --seeds 4 --computed-in grad_inptu:bf16", &right);
+    assert!(code == Some(2) && stderr.contains("like `grad_inptu`; did you mean `grad_input`?"), "{stderr}");
+    assert!(stderr.contains("the tensors are grad_input, output"), "{stderr}");
 
     // A program that does not know count_include_pad.
     let wrong = right.replace("{settings}", "$(echo {settings} | sed s/pad=true/pad=false/)");
@@ -53,6 +56,22 @@ fn a_program_is_tried_and_what_fails_is_shrunk() {
     std::fs::write(folder.path("known.txt"), "avg_pool count_include_pad=true # later\n").unwrap();
     let (code, stdout, _) = fuzz(&folder, &format!("avg_pool --seeds 8 {fixed} --xfail known.txt"), &wrong);
     assert!(code == Some(0) && stdout.contains(" right, ") && stdout.contains(" expected failures\n"), "{stdout}");
+    // What is expected to fail must fail; a line for another kind is not concerned.
+    let lines = "max_pool output\navg_pool count_include_pad=* # later\navg_pool count_include_pad=false # now\n";
+    std::fs::write(folder.path("known.txt"), lines).unwrap();
+    let arguments = format!("avg_pool --seeds 8 {fixed} --xfail known.txt");
+    let (code, stdout, _) = fuzz(&folder, &arguments, &wrong);
+    let superfluous = "EXPECTED TO FAIL, PASSED: known.txt, line 3: avg_pool count_include_pad=false # now\n";
+    assert!(code == Some(1) && stdout.contains(superfluous) && stdout.matches("PASSED").count() == 1, "{stdout}");
+    std::fs::write(folder.path("known.txt"), lines.replace("false #", "false strict=false #")).unwrap();
+    assert_eq!(fuzz(&folder, &arguments, &wrong).0, Some(0));
+    std::fs::write(folder.path("known.txt"), format!("{lines}avg_pool h=100\n").replace("false #", "true #")).unwrap();
+    let (code, stdout, _) = fuzz(&folder, &arguments, &wrong);
+    assert!(
+        code == Some(0) && stdout.contains("note: nothing matches known.txt, line 4: avg_pool h=100\n"),
+        "{stdout}"
+    );
+
     let (code, stdout, _) = fuzz(&folder, "relu --seeds 2", "test {in} -a {out}; exit 77");
     assert!(code == Some(1) && stdout == "relu, 2 cases: 2 not supported\nno case was tried\n", "{stdout}");
     let (code, stdout, _) = fuzz(&folder, "relu --seeds 2", "test {in} -a {out}; echo out of memory >&2; exit 3");
@@ -168,14 +187,25 @@ fn many_commands_are_served_by_one_process() {
     let check = r#"["check", "wrong.npz", "--json", "layer", "linear", "--in", "in.npz"]"#;
     std::fs::write(folder.path("known.txt"), "linear output # signs\n").unwrap();
     let excused = check.replace("\"--json\"", "\"--xfail\", \"known.txt\"");
-    for line in [check, "nonsense", r#"["check", "none.npz", "layer", "linear", "--in", "in.npz"]"#, "", &excused] {
+    std::fs::write(folder.path("old.txt"), "linear output # signs\n* grad_bias\n").unwrap();
+    let passes = check.replace("wrong.npz", "right.npz").replace("\"--json\"", "\"--json\", \"--xfail\", \"old.txt\"");
+    theirs.insert("output", ndarray::array![[-1.0], [-2.0]]);
+    formats::write(&folder.path("right.npz"), &theirs).unwrap();
+    let none = r#"["check", "none.npz", "layer", "linear", "--in", "in.npz"]"#;
+    for line in [check, "nonsense", none, "", &excused, &passes] {
         serve.say(line);
     }
     drop(serve.0.stdin.take());
     let mut answers = Vec::new();
     let code = serve.talk(|_, answer| answers.push(answer));
     let codes: Vec<i64> = answers.iter().map(|answer| answer["code"].as_i64().unwrap()).collect();
-    assert_eq!((code, codes), (Some(0), vec![1, 2, 1, 0]));
+    assert_eq!((code, codes), (Some(0), vec![1, 2, 1, 0, 1]));
+    let passes: serde_json::Value = serde_json::from_str(answers[4]["out"].as_str().unwrap()).unwrap();
+    let line = "line 1: linear output # signs";
+    assert_eq!(passes["expected"], serde_json::json!({ "failed": [], "passed": [line] }));
+    assert!(passes["passed"] == false && passes["end_to_end"]["passed"] == true, "{passes}");
+    let text = passes["text"].as_str().unwrap();
+    assert!(text.ends_with("or add strict=false if it fails sometimes\n") && text.contains(line), "{text}");
     // What the command itself prints.
     let alone = folder.run("oracle check wrong.npz --json layer linear --in in.npz");
     assert_eq!(answers[0]["out"], alone.stdout);

@@ -162,3 +162,58 @@ fn what_hooks_cannot_see_is_taken_from_the_next_module() {
     let found = judged(&task, &theirs);
     assert!(!found.passed() && found.report.unknown[0].0 == "output.layer9");
 }
+
+/// In `F.relu(bn(x) + shortcut)` the addition and the ReLU are functions, which hooks of modules do not see. What the next module was
+/// given shows them, and all that is sent back to it is judged.
+#[test]
+fn functions_are_judged_by_what_the_next_module_was_given() {
+    let task = task(&model());
+    let (whole, steps) = (computed(&task), &task.program.steps);
+    let is_module = |index: usize| !matches!(steps[index].layer, Layer::Add | Layer::Relu(_) | Layer::GlobalAvgPool);
+    let mut theirs = Tensors::new();
+    for (name, tensor) in whole.iter() {
+        let module = name.trim_start_matches("grad_output.").trim_start_matches("output.");
+        if steps.iter().enumerate().all(|(index, step)| step.name != module || is_module(index)) {
+            theirs.insert(name, tensor.clone());
+        }
+    }
+    for (index, step) in steps.iter().enumerate().filter(|(index, _)| is_module(*index)) {
+        if let Some(before) = step.reads[0].checked_sub(1).filter(|before| !is_module(*before)) {
+            assert!(index > before);
+            for (own, of_before) in [("input", "output"), ("grad_input", "grad_output")] {
+                let tensor = whole.get(&format!("{of_before}.{}", steps[before].name)).unwrap();
+                theirs.insert(format!("{own}.{}", step.name), tensor.clone());
+            }
+        }
+    }
+    let found = judged(&task, &theirs);
+    assert!(found.passed(), "{:?}, {:?}", found.report.first(), found.connections);
+    let names: Vec<&str> = found.report.tensors.iter().map(|verdict| verdict.name.as_str()).collect();
+    for name in ["input.layer2.0.conv1", "grad_input.layer2.0.conv1", "grad_output.layer1.0.bn2", "input.fc"] {
+        assert!(names.contains(&name), "{name} is not judged: {names:?}");
+    }
+    // Of the last block nobody has recorded the gradient; what cannot be judged for that reason is said.
+    let lacking = |found: &Isolated| -> Vec<String> {
+        found.lacking.iter().map(|(module, lacks)| format!("{module}: {lacks}")).collect()
+    };
+    let last = ["layer3.0.add: `grad_output.layer3.0.add`", "layer3.0.relu#2: `grad_output.layer3.0.relu#2`"];
+    assert_eq!(lacking(&found), last);
+    let gradient = theirs.remove("grad_output.layer3.0.downsample").unwrap();
+    let of_sum = "layer3.0.conv1: what `layer3.0.downsample` adds to `grad_input.layer3.0.conv1`";
+    let expected = ["layer3.0.downsample: `grad_output.layer3.0.downsample`", last[0], last[1], of_sum];
+    assert_eq!(lacking(&judged(&task, &theirs)), expected);
+    theirs.insert("grad_output.layer3.0.downsample", gradient);
+
+    let mut scaled = |name: &str| {
+        let right = theirs.get(name).unwrap().clone();
+        theirs.insert(name, right.to_f64().mapv(|x| (1.001 * x) as f32));
+        let wrong = judged(&task, &theirs).wrong().join(", ");
+        theirs.insert(name, right);
+        wrong
+    };
+    // What is sent back to a sum, and the result of its ReLU.
+    let wrong = scaled("grad_input.layer2.0.conv1");
+    assert!(wrong.contains("layer2.0.conv1 + layer2.0.downsample"), "{wrong}");
+    let wrong = scaled("input.layer2.0.conv1");
+    assert!(wrong.contains("layer1.0.relu#2"), "{wrong}");
+}

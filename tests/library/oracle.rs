@@ -296,7 +296,39 @@ fn wrong_input_to_a_layer_says_what_was_expected() {
     tensors.insert("grad_output", Array4::<f32>::zeros((1, 2, 3, 4)));
     assert!(message("relu", "", &tensors).contains("[1, 2, 3, 3]"));
     tensors.insert("input", ndarray::arr1(&[1i64]));
-    assert!(message("relu", "", &tensors).contains("float32 or float64"));
+    assert!(message("relu", "", &tensors).contains("relu: `input` expects float32 or float64, got int64"));
+    tensors.insert("input", Array4::<f32>::zeros((2, 3, 1, 1)).into_shape_with_order((2, 3)).unwrap());
+    let shapes = "relu: `grad_output` expects the output's shape [2, 3], got [1, 2, 3, 4]";
+    assert!(message("relu", "", &tensors).contains(shapes));
+}
+
+/// A ReLU takes an array of any shape, and its results have the same.
+#[test]
+fn a_relu_takes_any_shape() {
+    for shape in [&[][..], &[7], &[3, 5], &[2, 3, 4], &[2, 3, 2, 2], &[2, 1, 3, 2, 2]] {
+        let (x, dy) = (wave(shape, 1), wave(shape, 2));
+        let mut tensors = Tensors::new();
+        tensors.insert("input", x.clone());
+        tensors.insert("grad_output", dy.clone());
+        let settings: Settings = "negative_slope=0.25".parse().unwrap();
+        let leaky = |x: &f64, value: &f64| if *x > 0.0 { *value } else { 0.25 * value };
+        let mut right = Tensors::new();
+        right.insert("output", x.mapv(|x| leaky(&x, &x)));
+        right.insert("grad_input", ndarray::Zip::from(&x).and(&dy).map_collect(leaky));
+        let ours = layer::run::<f64>("leaky_relu", &settings, &tensors, &[Arithmetic::F64, Arithmetic::F32]).unwrap();
+        for (name, tensor) in ours.iter() {
+            assert_eq!(tensor.shape(), shape, "{name}");
+        }
+        for (name, tensor) in right.iter() {
+            assert_eq!(ours.get(name), Some(tensor), "{shape:?}");
+        }
+        let single = layer::run::<f32>("leaky_relu", &settings, &tensors, &[]).unwrap();
+        assert!(compare(&ours, &single, None).unwrap().passed(), "{shape:?}");
+        let task = layer::prepare("leaky_relu", &settings, &tensors).unwrap();
+        let found = diagnose(&task, &mistaken(&task, Mistake::LeakySlope).unwrap(), &ComputedIn::default()).unwrap();
+        let negative = x.iter().any(|x| *x < 0.0);
+        assert_eq!(found.explains().any(|mistake| mistake == Mistake::LeakySlope), negative, "{shape:?}");
+    }
 }
 
 fn wave(shape: &[usize], seed: usize) -> ArrayD<f64> {

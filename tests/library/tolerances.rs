@@ -5,9 +5,11 @@
 //! `f32`, in order, and results are rounded to the type in which they are stored.
 
 use ndarray::{Array1, Array4, ArrayD, IxDyn};
+use resnet_by_hand::layers::{Conv2d, Mode, Relu};
 use resnet_by_hand::oracle::arithmetic::Float;
 use resnet_by_hand::oracle::compare::Outcome;
-use resnet_by_hand::oracle::{Arithmetic, ComputedIn, Report, compare_as, layer};
+use resnet_by_hand::oracle::{Arithmetic, ComputedIn, Goal, Report, Request, compare_as, dump, layer};
+use resnet_by_hand::program::{Layer, Program};
 use resnet_by_hand::rng::{Purpose, Rng, name_hash, normal, stream};
 use resnet_by_hand::tensors::Tensors;
 
@@ -202,6 +204,80 @@ fn what_cancels_is_judged_by_the_size_of_its_terms() {
     let theirs = |x: f64| tensors(&[("output", ArrayD::from_elem(vec![1, 1, 7, 7], x))]);
     assert!(judged("batch_norm", "", &norm, &theirs(error), &Arithmetic::F32).passed());
     assert!(!judged("batch_norm", "", &norm, &theirs(1.0), &Arithmetic::F32).passed());
+}
+
+/// Terms that are alike one after another: x is constant and dy smooth, with the sum 0. The partial sums are far larger than Σ t
+/// and than √Σ t², and so are their errors. A module after one that returns zeros has such an input.
+#[test]
+fn partial_sums_may_be_larger_than_the_sum() {
+    let (mut rng, side) = (random("smooth"), 64);
+    let wave = |i: usize| (std::f64::consts::TAU * (i as f64 + 0.5) / side as f64).cos();
+    let mut input = convolution("smooth", Float::F32, Float::F32);
+    let constants = drawn(&mut rng, &[6], Float::F32);
+    input.insert("input", ArrayD::from_shape_fn(vec![1, 4, side, side], |at| constants[[at[1]]]));
+    input.insert("weight", drawn(&mut rng, &[2, 4, 3, 3], Float::F32));
+    input.insert("bias", drawn(&mut rng, &[2], Float::F32));
+    let dy = |at: IxDyn| constants[[4 + at[1]]] * wave(at[2]) + 1e-3 * normal(&mut rng);
+    let dy = ArrayD::from_shape_fn(vec![1, 2, side, side], dy).mapv(|x| rounded(x, Float::F32));
+    input.insert("grad_output", dy.clone());
+    let theirs = Kernel::new(&Arithmetic::F32, false).run(&input);
+    let report = judged("conv2d", "padding=1", &input, &theirs, &Arithmetic::F32);
+    assert!(report.passed() && share(&report) < 0.6, "{:?}", report.tensors);
+
+    let sum = dy.iter().take(side * side).fold(0.0f32, |sum, &dy| sum + dy as f32);
+    let (mut pool, mut mean) = (Tensors::new(), Tensors::new());
+    pool.insert(
+        "input",
+        dy.slice_each_axis(|axis| (0..if axis.axis.index() == 1 { 1 } else { axis.len as isize }).into()).to_owned(),
+    );
+    mean.insert("output", ArrayD::from_elem(vec![1, 1], f64::from(sum / (side * side) as f32)));
+    assert!(judged("global_avg_pool", "", &pool, &mean, &Arithmetic::F32).passed());
+    // Nothing else has become wider: a thousandth of a gradient that is no rounding error is seen.
+    for name in ["output", "grad_input"] {
+        let wrong = scaled(&theirs, name, 0.999);
+        assert!(!judged("conv2d", "padding=1", &input, &wrong, &Arithmetic::F32).passed(), "{name}");
+    }
+}
+
+/// Equal terms are all rounded in the same direction. They are equal within a channel of x and of dy, however many channels there are.
+#[test]
+fn equal_terms_of_a_channel_are_rounded_alike() {
+    let (mut rng, rows, features) = (random("equal"), 4096, 32);
+    let (of_x, of_dy) = (drawn(&mut rng, &[features], Float::F32), drawn(&mut rng, &[features], Float::F32));
+    let mut input = Tensors::new();
+    input.insert("input", ArrayD::from_shape_fn(vec![rows, features], |at| of_x[[at[1]]]));
+    input.insert("weight", drawn(&mut rng, &[features, features], Float::F32));
+    input.insert("grad_output", ArrayD::from_shape_fn(vec![rows, features], |at| of_dy[[at[1]]]));
+    let kernel = Kernel::new(&Arithmetic::F32, false);
+    let sum = |at: IxDyn| kernel.sum(std::iter::repeat_n((of_dy[[at[0]]], of_x[[at[1]]]), rows));
+    let mut theirs = Tensors::new();
+    theirs.insert("grad_weight", ArrayD::from_shape_fn(vec![features, features], sum));
+    let report = judged("linear", "", &input, &theirs, &Arithmetic::F32);
+    assert!(report.passed(), "{:?}", report.first());
+}
+
+/// Two gates within rounding of 0 that open by chance change dx by dy and by −dy. Turned together in one group they would cancel,
+/// and one of them alone would be more than is allowed.
+#[test]
+fn gates_that_cancel_are_allowed_for_one_by_one() {
+    let images = |value: &dyn Fn(usize) -> f64, shape: [usize; 4]| Array4::from_shape_fn(shape, |at| value(at.1));
+    let signs = |channel: usize| if channel == 0 { 1.0 } else { -1.0 };
+    let conv = |weight: Array4<f64>| {
+        Layer::Conv2d(Conv2d { weight, bias: None, stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 })
+    };
+    let mut program = Program::new();
+    // x − x twice, two ReLUs, and the difference of their results.
+    let both = program.push("conv1", conv(images(&signs, [2, 2, 1, 1])), 0);
+    let relu = program.push("relu", Layer::Relu(Relu::new()), both);
+    program.push("conv2", conv(images(&signs, [1, 2, 1, 1])), relu);
+    let (x, dy) = (images(&|_| 1.5, [1, 2, 24, 24]), images(&|_| 1.0, [1, 1, 24, 24]));
+    let mut request = Request::new(Mode::Train, Goal::GradOutput(dy.into()));
+    request.computed_in = vec![Arithmetic::BF16];
+    let ours = dump::<f64>(&program, &x.into(), &request).unwrap();
+    assert!(ours.get("grad_input").unwrap().to_f64().iter().all(|&dx| dx == 0.0));
+    let allowed = ours.get("tolerance.bf16.grad_input").unwrap().to_f64();
+    let narrow = allowed.iter().filter(|&&allowed| allowed < 1.0).count();
+    assert_eq!(narrow, 0, "of {}", allowed.len());
 }
 
 /// Copies have no tolerance, and a kink concerns only the elements that its gate reaches.

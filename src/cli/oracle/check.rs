@@ -4,11 +4,12 @@ use super::compare::{print, to_json};
 use super::html::{HtmlArgs, Section};
 use super::layer::LayerInput;
 use super::model::ModelInput;
-use super::{ComputedInArgs, ExpectedArgs, in_file};
+use super::{ComputedInArgs, ExpectedArgs, in_file, results};
 use crate::cli::{Failure, Result, args};
 use crate::formats;
 use crate::oracle::diagnose::needed;
-use crate::oracle::dump::tolerance_of;
+use crate::oracle::dump::{names_of, tolerance_of};
+use crate::oracle::expected::Lines;
 use crate::oracle::isolate::{Isolated, isolate};
 use crate::oracle::layer::{self, Task, prepare};
 use crate::oracle::{self, Arithmetic, ComputedIn, Expected, Report};
@@ -117,6 +118,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
         }
         What::Model(input) => {
             let mut task = input.task()?;
+            args.computed_in.check(names_of(&task.program).iter().map(String::as_str))?;
             let isolated = match args.end_to_end {
                 true => None,
                 false => Some(of_modules(&task, &theirs, &stated).map_err(in_file(&args.theirs))?),
@@ -131,6 +133,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
             (isolated, ours)
         }
     };
+    if let (What::Layer(_), Some(ours)) = (&args.what, &ours) {
+        args.computed_in.check(results(ours))?;
+    }
     let ours = ours.filter(|_| !args.isolate);
     let whole = match &ours {
         Some(ours) => Some(oracle::compare_as(ours, &theirs, None, &stated).map_err(in_file(&args.theirs))?),
@@ -139,11 +144,14 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     if let (Some(path), Some(ours)) = (&args.tolerances, &ours) {
         formats::write(path, &tolerances(ours))?;
     }
-    let mut judged = Judged { isolated, whole };
+    let mut judged = Judged { isolated, whole, lines: Lines::default() };
     judged.excuse(&expected, &args.what);
     let mut text = Vec::new();
     judged.print(&mut text, args.all, &args.theirs)?;
-    if !judged.passed()
+    // The settings of a layer are others in the next call; a network is all that there is.
+    let all = matches!(args.what, What::Model(_)).then_some("model");
+    args.expected.print(&mut text, &expected, &judged.lines, all)?;
+    if !judged.fits()
         && let Some(same) = in_narrow_sums(&args.what, &theirs, &stated)?
     {
         writeln!(
@@ -159,6 +167,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
             "passed": judged.passed(),
             "isolated": judged.isolated.as_ref().map(isolated_json),
             "end_to_end": judged.whole.as_ref().map(to_json),
+            "expected": lines_json(&expected, &judged.lines),
             "text": String::from_utf8_lossy(&text),
         });
         writeln!(out, "{value:#}")?;
@@ -172,6 +181,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
 struct Judged {
     isolated: Option<Isolated>,
     whole: Option<Report>,
+    /// What became of the lines of expected failures.
+    lines: Lines,
 }
 
 impl Judged {
@@ -183,11 +194,15 @@ impl Judged {
             What::Model(input) => ("model", vec![("model".to_string(), input.name().to_string())]),
         };
         for report in self.isolated.iter_mut().map(|isolated| &mut isolated.report).chain(&mut self.whole) {
-            expected.excuse(kind, &properties, report);
+            self.lines.extend(expected.excuse(kind, &properties, report));
         }
     }
 
     fn passed(&self) -> bool {
+        self.fits() && self.lines.superfluous().next().is_none()
+    }
+
+    fn fits(&self) -> bool {
         // A dump without the inputs of its modules is judged end to end alone.
         let isolated = self.isolated.as_ref().filter(|isolated| isolated.report.tried() > 0 || self.whole.is_none());
         isolated.is_none_or(Isolated::passed) && self.whole.as_ref().is_none_or(Report::passed)
@@ -292,6 +307,12 @@ fn print_isolated(out: &mut dyn Write, isolated: &Isolated, all: bool, theirs: &
         writeln!(out, "docs/oracle.md, \"Recording a network\", shows how to record what is missing")?;
     }
     Ok(())
+}
+
+/// The lines of expected failures of which something was judged, by whether it failed.
+fn lines_json(expected: &Expected, lines: &Lines) -> serde_json::Value {
+    let texts = |lines: &mut dyn Iterator<Item = usize>| lines.map(|line| expected.line(line)).collect::<Vec<_>>();
+    json!({ "failed": texts(&mut lines.failed.iter().copied()), "passed": texts(&mut lines.superfluous()) })
 }
 
 fn isolated_json(isolated: &Isolated) -> serde_json::Value {

@@ -1,7 +1,7 @@
 //! `resnet oracle compare`.
 
-use super::ComputedInArgs;
 use super::html::{DETAILED, HtmlArgs, Section};
+use super::{ComputedInArgs, results};
 use crate::cli::{Failure, Result, args, text};
 use crate::formats;
 use crate::oracle::compare::{DECADES, Outcome, Whole, Worst};
@@ -64,6 +64,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
         return compare_folders(args, out);
     }
     let (ours, theirs) = (formats::read(&args.ours)?, formats::read(&args.theirs)?);
+    args.computed_in.check(results(&ours))?;
     let given = match (args.rtol, args.atol) {
         (None, None) => None,
         (relative, absolute) => {

@@ -2,10 +2,11 @@
 
 use super::layer::LayerInput;
 use super::model::ModelInput;
-use super::{ComputedInArgs, in_file};
+use super::{ComputedInArgs, in_file, results};
 use crate::cli::{Failure, Result};
 use crate::formats;
 use crate::oracle::diagnose::{Suspicion, diagnose_sgd, needed};
+use crate::oracle::dump::names_of;
 use crate::oracle::layer::{self, prepare};
 use crate::oracle::{self, Diagnosis, Mistake};
 use clap::Subcommand;
@@ -56,6 +57,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let diagnosis = match &args.what {
         What::Layer(LayerInput { kind, settings, input: path }) => {
             let input = formats::read(path)?;
+            if !stated.patterns.is_empty() {
+                let ours = layer::run::<f64>(kind, settings, &input, &[]).map_err(in_file(path))?;
+                args.computed_in.check(results(&ours))?;
+            }
             let diagnosis = match kind.as_str() {
                 "sgd" => diagnose_sgd(settings, &input, &theirs, &stated),
                 _ => match prepare(kind, settings, &input) {
@@ -68,7 +73,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
             };
             diagnosis.map_err(in_file(path))?
         }
-        What::Model(input) => oracle::diagnose(&input.task()?, &theirs, &stated).map_err(in_file(&input.input))?,
+        What::Model(input) => {
+            let task = input.task()?;
+            args.computed_in.check(names_of(&task.program).iter().map(String::as_str))?;
+            oracle::diagnose(&task, &theirs, &stated).map_err(in_file(&input.input))?
+        }
     };
     let explains: Vec<Mistake> = diagnosis.explains().collect();
     if args.json {

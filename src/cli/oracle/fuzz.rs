@@ -135,8 +135,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     };
     let found = fuzz::fuzz(cases, &stated, &expected, &mut implementation, &mut progress)?;
     bar.finish_and_clear();
+    if !found.results.is_empty() {
+        args.computed_in.check(found.results.iter().map(String::as_str))?;
+    }
     let mut text = Vec::new();
     describe(&mut text, args, &found)?;
+    args.expected.print(&mut text, &expected, &found.lines, args.case.is_none().then_some(&args.kind))?;
     if args.json || args.ask {
         let report = in_json(&found, &String::from_utf8_lossy(&text));
         match args.ask {
@@ -257,7 +261,7 @@ fn ask(case: &Case, folder: &Folder, out: &mut dyn Write) -> LibraryResult<Optio
 
 /// The result in words.
 fn describe(out: &mut dyn Write, args: &Args, found: &Fuzzed) -> std::io::Result<()> {
-    let Fuzzed { right, unsupported, expected, wrong, first, share, missing } = found;
+    let Fuzzed { right, unsupported, expected, wrong, first, share, missing, .. } = found;
     let mut counts = Vec::new();
     for (count, what) in
         [(*right, "right"), (wrong.len(), "wrong"), (*expected, "expected failures"), (*unsupported, "not supported")]

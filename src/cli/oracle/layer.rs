@@ -14,7 +14,7 @@ Kinds and their settings:
                          padding: 1, 1x0, before:after 1:2x0:1, same, valid
   batch_norm             mode eps momentum                     reads input [weight bias running_mean running_var]
                          momentum=none averages all batches    and [num_batches_tracked]
-  relu, leaky_relu       negative_slope (leaky_relu)           reads input
+  relu, leaky_relu       negative_slope (leaky_relu)           reads input, of any shape
   max_pool               kernel_size stride padding dilation ceil_mode
   avg_pool               kernel_size stride padding ceil_mode count_include_pad divisor_override
   global_avg_pool

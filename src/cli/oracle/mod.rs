@@ -14,8 +14,10 @@ mod serve;
 use super::args::{self, Float};
 use super::{Failure, Result, text};
 use crate::Error;
+use crate::error::nearest;
 use crate::formats::{self, Format};
 use crate::oracle::dump::tolerance_of;
+use crate::oracle::expected::Lines;
 use crate::oracle::{Arithmetic, ComputedIn, Expected};
 use crate::tensors::{Tensor, Tensors};
 use clap::Subcommand;
@@ -94,6 +96,28 @@ impl ComputedInArgs {
         }
         stated
     }
+
+    /// Rejects a pattern that selects none of the tensors that can be judged: it would change nothing, silently.
+    fn check<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<()> {
+        const SHOWN: usize = 40;
+        let (stated, names) = (self.stated(), names.collect::<Vec<_>>());
+        let Some(pattern) = stated.without_tensor(&names) else { return Ok(()) };
+        let all: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        let hint = nearest(pattern, &all).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let more = match all.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let shown = all[..all.len().min(SHOWN)].join(", ");
+        Err(Failure::Usage(format!(
+            "--computed-in: no tensor or module has a name like `{pattern}`{hint}\nthe tensors are {shown}{more}"
+        )))
+    }
+}
+
+/// The results in a dump, without their tolerances.
+fn results(dump: &Tensors) -> impl Iterator<Item = &str> {
+    dump.names().filter(|name| tolerance_of(name).is_none())
 }
 
 fn computed_in(text: &str) -> std::result::Result<(Option<String>, Arithmetic), Error> {
@@ -106,7 +130,8 @@ fn computed_in(text: &str) -> std::result::Result<(Option<String>, Arithmetic), 
 /// What THEIRS is known not to do.
 #[derive(Debug, clap::Args)]
 struct ExpectedArgs {
-    /// File of expected failures, one per line: KIND [SETTING=VALUE | TENSOR]... # reason
+    /// File of expected failures, one per line: KIND [SETTING=VALUE | TENSOR]... # reason. What does not
+    /// fail is reported, and the exit code is 1, unless the line has strict=false
     #[arg(long, value_name = "FILE")]
     xfail: Option<PathBuf>,
 }
@@ -116,6 +141,21 @@ impl ExpectedArgs {
         let Some(path) = &self.xfail else { return Ok(Expected::default()) };
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
         text.parse().map_err(in_file(path))
+    }
+
+    /// Reports the lines of which nothing fails any more, and, if `all` that they could apply to was judged, those for this kind
+    /// that match nothing.
+    fn print(&self, out: &mut dyn Write, expected: &Expected, lines: &Lines, all: Option<&str>) -> std::io::Result<()> {
+        let Some(path) = &self.xfail else { return Ok(()) };
+        for line in lines.superfluous() {
+            let line = expected.line(line);
+            writeln!(out, "EXPECTED TO FAIL, PASSED: {}, {line}", path.display())?;
+            writeln!(out, "  remove the line, or add strict=false if it fails sometimes")?;
+        }
+        for line in all.map_or(Vec::new(), |kind| expected.idle(kind, lines)) {
+            writeln!(out, "note: nothing matches {}, {}", path.display(), expected.line(line))?;
+        }
+        Ok(())
     }
 }
 

@@ -88,6 +88,12 @@ impl Mistake {
                 std::mem::replace(&mut loss.reduction, other) != other
             }
             Mistake::GradientTimesBatch | Mistake::GradientOverBatch => backward && batch > 1,
+            Mistake::ParametersTimesBatch | Mistake::ParametersOverBatch => {
+                let trained = |layer: &mut Layer<f64>| {
+                    matches!(layer, Layer::Conv2d(_) | Layer::BatchNorm2d(_) | Layer::Linear(_))
+                };
+                backward && batch > 1 && layers(task, &mut |layer| trained(layer))
+            }
             Mistake::UpstreamOnes => {
                 let Goal::GradOutput(gradient) = &mut task.request.goal else { return false };
                 let ones = Tensor::from(ArrayD::<f64>::ones(gradient.shape()));
@@ -289,6 +295,15 @@ impl Disturb<f64> for Mistake {
         gradients: &mut [Value<f64>],
         parameters: &mut Gradients<f64>,
     ) {
+        let batch = reads[0].shape()[0] as f64;
+        let factor = match self {
+            Mistake::ParametersTimesBatch => batch,
+            Mistake::ParametersOverBatch => 1.0 / batch,
+            _ => 1.0,
+        };
+        if factor != 1.0 {
+            parameters.iter_mut().for_each(|(_, gradient)| *gradient *= factor);
+        }
         match (&step.layer, reads[0], dy) {
             (Layer::BatchNorm2d(bn), Value::Images(x), Value::Images(dy)) => {
                 if let Some(wrong) = WrongNorm::of(*self) {

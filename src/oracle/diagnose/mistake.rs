@@ -27,6 +27,8 @@ pub enum Mistake {
     LossAveraged,
     GradientTimesBatch,
     GradientOverBatch,
+    ParametersTimesBatch,
+    ParametersOverBatch,
     UpstreamOnes,
     DecayDecoupled,
     NoDecay,
@@ -35,7 +37,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every mistake, the more specific before the more general.
-    pub const ALL: [Mistake; 27] = [
+    pub const ALL: [Mistake; 29] = [
         Mistake::RunningVariance,
         Mistake::MomentumComplement,
         Mistake::NormalizesUnbiased,
@@ -59,6 +61,8 @@ impl Mistake {
         Mistake::LossAveraged,
         Mistake::GradientTimesBatch,
         Mistake::GradientOverBatch,
+        Mistake::ParametersTimesBatch,
+        Mistake::ParametersOverBatch,
         Mistake::UpstreamOnes,
         Mistake::DecayDecoupled,
         Mistake::NoDecay,
@@ -91,6 +95,8 @@ impl Mistake {
             Mistake::LossAveraged => "loss-averaged",
             Mistake::GradientTimesBatch => "gradient-times-batch",
             Mistake::GradientOverBatch => "gradient-over-batch",
+            Mistake::ParametersTimesBatch => "parameters-times-batch",
+            Mistake::ParametersOverBatch => "parameters-over-batch",
             Mistake::UpstreamOnes => "upstream-ones",
             Mistake::DecayDecoupled => "decay-decoupled",
             Mistake::NoDecay => "no-decay",
@@ -152,6 +158,14 @@ impl Mistake {
             Mistake::GradientOverBatch => {
                 "gradients are too small by a factor of N, the batch size: divided by N once too often"
             }
+            Mistake::ParametersTimesBatch => {
+                "gradients of the parameters, not those of the input, are too large by a factor of N, the batch size; the mean's \
+                 1/N is in the gradient of the loss already, and is not taken out again"
+            }
+            Mistake::ParametersOverBatch => {
+                "gradients of the parameters, not those of the input, are divided by N, the batch size, a second time: a layer \
+                 adds over the images, and the mean's 1/N is in the gradient of the loss"
+            }
             Mistake::UpstreamOnes => {
                 "backward ignores the gradient of its result, as if it were 1 everywhere; it must multiply by it"
             }
@@ -180,6 +194,8 @@ impl Mistake {
             | Mistake::KernelFlipped
             | Mistake::KernelTransposed
             | Mistake::PaddingIgnored
+            | Mistake::ParametersTimesBatch
+            | Mistake::ParametersOverBatch
             | Mistake::UpstreamOnes => "conv2d",
             Mistake::ReluGradientAtZero => "relu",
             Mistake::LeakySlope => "leaky_relu",
