@@ -169,7 +169,7 @@ pub struct Args {
           help_heading = "Optimisation")]
     shards: Option<usize>,
 
-    /// Batch norm over groups of N images instead of the whole batch ("ghost" batch norm); 0: off [default: 0]
+    /// Batch norm over groups of N images instead of the whole batch ("ghost"); 0: off [default: 0]
     ///
     /// N divides the images of a shard. Every group is normalised with its own mean and variance, which
     /// is another function than batch norm. Several processes exchange nothing for it.
