@@ -64,9 +64,9 @@ pub(super) struct NormGradient<'a> {
 
 impl Prologue for NormGradient<'_> {
     fn read(&self, at: usize, out: &mut [f32]) {
-        let [dy, x] = [self.dy, self.x].map(|array| part(array, at, out.len()));
+        let (dy, x) = (part(self.dy, at, out.len()), part(self.x, at, out.len()));
         for (range, backward) in self.backward.within(at, out.len()) {
-            let [dy, x] = [dy, x].map(|values| &values[range.clone()]);
+            let (dy, x) = (&dy[range.clone()], &x[range.clone()]);
             let (out, strip) = (&mut out[range], backward.strip.len());
             wide(
                 #[inline(always)]

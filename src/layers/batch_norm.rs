@@ -204,7 +204,7 @@ impl<T: Scalar> BatchNorm2d<T> {
             Mode::Eval => (self.running_mean.clone(), self.running_var.clone()),
         };
         let rstd = var.mapv(|var| (var + self.eps).sqrt().recip());
-        let x_hat = (&x - &mean) * &rstd;
+        let x_hat = (x.to_owned() - &mean) * &rstd;
         let y = x_hat * &self.gamma + &self.beta;
         (y.into_shared(), GroupStatistics { images, mean, var, rstd })
     }
@@ -239,12 +239,12 @@ impl<T: Scalar> BatchNorm2d<T> {
     ) -> (Activation<T>, BatchNorm2dGrads<T>) {
         let (x, dy) = (&part(x, images), part(dy, images));
         let m = T::of_usize(x.len() / self.gamma.len());
-        let x_hat = (x - mean) * rstd;
+        let x_hat = (x.to_owned() - mean) * rstd;
         let dbeta = channel_sums(&dy);
         let dgamma = channel_sums(&(&dy * &x_hat).into_shared());
         let dx = match mode {
-            Mode::Train => (&dy - &(&dbeta / m) - x_hat * &(&dgamma / m)) * &(&self.gamma * rstd),
-            Mode::Eval => &dy * &(&self.gamma * rstd), // mean and var are constants
+            Mode::Train => (dy.to_owned() - &(&dbeta / m) - x_hat * &(&dgamma / m)) * &(&self.gamma * rstd),
+            Mode::Eval => dy.to_owned() * &(&self.gamma * rstd), // mean and var are constants
         };
         (dx.into_shared(), BatchNorm2dGrads { gamma: dgamma, beta: dbeta })
     }
@@ -337,9 +337,9 @@ fn join_groups<T: Scalar>(mut groups: Vec<Activation<T>>) -> Activation<T> {
 fn moments<T: Scalar>(x: &Activation<T>) -> (Array1<T>, Array1<T>) {
     let m = T::of_usize(x.len() / x.dim().3);
     let pivot = x.slice(s![0, 0, 0, ..]).to_owned();
-    let from_pivot = (x - &pivot).into_shared();
+    let from_pivot = (x.to_owned() - &pivot).into_shared();
     let offset = channel_sums(&from_pivot) / m;
-    let squares = (&from_pivot - &offset).mapv_into(|centred| centred * centred);
+    let squares = (from_pivot.to_owned() - &offset).mapv_into(|centred| centred * centred);
     (pivot + &offset, channel_sums(&squares.into_shared()) / m)
 }
 

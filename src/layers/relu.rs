@@ -27,7 +27,6 @@
 
 use super::{Activation, check_dy, contiguous};
 use crate::{Error, Result, Scalar};
-use ndarray::Zip;
 
 /// y = max(x, slope · x); see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,7 +86,9 @@ impl<T: Scalar> Relu<T> {
     /// If the shape of `dy` is not that of y.
     pub fn backward(&self, dy: &Activation<T>, cache: &ReluCache<T>) -> Result<Activation<T>> {
         check_dy("relu", dy.shape(), cache.y.shape())?;
-        Ok(Zip::from(&contiguous(dy)).and(&cache.y).map_collect(|&dy, &y| self.pull(dy, y)).into_shared())
+        let mut dx = contiguous(dy).into_owned();
+        dx.zip_mut_with(&cache.y, |dx, &y| *dx = self.pull(*dx, y));
+        Ok(dx.into_shared())
     }
 
     /// y of one x.

@@ -238,7 +238,11 @@ impl Rows for &[usize] {
     }
     #[inline(always)]
     fn last(self) -> usize {
-        self.iter().copied().max().unwrap_or(0)
+        let mut last = 0;
+        for &start in self {
+            last = last.max(start);
+        }
+        last
     }
 }
 
@@ -298,7 +302,9 @@ impl Product<'_> {
         }
         if k == 0 {
             if !self.accumulate {
-                (0..c_rows.count()).for_each(|i| c[c_rows.start(i)..][..n].fill(0.0));
+                for i in 0..c_rows.count() {
+                    c[c_rows.start(i)..][..n].fill(0.0);
+                }
             }
             return;
         }
@@ -355,10 +361,16 @@ impl Product<'_> {
         c_rows: impl Rows,
     ) {
         let segments = &self.segments.list[slice.clone()];
-        let columns: [usize; N] = std::array::from_fn(|v| column + v * V::LANES);
+        // Loops over indices: `map` and `from_fn` of an array stay calls if the compiler puts them into another unit than this.
         // Where a vector's columns begin in B; they are never in two panels.
-        let b = columns.map(|column| &self.b[column / NR * self.panel + k_before * NR + column % NR..]);
-        let starts: [usize; MR] = std::array::from_fn(|i| rows.start(first + i.min(count - 1)));
+        let (mut columns, mut b, mut starts) = ([column; N], [self.b; N], [0; MR]);
+        for v in 0..N {
+            columns[v] += v * V::LANES;
+            b[v] = &self.b[columns[v] / NR * self.panel + k_before * NR + columns[v] % NR..];
+        }
+        for (i, start) in starts.iter_mut().enumerate() {
+            *start = rows.start(first + i.min(count - 1));
+        }
         let mut sums = [[V::zero(); N]; MR];
         let whole = column + N * V::LANES <= self.n;
         let mut part = [0.0; NR];
@@ -427,7 +439,10 @@ unsafe fn microkernel<V: Vector<f32>, const MR: usize, const N: usize>(
     sums: &mut [[V; N]; MR],
 ) {
     let mut acc = *sums;
-    let mut b = b.map(|b| b.as_ptr());
+    let mut next = [a.as_ptr(); N];
+    for v in 0..N {
+        next[v] = b[v].as_ptr();
+    }
     for segment in segments {
         let mut a = a.as_ptr().wrapping_add(segment.offset);
         for _ in 0..segment.len {
@@ -435,8 +450,8 @@ unsafe fn microkernel<V: Vector<f32>, const MR: usize, const N: usize>(
             // after the last k is no read.
             let mut b_row = [V::zero(); N];
             for v in 0..N {
-                b_row[v] = V::load(unsafe { std::slice::from_raw_parts(b[v], V::LANES) }, 0);
-                b[v] = b[v].wrapping_add(NR);
+                b_row[v] = V::load(unsafe { std::slice::from_raw_parts(next[v], V::LANES) }, 0);
+                next[v] = next[v].wrapping_add(NR);
             }
             for i in 0..MR {
                 let a_value = unsafe { *a.wrapping_add(rows[i]) };

@@ -129,7 +129,10 @@ pub(crate) fn for_each_tap(g: &Geometry, images: usize, group: usize, mut visit:
                     let row = pixel(0, g.h, ho, p);
                     for q in 0..g.kw {
                         let column = pixel(1, g.w, wo, q);
-                        let source = row.zip(column).map(|(h, w)| ((n * g.h + h) * g.w + w) * g.c_in + group * c);
+                        let source = match (row, column) {
+                            (Some(h), Some(w)) => Some(((n * g.h + h) * g.w + w) * g.c_in + group * c),
+                            _ => None,
+                        };
                         visit(tap, source);
                         tap += c;
                     }

@@ -183,9 +183,9 @@ fn transform_output<A: Arithmetic, F: Transforms<M, S>, const M: usize, const S:
     }
 }
 
-// In the three functions below everything is a loop over indices. A closure would be compiled separately, for every
-// processor, so its vectors would not use the instructions of this one; an array iterated by value would first be
-// copied, and one created here would first be cleared. So the caller provides `half`, the result of the first of the
+// From here on everything is a loop over indices. A closure, or a function of the standard library that takes one (`map` of
+// an array), may be compiled separately, for every processor, so that its vectors do not use the instructions of this one; an
+// array iterated by value would first be copied, and one created here would first be cleared. So the caller provides `half`, the result of the first of the
 // two one-dimensional transforms; it is overwritten for every tile.
 
 /// Bᵀ d B of one tile and a vector of channels; x comes with the distances of its rows and columns, V of its points.
@@ -367,7 +367,7 @@ where
     type Output = ();
 
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "`column` is a lane of nine arrays")]
+    #[expect(clippy::needless_range_loop, reason = "as in `input_tile`")]
     fn run<A: Arithmetic, const ROWS: usize>(self) {
         let Panel { transforms, panel, inputs, c_out, w, u } = self;
         let (rows, columns) = (inputs.len(), NR.min(c_out - panel * NR));
@@ -376,24 +376,28 @@ where
         for (row, input) in inputs.enumerate() {
             for column in 0..columns {
                 let of_pair = w(panel * NR + column, input);
-                for (p, q) in (0..3).flat_map(|p| (0..3).map(move |q| (p, q))) {
-                    taps[p][q][column] = f64::from(of_pair[3 * p + q]);
+                for p in 0..3 {
+                    for q in 0..3 {
+                        taps[p][q][column] = f64::from(of_pair[3 * p + q]);
+                    }
                 }
             }
             for first in (0..NR).step_by(A::D::LANES) {
                 let mut half = [[A::D::zero(); 3]; S];
                 for q in 0..3 {
                     let mut column = [A::D::zero(); 3];
-                    for (tap, taps) in column.iter_mut().zip(&taps) {
-                        *tap = A::D::load(&taps[q], first);
+                    for p in 0..3 {
+                        column[p] = A::D::load(&taps[p][q], first);
                     }
-                    for (half, value) in half.iter_mut().zip(transforms.weight(column)) {
-                        half[q] = value;
+                    let values = transforms.weight(column);
+                    for i in 0..S {
+                        half[i][q] = values[i];
                     }
                 }
-                for (points, half) in points.iter_mut().zip(half) {
-                    for (point, value) in points.iter_mut().zip(transforms.weight(half)) {
-                        value.store(point, first);
+                for i in 0..S {
+                    let values = transforms.weight(half[i]);
+                    for j in 0..S {
+                        values[j].store(&mut points[i][j], first);
                     }
                 }
             }
@@ -431,24 +435,28 @@ impl<F: Transforms<M, S>, const M: usize, const S: usize> Kernel for WeightAdjoi
         // Outside the loop, as above.
         let (mut points, mut taps) = ([[[0.0; NR]; S]; S], [[0.0; NR]; 9]);
         for input in 0..inputs {
-            for (i, j) in (0..S).flat_map(|i| (0..S).map(move |j| (i, j))) {
-                let du = &du[((i * S + j) * inputs + input) * row + first_column..][..columns];
-                points[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = f64::from(*value));
+            for i in 0..S {
+                for j in 0..S {
+                    let du = &du[((i * S + j) * inputs + input) * row + first_column..][..columns];
+                    points[i][j].iter_mut().zip(du).for_each(|(lane, value)| *lane = f64::from(*value));
+                }
             }
             for first in (0..NR).step_by(A::D::LANES) {
                 let mut half = [[A::D::zero(); S]; 3];
                 for j in 0..S {
                     let mut column = [A::D::zero(); S];
-                    for (point, points) in column.iter_mut().zip(&points) {
-                        *point = A::D::load(&points[j], first);
+                    for i in 0..S {
+                        column[i] = A::D::load(&points[i][j], first);
                     }
-                    for (half, value) in half.iter_mut().zip(transforms.weight_adjoint(column)) {
-                        half[j] = value;
+                    let values = transforms.weight_adjoint(column);
+                    for p in 0..3 {
+                        half[p][j] = values[p];
                     }
                 }
-                for (p, half) in half.into_iter().enumerate() {
-                    for (q, value) in transforms.weight_adjoint(half).into_iter().enumerate() {
-                        value.store(&mut taps[3 * p + q], first);
+                for p in 0..3 {
+                    let values = transforms.weight_adjoint(half[p]);
+                    for q in 0..3 {
+                        values[q].store(&mut taps[3 * p + q], first);
                     }
                 }
             }

@@ -30,19 +30,22 @@ pub(super) fn product<V: Vector<f32>>(v: &[f32], u: &[f32], m: &mut [f32]) {
     for i in 0..CHANNELS {
         rows[i] = V::load(u, i * CHANNELS);
     }
-    let (mut v, mut m) = (v.chunks_exact(TILES * CHANNELS), m.chunks_exact_mut(TILES * CHANNELS));
-    for (v, m) in (&mut v).zip(&mut m) {
-        some_tiles::<V, TILES>(v, &rows, m);
-    }
-    let rest = v.remainder().chunks_exact(CHANNELS).zip(m.into_remainder().chunks_exact_mut(CHANNELS));
-    for (v, m) in rest {
-        some_tiles::<V, 1>(v, &rows, m);
+    let (tiles, mut tile) = (v.len() / CHANNELS, 0);
+    while tile < tiles {
+        let (v, m) = (&v[tile * CHANNELS..], &mut m[tile * CHANNELS..]);
+        if tile + TILES <= tiles {
+            some_tiles::<V, TILES>(v, &rows, m);
+            tile += TILES;
+        } else {
+            some_tiles::<V, 1>(v, &rows, m);
+            tile += 1;
+        }
     }
 }
 
 #[inline(always)]
 fn some_tiles<V: Vector<f32>, const N: usize>(v: &[f32], u: &[V; CHANNELS], m: &mut [f32]) {
-    assert_eq!(v.len(), N * CHANNELS);
+    let v = &v[..N * CHANNELS];
     let mut sums = [V::zero(); N];
     for i in 0..CHANNELS {
         for tile in 0..N {
