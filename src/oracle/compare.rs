@@ -509,8 +509,8 @@ pub(super) fn verdict(name: &str, ours: &Tensor, theirs: Option<(&Tensor, Allowe
         }
     }
     verdict.outcome = if leaves == 0 { Outcome::Fits } else { Outcome::Leaves(leaves) };
-    if let (Outcome::Fits, Allowed::Carried { whole: Some(whole), .. }) = (&verdict.outcome, &allowed) {
-        verdict.judge_whole(&a, &b, &tolerances, *whole);
+    if let (Outcome::Fits, Allowed::Carried { whole: Some(whole), arithmetic, .. }) = (&verdict.outcome, &allowed) {
+        verdict.judge_whole(&a, &b, &tolerances, arithmetic.stored, *whole);
     }
     if explain && !verdict.passed() {
         verdict.explain(a, b, tolerances, largest);
@@ -562,7 +562,14 @@ impl Verdict {
     }
 
     /// The fitted factor and the mean error of a tensor whose elements fit.
-    fn judge_whole(&mut self, ours: &[f64], theirs: &[f64], tolerances: &[f64], [factor, mean]: [f64; 2]) {
+    fn judge_whole(
+        &mut self,
+        ours: &[f64],
+        theirs: &[f64],
+        tolerances: &[f64],
+        stored: Float,
+        [factor, mean]: [f64; 2],
+    ) {
         let pairs = || ours.iter().zip(theirs).map(|(&a, &b)| (a / self.scale, (b - a) / self.scale));
         let finite = |(a, error): &(f64, f64)| a.is_finite() && error.is_finite();
         let (mut products, mut squares, mut sum, mut count) = (0.0, 0.0, 0.0, 0usize);
@@ -582,7 +589,7 @@ impl Verdict {
         };
         if off(&found, 0.25).contains(&true) {
             // Equal values are rounded in the same way: their errors are one error.
-            let [factor, mean] = of_equal_values(ours, tolerances, self.scale);
+            let [factor, mean] = of_like_values(ours, tolerances, self.scale, stored);
             found[0].tolerance = found[0].tolerance.max(factor);
             found[1].tolerance = found[1].tolerance.max(mean);
         }
@@ -595,17 +602,35 @@ impl Verdict {
     }
 }
 
-/// The tolerances of the factor and of the mean if all elements of one value have one error.
-fn of_equal_values(ours: &[f64], tolerances: &[f64], scale: f64) -> [f64; 2] {
+/// The tolerances of the factor and of the mean if equal elements have one error and if elements that round to one number of
+/// the type `stored` have one rounding of the result.
+///
+/// Values that differ by less than a step of the type, such as the results of a batch norm of tiny inputs, are all rounded in
+/// one direction.
+fn of_like_values(ours: &[f64], tolerances: &[f64], scale: f64, stored: Float) -> [f64; 2] {
     let mut order: Vec<usize> = (0..ours.len()).filter(|&i| ours[i].is_finite()).collect();
     order.sort_by(|&i, &j| ours[i].abs().total_cmp(&ours[j].abs()));
+    let of_result = |i: usize| tolerances[i].min(2.0 * stored.unit_roundoff() * ours[i].abs() + stored.underflow());
+    let equal = of_groups(&order, &|i| ours[i].abs(), ours, &|i| tolerances[i], scale);
+    let like = of_groups(&order, &|i| stored.round(ours[i].abs()), ours, &of_result, scale);
+    [equal[0].max(like[0]), equal[1].max(like[1])]
+}
+
+/// The tolerances of the factor and of the mean if all neighbours in `order` with one `key` have one error.
+fn of_groups(
+    order: &[usize],
+    key: &dyn Fn(usize) -> f64,
+    ours: &[f64],
+    tolerance: &dyn Fn(usize) -> f64,
+    scale: f64,
+) -> [f64; 2] {
     let (mut of_factor, mut of_mean, mut squares) = (0.0, 0.0, 0.0);
-    for equal in order.chunk_by(|&i, &j| ours[i].abs() == ours[j].abs()) {
-        let tolerance = equal.iter().map(|&i| tolerances[i]).sum::<f64>() / scale;
-        let value = ours[equal[0]].abs() / scale;
-        squares += value * value * equal.len() as f64;
-        of_factor += (value * tolerance).powi(2);
-        of_mean += tolerance * tolerance;
+    for group in order.chunk_by(|&i, &j| key(i) == key(j)) {
+        let (mut products, mut sum) = (0.0, 0.0);
+        for (value, tolerance) in group.iter().map(|&i| (ours[i].abs() / scale, tolerance(i) / scale)) {
+            (products, sum, squares) = (products + value * tolerance, sum + tolerance, squares + value * value);
+        }
+        (of_factor, of_mean) = (of_factor + products * products, of_mean + sum * sum);
     }
     [2.0 * of_factor.sqrt() / squares, 2.0 * of_mean.sqrt() / order.len().max(1) as f64 * scale]
 }
@@ -782,6 +807,22 @@ mod tests {
         let third = ndarray::Array1::from_elem(1000, 0.336);
         let report = compare(&ours, &tensors(&[("y", third.into_dyn())]), None).unwrap();
         assert!(report.passed(), "{:?}", report.first());
+
+        // Values between two numbers of bf16, all of which are rounded up by nearly u; and values spread over many numbers.
+        let judge = |step: f64, theirs: &dyn Fn(f64) -> f64| {
+            let y = ndarray::Array1::from_shape_fn(1000, |i| 1.0 + 2f64.powi(-8) * (1.01 + step * i as f64));
+            let mut ours = tensors(&[("y", y.clone().into_dyn())]);
+            ours.insert("tolerance.bf16.y", y.mapv(|y| 2f64.powi(-7) * y));
+            for what in ["factor", "mean"] {
+                ours.metadata.insert(whole_key(what, "bf16"), "y 1e-3\n".to_string());
+            }
+            let stated = ComputedIn::all(Arithmetic::BF16);
+            let report = compare_as(&ours, &tensors(&[("y", y.mapv(theirs).into_dyn())]), None, &stated).unwrap();
+            report.tensors[0].outcome.clone()
+        };
+        assert_eq!(judge(1e-4, &|y| Float::BF16.round(y)), Outcome::Fits);
+        assert_eq!(judge(0.1, &|y| Float::BF16.round(y)), Outcome::Fits);
+        assert_eq!(judge(0.1, &|y| 0.9945 * y), Outcome::Factor);
     }
 
     #[test]
