@@ -5,8 +5,8 @@
 //!
 //! **Smooth part.** With its choices held fixed (which ReLUs are open, which pixels are maxima;
 //! [`Replay`](crate::program::Replay)) a network is smooth, and small errors add like independent random numbers. The pass is
-//! repeated [`RUNS`] times with an error drawn for every element of every result ([`Simulation`]), of the size that one
-//! correct implementation makes. Let D be the deviations of an element in these passes, s² = Σ D²/RUNS. Few runs
+//! repeated a few times ([`runs`]) with an error drawn for every element of every result ([`Simulation`]), of the size that one
+//! correct implementation makes. Let D be the deviations of an element in these passes, and s² the mean of D². Few runs
 //! measure one element badly, but its neighbours well, so
 //!
 //! ```text
@@ -50,8 +50,18 @@ pub const MULTIPLE: f64 = 12.0;
 /// How often the deviation by kinks is allowed: the gates of a group may cancel.
 pub const OF_KINKS: f64 = 3.0;
 
-/// Passes with drawn errors.
-pub const RUNS: u64 = 4;
+/// Passes with drawn errors, in a network.
+const RUNS: u64 = 4;
+
+/// The same in a program of at most [`SMALL`] steps, such as a block. There an element may have no like: behind a ReLU that is
+/// nearly always closed, the few open pixels are measured by themselves. An error is larger than [`MULTIPLE`] times the rms of
+/// four others once in 3,600 times (Student's t), and of sixteen once in 5·10⁸.
+const RUNS_OF_BLOCKS: u64 = 16;
+
+/// How many passes with drawn errors a program gets.
+pub fn runs(program: &Program<f64>) -> u64 {
+    if program.steps.len() <= SMALL { RUNS_OF_BLOCKS } else { RUNS }
+}
 
 /// Within this many standard deviations of the error from a kink, an element may be on either side of it.
 pub const REACH: f64 = 8.0;
@@ -75,6 +85,8 @@ pub struct Simulation<'a> {
     mode: Mode,
     loss: Option<SoftmaxCrossEntropy<f64>>,
     rng: Rng,
+    /// Whether equal values get equal errors.
+    alike: bool,
     /// Errors of this many times their size are drawn; 1 for one implementation.
     pub amplitude: f64,
     /// Errors that are added to the channels of the results of some steps, by their names.
@@ -104,7 +116,9 @@ pub struct Known {
 }
 
 impl<'a> Simulation<'a> {
-    /// Errors of `arithmetic`; every `run` draws others.
+    /// Errors of `arithmetic`; every `run` draws others. In every second one equal values get equal errors: equal operands are
+    /// rounded alike, and a constant channel stays constant. A batch norm after it divides by √eps then; errors of their own
+    /// would be what it divides by.
     pub fn new(
         arithmetic: Arithmetic,
         mode: Mode,
@@ -113,16 +127,18 @@ impl<'a> Simulation<'a> {
         known: &'a mut Known,
     ) -> Self {
         let rng = stream(run, Purpose::Verify, &[name_hash("rounding")]);
-        Simulation { arithmetic, mode, loss, rng, amplitude: 1.0, widened: &NOT_WIDENED, known }
+        let alike = run % 2 == 1;
+        Simulation { arithmetic, mode, loss, rng, alike, amplitude: 1.0, widened: &NOT_WIDENED, known }
     }
 
     /// Adds a drawn error to every element.
     fn draw(&mut self, noise: &Noise, mut result: ArrayViewMutD<'_, f64>) {
-        let Simulation { rng, amplitude, .. } = self;
+        let Simulation { rng, alike, amplitude, .. } = self;
+        let salt = rng.next_u64();
         Zip::from(&mut result).and(&noise.each).and(&noise.bound).for_each(|x, &each, &bound| {
             let size = each.hypot(OF_BOUND * bound);
             if size > 0.0 {
-                *x += *amplitude * size * normal(rng);
+                *x += *amplitude * size * if *alike { of_value(salt, *x) } else { normal(rng) };
             }
         });
         for shared in &noise.shared {
@@ -266,18 +282,26 @@ pub fn disturbed_tensor(tensor: &Tensor, arithmetic: &Arithmetic, run: u64) -> T
     array.into()
 }
 
+/// Rounds to the type of the operands: equal values alike.
 fn round(mut x: ArrayViewMutD<'_, f64>, arithmetic: &Arithmetic, rng: &mut Rng) {
-    let u = arithmetic.operands.unit_roundoff();
-    x.mapv_inplace(|x| if arithmetic.operands.contains(x) { x } else { x * (1.0 + u / 3f64.sqrt() * normal(rng)) });
+    let (u, salt) = (arithmetic.operands.unit_roundoff(), rng.next_u64());
+    let rounded = |x: f64| x * (1.0 + u / 3f64.sqrt() * of_value(salt, x));
+    x.mapv_inplace(|x| if arithmetic.operands.contains(x) { x } else { rounded(x) });
 }
 
-/// The deviations of one tensor in all runs.
+/// A normal number that depends on `x`.
+fn of_value(salt: u64, x: f64) -> f64 {
+    normal(&mut stream(salt, Purpose::Verify, &[x.to_bits()]))
+}
+
+/// The deviations of one tensor: means over all runs.
 #[derive(Clone, Debug)]
 pub struct Deviations {
+    /// Of D².
     squares: ArrayD<f64>,
     /// Whether the channel is the first axis (a weight), the second (a result) or none (a vector).
     channel: Option<Axis>,
-    /// The sums over the runs of the squares of Σ error · value and of Σ error.
+    /// Of the squares of Σ error · value and of Σ error.
     whole: [f64; 2],
 }
 
@@ -293,13 +317,14 @@ impl Deviations {
         Deviations { squares: ArrayD::zeros(shape), channel, whole: [0.0; 2] }
     }
 
-    /// Adds those of a run whose errors were drawn `amplitude` times too large.
-    pub fn add(&mut self, exact: &ArrayD<f64>, noisy: &ArrayD<f64>, amplitude: f64) {
+    /// Adds those of one of `runs` passes, whose errors were drawn `amplitude` times too large.
+    pub fn add(&mut self, exact: &ArrayD<f64>, noisy: &ArrayD<f64>, amplitude: f64, runs: u64) {
+        let share = 1.0 / runs as f64;
         Zip::from(&mut self.squares).and(exact).and(noisy).for_each(|squares, &exact, &noisy| {
-            *squares += (difference(exact, noisy) / amplitude).powi(2);
+            *squares += share * (difference(exact, noisy) / amplitude).powi(2);
         });
         for (whole, sum) in self.whole.iter_mut().zip(sums(exact, noisy)) {
-            *whole += (sum / amplitude).powi(2);
+            *whole += share * (sum / amplitude).powi(2);
         }
     }
 
@@ -308,7 +333,7 @@ impl Deviations {
     pub fn fragile(&self, x: &Activation<f64>, eps: f64) -> Option<Array1<f64>> {
         let (channel, count) = (self.channel?, (x.len() / x.shape()[3].max(1)) as f64);
         let sizes = self.squares.axis_iter(channel).zip(x.axis_iter(Axis(3))).map(|(squares, x)| {
-            let error = MULTIPLE * (squares.sum() / squares.len().max(1) as f64 / RUNS as f64).sqrt();
+            let error = MULTIPLE * (squares.sum() / squares.len().max(1) as f64).sqrt();
             let apart = (x.var(0.0) + eps).sqrt() * count.sqrt();
             if error >= 0.5 * apart { error } else { 0.0 }
         });
@@ -325,13 +350,12 @@ impl Deviations {
 
     /// √(mean of squares) over the runs of Σ error · value and of Σ error.
     pub fn whole(&self) -> [f64; 2] {
-        self.whole.map(|sum| (sum / RUNS as f64).sqrt())
+        self.whole.map(f64::sqrt)
     }
 
     /// The deviation of each element; see the [module documentation](self). `fragile`: behind a fragile norm.
     pub fn deviation(self, local: Option<&ArrayD<f64>>, fragile: bool) -> ArrayD<f64> {
         let Deviations { mut squares, channel, .. } = self;
-        squares /= RUNS as f64;
         if fragile {
             let most = squares.iter().copied().filter(|s| s.is_finite()).fold(0.0, f64::max);
             squares.mapv_inplace(|s| if s == 0.0 { 0.0 } else { larger(s, most) });
@@ -381,7 +405,7 @@ pub fn difference(a: f64, b: f64) -> f64 {
 /// The gates that rounding can turn; see the [module documentation](self).
 pub struct Kinks<'a> {
     exact: &'a Forward<f64>,
-    /// By the name of the step: the sum of the squared deviations of its input, element by element.
+    /// By the name of the step: the mean over all runs of the squared deviations of its input, element by element.
     squares: HashMap<String, ArrayD<f64>>,
     /// The same as a reach; filled by [`Kinks::settle`].
     reach: HashMap<String, ArrayD<f64>>,
@@ -415,14 +439,15 @@ impl<'a> Kinks<'a> {
         }
     }
 
-    /// Measures how far the input of each kink deviates, in a pass whose errors were drawn `amplitude` times too large.
-    pub fn observe(&mut self, program: &Program<f64>, noisy: &Forward<f64>, amplitude: f64) {
+    /// Measures how far the input of each kink deviates, in one of `runs` passes, whose errors were drawn `amplitude` times too
+    /// large.
+    pub fn observe(&mut self, program: &Program<f64>, noisy: &Forward<f64>, amplitude: f64, runs: u64) {
         for step in &program.steps {
             if matches!(step.layer, Layer::Relu(_) | Layer::MaxPool2d(_)) {
                 let [exact, noisy] = [self.exact, noisy].map(|pass| view(&pass.values[step.reads[0]]));
                 let squares = self.squares.entry(step.name.clone()).or_insert_with(|| ArrayD::zeros(exact.raw_dim()));
                 Zip::from(squares).and(&exact).and(&noisy).for_each(|squares, &exact, &noisy| {
-                    *squares += (difference(exact, noisy) / amplitude).powi(2);
+                    *squares += (difference(exact, noisy) / amplitude).powi(2) / runs as f64;
                 });
             }
         }
@@ -434,8 +459,7 @@ impl<'a> Kinks<'a> {
             let Some(squares) = self.squares.remove(&step.name) else { continue };
             let x = &self.exact.values[step.reads[0]];
             // The pixels of a channel share errors: so few runs measure a channel badly, but all of them together well.
-            let mean =
-                squares.iter().filter(|s| s.is_finite()).sum::<f64>() / squares.len().max(1) as f64 / RUNS as f64;
+            let mean = squares.iter().filter(|s| s.is_finite()).sum::<f64>() / squares.len().max(1) as f64;
             let channel = Some(Axis(squares.ndim() - 1));
             let own = Deviations { squares, channel, whole: [0.0; 2] }.deviation(None, self.fragile);
             let mut reach = own.mapv_into(|s| if s == 0.0 { 0.0 } else { REACH * larger(s, mean.sqrt()) });
@@ -615,7 +639,7 @@ mod tests {
         let exact = arr1(&[1.0, 1.0, 1.0, 0.0]).into_dyn();
         let mut deviations = Deviations::new("grad_bias", &[4]);
         for _ in 0..RUNS {
-            deviations.add(&exact, &(&exact + &arr1(&[3e-3, 1e-3, 0.5e-3, 0.0])), 1.0);
+            deviations.add(&exact, &(&exact + &arr1(&[3e-3, 1e-3, 0.5e-3, 0.0])), 1.0, RUNS);
         }
         let rms = ((9.0 + 1.0 + 0.25) / 4.0f64).sqrt() * 1e-3;
         let close = |a: &ArrayD<f64>, b: [f64; 4]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
@@ -624,6 +648,47 @@ mod tests {
         let local = arr1(&[1e-4, 1e-4, 1e-3, 0.0]).into_dyn();
         let growth = rms / (1.02e-6f64 / 4.0).sqrt();
         assert!(close(&deviations.deviation(Some(&local), false), [3e-3, rms, growth * 1e-3, 0.0]));
+    }
+
+    /// The error of an element without like is within the multiple of its deviation in the passes of a block.
+    #[test]
+    fn an_element_by_itself_is_measured_well_enough() {
+        let mut rng = stream(0, Purpose::Verify, &[name_hash("alone")]);
+        let mut block = Program::new();
+        block.push("relu", Layer::Relu(crate::layers::Relu::new()), 0);
+        let exact = arr1(&[0.0]).into_dyn();
+        let mut largest = 0.0f64;
+        for _ in 0..20_000 {
+            let mut deviations = Deviations::new("output", &[1]);
+            for _ in 0..runs(&block) {
+                deviations.add(&exact, &arr1(&[normal(&mut rng)]).into_dyn(), 1.0, runs(&block));
+            }
+            largest = largest.max(normal(&mut rng).abs() / deviations.deviation(None, false)[[0]]);
+        }
+        assert!((3.0..MULTIPLE).contains(&largest), "{largest}");
+    }
+
+    /// In every second run equal values have one error, and as operands in all runs; others have errors of their own.
+    #[test]
+    fn equal_values_are_rounded_alike() {
+        let exact = arr1(&[1.3, 1.3, 1.4]).into_dyn();
+        for run in 0..4 {
+            let mut known = Known::default();
+            let mut simulation = Simulation::new(Arithmetic::BF16, Mode::Train, None, run, &mut known);
+            let mut result = exact.clone();
+            let each = exact.mapv(|x| x * Arithmetic::BF16.stored.unit_roundoff());
+            let noise = Noise { bound: ArrayD::zeros(each.raw_dim()), each, shared: Vec::new(), systematic: 0.0 };
+            simulation.draw(&noise, result.view_mut());
+            let Some(operand) = disturbed_tensor(&exact.clone().into(), &Arithmetic::BF16, run).to_real::<f64>() else {
+                panic!("a tensor of real numbers")
+            };
+            let error = |x: &ArrayD<f64>, i: usize| x[[i]] / exact[[i]] - 1.0;
+            assert_eq!(result[[0]] == result[[1]], run % 2 == 1, "{run}: {result}");
+            assert_eq!(operand[[0]], operand[[1]]);
+            for x in [&result, &operand] {
+                assert!(error(x, 0) != 0.0 && (error(x, 0) - error(x, 2)).abs() > 1e-6, "{run}: {x}");
+            }
+        }
     }
 
     #[test]
@@ -664,7 +729,7 @@ mod tests {
         let mut deviations = Deviations::new("output.conv", &[2, 2, 1, 1]);
         for _ in 0..RUNS {
             let exact = ArrayD::zeros(vec![2, 2, 1, 1]);
-            deviations.add(&exact, &(&exact + 1e-3), 1.0);
+            deviations.add(&exact, &(&exact + 1e-3), 1.0, RUNS);
         }
         let sizes = deviations.fragile(&x, 0.0).unwrap();
         assert!(sizes[0] == 0.0 && (sizes[1] - MULTIPLE * 1e-3).abs() < 1e-12, "{sizes}");
@@ -685,7 +750,7 @@ mod tests {
         let exact = forward(&x).unwrap();
         let mut kinks = Kinks::new(&exact);
         for _ in 0..RUNS {
-            kinks.observe(&program, &forward(&(&x + 1e-7).into_shared()).unwrap(), 1.0);
+            kinks.observe(&program, &forward(&(&x + 1e-7).into_shared()).unwrap(), 1.0, RUNS);
         }
         kinks.settle(&program);
         assert_eq!(kinks.groups(), 3);

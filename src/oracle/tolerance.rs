@@ -8,8 +8,8 @@ use super::rounding::{
     self, Allowed, Noise, Roots, Rounds, of_gradients, of_loss, of_result, of_running_statistics, target_weights, view,
 };
 use super::simulation::{
-    Deviations, Kinks, Known, MULTIPLE, OF_KINKS, RUNS, Simulation, Widened, amplitude, difference, disturbed,
-    disturbed_tensor, sums,
+    Deviations, Kinks, Known, MULTIPLE, OF_KINKS, Simulation, Widened, amplitude, difference, disturbed,
+    disturbed_tensor, runs, sums,
 };
 use crate::Result;
 use crate::layers::{Mode, SoftmaxCrossEntropy};
@@ -324,7 +324,7 @@ impl<'a> Exact<'a> {
         found
     }
 
-    /// [`RUNS`] passes with drawn errors.
+    /// Passes with drawn errors.
     fn passes(
         &self,
         arithmetic: &Arithmetic,
@@ -335,13 +335,14 @@ impl<'a> Exact<'a> {
         let (choices, amplitude) = (self.choices(), amplitude(arithmetic));
         let of_tensor = |(name, tensor): (&str, &Tensor)| Deviations::new(name, tensor.shape());
         let mut deviations: Vec<Deviations> = self.tensors.iter().map(of_tensor).collect();
-        for run in 0..RUNS {
+        let runs = runs(self.program);
+        for run in 0..runs {
             // The errors of the weights are those of this run in all its products.
             let program = disturbed(self.program, arithmetic, run);
             let input = disturbed_tensor(self.input, arithmetic, run);
             let mut request = self.request.clone();
             if let Goal::GradOutput(gradient) = &mut request.goal {
-                *gradient = disturbed_tensor(gradient, arithmetic, RUNS + run);
+                *gradient = disturbed_tensor(gradient, arithmetic, runs + run);
             }
             let mut replay = Replay::new(&program, &choices);
             let mut simulation = Simulation::new(*arithmetic, self.request.mode, self.loss(), run, known);
@@ -349,9 +350,9 @@ impl<'a> Exact<'a> {
             let first = with(self.mistake, &mut Both(&mut replay, &mut simulation), |disturb| {
                 step(&program, &input, &request, disturb)
             })?;
-            kinks.observe(self.program, &first.forward, amplitude);
+            kinks.observe(self.program, &first.forward, amplitude, runs);
             self.compare(&first, &mut simulation, &mut |place, exact, noisy| {
-                deviations[place].add(exact, noisy, amplitude);
+                deviations[place].add(exact, noisy, amplitude, runs);
             })?;
         }
         Ok((deviations, kinks))
