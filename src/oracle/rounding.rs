@@ -1055,7 +1055,8 @@ impl Norm {
         let of = |running: ArrayViewD<'_, f64>, old: &Array1<f64>, batch: &Array1<f64>, error: &Array1<f64>| {
             let mut noise = Noise::of_result(running, self.stored);
             noise.each = error.mapv(|error| momentum * error).into_dyn();
-            let terms = Zip::from(old).and(batch).map_collect(|old, batch| 2.0 * (old.abs() + momentum * batch.abs()));
+            // Twice 2 u: the momentum, and 1 minus it, may be rounded to the type as well as the products.
+            let terms = Zip::from(old).and(batch).map_collect(|old, batch| 4.0 * (old.abs() + momentum * batch.abs()));
             noise.bound += &(terms * v);
             noise
         };
@@ -1130,7 +1131,7 @@ pub fn of_loss(
             bound[[n, k]] += scale * v * (weight * stored + of_q * q);
             if q > 0.0 {
                 let term = q * log_p.abs();
-                let more = [term * term, term, (q * error).powi(2), 2.0 * v * (term + q)];
+                let more = [term * term, term, (q * error).powi(2), v * (of_q * term + 2.0 * q)];
                 of_rows.row_mut(n).iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
             }
         }
@@ -1173,6 +1174,60 @@ pub fn target_weights(loss: &SoftmaxCrossEntropy<f64>, target: &[usize], classes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::{Purpose, name_hash, normal, stream};
+
+    /// With every step rounded to the type, the running statistics and the loss use at most half of what they may.
+    #[test]
+    fn what_rounds_every_step_fits_twice() {
+        let (bf16, fp16) = (Float::BF16, Float::F16);
+        let mut rng = stream(0, Purpose::Verify, &[name_hash("every step")]);
+        let mut bn = BatchNorm2d::new(1000);
+        bn.running_mean.mapv_inplace(|_| bf16.round(normal(&mut rng)));
+        let mut x = ndarray::Array4::<f64>::zeros((4, 1, 1, 1000));
+        x.mapv_inplace(|_| bf16.round(normal(&mut rng)));
+        let momentum = [1.0 - bn.momentum, bn.momentum];
+        let after = |round: &dyn Fn(f64) -> f64| -> ArrayD<f64> {
+            let mean = x.sum_axis(Axis(0)).into_shape_with_order(1000).expect("a channel each") / 4.0;
+            let [keep, new] = momentum.map(round);
+            let pairs = bn.running_mean.iter().zip(&mean);
+            pairs
+                .map(|(old, mean)| round(round(keep * old) + round(new * round(*mean))))
+                .collect::<Array1<f64>>()
+                .into_dyn()
+        };
+        let (exact, theirs) = (after(&|x| x), after(&|x| bf16.round(x)));
+        let arithmetic = Arithmetic::BF16;
+        let [noise, _] =
+            of_running_statistics(&bn, &x.into_shared(), [exact.view(), bn.running_var.view().into_dyn()], &arithmetic);
+        let largest = |exact: &ArrayD<f64>, theirs: &ArrayD<f64>, allowed: &ArrayD<f64>| {
+            let shares = exact
+                .iter()
+                .zip(theirs)
+                .zip(allowed)
+                .map(|((exact, theirs), allowed)| (theirs - exact).abs() / allowed);
+            shares.fold(0.0, f64::max)
+        };
+        let share = largest(&exact, &theirs, &noise.allowed(exact.view(), &arithmetic, None).each);
+        assert!((0.1..0.5).contains(&share), "running mean: {share}");
+
+        // (1 − ε) · mean of −log p of the class + ε/C · mean of Σ −log p, of three images with C = 10 classes; ε = 0.1.
+        let mut most = 0.0f64;
+        for _ in 0..1000 {
+            let logits = Array2::from_shape_simple_fn((3, 10), || fp16.round(3.0 * normal(&mut rng)));
+            let loss = |round: &dyn Fn(f64) -> f64| {
+                let log_p = crate::layers::softmax_cross_entropy::log_softmax(&logits).mapv(|log_p| round(-log_p));
+                let smooth = round(log_p.rows().into_iter().map(|row| round(row.sum())).sum::<f64>() / 3.0);
+                round(round(round(0.9) * round(log_p.column(0).sum() / 3.0)) + round(round(0.01) * smooth))
+            };
+            let mut q = Array2::from_elem((3, 10), 0.01 / 3.0);
+            q.column_mut(0).mapv_inplace(|q| q + 0.3);
+            let [exact, theirs] = [loss(&|x| x), loss(&|x| fp16.round(x))].map(|x| ArrayD::from_elem(vec![], x));
+            let arithmetic = Arithmetic::F16;
+            let noise = of_loss(&logits, &q, &Array1::ones(3), &exact, &logits, &arithmetic, 4.0);
+            most = most.max(largest(&exact, &theirs, &noise.loss.allowed(exact.view(), &arithmetic, None).each));
+        }
+        assert!((0.1..0.5).contains(&most), "loss: {most}");
+    }
 
     #[test]
     fn equal_terms_are_counted() {
