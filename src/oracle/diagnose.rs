@@ -26,8 +26,8 @@ use crate::Result;
 use crate::tensors::{Tensor, Tensors};
 use std::cell::{OnceCell, RefCell};
 
-/// A mistake explains a result only if its error is smaller than that of the right result by this factor, both in units of
-/// their tolerances.
+/// A mistake explains a result only if the error of the right result is this many tolerances, and this many times that of the
+/// mistake's result in units of its own. What just leaves its tolerance may have any reason.
 pub const MARGIN: f64 = 2.0;
 
 /// A mistake made on purpose, and how theirs compares with its result.
@@ -49,11 +49,11 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// The mistakes that explain every tensor of theirs, and better than no mistake by [`MARGIN`].
+    /// The mistakes that explain every tensor of theirs, which the right result does not by [`MARGIN`].
     pub fn explains(&self) -> impl Iterator<Item = Mistake> + '_ {
         let right = largest_share(&self.right);
         let explains = move |suspicion: &&Suspicion| {
-            suspicion.report.passed() && MARGIN * largest_share(&suspicion.report) <= right
+            suspicion.report.passed() && MARGIN * largest_share(&suspicion.report).max(1.0) <= right
         };
         self.tried.iter().filter(explains).map(|suspicion| suspicion.mistake)
     }
@@ -273,4 +273,31 @@ pub fn mistaken(task: &Task, mistake: Mistake) -> Option<Tensors> {
 /// The same, with the error if the result cannot be computed.
 pub(super) fn made(task: &Task, mistake: Mistake) -> Option<Result<Tensors>> {
     Some(Wrong::new(task, mistake)?.result())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::compare::compare;
+    use ndarray::arr1;
+
+    /// Theirs, 1, compared with `y`, whose tolerance is 0.1.
+    fn report(y: f64) -> Report {
+        let [mut ours, mut theirs] = [Tensors::new(), Tensors::new()];
+        ours.insert("y", arr1(&[y]));
+        ours.insert("tolerance.f64.y", arr1(&[0.1]));
+        theirs.insert("y", arr1(&[1.0]));
+        compare(&ours, &theirs, None).unwrap()
+    }
+
+    /// The right result has to be off by two tolerances, and by twice as much as that of the mistake.
+    #[test]
+    fn what_just_leaves_its_tolerance_is_not_explained() {
+        let explained = |right: f64, wrong: f64| {
+            let tried = vec![Suspicion { mistake: Mistake::NoResidual, report: report(wrong) }];
+            Diagnosis { right: report(right), tried }.explains().count() == 1
+        };
+        assert!(explained(1.25, 1.0) && explained(1.25, 0.92));
+        assert!(!explained(1.15, 1.0) && !explained(1.25, 0.8));
+    }
 }
