@@ -4,24 +4,22 @@
 //! forward    h₁ = conv₁(x)                  computing the moments of h₁
 //!            h₂ = conv₂(relu(bn₁(h₁)))      reading h₁, computing the moments of h₂
 //!            y  = relu(bn₂(h₂) + S(x))      one pass
-//! backward   ds = relu'(y) dy               one pass, computing the sums of bn₂
-//!            d₁ = gate₁ · conv₂ᵀ dh₂        reading ds and h₂, computing the sums of bn₁
+//! backward   d₁ = gate₁ · conv₂ᵀ dh₂        reading ds and h₂, computing the sums of bn₁
 //!            dx = conv₁ᵀ dh₁ + ds           reading d₁ and h₁
+//!            ds = relu'(x) dx               of the block before, while dx is written, computing the sums of its bn₂
 //! ```
 
 use super::buffers::Recycled;
 use super::conv::operands::{AsIs, Epilogue, Prologue};
-use super::fused::{Add, GateAndSum, Normalized};
+use super::fused::{Add, GateAndSum, GateOfOutput, Gated, Normalized, Then};
 use super::kernels::simd::wide;
 use super::leaves::PerLeaf;
-use super::norm::{NormCache, PairSums, Strip, pair_sums};
+use super::norm::{NormCache, Strip};
 use super::unit::{self, Incoming};
 use super::{Pass, pool, shape};
-use crate::layers::check_dy;
 use crate::model::block::{ResidualBlock, ResidualGrads};
 use crate::model::shortcut::Shortcut;
 use crate::{Activation, Result};
-use rayon::prelude::*;
 
 /// What the backward pass of a block needs.
 #[derive(Clone, Debug)]
@@ -128,18 +126,31 @@ fn add_and_activate(
     y.into_shared()
 }
 
-/// `(dx, grads)` for `dy`.
+impl ResidualCache {
+    /// The gate at the end of the block: relu'(y), and the sums of the batch norms that are added there.
+    pub fn gate(&self, pass: &Pass, block: &ResidualBlock<f32>) -> GateOfOutput<'_> {
+        let last = self.branch.last().expect("a branch has units");
+        GateOfOutput::new(pass, &self.y, Some(block.activation), std::iter::once(last).chain(&self.projection))
+    }
+
+    /// The input of the block.
+    pub fn x(&self) -> &Activation<f32> {
+        &self.x
+    }
+}
+
+/// `(dx, grads)` for the gradient of the sum F(x) + S(x). `before` processes dx: it is the gate of the block before.
 pub(super) fn backward(
     pass: &Pass,
     block: &ResidualBlock<f32>,
-    dy: &Activation<f32>,
+    Gated { ds, sums }: Gated,
     cache: &ResidualCache,
+    before: &dyn Epilogue,
 ) -> Result<(Activation<f32>, ResidualGrads<f32>)> {
-    check_dy("residual block", dy.shape(), cache.y.shape())?;
     let input = (&*cache.x as &dyn Prologue, shape(&cache.x));
-    // y = relu(F(x) + S(x)): the addition passes its gradient ds to both summands.
-    let (ds, sums, projection_sums) = gate(pass, block, dy, cache);
-    let ds = pass.shelf.recycled(ds);
+    // The addition passes its gradient ds to both summands.
+    let mut sums = sums.into_iter();
+    let (sums, projection_sums) = (sums.next().expect("of the branch"), sums.next());
     let (mut through_shortcut, mut projection_grads) = (None, None);
     match (&block.shortcut, &cache.projection, projection_sums) {
         (Shortcut::Projection(unit), Some(cache), Some(sums)) => {
@@ -168,54 +179,13 @@ pub(super) fn backward(
     }
     // x was used twice: its gradients add.
     let add = through_shortcut.as_deref().map(Add);
-    let epilogue: &dyn Epilogue = match &add {
-        Some(add) => add,
-        None => &AsIs,
+    let add_and_gate = add.as_ref().map(|add| Then(add, before));
+    let epilogue: &dyn Epilogue = match &add_and_gate {
+        Some(both) => both,
+        None => before,
     };
     let (dx, grads) = unit::backward(pass, &block.branch[0], &cache.branch[0], incoming, input, Some(epilogue))?;
     branch.push(grads);
     branch.reverse();
     Ok((dx.expect("an epilogue was given"), ResidualGrads { branch, shortcut: projection_grads }))
-}
-
-/// ds = relu'(y) dy, and the sums of the batch norms through which it passes: the branch's last and the projection's.
-fn gate(
-    pass: &Pass,
-    block: &ResidualBlock<f32>,
-    dy: &Activation<f32>,
-    cache: &ResidualCache,
-) -> (Activation<f32>, PerLeaf<PairSums>, Option<PerLeaf<PairSums>>) {
-    let last = cache.branch.last().expect("a branch has units");
-    let norms: Vec<_> = std::iter::once(last).chain(&cache.projection).collect();
-    let sums: Vec<_> = norms.iter().map(|_| PerLeaf::<PairSums>::new(&pass.shards, last.x.dim())).collect();
-    let strip = Strip::of(last.x.dim().3);
-    let means: Vec<_> = norms.iter().map(|norm| norm.means(strip)).collect();
-    let leaves = &sums[0].leaves;
-    let image = last.x.len() / last.x.shape()[0].max(1);
-    let [dy, y] = [dy, &*cache.y].map(|array| array.as_slice().expect("contiguous"));
-    let mut ds = pass.shelf.dirty_array(last.x.dim());
-    let chunks = pass.shards.chunks(ds.as_slice_mut().expect("contiguous"), image, leaves.images());
-    chunks.into_par_iter().for_each(|(first, ds)| {
-        let at = first * image;
-        for (leaf, range) in leaves.within(at, ds.len()) {
-            let whole = at + range.start..at + range.end;
-            let ds = &mut ds[range];
-            wide(
-                #[inline(always)]
-                || {
-                    // A copy: a captured value would be read again after every write, and the loop not be vectorised.
-                    let activation = block.activation;
-                    for ((ds, &dy), &y) in ds.iter_mut().zip(&dy[whole.clone()]).zip(&y[whole.clone()]) {
-                        *ds = activation.pull(dy, y);
-                    }
-                },
-            );
-            for ((norm, sums), means) in norms.iter().zip(&sums).zip(&means) {
-                let h = &norm.x.as_slice().expect("contiguous")[whole.clone()];
-                sums.put(leaf, pair_sums(strip, ds, h, means.at(at)));
-            }
-        }
-    });
-    let mut sums = sums.into_iter();
-    (ds.into_shared(), sums.next().expect("of the branch"), sums.next())
 }

@@ -9,17 +9,19 @@
 //!   and the sums of the batch norm are computed ([`GateAndSum`]); the gradient of x is computed while the convolution
 //!   before the batch norm reads it ([`NormGradient`]);
 //! - the gradient that reaches a block's input through its shortcut is added while the first convolution writes dx
-//!   ([`Add`]);
+//!   ([`Add`]); and then the ReLU's gate at the end of the block before is applied ([`GateOfOutput`]);
 //! - in evaluation mode all of this is done to the convolution's output at once ([`Normalize`]).
 //!
 //! No equation is new, and every value is rounded as in a separate pass over memory: the results are bit-identical,
 //! which the tests in `engine/composed.rs` verify.
 
-use super::conv::operands::{Epilogue, Prologue};
+use super::Pass;
+use super::buffers::Recycled;
+use super::conv::operands::{Epilogue, Prologue, apply_to_all};
 use super::groups::PerGroup;
 use super::kernels::simd::{wide, wide_add};
 use super::leaves::PerLeaf;
-use super::norm::{Affine, Moments, NormBackward, PairSums, pair_sums};
+use super::norm::{Affine, Moments, NormBackward, NormCache, PairSums, Strip, pair_sums};
 use crate::Activation;
 use crate::layers::Relu;
 
@@ -132,6 +134,72 @@ impl Epilogue for GateAndSum<'_> {
                 );
             }
             self.sums.put(leaf, pair_sums(strip, dy, x, &affine.means));
+        }
+    }
+}
+
+/// The gradient of a sum of batch norms' results (and of a shortcut), and for each batch norm the sums of its backward pass.
+pub(super) struct Gated {
+    pub ds: Recycled,
+    pub sums: Vec<PerLeaf<PairSums>>,
+}
+
+/// Computes ds from the gradient of y = relu(s), s = bn(h) \[+ …\], and the sums of the batch norms that are added in s.
+pub(super) struct GateOfOutput<'a> {
+    y: &'a Activation<f32>,
+    relu: Option<Relu<f32>>,
+    strip: Strip,
+    /// Of each batch norm: its input and means.
+    norms: Vec<(&'a Activation<f32>, PerGroup<Vec<f32>>)>,
+    sums: Vec<PerLeaf<PairSums>>,
+}
+
+impl<'a> GateOfOutput<'a> {
+    pub fn new(
+        pass: &Pass,
+        y: &'a Activation<f32>,
+        relu: Option<Relu<f32>>,
+        norms: impl IntoIterator<Item = &'a NormCache>,
+    ) -> Self {
+        let strip = Strip::of(y.dim().3);
+        let norms: Vec<_> = norms.into_iter().map(|norm| (&*norm.x, norm.means(strip))).collect();
+        let sums = norms.iter().map(|_| PerLeaf::new(&pass.shards, y.dim())).collect();
+        GateOfOutput { y, relu, strip, norms, sums }
+    }
+
+    /// For a dy that has left the cache: a pass over memory.
+    pub fn pull(self, pass: &Pass, dy: Activation<f32>) -> Gated {
+        let mut ds = dy.into_owned();
+        apply_to_all(&pass.shards, ds.as_slice_mut().expect("contiguous"), self.y.dim(), &self);
+        self.pulled(pass, ds.into_shared())
+    }
+
+    /// For a ds that was written with this epilogue.
+    pub fn pulled(self, pass: &Pass, ds: Activation<f32>) -> Gated {
+        Gated { ds: pass.shelf.recycled(ds), sums: self.sums }
+    }
+}
+
+impl Epilogue for GateOfOutput<'_> {
+    fn images(&self) -> usize {
+        self.sums[0].leaves.images()
+    }
+
+    fn apply(&self, at: usize, dy: &mut [f32]) {
+        let y = part(self.y, at, dy.len());
+        for (leaf, range) in self.sums[0].leaves.within(at, dy.len()) {
+            let (ds, y) = (&mut dy[range.clone()], &y[range.clone()]);
+            if let Some(relu) = self.relu {
+                wide(
+                    #[inline(always)]
+                    || ds.iter_mut().zip(y).for_each(|(ds, &y)| *ds = relu.pull(*ds, y)),
+                );
+            }
+            for ((h, means), sums) in self.norms.iter().zip(&self.sums) {
+                let h = part(h, at + range.start, ds.len());
+                // A chunk has images of one group.
+                sums.put(leaf, pair_sums(self.strip, ds, h, means.at(at)));
+            }
         }
     }
 }

@@ -4,14 +4,14 @@ use super::block::{self, ResidualCache};
 use super::buffers::{Recycled, Shelf};
 use super::completion::Completion;
 use super::conv::Convolution;
-use super::conv::operands::{AsIs, collect};
-use super::fused::{NormGradient, Normalized};
+use super::conv::operands::{AsIs, Epilogue, collect};
+use super::fused::{GateOfOutput, Gated, NormGradient, Normalized};
 use super::groups::PerGroup;
 use super::norm::{self, Affine, NormCache};
 use super::pool::{self, MaxPoolCache};
 use super::pre_activation::{self, Measured, PreActivationCache};
 use super::unit::{self, Incoming, StemCache};
-use super::{Engine, linear, shape};
+use super::{Engine, Pass, linear, shape};
 use crate::layers::linear::LinearCache;
 use crate::layers::{GlobalAvgPool, Mode, Relu, contiguous};
 use crate::model::block::BlockGrads;
@@ -93,6 +93,32 @@ impl Cache {
         }
         chosen.extend(model.final_norm.as_ref().zip(self.final_norm.as_ref()).map(|(bn, cache)| open(bn, cache)));
         chosen
+    }
+}
+
+/// A gradient on its way back, between two blocks.
+enum Upstream {
+    /// That of the output of what comes next.
+    Output(Activation<f32>),
+    /// The same after the ReLU with which what comes next ends.
+    Gated(Gated),
+}
+
+impl Upstream {
+    /// After the ReLU, whose gate this is.
+    fn gated<'a>(self, pass: &Pass, gate: impl FnOnce() -> GateOfOutput<'a>) -> Gated {
+        match self {
+            Upstream::Output(dy) => gate().pull(pass, dy),
+            Upstream::Gated(gated) => gated,
+        }
+    }
+
+    /// Before what does not end in a ReLU.
+    fn output(self) -> Activation<f32> {
+        match self {
+            Upstream::Output(dy) => dy,
+            Upstream::Gated(_) => unreachable!("only the gate of what comes next is applied"),
+        }
     }
 }
 
@@ -216,9 +242,9 @@ impl Engine {
         self.backward_to_stem(model, dlogits, cache, false).map(|(_, gradients)| gradients)
     }
 
-    fn backward_to_stem(
+    fn backward_to_stem<'m>(
         &self,
-        model: &ResNet<f32>,
+        model: &'m ResNet<f32>,
         dlogits: &Array2<f32>,
         cache: Cache,
         input_gradient: bool,
@@ -228,54 +254,77 @@ impl Engine {
         let (mut gradients, mut completion) = (Gradients::new(), Completion::new(&shards, model));
         let (dfeatures, grads) = linear::backward(pass, &model.fc, dlogits, &fc)?;
         grads.collect("fc", &mut gradients);
-        let mut dh = pool::global_average_backward(&self.shelf, &dfeatures, last);
-        let recycle = |dh: &mut Activation<f32>, dx| self.shelf.recycle(std::mem::replace(dh, dx));
+        let mut dy = pool::global_average_backward(&self.shelf, &dfeatures, last);
         if let (Some(bn), Some(cache)) = (&model.final_norm, &final_norm) {
-            let Incoming { dy, sums } = Incoming::gated(pass, &dh, bn, cache, Some(Relu::new()));
+            let Incoming { dy: gated, sums } = Incoming::gated(pass, dy, bn, cache, Some(Relu::new()));
             let grads = cache.gradients(sums);
             let backward = cache.backward(bn, &grads);
             cache.of_parameters(&grads).collect("bn1", &mut gradients);
-            let dx = NormGradient { dy: &dy, x: &cache.x, backward: &backward };
-            recycle(&mut dh, collect(&dx, shape(&cache.x), &self.shelf));
+            let dx = NormGradient { dy: &gated, x: &cache.x, backward: &backward };
+            dy = collect(&dx, shape(&cache.x), &self.shelf);
         }
         drop(final_norm);
+        let of_stage = |(stage, (blocks, caches)): (usize, (&'m Vec<Block<f32>>, Vec<BlockCache>))| {
+            let named = blocks.iter().zip(caches).enumerate();
+            named.map(move |(i, (block, cache))| (block_path(stage, i), block, cache))
+        };
+        let mut blocks: Vec<_> = model.stages.iter().zip(stages).enumerate().flat_map(of_stage).collect();
+        let mut upstream = Upstream::Output(dy);
         // Last block first; each cache is dropped after its use.
-        for (index, (stage, caches)) in model.stages.iter().zip(stages).enumerate().rev() {
-            for (i, (block, cache)) in stage.iter().zip(caches).enumerate().rev() {
-                let (dx, grads) = match (block, &cache) {
-                    (Block::Residual(block), BlockCache::Residual(cache)) => {
-                        let (dx, grads) = block::backward(pass, block, &dh, cache)?;
-                        (dx, BlockGrads::Residual(grads))
-                    }
-                    (Block::PreActivation(block), BlockCache::PreActivation(cache)) => {
-                        let (dx, grads) = pre_activation::backward(pass, block, &dh, cache)?;
-                        (dx, BlockGrads::PreActivation(grads))
-                    }
-                    _ => panic!("{MIXED}"),
-                };
-                grads.collect(block, &block_path(index, i), &mut gradients);
-                completion.take(std::mem::take(&mut gradients));
-                recycle(&mut dh, dx);
-            }
+        while let Some((path, block, cache)) = blocks.pop() {
+            let (dx, grads) = match (block, &cache) {
+                (Block::Residual(block), BlockCache::Residual(cache)) => {
+                    let gated = upstream.gated(pass, || cache.gate(pass, block));
+                    // The block before ends in a ReLU, and so does a stem without a max pool.
+                    let gate = match (blocks.last(), &model.stem, &stem, &max_pool) {
+                        (Some((_, Block::Residual(block), BlockCache::Residual(before))), ..) => {
+                            Some(before.gate(pass, block))
+                        }
+                        (None, StemLayers::Unit(unit), Stem::Unit(stem), None) => {
+                            Some(GateOfOutput::new(pass, cache.x(), unit.activation, [&stem.norm]))
+                        }
+                        _ => None,
+                    };
+                    let epilogue = gate.as_ref().map_or(&AsIs as &dyn Epilogue, |gate| gate);
+                    let (dx, grads) = block::backward(pass, block, gated, cache, epilogue)?;
+                    let dx = match gate {
+                        Some(gate) => Upstream::Gated(gate.pulled(pass, dx)),
+                        None => Upstream::Output(dx),
+                    };
+                    (dx, BlockGrads::Residual(grads))
+                }
+                (Block::PreActivation(block), BlockCache::PreActivation(cache)) => {
+                    let (dx, grads) = pre_activation::backward(pass, block, upstream.output(), cache)?;
+                    (Upstream::Output(dx), BlockGrads::PreActivation(grads))
+                }
+                _ => panic!("{MIXED}"),
+            };
+            grads.collect(block, &path, &mut gradients);
+            completion.take(std::mem::take(&mut gradients));
+            upstream = dx;
         }
         if let Some(cache) = &max_pool {
-            let dx = pool::max_pool_backward(&self.shelf, &dh, cache);
-            recycle(&mut dh, dx);
+            let dy = pass.shelf.recycled(upstream.output());
+            upstream = Upstream::Output(pool::max_pool_backward(&self.shelf, &dy, cache));
         }
         let dx = match (&model.stem, &stem) {
             (StemLayers::Unit(unit), Stem::Unit(cache)) => {
-                let (dx, grads) = unit::backward_stem(pass, unit, &dh, cache, input_gradient)?;
+                let incoming = match upstream {
+                    Upstream::Output(dy) => Incoming::gated(pass, dy, &unit.bn, &cache.norm, unit.activation),
+                    Upstream::Gated(Gated { ds, mut sums }) => Incoming { dy: ds, sums: sums.remove(0) },
+                };
+                let (dx, grads) = unit::backward_stem(pass, unit, incoming, cache, input_gradient)?;
                 grads.collect(unit, "", &mut gradients);
                 dx
             }
             (StemLayers::Conv(conv), Stem::Conv(x)) => {
                 let convolution = Convolution::new(pass, conv, shape(x))?;
-                gradients.push("conv1", "weight", convolution.weight_gradient(&dh, &**x));
-                input_gradient.then(|| convolution.input_gradient(&dh, &AsIs))
+                let dy = pass.shelf.recycled(upstream.output());
+                gradients.push("conv1", "weight", convolution.weight_gradient(&*dy, &**x));
+                input_gradient.then(|| convolution.input_gradient(&*dy, &AsIs))
             }
             _ => panic!("{MIXED}"),
         };
-        self.shelf.recycle(dh);
         completion.take(gradients);
         Ok((dx, completion.finish()))
     }

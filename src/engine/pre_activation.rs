@@ -135,12 +135,12 @@ impl Upstream {
 pub(super) fn backward(
     pass: &Pass,
     block: &PreActivationBlock<f32>,
-    dy: &Activation<f32>,
+    dy: Activation<f32>,
     cache: &PreActivationCache,
 ) -> Result<(Activation<f32>, PreActivationGrads<f32>)> {
     check_dy("pre-activation block", dy.shape(), &cache.y)?;
     let mut grads = PreActivationGrads { layers: Vec::new(), projection: None };
-    let dy = pass.shelf.recycled(dy.clone());
+    let dy = pass.shelf.recycled(dy);
     let mut upstream: Option<Upstream> = None;
     for i in (0..block.convs.len()).rev() {
         let (bn, kept) = (&block.norms[i], &cache.norms[i]);
@@ -153,7 +153,6 @@ pub(super) fn backward(
             Some(gradient) => gradient,
             None => &*dy,
         };
-        let weight = convolution.weight_gradient(dh, &h);
         // h₁ is used twice if there is a projection.
         let through_projection = match (&block.projection, i) {
             (Some(projection), 0) => {
@@ -165,9 +164,9 @@ pub(super) fn backward(
             _ => None,
         };
         let gate = GateAndSum { x, affine: &affine, relu, sums: &sums };
-        let gated = match through_projection.as_deref().map(Add) {
-            Some(add) => convolution.input_gradient(dh, &Then(&add, &gate)),
-            None => convolution.input_gradient(dh, &gate),
+        let (weight, gated) = match through_projection.as_deref().map(Add) {
+            Some(add) => convolution.gradients(dh, &h, &Then(&add, &gate)),
+            None => convolution.gradients(dh, &h, &gate),
         };
         let bn_grads = kept.gradients(sums);
         let backward = kept.backward(bn, &bn_grads);

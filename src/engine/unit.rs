@@ -40,14 +40,13 @@ impl Incoming {
     /// From the gradient `dy` of `act(bn(h))`, in a separate pass over memory.
     pub fn gated(
         pass: &Pass,
-        dy: &Activation<f32>,
+        dy: Activation<f32>,
         bn: &BatchNorm2d<f32>,
         cache: &NormCache,
         relu: Option<Relu<f32>>,
     ) -> Self {
         let (h, affine, sums) = (&*cache.x, cache.affine(bn), PerLeaf::new(&pass.shards, cache.x.dim()));
-        let mut gated = pass.shelf.dirty_array(dy.dim());
-        gated.assign(dy);
+        let mut gated = dy.into_owned();
         let epilogue = GateAndSum { x: h, affine: &affine, relu, sums: &sums };
         apply_to_all(&pass.shards, gated.as_slice_mut().expect("contiguous"), h.dim(), &epilogue);
         Incoming { dy: pass.shelf.recycled(gated.into_shared()), sums }
@@ -67,8 +66,13 @@ pub(super) fn backward(
     let grads = cache.gradients(incoming.sums);
     let backward = cache.backward(&unit.bn, &grads);
     let dh = NormGradient { dy: &incoming.dy, x: &cache.x, backward: &backward };
-    let weight = convolution.weight_gradient(&dh, x);
-    let dx = epilogue.map(|epilogue| convolution.input_gradient(&dh, epilogue));
+    let (weight, dx) = match epilogue {
+        Some(epilogue) => {
+            let (weight, dx) = convolution.gradients(&dh, x, epilogue);
+            (weight, Some(dx))
+        }
+        None => (convolution.weight_gradient(&dh, x), None),
+    };
     Ok((dx, UnitGrads { conv: Conv2dGrads { weight, bias: None }, bn: cache.of_parameters(&grads) }))
 }
 
@@ -105,11 +109,10 @@ pub(super) fn forward_stem(pass: &Pass, unit: &Unit<f32>, x: &Activation<f32>) -
 pub(super) fn backward_stem(
     pass: &Pass,
     unit: &Unit<f32>,
-    dy: &Activation<f32>,
+    incoming: Incoming,
     cache: &StemCache,
     input_gradient: bool,
 ) -> Result<(Option<Activation<f32>>, UnitGrads<f32>)> {
-    let incoming = Incoming::gated(pass, dy, &unit.bn, &cache.norm, unit.activation);
     let epilogue: Option<&dyn Epilogue> = if input_gradient { Some(&AsIs) } else { None };
     backward(pass, unit, &cache.norm, incoming, (&*cache.x, shape(&cache.x)), epilogue)
 }

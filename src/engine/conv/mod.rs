@@ -161,6 +161,33 @@ impl<'a> Convolution<'a> {
         stacked(sums, self.weight.raw_dim())
     }
 
+    /// `(dweight, dx)`: [`weight_gradient`](Self::weight_gradient) and [`input_gradient`](Self::input_gradient).
+    pub fn gradients(
+        &self,
+        dy: &dyn Prologue,
+        x: &dyn Prologue,
+        epilogue: &dyn Epilogue,
+    ) -> (Array4<f32>, Activation<f32>) {
+        let in_two_passes = || (self.weight_gradient(dy, x), self.input_gradient(dy, epilogue));
+        self.in_one_pass(dy, x, epilogue).unwrap_or_else(in_two_passes)
+    }
+
+    /// The same bits in one pass over dy, where that is of use.
+    fn in_one_pass(
+        &self,
+        dy: &dyn Prologue,
+        x: &dyn Prologue,
+        epilogue: &dyn Epilogue,
+    ) -> Option<(Array4<f32>, Activation<f32>)> {
+        let size = match self.algorithm {
+            Algorithm::Winograd2 => Size::Two,
+            Algorithm::Winograd4 => Size::Four,
+            _ => return None,
+        };
+        let (sums, dx) = winograd::gradients(self.pass, size, &self.g, [dy, x], self.weight, epilogue)?;
+        Some((stacked(sums, self.weight.raw_dim()), dx.into_shared()))
+    }
+
     /// dweight, summed over some shards in their tree. A large dweight is computed in blocks, so that a block's sums of all
     /// shards stay in the cache: the sums are the same, but those of the shards are never written to memory.
     fn sum_over(&self, shards: &[Range<usize>], dy: &dyn Prologue, x: &dyn Prologue) -> Array4<f32> {

@@ -4,6 +4,7 @@
 use super::{Algorithm, Convolution};
 use crate::Activation;
 use crate::engine::Engine;
+use crate::engine::fused::Add;
 use crate::layers::Conv2d;
 use crate::layers::conv2d::direct;
 use crate::layers::conv2d::tests::{CASES, of, pixel_sums, whole};
@@ -11,6 +12,7 @@ use crate::parallel::tree_sum;
 use crate::processes::Alone;
 use crate::shards::Shards;
 use ndarray::Array4;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// y, dx, dweight and dbias of the engine and of the definition. Winograd's dweight ends in a product with G, which
@@ -130,6 +132,49 @@ fn blocks_of_a_weight_gradient_have_the_bits_of_the_sums_of_the_shards() {
                 let one_leaf = algorithm == Algorithm::Indirect && count == 1 && n * size * size <= 512;
                 let not_finite = algorithm != Algorithm::Indirect && !finite;
                 assert_eq!(blocks.is_some(), !one_leaf && !not_finite, "{case}, {count} shards, finite: {finite}");
+            }
+        }
+    }
+}
+
+/// dweight and dx in one pass over dy have the bits of the two passes: with leaves of several chunks, the last one short, with
+/// several shards, with unequal channels, and if values are not finite.
+#[test]
+fn gradients_in_one_pass_have_the_bits_of_two() {
+    let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for (algorithm, n, size, [c_in, c_out], group, in_one_pass) in [
+        (Algorithm::Winograd4, 21, 32, [16, 16], 0, [true, true, true]),
+        (Algorithm::Winograd4, 9, 17, [20, 40], 0, [true, true, false]),
+        (Algorithm::Winograd2, 11, 8, [33, 17], 0, [true, true, false]),
+        // Shards of 7 and 6 images have chunks of 4 and 3; so do those of 3 and 2 images above, of 2 and 1.
+        (Algorithm::Winograd4, 13, 16, [8, 8], 0, [true, false, true]),
+        // One leaf; many channels; groups of images.
+        (Algorithm::Winograd4, 1, 32, [16, 16], 0, [false, false, false]),
+        (Algorithm::Winograd4, 4, 8, [128, 128], 0, [false, false, false]),
+        (Algorithm::Winograd4, 8, 16, [8, 8], 2, [false, false, false]),
+    ] {
+        let conv = Conv2d { padding: [1, 1], ..Conv2d::new(whole((c_out, c_in, 3, 3), 1) / 3.0) };
+        let (mut x, dy) = (whole((n, size, size, c_in), 2) * 0.1, whole((n, size, size, c_out), 3) / 7.0);
+        for finite in [true, false] {
+            let mut dy = dy.clone();
+            if !finite {
+                x[[n - 1, 0, 0, 1]] = f32::INFINITY;
+                dy[[0, size - 1, 0, 2]] = f32::NAN;
+            }
+            let (x, dy) = (x.clone().into_shared(), dy.into_shared());
+            for (count, expected) in [1, 2, 4].into_iter().zip(in_one_pass) {
+                let case = format!("{n} images, {c_in} to {c_out} channels, {count} shards, finite: {finite}");
+                let shards = Shards::new(n, count, Arc::new(Alone)).in_groups(NonZeroUsize::new(group));
+                let pass = Engine::new(algorithm).pass(&shards);
+                let convolution = Convolution::new(&pass, &conv, x.dim().into()).unwrap();
+                let add = Add(&x);
+                let bits = |values: &Array4<f32>| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                let (dweight, dx) = one_thread.install(|| convolution.gradients(&dy, &x, &add));
+                assert!(bits(&dweight) == bits(&convolution.weight_gradient(&dy, &x)), "dweight of {case}");
+                let dx_alone = convolution.input_gradient(&dy, &add);
+                assert!(bits(&dx.into_owned()) == bits(&dx_alone.into_owned()), "dx of {case}");
+                let found = one_thread.install(|| convolution.in_one_pass(&dy, &x, &add)).is_some();
+                assert_eq!(found, expected, "{case}");
             }
         }
     }

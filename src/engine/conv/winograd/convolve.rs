@@ -6,6 +6,7 @@ use super::plan::{AT_ONCE, CHUNK_TILES, Plan, SLICE_INPUTS, plane};
 use super::transforms::Transforms;
 use crate::engine::buffers::{Buffer, Shelf};
 use crate::engine::conv::operands::{Epilogue, Prologue};
+use crate::engine::conv::padded::Padded;
 use crate::engine::kernels::indirect_gemm::{NR, Segment, Segments};
 use crate::engine::kernels::simd::dispatch;
 use crate::shards::Shards;
@@ -33,8 +34,8 @@ pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
     epilogue: &dyn Epilogue,
     plainly: impl Fn([usize; 2], &mut [f32]) + Sync,
 ) {
-    let (longest, n) = (shards.longest(), shards.own().len());
-    let plan = Plan::new::<M>(from, to, padding, longest, [CHUNK_TILES, band_tiles(from[2], to[2]), epilogue.images()]);
+    let n = shards.own().len();
+    let plan = plan::<M>(from, to, padding, shards.longest(), epilogue);
     let values = S * S * plane(plan.tiles_per_image * n).saturating_mul(plan.c_in + plan.c_out);
     if n > 0 && plan.c_in * plan.c_out >= VERY_LARGE && values <= AT_ONCE {
         return convolve_at_once(shelf, transforms, shards, &plan, x, w, y, epilogue, plainly);
@@ -46,17 +47,58 @@ pub(super) fn convolve<F: Transforms<M, S>, const M: usize, const S: usize>(
         let values = |channels: usize| shelf.buffer(S * S * plane(plan.band * channels));
         (shelf.empty_buffer(plan.images * plan.padded.values()), values(plan.c_in), values(plan.c_out))
     };
+    let chunk = Chunk { transforms, plan: &plan, u: &u, channels: &channels, plainly: &plainly, epilogue };
     chunks.for_each_init(scratch, |(padded, v, m), (first, y)| {
+        let x = plan.padded.fill(x, [first, y.len() / plan.y_image], padded);
+        chunk.compute(x, first, [v, m], y);
+    });
+}
+
+/// The tiles of a convolution from `from` to `to` (both height, width, channels), in chunks of images of one shard.
+pub(super) fn plan<const M: usize>(
+    from: [usize; 3],
+    to: [usize; 3],
+    padding: [usize; 2],
+    longest: usize,
+    epilogue: &dyn Epilogue,
+) -> Plan {
+    let [h, w, channels] = to;
+    let sizes = [CHUNK_TILES, band_tiles(from[2], channels), epilogue.images()];
+    Plan::new::<M>(from, &Padded::none([h, w], channels), padding, longest, sizes)
+}
+
+/// How a chunk of images is computed.
+pub(super) struct Chunk<'a, F, P> {
+    pub transforms: F,
+    pub plan: &'a Plan,
+    pub u: &'a [f32],
+    pub channels: &'a Segments,
+    /// Computes images in another way, if they are not finite.
+    pub plainly: &'a P,
+    pub epilogue: &'a dyn Epilogue,
+}
+
+impl<F, P: Fn([usize; 2], &mut [f32])> Chunk<'_, F, P> {
+    /// y of the images from `first` on, whose padded x this is; V and M have room for a band.
+    pub fn compute<const M: usize, const S: usize>(
+        &self,
+        x: &[f32],
+        first: usize,
+        [v, m]: [&mut [f32]; 2],
+        y: &mut [f32],
+    ) where
+        F: Transforms<M, S>,
+    {
+        let Chunk { transforms, plan, u, channels, plainly, epilogue } = *self;
         let count = y.len() / plan.y_image;
-        let x = plan.padded.fill(x, [first, count], padded);
         for tiles in plan.tiles[..count * plan.tiles_per_image].chunks(plan.band) {
-            dispatch(Convolve { transforms, plan: &plan, tiles, x, u: &u, channels: &channels, v, m, y });
+            dispatch(Convolve { transforms, plan, tiles, x, u, channels, v, m, y });
         }
         if !all_finite(y) {
             plainly([first, count], y);
         }
         epilogue.apply(first * plan.y_image, y);
-    });
+    }
 }
 
 /// The same with bit-identical results, for the case that V and M of all images fit into a cache but U, (m + 2)²/9
@@ -120,7 +162,7 @@ fn convolve_at_once<F: Transforms<M, S>, const M: usize, const S: usize>(
 }
 
 /// U = G w Gᵀ in panels (panel of 16 output channels, point, c_in, 16), of the weight, `w(o, i)` its taps.
-fn transform_weight<F: Transforms<M, S>, const M: usize, const S: usize>(
+pub(super) fn transform_weight<F: Transforms<M, S>, const M: usize, const S: usize>(
     shelf: &Shelf,
     transforms: F,
     [c_in, c_out]: [usize; 2],

@@ -38,8 +38,7 @@ pub(super) fn correlate<F: Transforms<M, S>, const M: usize, const S: usize>(
     let chunks = g.n.div_ceil(plan.images);
     let panels = g.c_out.div_ceil(NR);
     // Small dU: several, one per thread at a time, summed in a tree. Large dU: only one, shared by the threads.
-    let most_leaves = MOST_LEAVES.div_ceil(shards);
-    let (leaves, together) = if g.c_in * g.c_out < LARGE { (chunks.clamp(1, most_leaves), 1) } else { (1, 4) };
+    let (leaves, together) = if is_small(g) { (leaves(chunks, shards), 1) } else { (1, 4) };
     let chunks_per_leaf = chunks.div_ceil(leaves).max(1);
 
     let leaf = |index: usize| {
@@ -80,6 +79,26 @@ pub(super) fn correlate<F: Transforms<M, S>, const M: usize, const S: usize>(
         du
     };
     let du = tree_sum(chunks.div_ceil(chunks_per_leaf), &leaf, &|a: &mut Buffer, b: Buffer| wide_add(a, &b));
+    from_points(shelf, transforms, g, du)
+}
+
+/// Whether dU is small enough for several copies of it.
+pub(super) fn is_small(g: &Geometry) -> bool {
+    g.c_in * g.c_out < LARGE
+}
+
+/// The most leaves of one of `shards` shards with this many chunks. Each has a dU of its own.
+pub(super) fn leaves(chunks: usize, shards: usize) -> usize {
+    chunks.clamp(1, MOST_LEAVES.div_ceil(shards))
+}
+
+/// dw = Gᵀ dU G; 0 without images.
+pub(super) fn from_points<F: Transforms<M, S>, const M: usize, const S: usize>(
+    shelf: &Shelf,
+    transforms: F,
+    g: &Geometry,
+    du: Option<Buffer>,
+) -> Array4<f32> {
     let Some(du) = du else { return Array4::zeros((g.c_out, g.c_in, 3, 3)) };
     let mut dw = shelf.dirty_array((g.c_out, g.c_in, 3, 3));
     let outputs = dw.as_slice_mut().expect("contiguous").par_chunks_mut(NR * g.c_in * 9).enumerate();
@@ -93,8 +112,12 @@ pub(super) fn correlate<F: Transforms<M, S>, const M: usize, const S: usize>(
 
 /// The tiles of `g`, in chunks of images of one shard, whose longest has `images`.
 fn plan<const M: usize>(g: &Geometry, images: usize) -> Plan {
-    let (from, to) = ([g.h, g.w, g.c_in], [g.h_out, g.w_out, g.c_out]);
-    Plan::new::<M>(from, to, g.padding, images, [CHUNK_TILES, CHUNK_TILES, 1])
+    plan_with::<M>(g, &Padded::none([g.h_out, g.w_out], g.c_out), images)
+}
+
+/// The same for dy as it is stored in `dy`.
+pub(super) fn plan_with<const M: usize>(g: &Geometry, dy: &Padded, images: usize) -> Plan {
+    Plan::new::<M>([g.h, g.w, g.c_in], dy, g.padding, images, [CHUNK_TILES, CHUNK_TILES, 1])
 }
 
 /// V and dM of a few images.

@@ -37,11 +37,12 @@
 //! # Files
 //!
 //! `transforms.rs` contains the matrices Bᵀ, G, Aᵀ; `plan.rs` splits images into tiles; `convolve.rs` computes y and
-//! dx, `correlate.rs` dweight: they decide which arrays exist and which thread computes what; `kernels.rs` contains the
+//! dx, `correlate.rs` dweight, `gradients.rs` both at once: they decide which arrays exist and which thread computes what; `kernels.rs` contains the
 //! work of one thread, and `sixteen.rs` its products for 16 channels.
 
 mod convolve;
 mod correlate;
+mod gradients;
 mod kernels;
 mod plan;
 mod sixteen;
@@ -125,21 +126,64 @@ pub fn input_gradient(
     epilogue: &dyn Epilogue,
 ) {
     let standard = weight.as_standard_layout();
-    let taps = taps_of(standard.as_slice().expect("contiguous"), g.c_in);
-    let w = |i, o| {
-        let mut taps = taps(o, i);
-        taps.reverse();
-        taps
-    };
-    let plainly = |[first, count]: [usize; 2], dx: &mut [f32]| {
-        let dy = Shifted { prologue: dy, by: first * g.pixels_out() * g.c_out };
-        indirect::input_gradient(shelf, &Shards::one(count), &Geometry { n: count, ..*g }, &dy, weight, dx, &AsIs);
-    };
+    let w = rotated(standard.as_slice().expect("contiguous"), g.c_in);
+    let plainly = plain_input_gradient(shelf, g, dy, weight);
     let (from, to) = ([g.h_out, g.w_out, g.c_out], [g.h, g.w, g.c_in]);
     let padding = g.padding.map(|padding| 2 - padding);
     match size {
         Size::Two => convolve(shelf, F2, shards, dy, from, to, padding, w, dx, epilogue, plainly),
         Size::Four => convolve(shelf, F4, shards, dy, from, to, padding, w, dx, epilogue, plainly),
+    }
+}
+
+/// The taps of the weight of dx, between an output and an input channel of it: rotated by 180 degrees.
+fn rotated(weight: &[f32], c_in: usize) -> impl Fn(usize, usize) -> [f32; 9] + Copy {
+    let taps = taps_of(weight, c_in);
+    move |i, o| {
+        let mut taps = taps(o, i);
+        taps.reverse();
+        taps
+    }
+}
+
+/// dx of some images, without tiles.
+fn plain_input_gradient<'a>(
+    shelf: &'a Shelf,
+    g: &'a Geometry,
+    dy: &'a dyn Prologue,
+    weight: &'a Array4<f32>,
+) -> impl Fn([usize; 2], &mut [f32]) + 'a {
+    move |[first, count], dx| {
+        let dy = Shifted { prologue: dy, by: first * g.pixels_out() * g.c_out };
+        indirect::input_gradient(shelf, &Shards::one(count), &Geometry { n: count, ..*g }, &dy, weight, dx, &AsIs);
+    }
+}
+
+/// dweight summed over the shards of each subtree of this process, and dx, in one pass over dy, with the bits of
+/// [`weight_gradient`] and [`input_gradient`]. `None` where that is of no use.
+pub fn gradients(
+    pass: &Pass,
+    size: Size,
+    g: &Geometry,
+    [dy, x]: [&dyn Prologue; 2],
+    weight: &Array4<f32>,
+    epilogue: &dyn Epilogue,
+) -> Option<(Vec<Array4<f32>>, Array4<f32>)> {
+    if needs_too_much_memory(g) {
+        return None;
+    }
+    let standard = weight.as_standard_layout();
+    let w = rotated(standard.as_slice().expect("contiguous"), g.c_in);
+    let plainly = plain_input_gradient(&pass.shelf, g, dy, weight);
+    let dweight_plainly = |shard: &Range<usize>| {
+        let dy = Shifted { prologue: dy, by: shard.start * g.pixels_out() * g.c_out };
+        let x = Shifted { prologue: x, by: shard.start * g.h * g.w * g.c_in };
+        indirect::weight_gradient(&pass.shelf, &Geometry { n: shard.len(), ..*g }, &dy, &x)
+    };
+    let dy_and_x = [dy, x];
+    match size {
+        Size::Two => gradients::gradients(pass, F2, g, dy_and_x, w, epilogue, plainly, dweight_plainly),
+        Size::Four => gradients::gradients(pass, F4, g, dy_and_x, w, epilogue, plainly, dweight_plainly),
     }
 }
 

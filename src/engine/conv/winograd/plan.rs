@@ -21,7 +21,7 @@ pub(super) struct Tile {
     pub columns: usize,
 }
 
-/// A convolution split into tiles: y (h_out, w_out, c_out) of x (h, w, c_in).
+/// A convolution split into tiles: y (h_out, w_out, c_out) of x (h, w, c_in). y may be stored with zeros around it.
 pub(super) struct Plan {
     pub padded: Padded,
     /// The tiles of `images` images.
@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub tiles_per_image: usize,
     /// Tiles of y transformed at once.
     pub band: usize,
-    /// Values of an image and of a row of y.
+    /// Values of an image and of a row of y, as y is stored.
     pub y_image: usize,
     pub y_row: usize,
     pub c_in: usize,
@@ -39,13 +39,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// `n`: images of the longest shard; `align`: a chunk has a multiple of this many images.
     pub fn new<const M: usize>(
         [h, w, c_in]: [usize; 3],
-        [h_out, w_out, c_out]: [usize; 3],
+        y: &Padded,
         padding: [usize; 2],
         n: usize,
         [chunk, band, align]: [usize; 3],
     ) -> Self {
+        let ([h_out, w_out], c_out) = (y.image, y.channels);
         let [down, across] = [h_out.div_ceil(M), w_out.div_ceil(M)];
         // Chunks of nearly equal size, so that no thread gets a short one.
         let chunks = n.div_ceil((chunk / (down * across)).max(1)).max(n.min(2)).max(1);
@@ -56,7 +58,7 @@ impl Plan {
             for (i, j) in (0..down).flat_map(|i| (0..across).map(move |j| (i * M, j * M))) {
                 tiles.push(Tile {
                     window: image * padded.values() + padded.offset(i, j),
-                    output: ((image * h_out + i) * w_out + j) * c_out,
+                    output: image * y.values() + y.offset(y.before[0] + i, y.before[1] + j),
                     rows: M.min(h_out - i),
                     columns: M.min(w_out - j),
                 });
@@ -68,8 +70,8 @@ impl Plan {
             tiles,
             images,
             tiles_per_image: down * across,
-            y_image: h_out * w_out * c_out,
-            y_row: w_out * c_out,
+            y_image: y.values(),
+            y_row: y.size[1] * c_out,
             c_in,
             c_out,
             padded,
