@@ -46,6 +46,8 @@ def flags(computed_in: ComputedIn = None, **files: Path) -> List[str]:
         computed_in = {"*": computed_in}
     arguments = []
     for pattern, arithmetic in (computed_in or {}).items():
+        if not isinstance(pattern, str):
+            raise OracleError(f"computed_in: {pattern!r} is not a pattern of names; classes select modules of a recorded model")
         if not isinstance(arithmetic, str):
             raise OracleError(f"computed_in={arithmetic!r}: expected a text such as 'f32' or 'bf16'")
         arguments += ["--computed-in", f"{pattern}:{arithmetic}" if pattern != "*" else arithmetic]
@@ -74,6 +76,12 @@ def given(inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> Tuple[Dict[st
         if value is None:
             raise OracleError(f"the result `{name}` is None: leave it out if it is not to be judged")
     return {name: value for name, value in inputs.items() if value is not None}, dict(theirs)
+
+
+def some(theirs: Mapping[str, Any]) -> None:
+    """Rejects a call without results."""
+    if not theirs:
+        raise OracleError("there are no results to judge, such as {'output': y}")
 
 
 def check(
@@ -124,11 +132,12 @@ def check(
 
 def examine(kind: str, inputs: Mapping[str, Any], theirs: Mapping[str, Any], settings: Mapping[str, Any], computed_in: ComputedIn = None, **files: Path) -> Report:
     """The report about one layer, which passes whether or not everything failed that is expected to."""
-    inputs, theirs = given(inputs, theirs)
+    what, (inputs, theirs) = layer(kind, settings), given(inputs, theirs)
+    some(theirs)
     with _files.folder(inputs, theirs) as folder:
         paths = write(folder, inputs=inputs, results=theirs)
         arguments = ["check", paths["results"], "--json", *flags(computed_in, **files)]
-        answer = ask([*arguments, "layer", *layer(kind, settings), "--in", paths["inputs"]], names(paths))
+        answer = ask([*arguments, "layer", *what, "--in", paths["inputs"]], names(paths))
     found = json.loads(answer.out)
     report = Report.of(found["end_to_end"], found.get("text", "").strip(), found.get("expected"))
     unknown = found["end_to_end"]["unknown"]
@@ -184,6 +193,7 @@ def diagnose(
     if inputs is None or theirs is None:
         raise OracleError(f"diagnose({kind!r}) needs the inputs and the results")
     inputs, theirs = given(inputs, theirs)
+    some(theirs)
     with _files.folder(inputs, theirs) as folder:
         paths = write(folder, inputs=inputs, results=theirs)
         arguments = ["diagnose", paths["results"], *flags(computed_in), "layer", *layer(kind, settings), "--in", paths["inputs"]]
@@ -201,9 +211,13 @@ def diagnosis(arguments: List[str], renamed: Dict[str, str]) -> Diagnosis:
     else:
         text = f"the results are wrong: `{found['first']}` is the first tensor that does not fit\n"
         text += f"pattern: {found['pattern']}\n" if found.get("pattern") else ""
+        modules = found.get("wrong_modules")
+        text += f"wrong modules, each for what it was given: {', '.join(modules)}\n" if modules else ""
         text += "".join(f"this mistake explains everything in them: {m.name}\n  {m.explanation}\n" for m in mistakes)
         tried = len(found["tried"])
-        if not mistakes:
+        if not mistakes and not tried and modules:
+            text += "end to end everything fits, so no classic mistake is tried in the whole network"
+        elif not mistakes:
             text += f"none of {tried} classic mistakes explains all of it" if tried else "no classic mistake is possible in this layer"
     return Diagnosis(found["right"], mistakes, text.strip())
 
@@ -252,6 +266,8 @@ def fuzz(
         TypeError: the function returned something that is no mapping of names to tensors.
     """
     __tracebackhide__ = True
+    if not callable(fn):
+        raise OracleError(f"fuzz needs a function fn(inputs, settings) -> results, not {fn!r}")
     arguments = ["fuzz", kind, "--ask", "--json", *flags(computed_in, xfail=xfail)]
     arguments += ["--case", case] if case is not None else ["--seeds", str(seeds), "--first", str(first)]
     arguments += ["--values", values if isinstance(values, str) else ",".join(values)] if values else []

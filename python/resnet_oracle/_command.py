@@ -158,4 +158,4 @@ def ask(arguments: List[str], renamed: dict) -> Answer:
 
 def message(error: str) -> str:
     """What the command printed as an error, without what is only of use in a shell."""
-    return error.replace("For more information, try '--help'.", "").strip().removeprefix("error: ")
+    return error.replace("For more information, try '--help'.", "").strip().removeprefix("error: ").removeprefix("--set: ")

@@ -24,6 +24,9 @@ def bits(name: str, value: Any) -> Tuple[str, np.ndarray]:
     """The type of a tensor as safetensors calls it, and its elements; those of bfloat16 as 16 bits each."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.device.type == "meta":
+            what = "has no elements, it is on the device meta" if value.device.type == "meta" else f"is {value.layout}"
+            raise OracleError(f"`{name}` {what}; expected a dense tensor")
         value = value.detach().cpu().contiguous()
         kind = str(value.dtype).removeprefix("torch.")
         if kind == "bfloat16":
@@ -31,13 +34,16 @@ def bits(name: str, value: Any) -> Tuple[str, np.ndarray]:
         if kind in TYPES:
             return TYPES[kind], value.numpy()
     else:
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise OracleError(f"`{name}` is no tensor: {error}") from error
         kind = value.dtype.name
         if kind == "bfloat16":  # ml_dtypes, as JAX has it
             value = value.view(np.uint16)
         if kind in TYPES:
             return TYPES[kind], np.ascontiguousarray(value).reshape(value.shape)
-    raise OracleError(f"`{name}` has elements of type {kind}; expected one of {', '.join(TYPES)}")
+    raise OracleError(f"`{name}` has elements of type {kind}; expected a type of floats, or of whole numbers for a target: {', '.join(TYPES)}")
 
 
 def write(path: str, tensors: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ SETTINGS = {
 }
 PARAMETERS = {"conv2d": ("weight", "bias"), "linear": ("weight", "bias"), "batch_norm": ("weight", "bias")}
 STATISTICS = ("running_mean", "running_var")
+NOT_WANTED = "its kind is given as None"
 
 
 @dataclass
@@ -49,7 +50,14 @@ class Call:
     """What it computes: `output`, the gradients of its input and parameters, its new running statistics."""
     parameters: Dict[str, Any] = field(default_factory=dict, repr=False)
     minor: bool = False
-    """Whether it is a module of PyTorch without parameters that the oracle does not know, such as `Dropout`."""
+    """Whether it need not be judged: a module of PyTorch without parameters that the oracle does not know, such as `Dropout`, or
+    one whose kind is given as None."""
+    differentiable: bool = False
+    """Whether a gradient of its result was possible."""
+    between: bool = False
+    """Whether its input is no result of a module: an addition or a function is between."""
+    cls: Any = field(default=None, repr=False)
+    """Its class."""
 
 
 @dataclass
@@ -127,7 +135,7 @@ class Recorder:
         if kind is None:
             passes_on = isinstance(module, (nn.Identity, nn.Flatten)) or (isinstance(module, nn.Dropout) and not module.training)
             silent = not given and (passes_on or next(module.children(), None) is not None)
-            reason = "its kind is given as None" if given else "the oracle has no such layer, or `kinds` does not name it"
+            reason = NOT_WANTED if given else "the oracle has no such layer, or `kinds` does not name it"
             return None, {}, None if silent else reason
         settings = {**{key: getattr(module, key) for key in SETTINGS[kind] if hasattr(module, key)}, **settings}
         if kind == "batch_norm":
@@ -173,6 +181,8 @@ class Recorder:
                 if leaf is not x:
                     x = leaf.clone()  # a result: what is a leaf cannot be overwritten in place
                     arguments = (x, *arguments[1:])
+        if is_root and x is not None:
+            self.results[id(x)] = (x, x._version)
         kind, settings, reason = self.layer(name, module)
         if is_root and kind is None:
             calls.append(None)
@@ -180,7 +190,9 @@ class Recorder:
         title = type(module).__name__ if is_root else name
         self.times[title] = self.times.get(title, 0) + 1
         call = Call(title if self.times[title] == 1 else f"{title}#{self.times[title]}", type(module).__name__, kind, settings, reason)
-        call.minor = kind is None and type(module).__module__.startswith("torch.") and not any(True for _ in module.parameters())
+        plain = type(module).__module__.startswith("torch.") and not any(True for _ in module.parameters())
+        call.minor = kind is None and (plain or reason == NOT_WANTED)
+        call.cls = type(module)
         calls.append(call)
         if kind is not None or reason is not None:
             self.dump.calls.append(call)
@@ -189,7 +201,8 @@ class Recorder:
             return arguments
         call.inputs["input"] = self.dump.tensors["input." + call.name] = copy(x)
         earlier, version = self.results.get(id(x), (None, None))
-        if x.requires_grad and not (earlier is x and version == x._version):
+        call.between = not (earlier is x and version == x._version)
+        if x.requires_grad and call.between:
             # The sum of an addition, which is no module, or what a function returned.
             x.register_hook(self.keep(self.dump.tensors, "grad_input." + call.name, call.name))
         if kind is None or call.reason is not None:
@@ -232,6 +245,7 @@ class Recorder:
             self.dump.tensors["output." + call.name] = copy(y)
         call.results["output"] = copy(y) if is_root else self.dump.tensors["output." + call.name]
         if y.requires_grad:
+            call.differentiable = True
             if not is_root:
                 y.register_hook(self.keep(self.dump.tensors, "grad_output." + call.name, call.name))
             y.register_hook(self.keep(call.inputs, "grad_output", call.name))
@@ -257,6 +271,9 @@ class Recorder:
             dump.gap("there was no backward pass: call loss.backward() inside `with record(model)` to judge gradients")
         elif not gradients and any(call.parameters for call in reached):
             dump.gap("no parameter has a gradient at the end of the recording: call zero_grad() after it")
+        missed = [call.name for call in dump.calls if call.kind and call.differentiable and "grad_output" not in call.inputs]
+        if reached and missed:
+            dump.gap(f"no gradient reached {listed(missed)}: judged forward only. Is the result detached, or not used in the loss?")
         several = {}
         for call in reached:
             for key, parameter in call.parameters.items():
@@ -295,6 +312,11 @@ def torch() -> Any:
 
 def copy(tensor: Any) -> Any:
     return tensor.detach().clone()
+
+
+def listed(names: List[str]) -> str:
+    """A few names."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 @contextlib.contextmanager
@@ -356,12 +378,27 @@ def rows(call: Call) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     return inputs, results
 
 
+def by_name(computed_in: _check.ComputedIn, calls: List[Call]) -> _check.ComputedIn:
+    """A mapping whose keys are patterns: a key that is a class stands for the names of its modules."""
+    if not isinstance(computed_in, dict) or not any(isinstance(key, type) for key in computed_in):
+        return computed_in
+    found = {}
+    for key, arithmetic in computed_in.items():
+        names = [call.name for call in calls if issubclass(call.cls, key)] if isinstance(key, type) else [key]
+        if not names:
+            raise OracleError(f"computed_in: no recorded module is a {key.__name__}")
+        for name in names:
+            found.pop(name, None)  # the last that selects a module counts
+            found[name] = arithmetic
+    return found
+
+
 def stated(computed_in: _check.ComputedIn, calls: List[Call]) -> Dict[str, Optional[str]]:
     """The arithmetic of each module: of the last pattern that its name has, and `*` only if there is no other."""
     if computed_in is None or isinstance(computed_in, str):
         return {call.name: computed_in for call in calls}
     found = {call.name: computed_in.get("*") for call in calls}
-    for pattern, arithmetic in computed_in.items():
+    for pattern, arithmetic in by_name(computed_in, calls).items():
         form = re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
         names = [call.name for call in calls if form.fullmatch(call.name)]
         if not names:
@@ -407,31 +444,40 @@ def compare(
     Args:
         dump: from `record`.
         model: the name of a network, `resnet18`.
-        computed_in: as for `check`; patterns select modules by their whole name: `{"*": "bf16", "*bn*": "f32"}`. Without it, each module is judged by
-            the coarsest type among its own tensors.
+        computed_in: as for `check`; patterns select modules by their whole name, and classes all modules of them:
+            `{"*": "bf16", "*bn*": "f32"}`, `{"*": "f32", nn.Conv2d: "tf32"}`. Without it, each module is judged by the coarsest
+            type among its own tensors.
         xfail: a file of expected failures, as for `check`.
         html: a file to write the report to, as a page; without `model` a folder with a page for each module.
         end_to_end: for a named network, whether the whole pass is judged, too. That takes most of the time, and says little in
             16 bits, where rounding alone may change the gradients of a deep network by as much as their size.
-        strict: without `model`, whether it is an error if something was not judged: a module of an unknown type (but for those of
-            PyTorch without parameters), a gradient that several calls share, a backward pass that is missing.
+        strict: whether it is an error if something was not judged: a backward pass that is missing, a module that no gradient
+            reached, a gradient that several calls share; without `model` also a module of an unknown type (but for those of PyTorch
+            without parameters, and those whose kind is given as None).
         raises: whether wrong results raise an error; otherwise look at `comparison.passed`.
 
     Returns:
         The comparison. It is true if everything that was judged fits.
 
     Raises:
-        AssertionError: a module is wrong, or none could be judged. Its message is the report.
-        OracleError: something was not judged and `strict` is true, the dump does not belong to the network, or as for `check`.
+        AssertionError: a module is wrong. Its message is the report.
+        OracleError: no module could be judged, or something was not judged and `strict` is true; the dump does not belong to the network, or as for `check`.
     """
     __tracebackhide__ = True
     recorded(dump, "compare expects what `with record(model) as dump` yields")
     found = of_network(dump, model, computed_in, xfail, html, end_to_end) if model else of_modules(dump, computed_in, xfail, html)
+    if raises and not model and not found.modules and not found.unexpected:
+        raise OracleError(found.text)
     if raises:
         _check.demand(found)
-    if raises and strict and not model and found and (dump.gaps or any(call.name in found.not_judged and not call.minor for call in dump.calls)):
+    skipped = not model and any(call.name in found.not_judged and not call.minor for call in dump.calls)
+    if raises and strict and found and (dump.gaps or skipped):
         raise OracleError(f"{found.text}\nnot everything was judged; if that is intended: compare(dump, strict=False)")
     return found
+
+
+# A case that is right.
+NOTHING = {"input": [[[[0.0]]]]}, {"output": [[[[0.0]]]]}
 
 
 def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Comparison:
@@ -439,7 +485,9 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
     reports, skipped, lines = {}, {}, []
     arithmetics = stated(computed_in, dump.calls)
     for arithmetic in set(arithmetics.values()) - {None}:  # a misspelt one is no module that cannot be judged
-        _check.check("relu", {"input": [[[[0.0]]]]}, {"output": [[[[0.0]]]]}, computed_in=arithmetic)
+        _check.check("relu", *NOTHING, computed_in=arithmetic)
+    if xfail is not None:  # nor is a file that cannot be read
+        _check.check("relu", *NOTHING, xfail=xfail, raises=False)
     if html is not None:
         os.makedirs(html, exist_ok=True)
     for call in dump.calls:
@@ -466,6 +514,9 @@ def of_modules(dump: Dump, computed_in: Any, xfail: Any, html: Any) -> Compariso
     unexpected = list(dict.fromkeys(line for report in reports.values() for line in report.unexpected if line not in needed))
     lines += [f"EXPECTED TO FAIL, PASSED: {line}" for line in unexpected]
     lines += [f"note: {note}" for note in dump.notes]
+    between = [call.name for call in dump.calls if call.between and call.name in reports]
+    if between:
+        lines.append(f"note: what computes the input of {listed(between)} is no module, and not judged: an addition, a function")
     if wrong:
         lines.append(f"{len(wrong)} of {len(reports)} modules {'is' if len(wrong) == 1 else 'are'} wrong: {', '.join(wrong)}")
     else:
@@ -491,7 +542,7 @@ def files_of(dump: Dump, model: str) -> Iterator[Tuple[str, List[str], Dict[str,
 def of_network(dump: Dump, model: str, computed_in: Any, xfail: Any, html: Any, end_to_end: bool) -> Comparison:
     """A network whose connections the command knows."""
     with files_of(dump, model) as (path, what, renamed):
-        flags = _check.flags(computed_in, xfail=xfail, html=html) + ([] if end_to_end else ["--isolate"])
+        flags = _check.flags(by_name(computed_in, dump.calls), xfail=xfail, html=html) + ([] if end_to_end else ["--isolate"])
         found = json.loads(ask(["check", path, "--json", *flags, *what], renamed).out)
     text, isolated, whole = found.get("text", "").strip(), found["isolated"], found["end_to_end"]
     reports = [Report.of(raw, text) if raw else None for raw in (isolated and isolated["report"], whole)]
@@ -508,7 +559,7 @@ def diagnose_dump(dump: Any, model: Optional[str] = None, *, computed_in: _check
         raise OracleError(f"diagnose of a recorded model has no setting `{next(iter(more))}`")
     if model is not None:
         with files_of(dump, model) as (path, what, renamed):
-            return _check.diagnosis(["diagnose", path, *_check.flags(computed_in), *what], renamed)
+            return _check.diagnosis(["diagnose", path, *_check.flags(by_name(computed_in, dump.calls)), *what], renamed)
     found = of_modules(dump, computed_in, None, None)
     arithmetics, mistakes, texts = stated(computed_in, dump.calls), [], []
     for call in dump.calls:

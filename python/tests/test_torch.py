@@ -247,7 +247,7 @@ def test_modules_of_ones_own():
     assert oracle.compare(run(model()), strict=False).not_judged["end.3"] == "the oracle has no such layer, or `kinds` does not name it"
     assert "end.3" in oracle.compare(run(model(), kinds={MyLinear: "linear"}), strict=False).modules
     assert oracle.compare(run(model(1.01), kinds={MyLinear: "linear"}), raises=False).wrong == ["end.3"]
-    assert "stem" in oracle.compare(run(model(), kinds={"stem": None}), strict=False).not_judged
+    assert "stem" in oracle.compare(run(model(), kinds={"stem": None, "end.3": None})).not_judged
     wrong = {"stem": ("conv2d", {"stride": 1})}
     assert oracle.compare(run(model(), kinds=wrong), raises=False).wrong == ["stem"]
     with pytest.raises(oracle.OracleError, match="is not a kind of layer"):
@@ -333,6 +333,49 @@ def test_forward_only_and_frozen():
     assert "grad_weight" not in {tensor.name for tensor in oracle.compare(run(model), strict=False).modules["stem"].tensors}
 
 
+def test_a_gradient_that_never_arrives():
+    class Detached(Block):
+        def forward(self, x):
+            return self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))).detach())) + x)
+
+    model = Small()
+    model.block = Detached(4)
+    dump = run(model)
+    with pytest.raises(oracle.OracleError, match="no gradient reached block.conv1, block.bn1, block.relu1: judged forward only"):
+        oracle.compare(dump)
+    assert oracle.compare(dump, strict=False)
+
+
+def test_what_is_between_modules_is_named():
+    found = oracle.compare(run(Small()))
+    assert "note: what computes the input of block.relu2 is no module, and not judged" in found.text
+
+
+def test_float32_in_mixed_precision_is_judged_as_float32():
+    class Scaled(nn.BatchNorm2d):
+        def __init__(self, c, factor):
+            super().__init__(c)
+            self.factor = factor
+
+        def forward(self, x):
+            y = super().forward(x)
+            self.running_var = self.running_var * self.factor
+            return y
+
+    for factor in (1.0, 0.99):
+        model = Small()
+        model.block.bn1 = Scaled(4, factor)
+        found = oracle.compare(run(model, "autocast"), raises=False)
+        assert found.wrong == ([] if factor == 1.0 else ["block.bn1"])
+
+
+def test_tf32_is_recognised():
+    x, w = torch.randn(2, 8, 6, 6), torch.randn(4, 8, 3, 3)
+    theirs = {"output": Tf32Conv.apply(x, w, (1, 1), 0)}
+    with pytest.raises(AssertionError, match="computed in tf32 everything fits. If your program uses TF32, say so"):
+        oracle.check("conv2d", {"input": x, "weight": w}, theirs)
+
+
 def test_rows_of_more_axes_and_a_model_that_is_a_layer():
     layer = nn.Linear(5, 3).double()
     with oracle.record(layer) as dump:
@@ -355,8 +398,11 @@ def test_what_is_not_judged():
     found = oracle.compare(run(model), strict=False)
     assert list(found.modules) == ["3"]
     assert found.not_judged["0"] == "padding_mode='reflect' is not known" and "GELU" in found.text
-    found = oracle.compare(run(nn.Sequential(nn.GELU())), raises=False)
+    dump = run(nn.Sequential(nn.GELU()))
+    found = oracle.compare(dump, raises=False)
     assert not found and "no module could be judged" in found.text
+    with pytest.raises(oracle.OracleError, match="no module could be judged"):
+        oracle.compare(dump)
 
 
 def test_a_result_of_a_wrong_shape():
@@ -397,7 +443,12 @@ def test_recorded_wrongly():
 def test_arithmetic_of_modules_and_expected_failures(tmp_path):
     dump = run(Small(BrokenConv), "f32")
     assert oracle.compare(dump, computed_in={"*": "f32", "*bn*": "bf16"}, raises=False).wrong == ["stem"]
+    assert oracle.compare(dump, computed_in={"*": "f64", nn.Module: "f32"}, raises=False).wrong == ["stem"]
+    with pytest.raises(oracle.OracleError, match="no recorded module is a GELU"):
+        oracle.compare(dump, computed_in={"*": "f32", nn.GELU: "tf32"})
     file = tmp_path / "oracle.xfail"
+    with pytest.raises(oracle.OracleError, match="oracle.xfail"):  # once, and not for each module
+        oracle.compare(dump, xfail=file)
     file.write_text("conv2d grad_bias stride=2*  # known\n")
     assert oracle.compare(dump, xfail=file)
     # What the stem needs is not superfluous in the other convolutions.
@@ -443,6 +494,25 @@ def test_resnet18(resnet18):
     assert found and found.isolated and found.end_to_end and not found.not_judged
     assert len(found.isolated.tensors) > 200 and "end to end" in found.text
     assert len(oracle.compare(dump).modules) == 60  # without the connections
+
+
+def test_tf32_convolutions_of_resnet18(resnet18):
+    model = resnet18()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module._conv_forward = types.MethodType(tf32_forward, module)
+    dump = classify(model, "f32")
+    stated = {"*": "f32", nn.Conv2d: "tf32"}
+    assert oracle.compare(dump, computed_in=stated)
+    assert oracle.compare(dump, model="resnet18", computed_in=stated)
+    assert not oracle.compare(dump, model="resnet18", computed_in="f32", raises=False)
+
+
+def test_a_lost_gradient_of_a_projection(resnet18):
+    model = resnet18()
+    model.layer3[0].downsample.register_forward_hook(lambda module, x, y: y.detach())
+    with pytest.raises(oracle.OracleError, match="no gradient reached layer3.0.downsample.0, layer3.0.downsample.1"):
+        oracle.compare(classify(model, "f32"), model="resnet18", end_to_end=False)
 
 
 @pytest.mark.parametrize("precision", ["f64", "bf16", "autocast"])
@@ -491,6 +561,14 @@ def test_a_broken_resnet18(resnet18):
         oracle.compare(dump, model="resnet81")
     with pytest.raises(oracle.OracleError):
         oracle.compare(dump, model="resnet34")
+
+
+def test_diagnosis_of_a_network_names_wrong_modules(resnet18):
+    dump = classify(resnet18(), "f32")
+    assert oracle.diagnose(dump, model="resnet18").right
+    dump.tensors["grad_layer2.0.bn1.weight"] *= 0.999  # end to end, within what rounding does to it
+    found = oracle.diagnose(dump, model="resnet18")
+    assert not found.right and "wrong modules, each for what it was given: layer2.0.bn1" in found.text
 
 
 def test_a_saved_dump(resnet18, tmp_path):

@@ -21,7 +21,7 @@
 //! float32); Intel, *BFLOAT16 Hardware Numerics Definition* (2018), for bfloat16 products added in float32; Blanchard,
 //! Higham, Lopez, Mary & Pranesh 2020, *Mixed precision block fused multiply-add*, for an error analysis of both.
 
-use crate::tensors::Dtype;
+use crate::tensors::{Dtype, Tensor};
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -184,6 +184,18 @@ impl Arithmetic {
         match self.operands {
             Float::TF32 => Arithmetic { operands: Float::F32, ..*self },
             _ => *self,
+        }
+    }
+
+    /// That of one tensor of a layer whose coarsest tensor suggests this arithmetic: a tensor that contains numbers which its
+    /// results cannot be was not rounded to their type. In automatic mixed precision the results of a batch norm are stored in
+    /// bfloat16, and the gradients of its parameters and its statistics in float32.
+    pub fn as_stored(self, tensor: &Tensor) -> Self {
+        match Float::of_dtype(tensor.dtype()) {
+            Some(own) if own.digits() > self.stored.digits() && !self.stored.contains_all(tensor.to_f64().iter()) => {
+                Arithmetic { stored: own, ..self }
+            }
+            _ => self,
         }
     }
 

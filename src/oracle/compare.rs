@@ -326,7 +326,7 @@ fn judge(
         Some(names) => names.iter().map(|&name| (name, own)).collect(),
         None => vec![(own, own)],
     });
-    // What was computed from a coarse tensor is no finer, whatever it is stored in: the loss of logits in bfloat16.
+    // What was computed from a coarse tensor is no finer, whatever it is stored in: the loss of a network in bfloat16.
     let coarsest = coarsest(theirs);
     let allowed = |own: &str, theirs: &Tensor| -> Result<Allowed> {
         if let Some(tolerance) = given {
@@ -335,7 +335,11 @@ fn judge(
         let Some(arithmetic) = coarsest.filter(|_| theirs.dtype().unit_roundoff().is_some()) else {
             return Ok(Allowed::Given(Tolerance { relative: 0.0, absolute: 0.0 }));
         };
-        let arithmetic = stated.of(own).unwrap_or(arithmetic);
+        let arithmetic = stated.of(own).unwrap_or_else(|| {
+            let as_stored = arithmetic.as_stored(theirs);
+            // In a block or network the steps before have rounded their results.
+            if carried.contains(&as_stored.to_string().as_str()) { as_stored } else { arithmetic }
+        });
         match carrier.get(&tolerance_name(&arithmetic, own)) {
             Some(each) => {
                 let whole = whole.get(&(arithmetic.to_string(), own)).copied();
@@ -376,6 +380,25 @@ pub(super) fn coarsest(dump: &Tensors) -> Option<Arithmetic> {
     let results = dump.iter().filter(|(name, _)| tolerance_of(name).is_none());
     let types = results.filter_map(|(_, tensor)| Arithmetic::of_dtype(tensor.dtype()));
     types.reduce(|a, b| if b.coarsest() > a.coarsest() { b } else { a })
+}
+
+/// What is stated for a whole pass with these results, in which errors travel: for each result the coarsest arithmetic of all, and
+/// for those that are no gradients (`grad_…`) the coarsest of those. The same if no pattern is stated.
+pub fn of_whole_pass<'a>(stated: &ComputedIn, results: impl Iterator<Item = &'a str>, theirs: &Tensors) -> ComputedIn {
+    if stated.patterns.is_empty() {
+        return stated.clone();
+    }
+    let usual = coarsest(theirs).unwrap_or(Arithmetic::F64);
+    let coarser = |a: Arithmetic, b: Arithmetic| if b.coarsest() > a.coarsest() { b } else { a };
+    let [mut forward, mut all] = [Arithmetic::F64; 2];
+    for name in results {
+        let arithmetic = stated.of(name).unwrap_or(usual);
+        all = coarser(all, arithmetic);
+        if !name.starts_with("grad_") {
+            forward = coarser(forward, arithmetic);
+        }
+    }
+    ComputedIn { all: Some(forward), patterns: vec![("grad_*".to_string(), all)] }
 }
 
 /// How far a tensor of theirs may be off.

@@ -26,9 +26,10 @@ use crate::Result;
 use crate::tensors::{Tensor, Tensors};
 use std::cell::{OnceCell, RefCell};
 
-/// A mistake explains a result only if the error of the right result is this many tolerances, and this many times that of the
-/// mistake's result in units of its own. What just leaves its tolerance may have any reason.
-pub const MARGIN: f64 = 2.0;
+/// A mistake explains a result only if the right result is off by this many times what the mistake's is off by, both in units of
+/// their tolerances; or by this many times half a tolerance, which a correct result may use, if that is more. What just leaves
+/// its tolerance may have any reason.
+pub const MARGIN: f64 = 4.0;
 
 /// A mistake made on purpose, and how theirs compares with its result.
 #[derive(Clone, Debug)]
@@ -37,6 +38,9 @@ pub struct Suspicion {
     pub mistake: Mistake,
     /// Theirs compared with the result of this mistake.
     pub report: Report,
+    /// Whether the result of this mistake is nearer to theirs, at least twice as near as the right one, where theirs leaves the
+    /// tolerance of the right one most. It may fit because the mistake makes rounding so uncertain there that anything does.
+    pub nearer: bool,
 }
 
 /// What [`diagnose`] found.
@@ -53,7 +57,7 @@ impl Diagnosis {
     pub fn explains(&self) -> impl Iterator<Item = Mistake> + '_ {
         let right = largest_share(&self.right);
         let explains = move |suspicion: &&Suspicion| {
-            suspicion.report.passed() && MARGIN * largest_share(&suspicion.report).max(1.0) <= right
+            suspicion.report.passed() && suspicion.nearer && MARGIN * largest_share(&suspicion.report).max(0.5) <= right
         };
         self.tried.iter().filter(explains).map(|suspicion| suspicion.mistake)
     }
@@ -74,13 +78,27 @@ fn largest_share(report: &Report) -> f64 {
 /// # Errors
 /// Those of the layers, while the right result is computed.
 pub fn diagnose(task: &Task, theirs: &Tensors, stated: &ComputedIn) -> Result<Diagnosis> {
-    FaultDictionary::new(task, &needed(theirs, stated))?.diagnose(theirs, stated)
+    FaultDictionary::new(task, &needed(theirs, stated, is_layer(task)))?.diagnose(theirs, stated)
 }
 
-/// The arithmetics for which tolerances are needed to compare theirs.
-pub(crate) fn needed(theirs: &Tensors, stated: &ComputedIn) -> Vec<Arithmetic> {
+fn is_layer(task: &Task) -> bool {
+    task.program.steps.len() <= 1
+}
+
+/// The arithmetics for which tolerances are needed to compare theirs. If nothing is stated, the results of a layer are judged as
+/// they are stored.
+pub(crate) fn needed(theirs: &Tensors, stated: &ComputedIn, is_layer: bool) -> Vec<Arithmetic> {
     let mut all = stated.stated();
-    all.extend(coarsest(theirs).filter(|coarsest| stated.all.is_none() && !all.contains(coarsest)));
+    let coarsest = coarsest(theirs).filter(|_| stated.all.is_none());
+    all.extend(coarsest.filter(|coarsest| !all.contains(coarsest)));
+    if let Some(coarsest) = coarsest.filter(|_| is_layer) {
+        for (_, tensor) in theirs.iter() {
+            let as_stored = coarsest.as_stored(tensor);
+            if !all.contains(&as_stored) {
+                all.push(as_stored);
+            }
+        }
+    }
     if all.is_empty() {
         all.push(Arithmetic::F64);
     }
@@ -92,6 +110,7 @@ pub(crate) fn needed(theirs: &Tensors, stated: &ComputedIn) -> Vec<Arithmetic> {
 pub struct FaultDictionary<'a> {
     /// With the tolerances of the right computation.
     right: Tensors,
+    is_layer: bool,
     faults: Vec<Fault<'a>>,
 }
 
@@ -115,7 +134,7 @@ impl<'a> FaultDictionary<'a> {
         name_loss(&task.program, &mut right);
         let fault = |wrong| Fault { wrong, result: OnceCell::new(), tolerances: RefCell::default() };
         let faults = Mistake::ALL.into_iter().filter_map(|mistake| Wrong::new(task, mistake)).map(fault).collect();
-        Ok(FaultDictionary { right, faults })
+        Ok(FaultDictionary { right, is_layer: is_layer(task), faults })
     }
 
     /// [`diagnose`].
@@ -131,7 +150,8 @@ impl<'a> FaultDictionary<'a> {
             if !report.passed() && report.tensors.iter().all(near) && report.unknown.is_empty() {
                 report = self.closer(fault, theirs, stated)?;
             }
-            tried.push((Suspicion { mistake: fault.wrong.mistake, report }, fault));
+            let nearer = right.tensors.iter().all(|verdict| nearer(verdict, result, theirs));
+            tried.push((Suspicion { mistake: fault.wrong.mistake, report, nearer }, fault));
         }
         if !tried.iter().any(|(suspicion, _)| suspicion.report.passed()) {
             // In float32 the gradients of a deep network may lose nearly all digits: then the likeliest mistake is examined.
@@ -151,7 +171,7 @@ impl<'a> FaultDictionary<'a> {
     /// shortcuts does, or exchange two axes.
     fn closer(&self, fault: &Fault<'_>, theirs: &Tensors, stated: &ComputedIn) -> Result<Report> {
         let mut carrier = Tensors::new();
-        for arithmetic in needed(theirs, stated) {
+        for arithmetic in needed(theirs, stated, self.is_layer) {
             let mut known = fault.tolerances.borrow_mut();
             let place = match known.iter().position(|tolerances| tolerances.arithmetic == arithmetic) {
                 Some(place) => place,
@@ -177,6 +197,19 @@ impl Fault<'_> {
     }
 }
 
+/// See [`Suspicion::nearer`]; true where that cannot be said.
+fn nearer(verdict: &Verdict, wrong: &Tensors, theirs: &Tensors) -> bool {
+    let (Some(wrong), Some(theirs)) = (wrong.get(&verdict.name), theirs.get(&verdict.name)) else { return true };
+    if !matches!(verdict.outcome, Outcome::Leaves(_))
+        || wrong.shape() != verdict.shape
+        || theirs.shape() != verdict.shape
+    {
+        return true;
+    }
+    let [of_wrong, of_theirs] = [wrong, theirs].map(|tensor| tensor.to_f64()[verdict.worst.at.as_slice()]);
+    !verdict.worst.error.is_finite() || 2.0 * (of_wrong - of_theirs).abs() <= verdict.worst.error
+}
+
 /// Whether the tensors agree to a quarter of their digits: |theirs − ours| ≤ ⁴√u · max |ours|. Rounding hardly ever exceeds this,
 /// and few mistakes stay within it, so only those few are examined more closely.
 fn near(verdict: &Verdict) -> bool {
@@ -199,14 +232,16 @@ pub fn diagnose_sgd(
     stated: &ComputedIn,
 ) -> Result<Diagnosis> {
     let request = sgd_request(settings)?;
-    let ours = sgd::<f64>(&request, tensors, &needed(theirs, stated))?;
+    let ours = sgd::<f64>(&request, tensors, &needed(theirs, stated, true))?;
     let right = compare_as(&ours, theirs, None, stated)?;
     let mut tried = Vec::new();
     for mistake in Mistake::ALL.into_iter().filter(|_| !right.passed()) {
         let mut wrong = request.clone();
         if mistake.make_in_step(&mut wrong) {
             let result = sgd::<f64>(&wrong, tensors, &[])?;
-            tried.push(Suspicion { mistake, report: compare_by(&result, &ours, theirs, None, stated)? });
+            let report = compare_by(&result, &ours, theirs, None, stated)?;
+            let nearer = right.tensors.iter().all(|verdict| nearer(verdict, &result, theirs));
+            tried.push(Suspicion { mistake, report, nearer });
         }
     }
     Ok(Diagnosis { right, tried })
@@ -290,14 +325,29 @@ mod tests {
         compare(&ours, &theirs, None).unwrap()
     }
 
-    /// The right result has to be off by two tolerances, and by twice as much as that of the mistake.
+    /// The right result has to be off by two tolerances, and by four times as much as that of the mistake.
     #[test]
     fn what_just_leaves_its_tolerance_is_not_explained() {
-        let explained = |right: f64, wrong: f64| {
-            let tried = vec![Suspicion { mistake: Mistake::NoResidual, report: report(wrong) }];
+        let with = |right: f64, wrong: f64, nearer| {
+            let tried = vec![Suspicion { mistake: Mistake::NoResidual, report: report(wrong), nearer }];
             Diagnosis { right: report(right), tried }.explains().count() == 1
         };
-        assert!(explained(1.25, 1.0) && explained(1.25, 0.92));
-        assert!(!explained(1.15, 1.0) && !explained(1.25, 0.8));
+        let explained = |right, wrong| with(right, wrong, true);
+        assert!(explained(1.25, 1.0) && explained(1.25, 0.94));
+        assert!(!explained(1.15, 1.0) && !explained(1.25, 0.92));
+        assert!(with(1.25, 1.0, true) && !with(1.25, 1.0, false));
+    }
+
+    /// Whatever the tolerances of the mistaken computation are.
+    #[test]
+    fn a_mistake_must_be_nearer_where_the_right_result_is_furthest() {
+        let right = report(1.25);
+        let of = |y: f64| {
+            let mut all = Tensors::new();
+            all.insert("y", arr1(&[y]));
+            all
+        };
+        let is_nearer = |y: f64| nearer(&right.tensors[0], &of(y), &of(1.0));
+        assert!(is_nearer(1.1) && is_nearer(0.9) && !is_nearer(1.2) && !is_nearer(0.0) && is_nearer(1.0));
     }
 }

@@ -253,7 +253,12 @@ pub fn judge(
             if stated.all.is_none() && coarsest(&theirs) == Some(Arithmetic::F64) {
                 stated.all = Some(Arithmetic::F32);
             }
-            let ours = layer::run::<f64>(case.kind, &case.settings(), &inputs, &needed(&theirs, &stated))?;
+            let ours = layer::run::<f64>(
+                case.kind,
+                &case.settings(),
+                &inputs,
+                &needed(&theirs, &stated, !layer::is_block(case.kind)),
+            )?;
             Finding::Judged(compare_as(&ours, &theirs, None, &stated)?)
         }
     })

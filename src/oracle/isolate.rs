@@ -244,17 +244,24 @@ impl Trial<'_> {
         types.fold(Arithmetic::F64, |coarsest, of| if of.coarsest() > coarsest.coarsest() { of } else { coarsest })
     }
 
+    /// The arithmetic of a tensor of theirs: what is stated for this name; otherwise, in a module with this usual one, as the tensor
+    /// is stored.
+    fn arithmetic(&self, name: &str, theirs: &Tensor, usual: Arithmetic) -> Arithmetic {
+        let own = Arithmetic::of_dtype(theirs.dtype()).unwrap_or(Arithmetic::F64);
+        let usual = if own.coarsest() > usual.coarsest() { own } else { usual.as_stored(theirs) };
+        self.stated.of(name).unwrap_or(usual)
+    }
+
+    /// The verdict on the tensor `name`, which is called `by_module` if its name is that of the module that computes it.
     fn judge(
         &self,
-        name: &str,
+        [name, by_module]: [&str; 2],
         ours: ArrayD<f64>,
         usual: Arithmetic,
         allowed: &dyn Fn(&Arithmetic) -> Allowed,
     ) -> Option<Verdict> {
         let theirs = self.get(name)?;
-        let own = Arithmetic::of_dtype(theirs.dtype()).unwrap_or(Arithmetic::F64);
-        let usual = if own.coarsest() > usual.coarsest() { own } else { usual };
-        let arithmetic = self.stated.of(name).unwrap_or(usual);
+        let arithmetic = self.arithmetic(by_module, theirs, usual);
         let Allowed { each, factor, mean } = allowed(&arithmetic);
         let given = Given::Carried { arithmetic, each, whole: Some([factor, mean]) };
         Some(verdict(name, &in_shape(self.request, ours.into()), Some((theirs, given)), true))
@@ -297,14 +304,15 @@ impl Trial<'_> {
         }
         let usual = self.usual(module, &more);
         let of_result = |arithmetic: &Arithmetic| done.of_result(arithmetic, mode);
-        if let Some(verdict) = self.judge(&result, in_dump(&done.y), usual, &of_result) {
+        let by_module = join("output", module);
+        if let Some(verdict) = self.judge([&result, &by_module], in_dump(&done.y), usual, &of_result) {
             found.modules.push(module.clone());
             found.report.tensors.push(verdict);
         }
         // Logits that are recorded twice, by the last module and by themselves.
         if index + 1 == self.program.steps.len()
             && result != self.names.last
-            && let Some(verdict) = self.judge(&self.names.last, in_dump(&done.y), usual, &of_result)
+            && let Some(verdict) = self.judge([&self.names.last, &by_module], in_dump(&done.y), usual, &of_result)
         {
             found.modules.push(module.clone());
             found.report.tensors.push(verdict);
@@ -317,16 +325,16 @@ impl Trial<'_> {
         let mut own = Vec::new();
         for (full, gradient) in gradients.parameters.iter() {
             let allowed = |arithmetic: &Arithmetic| done.of_parameter(full, arithmetic, mode);
-            let verdict = self.judge(&format!("grad_{full}"), gradient.clone(), usual, &allowed);
+            let name = format!("grad_{full}");
+            let verdict = self.judge([&name, &name], gradient.clone(), usual, &allowed);
             own.extend(verdict.map(|verdict| (module.clone(), verdict)));
         }
         backward.push(own);
         for (place, (&read, dx)) in step.reads.iter().zip(&gradients.dx).enumerate() {
             let name = self.gradient_name(read);
             let allowed = self.get(&name).map(|theirs| {
-                let of_type = Arithmetic::of_dtype(theirs.dtype()).unwrap_or(usual);
-                let coarsest = if of_type.coarsest() > usual.coarsest() { of_type } else { usual };
-                let arithmetic = self.stated.of(&name).unwrap_or(coarsest);
+                // It is stored under the name of another module, but computed by this one.
+                let arithmetic = self.arithmetic(&join("grad_input", module), theirs, usual);
                 (arithmetic, done.of_read(place, &arithmetic, mode))
             });
             sent[read].push(Some(Sent {
@@ -374,7 +382,7 @@ impl Trial<'_> {
                 let noise = of_running_statistics(bn, x, running, arithmetic);
                 noise[place].allowed(array.view().into_dyn(), arithmetic, None).of_one_cause(array.view().into_dyn())
             };
-            if let Some(verdict) = self.judge(&full, array.clone().into_dyn(), usual, &allowed) {
+            if let Some(verdict) = self.judge([&full, &full], array.clone().into_dyn(), usual, &allowed) {
                 found.modules.push(step.name.clone());
                 found.report.tensors.push(verdict);
             }
@@ -404,8 +412,8 @@ impl Trial<'_> {
             |arithmetic: &Arithmetic| noise(arithmetic).dlogits.allowed(dlogits.view().into_dyn(), arithmetic, None);
         let gradient = self.gradient_name(end);
         let verdicts = [
-            self.judge("loss", value.clone(), usual, &of_loss),
-            self.judge(&gradient, dlogits.clone().into_dyn(), usual, &of_logits),
+            self.judge(["loss", "loss"], value.clone(), usual, &of_loss),
+            self.judge([&gradient, &gradient], dlogits.clone().into_dyn(), usual, &of_logits),
         ];
         for verdict in verdicts.into_iter().flatten() {
             found.modules.push("loss".to_string());
@@ -455,7 +463,8 @@ impl Trial<'_> {
             let usual = sent.iter().fold(Arithmetic::F64, |coarsest, sent| {
                 if sent.usual.coarsest() > coarsest.coarsest() { sent.usual } else { coarsest }
             });
-            if let Some(verdict) = self.judge(&name, gradient.clone(), usual, &allowed) {
+            let by_module = join("grad_input", &sent[0].module);
+            if let Some(verdict) = self.judge([&name, &by_module], gradient.clone(), usual, &allowed) {
                 found.modules.push(modules.join(" + "));
                 found.report.tensors.push(verdict);
             }

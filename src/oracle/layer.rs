@@ -306,6 +306,11 @@ pub(super) fn name_loss(program: &Program<f64>, result: &mut Tensors) {
     }
 }
 
+/// Whether a kind consists of several layers.
+pub(crate) fn is_block(kind: &str) -> bool {
+    kind.ends_with("_block") || kind.ends_with("bottleneck")
+}
+
 /// The layer of the given kind with its parameters from `tensors`; every kind except `sgd`.
 ///
 /// # Errors
@@ -410,6 +415,9 @@ fn rows_of_pixels(gradient: &Tensor) -> Tensor {
     }
 }
 
+/// The most values of a padded input or of the result: 16 GiB in `f64`.
+const MOST_VALUES: usize = 1 << 31;
+
 /// Reads `padding`. Where it differs before and after, the input is padded here, and the convolution is not.
 fn pad(settings: &mut Reader, conv: &mut Conv2d<f64>, input: &mut Tensor) -> Result<[[usize; 2]; 2]> {
     let read = |text: &str| -> Option<[[usize; 2]; 2]> {
@@ -438,6 +446,18 @@ fn pad(settings: &mut Reader, conv: &mut Conv2d<f64>, input: &mut Tensor) -> Res
             Error::argument("settings", format!("conv2d: `padding` expects {expected}, got `{text}`"))
         })?,
     };
+    if let &[n, c, h, w] = input.shape() {
+        let size = |size: usize, [before, after]: [usize; 2]| size.checked_add(before)?.checked_add(after);
+        let values = size(h, padding[0])
+            .zip(size(w, padding[1]))
+            .and_then(|(h, w)| h.checked_mul(w)?.checked_mul(n)?.checked_mul(c.max(conv.weight.shape()[0])));
+        if values.is_none_or(|values| values > MOST_VALUES) {
+            let text = settings.text("padding").unwrap_or_default();
+            let message =
+                format!("conv2d: `padding` {text} makes more than 2³¹ values of an input {:?}", input.shape());
+            return Err(Error::argument("settings", message));
+        }
+    }
     if padding.iter().all(|[before, after]| before == after) {
         conv.padding = padding.map(|[before, _]| before);
         return Ok([[0; 2]; 2]);
@@ -445,13 +465,7 @@ fn pad(settings: &mut Reader, conv: &mut Conv2d<f64>, input: &mut Tensor) -> Res
     let x = array::<Ix4>("conv2d", "input", input)?;
     let (n, c, h, w) = x.dim();
     let [[above, below], [left, right]] = padding;
-    let too_large = || Error::argument("settings", "conv2d: `padding` overflows");
-    let size = |size: usize, [before, after]: [usize; 2]| size.checked_add(before)?.checked_add(after);
-    let (height, width) =
-        (size(h, [above, below]).ok_or_else(too_large)?, size(w, [left, right]).ok_or_else(too_large)?);
-    if height.checked_mul(width).is_none_or(|pixels| pixels > 1 << 32) {
-        return Err(too_large());
-    }
+    let (height, width) = (h + above + below, w + left + right);
     let mut padded = ndarray::Array4::zeros((n, c, height, width));
     padded.slice_mut(s![.., .., above..above + h, left..left + w]).assign(&x);
     *input = padded.into();

@@ -986,13 +986,15 @@ fn the_oracle_says_what_is_wrong_with_its_input() {
         ("oracle check in.npz --computed-in int8 layer conv2d --in in.npz", &["--computed-in", "dequantise"]),
         ("oracle layer conv2d --in in.npz --out a.npz --computed-in f33", &["unknown type `f33`; known: f64, f32"]),
         ("oracle check in.npz --tolerances a.txt layer conv2d --in in.npz", &["found .txt"]),
+        ("oracle layer conv2d --set strid=2 --in in.npz --out a.npz", &["--set: conv2d", "did you mean `stride`?"]),
+        ("oracle layer conv2d --set padding=1000000 --in in.npz --out a.npz", &["--set", "more than 2³¹ values"]),
+        ("oracle check in.npz --isolate layer conv2d --in in.npz", &["--isolate judges the modules of a network"]),
     ] {
         folder.run(arguments).fails(2, parts);
     }
     for (arguments, parts) in [
         ("oracle layer conv2d --in none.npz --out a.npz", &["cannot read none.npz"][..]),
         ("oracle layer conv2d --in in.npz --out ours.safetensors", &["already exists", "--force"]),
-        ("oracle layer conv2d --set strid=2 --in in.npz --out a.npz", &["in.npz", "did you mean `stride`?"]),
         ("oracle layer conv2d --set stride=3 --in in.npz --out a.npz", &["in.npz", "grad_output"]),
         ("oracle layer linear --in in.npz --out a.npz", &["in.npz", "`weight` expects floats in 2 axes"]),
         ("oracle layer relu --in in.npz --out a.npz", &["in.npz", "relu does not read `weight`"]),

@@ -11,7 +11,7 @@ use crate::oracle::diagnose::needed;
 use crate::oracle::dump::{names_of, tolerance_of};
 use crate::oracle::expected::Lines;
 use crate::oracle::isolate::{Isolated, isolate};
-use crate::oracle::layer::{self, Task, prepare};
+use crate::oracle::layer::{self, Task, is_block, prepare};
 use crate::oracle::{self, Arithmetic, ComputedIn, Expected, Report};
 use crate::tensors::Tensors;
 use clap::Subcommand;
@@ -96,6 +96,12 @@ impl std::fmt::Display for What {
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
+    let is_layer = matches!(&args.what, What::Layer(input) if !is_block(&input.kind));
+    if args.isolate && is_layer {
+        let message =
+            "--isolate judges the modules of a network or block; a layer is judged by its own inputs without it";
+        return Err(Failure::Usage(message.to_string()));
+    }
     if let Some(path) = &args.tolerances {
         formats::Format::of_extension(path).map_err(|error| Failure::Usage(error.to_string()))?;
         args::check_output(path, args.html.force)?;
@@ -104,7 +110,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     args.html.check()?;
     let theirs = formats::read(&args.theirs)?;
     let stated = args.computed_in.stated();
-    let arithmetics = needed(&theirs, &stated);
+    let mut of_whole_pass = stated.clone();
     let (isolated, ours) = match &args.what {
         What::Layer(LayerInput { kind, settings, input: path }) => {
             let input = formats::read(path)?;
@@ -114,16 +120,19 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
             } else {
                 None
             };
+            let arithmetics = needed(&theirs, &stated, is_layer);
             (isolated, Some(layer::run::<f64>(kind, settings, &input, &arithmetics).map_err(in_file(path))?))
         }
         What::Model(input) => {
             let mut task = input.task()?;
-            args.computed_in.check(names_of(&task.program).iter().map(String::as_str))?;
+            let names = names_of(&task.program);
+            args.computed_in.check(names.iter().map(String::as_str))?;
             let isolated = match args.end_to_end {
                 true => None,
                 false => Some(of_modules(&task, &theirs, &stated).map_err(in_file(&args.theirs))?),
             };
-            task.request.computed_in = arithmetics;
+            of_whole_pass = oracle::compare::of_whole_pass(&stated, names.iter().map(String::as_str), &theirs);
+            task.request.computed_in = needed(&theirs, &of_whole_pass, false);
             let ours = if args.isolate {
                 None
             } else {
@@ -138,7 +147,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     }
     let ours = ours.filter(|_| !args.isolate);
     let whole = match &ours {
-        Some(ours) => Some(oracle::compare_as(ours, &theirs, None, &stated).map_err(in_file(&args.theirs))?),
+        Some(ours) => Some(oracle::compare_as(ours, &theirs, None, &of_whole_pass).map_err(in_file(&args.theirs))?),
         None => None,
     };
     if let (Some(path), Some(ours)) = (&args.tolerances, &ours) {
@@ -152,11 +161,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let all = matches!(args.what, What::Model(_)).then_some("model");
     args.expected.print(&mut text, &expected, &judged.lines, all)?;
     if !judged.fits()
-        && let Some(same) = in_narrow_sums(&args.what, &theirs, &stated)?
+        && let Some(other) = in_another_arithmetic(&args.what, &theirs, &stated)?
     {
+        let how = if other == Arithmetic::TF32 { "uses TF32" } else { "adds in 16 bits" };
         writeln!(
             text,
-            "note: computed in {same} everything fits. If your program adds in 16 bits, say so: --computed-in {same}"
+            "note: computed in {other} everything fits. If your program {how}, say so: --computed-in {other}"
         )?;
     }
     let what = args.what.to_string();
@@ -246,18 +256,21 @@ impl Judged {
     }
 }
 
-/// The arithmetic with narrow sums in which the results of a layer fit, if they are of 16 bits.
-fn in_narrow_sums(what: &What, theirs: &Tensors, stated: &ComputedIn) -> Result<Option<Arithmetic>> {
+/// The arithmetic in which the results of a layer fit, if it is another one than was stated or than they suggest: with sums in
+/// 16 bits, or TF32, which nothing in a file of float32 shows.
+fn in_another_arithmetic(what: &What, theirs: &Tensors, stated: &ComputedIn) -> Result<Option<Arithmetic>> {
     let What::Layer(LayerInput { kind, settings, input }) = what else { return Ok(None) };
-    let &[arithmetic] = needed(theirs, stated).as_slice() else { return Ok(None) };
-    let same = Arithmetic { sums: arithmetic.operands, ..arithmetic };
-    if arithmetic.stored.unit_roundoff() < 1e-4 || same == arithmetic {
+    let &[arithmetic] = needed(theirs, stated, false).as_slice() else { return Ok(None) };
+    let other = match arithmetic {
+        Arithmetic::F32 => Arithmetic::TF32,
+        _ => Arithmetic { sums: arithmetic.operands, ..arithmetic },
+    };
+    if other == arithmetic || (other != Arithmetic::TF32 && arithmetic.stored.unit_roundoff() < 1e-4) {
         return Ok(None);
     }
-    let stated = ComputedIn::all(same);
-    let ours = layer::run::<f64>(kind, settings, &formats::read(input)?, &[same]).map_err(in_file(input))?;
-    let report = oracle::compare_as(&ours, theirs, None, &stated).map_err(in_file(input))?;
-    Ok(report.passed().then_some(same))
+    let ours = layer::run::<f64>(kind, settings, &formats::read(input)?, &[other]).map_err(in_file(input))?;
+    let report = oracle::compare_as(&ours, theirs, None, &ComputedIn::all(other)).map_err(in_file(input))?;
+    Ok(report.passed().then_some(other))
 }
 
 fn of_modules(task: &Task, theirs: &Tensors, stated: &ComputedIn) -> crate::Result<Isolated> {

@@ -79,8 +79,8 @@ fn run_to(args: &Args, out: &mut dyn Write) -> Result<()> {
 #[derive(Debug, clap::Args)]
 struct ComputedInArgs {
     /// The arithmetic of THEIRS: f64, f32, tf32, bf16 or fp16, with ,sums=same ,stored=TYPE ,winograd;
-    /// default: the type in which each tensor is stored. PATTERN:ARITHMETIC for the tensors or
-    /// modules of a name, in which * stands for any text; may be repeated
+    /// default: the coarsest type that it contains. PATTERN:ARITHMETIC for the tensors or modules whose
+    /// whole name matches, in which * stands for any text; may be repeated
     #[arg(long, value_name = "[PATTERN:]ARITHMETIC", value_parser = computed_in)]
     computed_in: Vec<(Option<String>, Arithmetic)>,
 }
@@ -229,7 +229,10 @@ fn write(args: &OutArgs, result: &Tensors, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// Adds the path to the error of a computation on the tensors of a file.
+/// Adds the path to the error of a computation on the tensors of a file; a wrong setting is not the file's.
 fn in_file(path: &Path) -> impl Fn(Error) -> Failure + '_ {
-    move |error| Failure::Failed(format!("{}: {error}", path.display()))
+    move |error| match error {
+        Error::Argument { op: "settings", message } => Failure::Usage(format!("--set: {message}")),
+        error => Failure::Failed(format!("{}: {error}", path.display())),
+    }
 }

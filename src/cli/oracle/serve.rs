@@ -20,8 +20,8 @@ It ends when stdin is closed. `serve` and `fuzz`, which read stdin themselves, c
 
 /// Run many oracle commands in one process, one per line of stdin
 ///
-/// For test suites: a case then costs a millisecond besides its arithmetic, instead of the start of a
-/// process.
+/// For test suites: a case then costs half a millisecond besides its arithmetic, instead of the start
+/// of a process.
 #[derive(Debug, clap::Args)]
 #[command(after_help = SERVE_HELP.trim_start(), verbatim_doc_comment)]
 pub struct Args {}
