@@ -991,10 +991,11 @@ impl Norm {
         let (mut each, mut bound) = (noise.each.view_mut(), noise.bound.view_mut());
         match self.mode {
             Mode::Eval => {
-                Zip::from(&mut each)
-                    .and(&dx)
-                    .for_each(|each, dx| *each = (2.0 * u + operand(rounds.dy) + operand(rounds.weight)) * dx.abs());
+                Zip::from(&mut each).and(&dx).for_each(|each, dx| *each = (u + operand(rounds.dy)) * dx.abs());
                 Zip::from(&mut bound).and(&dx).for_each(|bound, dx| *bound += 2.0 * v * dx.abs());
+                // dx = dy · (gamma · rstd): a channel has one factor.
+                let factor = self.rstd_error.mapv(|error| error + u + operand(rounds.weight));
+                noise.shared = vec![Shared { size: factor, pattern: dx.to_owned() }];
             }
             Mode::Train => {
                 for c in 0..channels {

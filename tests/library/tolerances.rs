@@ -258,6 +258,33 @@ fn equal_terms_of_a_channel_are_rounded_alike() {
 
 /// Two gates within rounding of 0 that open by chance change dx by dy and by −dy. Turned together in one group they would cancel,
 /// and one of them alone would be more than is allowed.
+/// In evaluation the gradient of a batch norm's input is that of its result times one number in each channel, whose rounding all
+/// elements share: with many of them, their mean error is this one.
+#[test]
+fn a_channel_in_evaluation_has_one_factor() {
+    let mut rng = random("one factor");
+    let (mut most, f32s) = (0.0f64, |x: f64| f64::from(x as f32));
+    for _ in 0..50 {
+        let mut input = Tensors::new();
+        input.insert("input", drawn(&mut rng, &[1, 2, 40, 50], Float::F32));
+        input.insert("grad_output", drawn(&mut rng, &[1, 2, 40, 50], Float::F32));
+        let [weight, mean] = [0; 2].map(|_| drawn(&mut rng, &[2], Float::F32));
+        let var = drawn(&mut rng, &[2], Float::F32).mapv(|x| f32s(x * x) + 1.0);
+        let mut theirs = input.get("grad_output").unwrap().to_f64();
+        for (c, mut dx) in theirs.axis_iter_mut(ndarray::Axis(1)).enumerate() {
+            let factor = f32s(weight[[c]] * f32s(1.0 / f32s(f32s(var[[c]] + f32s(1e-5)).sqrt())));
+            dx.mapv_inplace(|dy| f32s(dy * factor));
+        }
+        let mut results = Tensors::new();
+        results.insert("grad_input", theirs.mapv(|x| x as f32));
+        for (name, values) in [("weight", weight), ("running_mean", mean), ("running_var", var)] {
+            input.insert(name, values);
+        }
+        most = most.max(share(&judged("batch_norm", "mode=eval", &input, &results, &Arithmetic::F32)));
+    }
+    assert!((0.05..0.5).contains(&most), "{most}");
+}
+
 #[test]
 fn gates_that_cancel_are_allowed_for_one_by_one() {
     let images = |value: &dyn Fn(usize) -> f64, shape: [usize; 4]| Array4::from_shape_fn(shape, |at| value(at.1));
