@@ -301,6 +301,11 @@ class Recorder:
             call.parameters = {}
         dump.complete = True
 
+    def release(self) -> None:
+        """Lets go of the tensors. Their hooks refer to this recorder: a circle through PyTorch's graph that Python does not see."""
+        for kept in (self.results, self.taps, self.running):
+            kept.clear()
+
 
 def torch() -> Any:
     try:
@@ -352,11 +357,14 @@ def record(model: Any, *, kinds: Optional[Mapping[Any, Any]] = None) -> Iterator
         after = lambda module, arguments, y, name=name: recorder.after(name, module, y)  # noqa: E731
         hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
-        yield recorder.dump
+        try:
+            yield recorder.dump
+        finally:
+            for hook in hooks:
+                hook.remove()
+        recorder.finish()
     finally:
-        for hook in hooks:
-            hook.remove()
-    recorder.finish()
+        recorder.release()
 
 
 def recorded(dump: Any, expected: str) -> None:

@@ -1,7 +1,9 @@
 """Layers of PyTorch in every precision, and recorded models."""
 
 import contextlib
+import gc
 import types
+import weakref
 
 import pytest
 
@@ -344,6 +346,17 @@ def test_a_gradient_that_never_arrives():
     with pytest.raises(oracle.OracleError, match="no gradient reached block.conv1, block.bn1, block.relu1: judged forward only"):
         oracle.compare(dump)
     assert oracle.compare(dump, strict=False)
+
+
+def test_a_recording_keeps_no_graph():
+    model = Small()
+    with oracle.record(model):
+        y = model(torch.randn(2, 3, 8, 8))
+        y.sum().backward()
+    kept = weakref.ref(y)
+    del y
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_is_between_modules_is_named():

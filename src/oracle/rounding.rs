@@ -27,7 +27,8 @@
 //!
 //! The theorem needs terms that differ. Equal ones (a constant image, the gradient that a global pool passes to every pixel)
 //! are all rounded in the same direction as long as the partial sum keeps its exponent, so their errors add up and do not
-//! cancel (`steps`).
+//! cancel (`steps`). Terms smaller than half a unit in the last place of the partial sum are not even rounded, they are lost:
+//! where many of one sign are, their sum is added to the bound of a convolution's weight gradient (`swallowed`).
 //!
 //! A batch norm has errors that all pixels of a channel share, because they share the mean and the standard deviation
 //! ([`Shared`]). `docs/checking_gradients.md` derives the formulas layer by layer.
@@ -463,6 +464,45 @@ fn partial_sums(conv: &Conv2d<f64>, x: &Activation<f64>, dy: &Activation<f64>) -
     Ok(Zip::from(&of_images).and(&squares).map_collect(|&images, &partial| images.max(2.0 * partial).sqrt()))
 }
 
+/// What the sums of dweight lose of terms x · dy that are smaller than half a unit in the last place of their partial sums,
+/// `half`: |Σ of these terms|. Random numbers have next to none of them. But if x is tiny at many pixels, as after a module that
+/// returns a constant, or dy is, all of them may be lost. Looked for are values of one operand that make a typical value of
+/// the other such a term.
+fn swallowed(conv: &Conv2d<f64>, [x, dy]: [&Activation<f64>; 2], half: &ArrayD<f64>) -> Vec<ArrayD<f64>> {
+    // The median of what is not 0.
+    let typical = |x: &Activation<f64>| {
+        const SAMPLE: usize = 4096;
+        let step = x.len().div_ceil(SAMPLE).max(1);
+        let mut sample: Vec<f64> = x.iter().step_by(step).map(|x| x.abs()).filter(|&x| x > 0.0).collect();
+        sample.sort_unstable_by(f64::total_cmp);
+        sample.get(sample.len() / 2).copied().unwrap_or(0.0)
+    };
+    let most = half.iter().copied().filter(|half| half.is_finite()).fold(0.0, f64::max);
+    let up_to = |x: &Activation<f64>, largest: f64| -> (usize, Activation<f64>) {
+        let kept = x.mapv(|x| if x.abs() <= largest { x } else { 0.0 });
+        (kept.iter().filter(|x| **x != 0.0).count(), kept.into_shared())
+    };
+    let pixels = (dy.len() / dy.shape()[3].max(1)) as f64;
+    let mut lost = Vec::new();
+    for tiny_is_x in [true, false] {
+        let [tiny, other] = if tiny_is_x { [x, dy] } else { [dy, x] };
+        let of_other = typical(other);
+        let (count, tiny) = up_to(tiny, most / of_other);
+        if of_other == 0.0 || count < tiny.len() / 64 {
+            continue;
+        }
+        let (_, other) = up_to(other, 2.0 * of_other);
+        let [x, dy] = if tiny_is_x { [tiny, other] } else { [other, tiny] };
+        let gradients = conv.forward(&x).and_then(|(_, cache)| conv.parameter_gradients(&dy, &cache));
+        // Each loses at most half a unit.
+        let sums = gradients.map(|grads| {
+            Zip::from(&grads.weight.into_dyn()).and(half).map_collect(|sum, half| sum.abs().min(pixels * half))
+        });
+        lost.extend(sums);
+    }
+    lost
+}
+
 /// The same of the sum of every channel, squared.
 fn image_sums(x: ArrayView4<'_, f64>) -> Array1<f64> {
     let of_images = x.sum_axis(Axis(1)).sum_axis(Axis(1)).mapv_into(|sum| sum * sum).sum_axis(Axis(0));
@@ -724,7 +764,15 @@ pub fn of_gradients(
                 variance +=
                     &each.into_shape_with_order((root.shape()[0], 1, 1, 1)).expect("one per channel").into_dyn();
             }
-            let noise = Noise::of_result(gradient.view(), stored).with(variance);
+            let mut noise = Noise::of_result(gradient.view(), stored).with(variance);
+            if let (Layer::Conv2d(conv), Value::Images(x), Value::Images(dy), "weight") =
+                (&step.layer, reads[0], dy, name.as_str())
+            {
+                let half = own.sums.unit_roundoff();
+                swallowed(conv, [x, dy], &partial.mapv(|partial| half * partial))
+                    .iter()
+                    .for_each(|lost| noise.bound += lost);
+            }
             Some((name.clone(), if name == "weight" { noise.of_products(arithmetic) } else { noise }))
         });
         let of_dx = Noise::of_result(result, stored).with(variance).of_products(arithmetic);

@@ -258,6 +258,36 @@ fn equal_terms_of_a_channel_are_rounded_alike() {
 
 /// Two gates within rounding of 0 that open by chance change dx by dy and by −dy. Turned together in one group they would cancel,
 /// and one of them alone would be more than is allowed.
+/// Terms of one sign that are smaller than half a unit in the last place of a large partial sum are lost, all of them.
+#[test]
+fn lost_terms_are_allowed_for() {
+    let mut rng = random("lost terms");
+    // The first image makes the sum large, about 5,000, where a unit in the last place is 4.9e-4; in the others x is nearly 0, and
+    // its products with dy, 1.4e-4, are less than half of that.
+    let shape = [8, 1, 32, 32];
+    let (mut x, mut dy) = (drawn(&mut rng, &shape, Float::F32), drawn(&mut rng, &shape, Float::F32));
+    for ((n, ..), x) in x.view_mut().into_dimensionality::<ndarray::Ix4>().unwrap().indexed_iter_mut() {
+        *x = if n == 0 { x.abs() } else { f64::from((0.002 + 1e-4 * *x) as f32) };
+    }
+    for ((n, ..), dy) in dy.view_mut().into_dimensionality::<ndarray::Ix4>().unwrap().indexed_iter_mut() {
+        *dy = if n == 0 { 8.0 * dy.abs() } else { f64::from((0.07 + 1e-3 * *dy) as f32) };
+    }
+    let sum = x.iter().zip(&dy).fold(0f32, |sum, (x, dy)| sum + (x * dy) as f32);
+    let mut input = Tensors::new();
+    for (name, values) in [("input", x), ("weight", ArrayD::ones(vec![1, 1, 1, 1])), ("grad_output", dy)] {
+        input.insert(name, values);
+    }
+    let theirs = |sum: f32| {
+        let mut theirs = Tensors::new();
+        theirs.insert("grad_weight", ArrayD::from_elem(vec![1, 1, 1, 1], sum));
+        theirs
+    };
+    let judge = |sum| judged("conv2d", "", &input, &theirs(sum), &Arithmetic::F32);
+    let report = judge(sum);
+    assert!(report.passed() && share(&report) > 0.2, "{:?}", report.first());
+    assert!(!judge(0.999 * sum).passed());
+}
+
 /// In evaluation the gradient of a batch norm's input is that of its result times one number in each channel, whose rounding all
 /// elements share: with many of them, their mean error is this one.
 #[test]
